@@ -1,0 +1,33 @@
+//! The words of the mesh as values.
+//!
+//! Everything the other crates talk about has its one definition here: names, services,
+//! workloads, clusters, routes, policies, identities. A value that exists is valid: fields with an
+//! invariant are private and have one constructor.
+//!
+//! This crate never does I/O, reads a clock, spawns, or knows YAML, JSON or protobuf.
+
+mod cluster;
+mod identity;
+mod name;
+mod policy;
+mod resource;
+mod route;
+mod service;
+mod share;
+mod workload;
+
+pub use cluster::{Cluster, Gateway, Link, Mesh, Reach};
+pub use identity::{ClusterIdentity, Identity, SpiffeError, SpiffeId};
+pub use name::{
+    AccountName, ClusterName, HeaderName, LabelKey, MeshName, NameError, Namespace, ObjectName,
+    PortName, RegionName, ServiceLabel, TrustDomain,
+};
+pub use policy::{
+    Algorithm, HealthCheck, HealthProbe, LocalityOrder, OutlierSettings, Percent, PercentError,
+    RetryOn, RetrySettings, Target, TimeoutSettings, TrafficPolicy, TrafficSettings,
+};
+pub use resource::{Generation, Kind, Origin, Position, Resource, ResourceKey, UnknownKind};
+pub use route::{Backend, HeaderMatch, Method, PathMatch, Route, RouteMatch, RouteRule};
+pub use service::{AppProtocol, Host, Service, ServiceName, ServicePort};
+pub use share::Share;
+pub use workload::{Handle, Health, Labels, Subset, Workload};

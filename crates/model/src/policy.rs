@@ -1,0 +1,185 @@
+//! Traffic policies: how requests to a service behave.
+
+use std::time::Duration;
+
+use crate::{Namespace, ObjectName, ServiceName};
+
+/// A whole percentage, 0 to 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Percent(u8);
+
+/// The number is above 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is above 100 percent")]
+pub struct PercentError(pub u64);
+
+impl Percent {
+    pub fn new(value: u64) -> Result<Self, PercentError> {
+        match u8::try_from(value) {
+            Ok(percent) if percent <= 100 => Ok(Self(percent)),
+            _ => Err(PercentError(value)),
+        }
+    }
+
+    pub fn value(self) -> u8 {
+        self.0
+    }
+
+    /// 0.0 to 1.0.
+    pub fn fraction(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
+}
+
+/// What a policy attaches to (GEP-713), widest first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    Mesh,
+    Namespace(Namespace),
+    Service(ServiceName),
+    Route {
+        namespace: Namespace,
+        name: ObjectName,
+    },
+}
+
+/// One TrafficPolicy: only what it sets is `Some`. A narrower target outweighs a wider one; among
+/// policies of the same width the first by (namespace, name) wins, field by field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrafficPolicy {
+    pub namespace: Namespace,
+    pub name: ObjectName,
+    pub targets: Vec<Target>,
+    pub algorithm: Option<Algorithm>,
+    pub locality_order: Option<LocalityOrder>,
+    pub retry_attempts: Option<u32>,
+    pub retry_budget: Option<Percent>,
+    pub retry_on: Option<Vec<RetryOn>>,
+    pub request_timeout: Option<Duration>,
+    pub per_try_timeout: Option<Duration>,
+    pub connect_timeout: Option<Duration>,
+    pub consecutive_errors: Option<u32>,
+    pub base_ejection: Option<Duration>,
+    pub max_ejected: Option<Percent>,
+    pub health_check: Option<HealthCheck>,
+}
+
+/// What holds for a (service, route) after all policies that reach it were merged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrafficSettings {
+    pub algorithm: Algorithm,
+    pub locality_order: LocalityOrder,
+    pub retry: RetrySettings,
+    pub timeout: TimeoutSettings,
+    pub outlier: OutlierSettings,
+    pub health_check: HealthCheck,
+}
+
+/// How one of several workloads is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// Power of two choices on peak-EWMA latency times requests in flight.
+    PeakEwma,
+    RoundRobin,
+    LeastRequest,
+}
+
+/// Which clusters are tried first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LocalityOrder {
+    /// The caller's own cluster, then the others by measured round-trip time.
+    Nearest,
+    /// The caller's own cluster only.
+    LocalOnly,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetrySettings {
+    /// Tries after the first; 0 switches retries off.
+    pub attempts: u32,
+    /// Retries allowed on top of the requests of the last ten seconds.
+    pub budget: Percent,
+    pub on: Vec<RetryOn>,
+}
+
+/// What makes a try worth repeating.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RetryOn {
+    /// No connection could be made.
+    ConnectFailure,
+    /// The far side refused the request before its program saw it.
+    Refused,
+    /// The connection ended before the reply was complete.
+    Reset,
+    /// 502, 503 or 504.
+    GatewayError,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeoutSettings {
+    /// Overall; zero: none.
+    pub request: Duration,
+    /// One try; zero: as `request`.
+    pub per_try: Duration,
+    pub connect: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutlierSettings {
+    /// Failures in a row that eject a workload; 0 switches ejection off.
+    pub consecutive_errors: u32,
+    /// Length of the first ejection; each further one lasts that much longer.
+    pub base_ejection: Duration,
+    pub max_ejected: Percent,
+}
+
+/// How a proxy checks the program beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub probe: HealthProbe,
+    pub interval: Duration,
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HealthProbe {
+    /// Connecting is enough.
+    Tcp,
+    /// GET on this path answers 200 to 399.
+    Http { path: String },
+}
+
+impl Default for TrafficSettings {
+    /// The built-in defaults, listed in docs/reference.
+    fn default() -> Self {
+        Self {
+            algorithm: Algorithm::PeakEwma,
+            locality_order: LocalityOrder::Nearest,
+            retry: RetrySettings {
+                attempts: 2,
+                budget: Percent(20),
+                on: vec![
+                    RetryOn::ConnectFailure,
+                    RetryOn::Refused,
+                    RetryOn::Reset,
+                    RetryOn::GatewayError,
+                ],
+            },
+            timeout: TimeoutSettings {
+                request: Duration::from_secs(15),
+                per_try: Duration::ZERO,
+                connect: Duration::from_secs(1),
+            },
+            outlier: OutlierSettings {
+                consecutive_errors: 5,
+                base_ejection: Duration::from_secs(5),
+                max_ejected: Percent(50),
+            },
+            health_check: HealthCheck {
+                probe: HealthProbe::Tcp,
+                interval: Duration::from_secs(1),
+                timeout: Duration::from_secs(1),
+            },
+        }
+    }
+}
