@@ -1,0 +1,352 @@
+//! The command line's end of the API: HTTPS to a cluster's control plane, trusted by the mesh root.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use isthmus_identity::{self as identity, PeerRole, TrustBundle, TrustCell};
+use isthmus_model::ClusterName;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::failure::{Exit, Failure, Result};
+use crate::home::{self, Context, Home};
+
+/// How long a connection may take, TLS included.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How long a reply may take.
+const REPLY_LIMIT: Duration = Duration::from_secs(20);
+/// Bytes of a reply.
+const LARGEST_REPLY: usize = 64 << 20;
+/// By how much each context is tried later than the one before it.
+const HEAD_START: Duration = Duration::from_millis(100);
+
+/// What all clusters of a mesh are asked with.
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    tls: TlsConnector,
+    trust: Arc<TrustCell>,
+    bearer: String,
+}
+
+/// One cluster's API. Connects when needed and keeps the connection.
+#[derive(Debug)]
+pub(crate) struct ApiClient {
+    pub(crate) cluster: ClusterName,
+    address: SocketAddr,
+    credentials: Credentials,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+/// Why a cluster gave no answer, or said no.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("the API of cluster {cluster} at {address} does not answer: {cause}")]
+    Unreachable {
+        cluster: ClusterName,
+        address: SocketAddr,
+        cause: String,
+    },
+    #[error("{}", .0.message)]
+    Refused(Box<isthmus_api::Failure>),
+    #[error("the API of cluster {cluster} gave an answer that makes no sense: {cause}")]
+    Odd { cluster: ClusterName, cause: String },
+}
+
+impl Credentials {
+    /// Reads the mesh root and the bearer token from the home.
+    pub(crate) fn read(home: &Home) -> Result<Self> {
+        let root = home::read_file(&home.root_certificate())?;
+        let trust = TrustBundle::from_pem(&root).map_err(|error| {
+            let path = home.root_certificate();
+            Failure::failed("bad-root", format!("{} is not a mesh root", path.display()))
+                .caused_by(&error)
+        })?;
+        let bearer = home::read_file(&home.token())?;
+        let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
+        let trust = Arc::new(TrustCell::new(trust));
+        let config = identity::client_config(None, trust.clone(), &[b"http/1.1"], clock);
+        Ok(Self {
+            tls: TlsConnector::from(Arc::new(config)),
+            trust,
+            bearer: format!("Bearer {}", bearer.trim()),
+        })
+    }
+}
+
+impl fmt::Debug for Credentials {
+    /// Never the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
+    }
+}
+
+/// The API of `wanted`, else of the first cluster that answers.
+///
+/// Errors: there is no mesh in the home, no such cluster, or nobody answers (exit 4).
+pub(crate) async fn connect(home: &Home, wanted: Option<&ClusterName>) -> Result<ApiClient> {
+    let mesh = home.read_mesh()?.ok_or_else(|| no_mesh(home))?;
+    let credentials = Credentials::read(home)?;
+    let client =
+        |context: &Context| ApiClient::new(context.name.0.clone(), context.api, &credentials);
+    let contexts: Vec<&Context> = match wanted {
+        None => mesh.clusters.iter().collect(),
+        Some(name) => mesh
+            .clusters
+            .iter()
+            .filter(|context| context.name.0 == *name)
+            .collect(),
+    };
+    if contexts.is_empty() {
+        let names: Vec<String> = mesh
+            .clusters
+            .iter()
+            .map(|each| each.name.to_string())
+            .collect();
+        let wanted = wanted.map_or("any cluster".to_owned(), |name| format!("cluster {name}"));
+        return Err(Failure::usage(
+            "no-such-cluster",
+            format!("this home knows no API of {wanted}"),
+        )
+        .next(format!("the clusters are: {}", names.join(", "))));
+    }
+    let mut attempts = JoinSet::new();
+    for (position, context) in (0u32..).zip(contexts) {
+        let mut client = client(context);
+        attempts.spawn(async move {
+            tokio::time::sleep(HEAD_START * position).await;
+            client.connect().await.map(|()| client)
+        });
+    }
+    let mut errors = Vec::new();
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            Ok(Ok(client)) => return Ok(client),
+            Ok(Err(error)) => errors.push(error.to_string()),
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    errors.sort();
+    let mut failure = Failure::new(
+        Exit::Unreachable,
+        "mesh-unreachable",
+        "no cluster's API answers",
+    );
+    failure.causes = errors;
+    Err(failure.next("start the mesh with `isthmus up`, or see `isthmus logs <cluster>/control`"))
+}
+
+fn no_mesh(home: &Home) -> Failure {
+    let what = format!("there is no mesh in {}", home.path().display());
+    Failure::new(Exit::Unreachable, "no-mesh", what)
+        .next("start one with `isthmus up -f DIR`, or name another home with --home")
+}
+
+impl ApiClient {
+    pub(crate) fn new(
+        cluster: ClusterName,
+        address: SocketAddr,
+        credentials: &Credentials,
+    ) -> Self {
+        Self {
+            cluster,
+            address,
+            credentials: credentials.clone(),
+            connection: None,
+        }
+    }
+
+    /// Connects unless a connection is there.
+    pub(crate) async fn connect(&mut self) -> Result<(), ApiError> {
+        if self
+            .connection
+            .as_ref()
+            .is_some_and(|connection| !connection.is_closed())
+        {
+            return Ok(());
+        }
+        let opened = match timeout(CONNECT_LIMIT, self.open()).await {
+            Ok(opened) => opened.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("nothing within {} s", CONNECT_LIMIT.as_secs())),
+        };
+        self.connection = Some(opened.map_err(|cause| self.unreachable(cause))?);
+        Ok(())
+    }
+
+    async fn open(&self) -> std::io::Result<SendRequest<Full<Bytes>>> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let name = identity::control_server_name(&self.cluster);
+        let stream = self.credentials.tls.connect(name, stream).await?;
+        self.check_peer(&stream)?;
+        let (sender, connection) = handshake(TokioIo::new(stream))
+            .await
+            .map_err(std::io::Error::other)?;
+        // Its errors reach the sender too.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    /// A peer of the mesh is not enough: it must be this cluster's control plane.
+    fn check_peer(
+        &self,
+        stream: &tokio_rustls::client::TlsStream<TcpStream>,
+    ) -> std::io::Result<()> {
+        let trust = self.credentials.trust.load();
+        let session = stream.get_ref().1;
+        let peer = identity::peer(session, &trust, PeerRole::Server, SystemTime::now())
+            .map_err(std::io::Error::other)?;
+        identity::accept_control(&peer, &self.cluster).map_err(std::io::Error::other)
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ApiError> {
+        self.send(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &Value,
+    ) -> Result<T, ApiError> {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
+    pub(crate) async fn put(&mut self, path: &str, body: &Value) -> Result<Value, ApiError> {
+        self.send(Method::PUT, path, Some(body)).await
+    }
+
+    pub(crate) async fn delete(&mut self, path: &str) -> Result<Value, ApiError> {
+        self.send(Method::DELETE, path, None).await
+    }
+
+    /// `None` when the object does not exist.
+    pub(crate) async fn find(&mut self, path: &str) -> Result<Option<Value>, ApiError> {
+        match self.get(path).await {
+            Ok(object) => Ok(Some(object)),
+            Err(ApiError::Refused(failure)) if failure.code == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T, ApiError> {
+        self.connect().await?;
+        let exchanged = match timeout(REPLY_LIMIT, self.exchange(method, path, body)).await {
+            Ok(exchanged) => exchanged,
+            Err(_) => Err(format!("no reply within {} s", REPLY_LIMIT.as_secs())),
+        };
+        let (status, bytes) = exchanged.map_err(|cause| {
+            self.connection = None;
+            self.unreachable(cause)
+        })?;
+        self.read(status, &bytes)
+    }
+
+    async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Bytes), String> {
+        let text = body.map(Value::to_string).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, format!("control.{}.mesh", self.cluster))
+            .header(AUTHORIZATION, &self.credentials.bearer)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::from(text))
+            .map_err(|error| error.to_string())?;
+        let connection = self.connection.as_mut().ok_or("the connection is closed")?;
+        let reply = connection
+            .send_request(request)
+            .await
+            .map_err(|error| describe(&error))?;
+        let status = reply.status();
+        let body = Limited::new(reply.into_body(), LARGEST_REPLY);
+        let collected = body.collect().await.map_err(|error| error.to_string())?;
+        Ok((status, collected.to_bytes()))
+    }
+
+    fn read<T: DeserializeOwned>(&self, status: StatusCode, bytes: &[u8]) -> Result<T, ApiError> {
+        let odd = |cause: String| ApiError::Odd {
+            cluster: self.cluster.clone(),
+            cause,
+        };
+        if status.is_success() {
+            return serde_json::from_slice(bytes).map_err(|error| odd(error.to_string()));
+        }
+        match serde_json::from_slice(bytes) {
+            Ok(failure) => Err(ApiError::Refused(failure)),
+            Err(_) => Err(odd(format!("status {status} without a reason"))),
+        }
+    }
+
+    fn unreachable(&self, cause: String) -> ApiError {
+        ApiError::Unreachable {
+            cluster: self.cluster.clone(),
+            address: self.address,
+            cause,
+        }
+    }
+}
+
+fn describe(error: &hyper::Error) -> String {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+    format!("{error}{}", source.unwrap_or_default())
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::Unreachable { .. } => {
+                Self::new(Exit::Unreachable, "mesh-unreachable", error.to_string())
+                    .next("see `isthmus status`, or ask another cluster with --cluster")
+            }
+            ApiError::Odd { .. } => Self::failed("odd-reply", error.to_string())
+                .next("compare `isthmus --version` with the version in `isthmus status`"),
+            ApiError::Refused(refused) => refused_failure(*refused),
+        }
+    }
+}
+
+fn refused_failure(refused: isthmus_api::Failure) -> Failure {
+    let code = match refused.code {
+        401 | 403 => "unauthorized",
+        404 => "not-found",
+        409 => "conflict",
+        400 | 422 => "invalid",
+        503 => "unavailable",
+        _ => "refused",
+    };
+    let mut failure = Failure::failed(code, refused.message);
+    for cause in refused
+        .details
+        .into_iter()
+        .flat_map(|details| details.causes)
+    {
+        failure = failure.cause(format!("{}: {}", cause.field, cause.message));
+    }
+    match refused.code {
+        401 | 403 => failure.next("the token in the home must be one that the cluster knows"),
+        409 => failure
+            .next("somebody else has changed it meanwhile: look with `isthmus get`, try again"),
+        503 => failure.next("try again; `isthmus status` shows who cannot be reached"),
+        _ => failure,
+    }
+}

@@ -1,0 +1,465 @@
+//! What was typed: the command line as clap reads it. Meaning is given in `invocation`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use isthmus_model::{ClusterName, ServiceName, TrustDomain};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "isthmus",
+    version,
+    about = "A service mesh that stretches over many clusters",
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 differences or findings, 4 mesh unreachable.\n\
+                  Objects are written kind/name, services namespace/name."
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: CommandArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GlobalArgs {
+    /// Where the mesh's state, token and contexts are [default: $XDG_STATE_HOME/isthmus]
+    #[arg(
+        long,
+        global = true,
+        env = "ISTHMUS_HOME",
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
+    pub(crate) home: Option<PathBuf>,
+    /// The cluster whose API is asked [default: the first that answers]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        help_heading = "Global options"
+    )]
+    pub(crate) cluster: Option<ClusterName>,
+    /// Namespace of objects that are named without one
+    #[arg(
+        short,
+        long,
+        global = true,
+        default_value = "default",
+        value_name = "NAME",
+        help_heading = "Global options"
+    )]
+    pub(crate) namespace: isthmus_model::Namespace,
+    /// Print JSON or YAML instead of text for people
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORMAT",
+        help_heading = "Global options"
+    )]
+    pub(crate) output: Option<StructuredFormat>,
+    /// When to use colors
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        value_name = "WHEN",
+        help_heading = "Global options"
+    )]
+    pub(crate) color: Color,
+    /// End when this process, the parent, ends.
+    #[arg(long, global = true, hide = true, value_name = "PID")]
+    pub(crate) die_with_parent: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StructuredFormat {
+    Json,
+    Yaml,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CommandArgs {
+    /// Start a mesh on this machine and watch over it until Ctrl-C
+    #[command(after_help = "Examples:\n  \
+        isthmus up -f examples/one-cluster\n  \
+        isthmus up -f examples/one-cluster --dry-run   # what would be started, and with which files\n  \
+        isthmus up --detach                            # again, from where it was, in the background")]
+    Up(UpArgs),
+    /// Stop the mesh that `up` started
+    #[command(
+        after_help = "Examples:\n  isthmus down\n  isthmus down --purge --yes   # forget everything but this home's own directory"
+    )]
+    Down(DownArgs),
+    /// Run a cluster's control plane, or make or break one
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  isthmus control init -c control.yaml   # key and request for a certificate\n  \
+            isthmus control -c control.yaml\n  isthmus control kill us-west           # only where `up` runs\n  \
+            isthmus control start --all"
+    )]
+    Control(ControlArgs),
+    /// Run a gateway
+    #[command(after_help = "Example:\n  isthmus gateway -c gateway.yaml")]
+    Gateway(ConfigArgs),
+    /// Run a proxy beside a program that somebody else runs
+    #[command(after_help = "Example:\n  isthmus proxy -c proxy.yaml")]
+    Proxy(ConfigArgs),
+    /// Run a program in the mesh: its proxy first, then the program
+    #[command(after_help = "Examples:\n  isthmus run -c run.yaml\n  \
+        isthmus run --cluster us-west --service shop/catalog --port 8080 -- ./catalog\n  \
+        isthmus run --cluster us-west --service shop/catalog --port 8080 --label version=v2 -- \\\n      \
+        ./catalog --listen '${ADDRESS}:${PORT}'")]
+    Run(RunArgs),
+    /// List objects of a kind, or show one
+    #[command(
+        after_help = "Examples:\n  isthmus get services -n shop\n  isthmus get workloads -A -o json\n  \
+        isthmus get httproute/catalog -n shop -o yaml"
+    )]
+    Get(GetArgs),
+    /// Create or change objects from files
+    #[command(
+        after_help = "Examples:\n  isthmus apply -f catalog.yaml\n  isthmus apply -f shop/ --dry-run\n  \
+        cat catalog.yaml | isthmus apply -f -"
+    )]
+    Apply(ApplyArgs),
+    /// Delete objects
+    #[command(
+        after_help = "Examples:\n  isthmus delete service/catalog -n shop\n  isthmus delete -f catalog.yaml"
+    )]
+    Delete(DeleteArgs),
+    /// Show one object with all that is known of it
+    #[command(after_help = "Example:\n  isthmus describe service/catalog -n shop")]
+    Describe(DescribeArgs),
+    /// Compare files with what the mesh has; exit 3 when they differ
+    #[command(after_help = "Example:\n  isthmus diff -f shop/")]
+    Diff(DiffArgs),
+    /// Show clusters, services and proxies as one cluster sees them
+    #[command(
+        after_help = "Examples:\n  isthmus status\n  isthmus status --cluster us-west -o json"
+    )]
+    Status,
+    /// Make join tokens
+    #[command(subcommand)]
+    Token(TokenArgs),
+    /// Found a mesh; sign clusters in
+    #[command(subcommand)]
+    Mesh(MeshArgs),
+    /// Read what the processes of `up` have logged
+    #[command(
+        after_help = "Examples:\n  isthmus logs us-west\n  isthmus logs us-west/gateway-1 -f"
+    )]
+    Logs(LogsArgs),
+    /// Break and mend a link of the mesh that `up` runs
+    #[command(subcommand)]
+    Link(LinkArgs),
+    /// Kill and start a cluster of the mesh that `up` runs
+    #[command(name = "cluster", subcommand)]
+    Cluster(ClusterArgs),
+    /// Print a completion script
+    #[command(
+        after_help = "Example:\n  isthmus completions bash > ~/.local/share/bash-completion/completions/isthmus"
+    )]
+    Completions { shell: clap_complete::Shell },
+    /// Become a program that ends with its parent.
+    #[command(hide = true)]
+    ExecGuard {
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+#[expect(clippy::struct_excessive_bools, reason = "one flag, one bool")]
+pub(crate) struct UpArgs {
+    /// Directory with resource files and up.yaml [default: the one of the last start]
+    #[arg(short = 'f', long = "file", value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    /// Write what differs between the files and the mesh
+    #[arg(long)]
+    pub(crate) apply: bool,
+    /// Return when the mesh is ready and leave it running
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) detach: bool,
+    /// Leave out the processes that only make traffic
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    /// Print the commands and files, start nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Lead a session of its own: the part of --detach that stays.
+    #[arg(long, hide = true)]
+    pub(crate) background: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DownArgs {
+    /// Remove the mesh's keys, store, tokens and logs too
+    #[arg(long)]
+    pub(crate) purge: bool,
+    /// Do not ask
+    #[arg(long, requires = "purge")]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConfigArgs {
+    /// Configuration file
+    #[arg(short, long = "config", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ControlArgs {
+    /// Configuration file
+    #[arg(short, long = "config", value_name = "FILE", required = true)]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) action: Option<ControlAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ControlAction {
+    /// Make the cluster's key and a request for its certificate, and stop
+    Init(ConfigArgs),
+    /// Kill a control plane at once and keep it down
+    Kill(ClustersArgs),
+    /// Start a control plane that was killed
+    Start(ClustersArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ClustersArgs {
+    #[arg(value_name = "CLUSTER")]
+    pub(crate) name: Option<ClusterName>,
+    /// In every cluster
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    /// Configuration file; without one, the mesh is found through --home
+    #[arg(short, long = "config", value_name = "FILE", conflicts_with_all = ["service", "port", "label", "program_address", "command"])]
+    pub(crate) config: Option<PathBuf>,
+    /// Service that the program is part of
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME",
+        required_unless_present = "config"
+    )]
+    pub(crate) service: Option<ServiceName>,
+    /// Port that the program listens on
+    #[arg(long, required_unless_present = "config")]
+    pub(crate) port: Option<u16>,
+    /// Label of the workload; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// Where the program listens [default: 127.0.0.1]
+    #[arg(long, value_name = "IP")]
+    pub(crate) program_address: Option<IpAddr>,
+    /// The program and its arguments; ${ADDRESS} and ${PORT} are filled in
+    #[arg(
+        last = true,
+        required_unless_present = "config",
+        value_name = "COMMAND"
+    )]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GetArgs {
+    /// Kind, or kind/name
+    #[arg(value_name = "KIND[/NAME]")]
+    pub(crate) object: String,
+    /// In all namespaces
+    #[arg(short = 'A', long)]
+    pub(crate) all_namespaces: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ApplyArgs {
+    /// File, directory, or - for standard input; may be given several times
+    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    pub(crate) file: Vec<PathBuf>,
+    /// Say what would be done, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub(crate) struct DeleteArgs {
+    #[arg(value_name = "KIND/NAME")]
+    pub(crate) object: Vec<String>,
+    /// Delete what stands in a file or directory
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub(crate) file: Vec<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DescribeArgs {
+    #[arg(value_name = "KIND/NAME")]
+    pub(crate) object: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DiffArgs {
+    /// File, directory, or - for standard input; may be given several times
+    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    pub(crate) file: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenArgs {
+    /// Make a one-time token that lets one process join a cluster
+    #[command(
+        after_help = "Examples:\n  isthmus token create --cluster us-west --service shop/catalog\n  \
+        isthmus token create --cluster us-west --account shop/visitor --lifetime 10m"
+    )]
+    Create(TokenCreateArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TokenCreateArgs {
+    /// Service that the process runs
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME",
+        required_unless_present = "account"
+    )]
+    pub(crate) service: Option<ServiceName>,
+    /// Account that it runs as, `name` or `namespace/name` [default: the service's name]
+    #[arg(long, value_name = "ACCOUNT")]
+    pub(crate) account: Option<String>,
+    /// How long the token may wait to be used, such as 30m
+    #[arg(long, default_value = "1h", value_name = "DURATION")]
+    pub(crate) lifetime: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MeshArgs {
+    /// Make the mesh key and root certificate in the home's ca directory
+    #[command(after_help = "Example:\n  isthmus mesh found --trust-domain shop.example")]
+    Found {
+        /// Trust domain of every identity in the mesh
+        #[arg(long, value_name = "NAME")]
+        trust_domain: TrustDomain,
+    },
+    /// Sign a cluster in: turn its request into its certificate
+    #[command(
+        after_help = "Example:\n  isthmus mesh sign --cluster us-west --request cluster.csr --out cluster.pem"
+    )]
+    Sign {
+        /// The cluster's request, as `control init` made it
+        #[arg(long, value_name = "FILE")]
+        request: PathBuf,
+        /// Where the certificate goes
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct LogsArgs {
+    /// A cluster, or one of its processes
+    #[arg(value_name = "CLUSTER[/PROCESS]")]
+    pub(crate) of: String,
+    /// Go on with what is logged from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LinkArgs {
+    /// Reset all connections of a link and every new one
+    Cut(EndsArgs),
+    /// Keep connections open and forward nothing
+    #[command(name = "blackhole")]
+    BlackHole(EndsArgs),
+    /// Let traffic pass again
+    Restore(EndsArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  isthmus link cut us-west eu-central")]
+pub(crate) struct EndsArgs {
+    pub(crate) one: ClusterName,
+    pub(crate) other: ClusterName,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterArgs {
+    /// Kill every process of a cluster at once and keep them down
+    #[command(after_help = "Example:\n  isthmus cluster kill eu-central")]
+    Kill { name: ClusterName },
+    /// Start every process of a cluster that was killed
+    #[command(after_help = "Example:\n  isthmus cluster start eu-central")]
+    Start { name: ClusterName },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_people_type_is_read() {
+        for line in [
+            "isthmus up -f examples/one-cluster --quiet",
+            "isthmus down --purge --yes",
+            "isthmus control -c control.yaml",
+            "isthmus control init -c control.yaml",
+            "isthmus control kill --all",
+            "isthmus control kill us-west",
+            "isthmus run -c run.yaml",
+            "isthmus run --cluster us-west --service shop/cart --port 8080 --label a=b -- cart -x",
+            "isthmus get services -n shop -o json",
+            "isthmus get -A workloads --cluster us-west",
+            "isthmus delete service/catalog -n shop",
+            "isthmus mesh sign --request a --cluster us-west --out b",
+            "isthmus link blackhole us-west eu-central",
+            "isthmus --die-with-parent 7 gateway -c gateway.yaml",
+        ] {
+            let parsed = Args::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_usage_error() {
+        for line in [
+            "isthmus",
+            "isthmus run",
+            "isthmus run -c run.yaml --port 8080",
+            "isthmus run --service cart --port 8080 -- cart",
+            "isthmus control",
+            "isthmus control kill",
+            "isthmus control kill us-west --all",
+            "isthmus down --yes",
+            "isthmus delete",
+            "isthmus get services -o table",
+            "isthmus token create",
+        ] {
+            let error = Args::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! Configuration files of the mesh's processes, as they are written and as `up` writes them.
+//!
+//! They are read strictly: an unknown field is an error with its place. Names are checked while
+//! they are read, by [`Text`]. What a file says about other files is relative to its own directory.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use isthmus_model::{
+    AccountName, ClusterName, LabelKey, MeshName, Namespace, ServiceName, TrustDomain,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::failure::{Failure, Result};
+use crate::home;
+
+/// A value that is written as its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Text<T>(pub(crate) T);
+
+/// A length of time, written as Gateway API durations are (GEP-2257): `1h30m`, `140ms`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Span(pub(crate) Duration);
+
+/// `control.yaml`: one cluster's control plane.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ControlFile {
+    pub(crate) mesh: Text<MeshName>,
+    pub(crate) trust_domain: Text<TrustDomain>,
+    pub(crate) cluster: Text<ClusterName>,
+    /// Where it listens, on ports 15012 and 7443.
+    pub(crate) address: IpAddr,
+    /// Directory of its key, certificate and store.
+    pub(crate) data: PathBuf,
+    /// The cluster whose control plane accepts config; may be its own.
+    pub(crate) authority: Text<ClusterName>,
+    /// Where the other clusters' control planes are reached before any config is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) peers: Vec<SocketAddr>,
+    /// Who may use the API.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) api_tokens: Vec<ApiTokenEntry>,
+    /// Default: 24h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) leaf_lifetime: Option<Span>,
+    /// Default: 1h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) renew_after: Option<Span>,
+}
+
+/// A bearer token of the API: the file holds only its hash.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ApiTokenEntry {
+    /// The author of what is written with it.
+    pub(crate) name: String,
+    pub(crate) sha256: Text<Sha256>,
+}
+
+/// SHA-256, written as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sha256(pub(crate) [u8; 32]);
+
+/// What `gateway.yaml`, `proxy.yaml` and `run.yaml` have in common.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct GatewayFile {
+    /// Of the process; unique in its cluster.
+    pub(crate) name: String,
+    pub(crate) cluster: Text<ClusterName>,
+    pub(crate) address: IpAddr,
+    /// The cluster's control planes (port 15012).
+    pub(crate) control: Vec<SocketAddr>,
+    /// File with the join token; needed until the state holds an identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Directory of its identity and snapshot.
+    pub(crate) state: PathBuf,
+    #[serde(default)]
+    pub(crate) access_log: bool,
+    /// Default: one for a proxy, one per core for a gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) workers: Option<usize>,
+}
+
+/// `proxy.yaml` and `run.yaml`: the proxy of one workload and, in `run.yaml`, the program.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct WorkloadFile {
+    /// Of the process; unique in its cluster.
+    pub(crate) name: String,
+    pub(crate) cluster: Text<ClusterName>,
+    pub(crate) address: IpAddr,
+    /// The cluster's control planes (port 15012).
+    pub(crate) control: Vec<SocketAddr>,
+    /// File with the join token; needed until the state holds an identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Directory of its identity and snapshot.
+    pub(crate) state: PathBuf,
+    #[serde(default)]
+    pub(crate) access_log: bool,
+    /// Default: one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) workers: Option<usize>,
+    /// The service that the program is part of; without one it only calls others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) service: Option<Text<ServiceName>>,
+    /// `namespace/name` of the account that the token was made for; default: that of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) account: Option<Text<AccountRef>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) labels: BTreeMap<Text<LabelKey>, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) zone: Option<String>,
+    /// Local addresses that stand for services, for programs that speak plain TCP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) listeners: Vec<ListenerEntry>,
+    pub(crate) program: ProgramEntry,
+}
+
+/// A local address that stands for a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ListenerEntry {
+    pub(crate) listen: SocketAddr,
+    pub(crate) service: Text<ServiceName>,
+    pub(crate) port: u16,
+}
+
+/// The program behind a proxy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ProgramEntry {
+    /// Where it listens.
+    pub(crate) address: IpAddr,
+    /// Told to the program as PORT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) port: Option<u16>,
+    /// Only in `run.yaml`. `${ADDRESS}`, `${PORT}` are filled in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) command: Vec<String>,
+    /// Directory that it is started in; default: where `isthmus run` was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+/// `name` or `namespace/name` of an account.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct AccountRef {
+    pub(crate) namespace: Option<Namespace>,
+    pub(crate) account: AccountName,
+}
+
+/// Namespace and account of a process: as it says, else the account of its service's own name.
+/// `None`: neither says it.
+pub(crate) fn runs_as(
+    account: Option<&AccountRef>,
+    service: Option<&ServiceName>,
+) -> Option<(Namespace, AccountName)> {
+    let namespace = account
+        .and_then(|account| account.namespace.as_ref())
+        .or(service.map(|service| &service.namespace))?;
+    let account = match (account, service) {
+        (Some(account), _) => account.account.clone(),
+        // A service's name and an account's are both labels.
+        (None, service) => AccountName::new(service?.name.as_str()).ok()?,
+    };
+    Some((namespace.clone(), account))
+}
+
+/// Reads a configuration file. Relative paths in it are as written.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    parse(path, &home::read_file(path)?)
+}
+
+/// As [`read`], from text that stands in `path`.
+pub(crate) fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        Failure::usage("bad-config", format!("{} is not right", path.display()))
+            .cause(error.to_string())
+            .next("correct the file; the reference of its fields is in docs/reference")
+    })
+}
+
+pub(crate) fn to_yaml<T: Serialize>(value: &T) -> String {
+    serde_saphyr::to_string(value).expect("maps with text keys, lists and scalars are always YAML")
+}
+
+/// `path` as seen from the directory of `file`.
+pub(crate) fn beside(file: &Path, path: &Path) -> PathBuf {
+    match file.parent() {
+        Some(directory) => directory.join(path),
+        None => path.to_owned(),
+    }
+}
+
+/// Reads `1h30m`, `140ms`; at most five digits a unit, units h, m, s, ms in this order.
+pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a duration; write it like 1h30m, 10s or 140ms");
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    for (unit, milliseconds) in [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, behind) = rest.split_at(digits);
+        let letters = behind.len()
+            - behind
+                .trim_start_matches(|c: char| c.is_ascii_alphabetic())
+                .len();
+        if &behind[..letters] != unit {
+            continue;
+        }
+        if number.is_empty() || number.len() > 5 {
+            return Err(wrong());
+        }
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        total += Duration::from_millis(number * milliseconds);
+        rest = &behind[letters..];
+    }
+    if rest.is_empty() && !text.is_empty() {
+        Ok(total)
+    } else {
+        Err(wrong())
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_span(text).map(Self)
+    }
+}
+
+impl Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let milliseconds = self.0.as_millis();
+        if milliseconds == 0 {
+            return f.write_str("0s");
+        }
+        let parts = [
+            (milliseconds / 3_600_000, "h"),
+            (milliseconds / 60_000 % 60, "m"),
+            (milliseconds / 1000 % 60, "s"),
+            (milliseconds % 1000, "ms"),
+        ];
+        for (number, unit) in parts.into_iter().filter(|(number, _)| *number > 0) {
+            write!(f, "{number}{unit}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Text::deserialize(deserializer).map(|Text(span)| span)
+    }
+}
+
+impl FromStr for AccountRef {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            |error: isthmus_model::NameError| format!("{text:?} is not an account: {error}");
+        let (namespace, account) = match text.split_once('/') {
+            Some((namespace, account)) => (Some(namespace), account),
+            None => (None, text),
+        };
+        Ok(Self {
+            namespace: namespace.map(Namespace::new).transpose().map_err(wrong)?,
+            account: AccountName::new(account).map_err(wrong)?,
+        })
+    }
+}
+
+impl Display for AccountRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{namespace}/{}", self.account),
+            None => self.account.fmt(f),
+        }
+    }
+}
+
+impl Sha256 {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest.as_ref());
+        Self(hash)
+    }
+}
+
+impl FromStr for Sha256 {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "a SHA-256 is 64 hexadecimal digits".to_owned();
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        let mut hash = [0; 32];
+        for (index, byte) in hash.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(hash))
+    }
+}
+
+impl Display for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+impl<T: Display> Display for Text<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<T> Borrow<T> for Text<T> {
+    fn borrow(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Display> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Text<T>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse()
+            .map(Self)
+            .map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_read_and_written() {
+        for (text, milliseconds) in [
+            ("140ms", 140),
+            ("1h30m", 5_400_000),
+            ("10s", 10_000),
+            ("1h2m3s4ms", 3_723_004),
+        ] {
+            let span: Span = text.parse().unwrap();
+            assert_eq!(span.0.as_millis(), milliseconds);
+            assert_eq!(span.to_string(), text);
+        }
+        for text in ["", "10", "s", "1s1h", "1.5s", "-1s", "100000s", "1d", "1s "] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+        assert_eq!(Span(Duration::ZERO).to_string(), "0s");
+    }
+
+    #[test]
+    fn a_file_is_read_strictly_and_survives_a_round_trip() {
+        let text = "name: cart-1\ncluster: us-west\naddress: 127.1.1.10\ncontrol: ['127.1.1.1:15012']\n\
+                    state: state\nservice: shop/cart\nlabels: {version: v1}\nlisteners:\n- listen: 127.1.1.10:6379\n  \
+                    service: shop/redis\n  port: 6379\nprogram:\n  address: 127.1.1.10\n  port: 8080\n  command: [cart, --listen, '${ADDRESS}:8080']\n";
+        let path = Path::new("run.yaml");
+        let file: WorkloadFile = parse(path, text).unwrap();
+        assert_eq!(file.listeners[0].port, 6379);
+        let again: WorkloadFile = parse(path, &to_yaml(&file)).unwrap();
+        assert_eq!(again, file);
+        let service = file.service.as_ref().map(|Text(service)| service);
+        let (namespace, account) = runs_as(None, service).unwrap();
+        assert_eq!((namespace.as_str(), account.as_str()), ("shop", "cart"));
+        for (from, to, expect) in [
+            ("state:", "stat:", "stat"),
+            ("us-west", "US", "US"),
+            ("shop/cart", "cart", "cart"),
+            ("port: 8080", "port: 80800", "80800"),
+        ] {
+            let failure = parse::<WorkloadFile>(path, &text.replacen(from, to, 1)).unwrap_err();
+            assert!(failure.causes[0].contains(expect), "{failure:?}");
+            assert!(failure.causes[0].contains("line"), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn hashes_are_hexadecimal() {
+        let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(Sha256::of(b"abc").to_string(), text);
+        assert_eq!(text.parse(), Ok(Sha256::of(b"abc")));
+        assert!("ba78".parse::<Sha256>().is_err());
+        assert!("é".repeat(32).parse::<Sha256>().is_err());
+    }
+}

@@ -1,0 +1,164 @@
+//! Founding a mesh and signing clusters in: the mesh key stays with the people who hold the home.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use isthmus_identity::{CLUSTER_LIFETIME, CertificateRequest, KeyPair, MeshKey};
+use isthmus_model::{ClusterName, TrustDomain};
+
+use crate::config::{self, ControlFile};
+use crate::failure::{Failure, Result};
+use crate::home::{self, Home};
+use crate::invocation::Setting;
+use crate::output;
+
+/// What a control plane's data directory holds of its identity.
+#[derive(Debug, Clone)]
+pub(crate) struct ClusterFiles {
+    pub(crate) key: PathBuf,
+    pub(crate) request: PathBuf,
+    pub(crate) certificate: PathBuf,
+}
+
+impl ClusterFiles {
+    pub(crate) fn of(data: &Path) -> Self {
+        Self {
+            key: data.join("cluster.key"),
+            request: data.join("cluster.csr"),
+            certificate: data.join("cluster.pem"),
+        }
+    }
+}
+
+/// `isthmus mesh found`.
+pub(crate) fn found(setting: &Setting, trust_domain: &TrustDomain) -> Result<ExitCode> {
+    let home = &setting.home;
+    if home.mesh_key().exists() {
+        let what = format!("{} exists: this home has a mesh", home.mesh_key().display());
+        return Err(Failure::failed("mesh-exists", what)
+            .next("use another home, with --home, for another mesh"));
+    }
+    home.create()?;
+    make_mesh_key(home, trust_domain)?;
+    output::print(&format!(
+        "mesh {trust_domain} founded\n  key          {}\n  certificate  {}\nKeep the key safe: whoever holds it can \
+         sign clusters in.\n",
+        home.mesh_key().display(),
+        home.root_certificate().display()
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `isthmus mesh sign`.
+pub(crate) fn sign(setting: &Setting, request: &Path, out: &Path) -> Result<ExitCode> {
+    let cluster = setting.required_cluster()?;
+    sign_cluster(&setting.home, cluster, request, out)?;
+    output::print(&format!("cluster {cluster} signed in: {}\n", out.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `isthmus control init`.
+pub(crate) fn init(path: &Path) -> Result<ExitCode> {
+    let file: ControlFile = config::read(path)?;
+    let files = ClusterFiles::of(&config::beside(path, &file.data));
+    make_cluster_key(&files)?;
+    output::print(&format!(
+        "{}\nHave it signed:\n  isthmus mesh sign --cluster {} --request {} --out {}\n",
+        files.request.display(),
+        file.cluster,
+        files.request.display(),
+        files.certificate.display()
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the mesh key and root in the home.
+pub(crate) fn make_mesh_key(home: &Home, trust_domain: &TrustDomain) -> Result<()> {
+    let key = MeshKey::found(trust_domain, SystemTime::now()).map_err(|error| {
+        Failure::failed("not-founded", "the mesh key cannot be made").caused_by(&error)
+    })?;
+    home::write_file(&home.root_certificate(), &key.root_pem())?;
+    // The key comes last: where it is, the root is too.
+    home::write_file(&home.mesh_key(), &key.key_pem())
+}
+
+/// Makes a cluster's key and request, unless they are there.
+pub(crate) fn make_cluster_key(files: &ClusterFiles) -> Result<()> {
+    if files.request.exists() {
+        return Ok(());
+    }
+    let failed =
+        |error| Failure::failed("no-key", "the cluster's key cannot be made").caused_by(&error);
+    let key = KeyPair::generate().map_err(failed)?;
+    let request = key.certificate_request().map_err(failed)?;
+    home::write_file(&files.key, &key.to_pem())?;
+    home::write_file(&files.request, &request)
+}
+
+/// Turns a cluster's request into its certificate.
+pub(crate) fn sign_cluster(
+    home: &Home,
+    cluster: &ClusterName,
+    request: &Path,
+    out: &Path,
+) -> Result<()> {
+    let key_pem = home::read_file(&home.mesh_key())
+        .map_err(|failure| failure.next("found the mesh first: `isthmus mesh found`"))?;
+    let root_pem = home::read_file(&home.root_certificate())?;
+    let key = MeshKey::from_pem(&key_pem, &root_pem).map_err(|error| {
+        let what = format!("{} is not this mesh's key", home.mesh_key().display());
+        Failure::failed("bad-mesh-key", what).caused_by(&error)
+    })?;
+    let request_pem = home::read_file(request)?;
+    let request = CertificateRequest::from_pem(&request_pem).map_err(|error| {
+        let what = format!("{} is not a certificate request", request.display());
+        Failure::failed("bad-request", what)
+            .caused_by(&error)
+            .next("make one with `isthmus control init -c FILE`")
+    })?;
+    let chain = key
+        .sign_cluster(&request, cluster, SystemTime::now(), CLUSTER_LIFETIME)
+        .map_err(|error| {
+            Failure::failed(
+                "not-signed",
+                format!("cluster {cluster} cannot be signed in"),
+            )
+            .caused_by(&error)
+        })?;
+    home::write_file(out, &chain.to_pem())
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_identity::ClusterAuthority;
+
+    use super::*;
+
+    #[test]
+    fn a_founded_mesh_signs_a_cluster_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::resolve(Some(directory.path().join("home")), None, None).unwrap();
+        let cluster: ClusterName = "us-west".parse().unwrap();
+        let files = ClusterFiles::of(&directory.path().join("data"));
+        make_cluster_key(&files).unwrap();
+        let key = home::read_file(&files.key).unwrap();
+        make_cluster_key(&files).unwrap();
+        assert_eq!(
+            home::read_file(&files.key).unwrap(),
+            key,
+            "a key is made once"
+        );
+
+        let unsigned = sign_cluster(&home, &cluster, &files.request, &files.certificate);
+        assert!(unsigned.unwrap_err().next[0].contains("mesh found"));
+        make_mesh_key(&home, &"shop.example".parse().unwrap()).unwrap();
+        sign_cluster(&home, &cluster, &files.request, &files.certificate).unwrap();
+        let chain = home::read_file(&files.certificate).unwrap();
+        let authority = ClusterAuthority::from_pem(&key, &chain, SystemTime::now()).unwrap();
+        assert_eq!(
+            authority.id().to_string(),
+            "spiffe://shop.example/cluster/us-west"
+        );
+    }
+}

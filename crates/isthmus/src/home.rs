@@ -1,0 +1,313 @@
+//! The home directory of a mesh on this machine: what is where, who may read it, who holds it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use isthmus_model::{ClusterName, MeshName, TrustDomain};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Text;
+use crate::failure::{Failure, Result};
+
+/// A home directory. It may not exist yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Home(PathBuf);
+
+/// `mesh.json`: which mesh lives here and where its clusters answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct MeshFile {
+    /// Of this file; others are refused.
+    pub(crate) format: u32,
+    pub(crate) mesh: Text<MeshName>,
+    pub(crate) trust_domain: Text<TrustDomain>,
+    /// Second byte of the mesh's addresses, `127.<number>.<cluster>.<n>`; only where `up` runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) number: Option<u8>,
+    /// Directory that `up` was started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<PathBuf>,
+    /// In the order in which they are tried.
+    pub(crate) clusters: Vec<Context>,
+}
+
+/// What all formats of `mesh.json` have in common.
+#[derive(Debug, Deserialize)]
+struct Format {
+    format: u32,
+}
+
+/// Where a cluster's API is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Context {
+    pub(crate) name: Text<ClusterName>,
+    pub(crate) api: std::net::SocketAddr,
+}
+
+/// The right to run the mesh of a home; given up when dropped or when the process ends.
+#[derive(Debug)]
+pub(crate) struct HomeLock(#[expect(dead_code, reason = "held, never read")] File);
+
+/// The format of `mesh.json` that this version writes.
+pub(crate) const MESH_FORMAT: u32 = 1;
+
+impl Home {
+    /// `wanted`, else `$XDG_STATE_HOME/isthmus`, else `~/.local/state/isthmus`.
+    pub(crate) fn resolve(
+        wanted: Option<PathBuf>,
+        state_home: Option<PathBuf>,
+        user_home: Option<PathBuf>,
+    ) -> Result<Self> {
+        let state = || state_home.filter(|path| path.is_absolute());
+        let path = match wanted {
+            Some(path) => path,
+            None => state()
+                .or_else(|| user_home.map(|home| home.join(".local/state")))
+                .map(|state| state.join("isthmus"))
+                .ok_or_else(|| {
+                    Failure::usage("no-home", "no home directory is known")
+                        .next("give one with --home DIR or ISTHMUS_HOME")
+                })?,
+        };
+        let path = std::path::absolute(&path).map_err(|error| {
+            Failure::usage("no-home", format!("{} is not a path", path.display())).caused_by(&error)
+        })?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn token(&self) -> PathBuf {
+        self.0.join("token")
+    }
+
+    pub(crate) fn root_certificate(&self) -> PathBuf {
+        self.0.join("ca/root.pem")
+    }
+
+    pub(crate) fn mesh_key(&self) -> PathBuf {
+        self.0.join("ca/mesh.key")
+    }
+
+    pub(crate) fn mesh_file(&self) -> PathBuf {
+        self.0.join("mesh.json")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.0.join("up.sock")
+    }
+
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.0.join("logs")
+    }
+
+    pub(crate) fn generated(&self) -> PathBuf {
+        self.0.join("generated")
+    }
+
+    pub(crate) fn clusters(&self) -> PathBuf {
+        self.0.join("clusters")
+    }
+
+    /// Claims of single addresses, by `run`.
+    pub(crate) fn addresses(&self) -> PathBuf {
+        self.0.join("addresses")
+    }
+
+    /// Makes the directory, readable by its owner only.
+    pub(crate) fn create(&self) -> Result<()> {
+        make_directory(&self.0)?;
+        fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))
+            .map_err(|error| unwritable(&self.0, &error))
+    }
+
+    /// `None`: somebody holds it.
+    pub(crate) fn lock(&self) -> Result<Option<HomeLock>> {
+        let path = self.lock_file();
+        match try_lock(&path) {
+            Ok(locked) => Ok(locked.map(HomeLock)),
+            Err(error) => Err(unwritable(&path, &error)),
+        }
+    }
+
+    /// The mesh that lives here; `None`: none yet.
+    pub(crate) fn read_mesh(&self) -> Result<Option<MeshFile>> {
+        let path = self.mesh_file();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(unreadable(&path, &error)),
+        };
+        let odd = |cause: String| {
+            Failure::failed(
+                "bad-mesh-file",
+                format!("{} cannot be used", path.display()),
+            )
+            .cause(cause)
+            .next("use the version of isthmus that wrote it, or another --home")
+        };
+        match serde_json::from_str::<Format>(&text) {
+            Ok(Format { format }) if format != MESH_FORMAT => {
+                return Err(odd(format!(
+                    "its format is {format}, this version knows {MESH_FORMAT}"
+                )));
+            }
+            _ => {}
+        }
+        serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|error| odd(error.to_string()))
+    }
+
+    pub(crate) fn write_mesh(&self, mesh: &MeshFile) -> Result<()> {
+        let text =
+            serde_json::to_string_pretty(mesh).expect("strings, numbers and lists are always JSON");
+        write_file(&self.mesh_file(), &(text + "\n"))
+    }
+}
+
+/// Opens and locks a file; `None`: somebody else has it locked.
+pub(crate) fn try_lock(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes a directory and its parents, for their owner only.
+pub(crate) fn make_directory(path: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| unwritable(path, &error))
+}
+
+/// Writes a file that only its owner may read, whole or not at all.
+pub(crate) fn write_file(path: &Path, text: &str) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    if let Some(parent) = path.parent() {
+        make_directory(parent)?;
+    }
+    write().map_err(|error| unwritable(path, &error))
+}
+
+pub(crate) fn read_file(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .map_err(|error| unreadable(path, &error))?;
+    Ok(text)
+}
+
+fn unwritable(path: &Path, error: &dyn std::error::Error) -> Failure {
+    Failure::failed(
+        "home-unwritable",
+        format!("{} cannot be written", path.display()),
+    )
+    .caused_by(error)
+    .next("choose a directory that you may write to with --home DIR or ISTHMUS_HOME")
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Failure::failed(
+        "file-unreadable",
+        format!("{} cannot be read", path.display()),
+    )
+    .caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_home_is_the_given_one_or_follows_xdg() {
+        let some = |text: &str| Some(PathBuf::from(text));
+        for (wanted, state, user, expect) in [
+            (some("/a"), some("/s"), some("/u"), Some("/a")),
+            (None, some("/s"), some("/u"), Some("/s/isthmus")),
+            (
+                None,
+                some("relative"),
+                some("/u"),
+                Some("/u/.local/state/isthmus"),
+            ),
+            (None, None, some("/u"), Some("/u/.local/state/isthmus")),
+            (None, None, None, None),
+        ] {
+            let home = Home::resolve(wanted, state, user).ok();
+            assert_eq!(home.as_ref().map(Home::path), expect.map(Path::new));
+        }
+    }
+
+    #[test]
+    fn a_home_is_private_and_held_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home(directory.path().join("home"));
+        home.create().unwrap();
+        let mode = fs::metadata(home.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        let lock = home.lock().unwrap();
+        assert!(lock.is_some());
+        assert!(home.lock().unwrap().is_none());
+        drop(lock);
+        assert!(home.lock().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_mesh_file_of_another_format_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home(directory.path().to_owned());
+        assert_eq!(home.read_mesh().unwrap(), None);
+        let mesh = MeshFile {
+            format: MESH_FORMAT,
+            mesh: Text("shop".parse().unwrap()),
+            trust_domain: Text("shop.example".parse().unwrap()),
+            number: Some(7),
+            source: None,
+            clusters: vec![],
+        };
+        home.write_mesh(&mesh).unwrap();
+        assert_eq!(home.read_mesh().unwrap(), Some(mesh));
+        for (text, expect) in [
+            ("{\"format\": 2, \"new\": 1}", "its format is 2"),
+            ("{", "EOF"),
+            ("{\"format\": 1, \"clusters\": 3}", "invalid type"),
+        ] {
+            fs::write(home.mesh_file(), text).unwrap();
+            let failure = home.read_mesh().unwrap_err();
+            assert!(failure.causes[0].contains(expect), "{failure:?}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What was typed, turned into what it means, and carried out.
+
+use std::ffi::OsString;
+use std::io::stdout;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use isthmus_model::{ClusterName, Namespace};
+
+use crate::args::{
+    Args, ClusterArgs, CommandArgs, ControlAction, ControlArgs, LinkArgs, MeshArgs,
+    StructuredFormat, TokenArgs,
+};
+use crate::failure::{Failure, Result};
+use crate::home::Home;
+use crate::up::socket::{LinkMode, Request};
+use crate::{faults, found, logs, output, parent, process, resources, run, status, token, up};
+
+/// Everything that all commands go by.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) home: Home,
+    /// The home is where it is looked for without a flag or variable.
+    pub(crate) usual_home: bool,
+    pub(crate) cluster: Option<ClusterName>,
+    pub(crate) namespace: Namespace,
+    /// `None`: text for people.
+    pub(crate) format: Option<StructuredFormat>,
+    pub(crate) color: bool,
+}
+
+/// A command that makes sense.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    pub(crate) setting: Setting,
+    pub(crate) command: CommandArgs,
+    parent: Option<u32>,
+}
+
+impl Invocation {
+    /// Errors: what cannot be meant (exit 2).
+    pub(crate) fn resolve(args: Args) -> Result<Self> {
+        let Args { global, command } = args;
+        let path = |name: &str| {
+            let value: Option<OsString> = std::env::var_os(name);
+            value.filter(|value| !value.is_empty()).map(PathBuf::from)
+        };
+        Ok(Self {
+            setting: Setting {
+                usual_home: global.home.is_none(),
+                home: Home::resolve(global.home, path("XDG_STATE_HOME"), path("HOME"))?,
+                cluster: global.cluster,
+                namespace: global.namespace,
+                format: global.output,
+                color: output::use_color(global.color, &stdout()),
+            },
+            command,
+            parent: global.die_with_parent,
+        })
+    }
+}
+
+impl Setting {
+    /// The cluster that must be named with `--cluster`.
+    pub(crate) fn required_cluster(&self) -> Result<&ClusterName> {
+        self.cluster.as_ref().ok_or_else(|| {
+            Failure::usage("no-cluster", "this needs a cluster").next("name it with --cluster NAME")
+        })
+    }
+}
+
+/// Runs the command; its exit code.
+pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
+    let Invocation {
+        setting,
+        command,
+        parent,
+    } = invocation;
+    if let Some(parent) = parent {
+        parent::end_with(parent)?;
+    }
+    match command {
+        CommandArgs::Up(args) => up::up(&setting, &args),
+        CommandArgs::Down(args) => up::down(&setting, &args),
+        CommandArgs::Control(args) => control(&setting, args),
+        CommandArgs::Gateway(args) => process::gateway(&args.config),
+        CommandArgs::Proxy(args) => process::proxy(&args.config),
+        CommandArgs::Run(args) => run::run(&setting, args),
+        CommandArgs::Get(args) => block_on(resources::get(&setting, &args)),
+        CommandArgs::Apply(args) => block_on(resources::apply(&setting, &args)),
+        CommandArgs::Delete(args) => block_on(resources::delete(&setting, &args)),
+        CommandArgs::Describe(args) => block_on(resources::describe(&setting, &args)),
+        CommandArgs::Diff(args) => block_on(resources::diff(&setting, &args)),
+        CommandArgs::Status => block_on(status::status(&setting)),
+        CommandArgs::Token(TokenArgs::Create(args)) => block_on(token::create(&setting, &args)),
+        CommandArgs::Mesh(MeshArgs::Found { trust_domain }) => {
+            found::found(&setting, &trust_domain)
+        }
+        CommandArgs::Mesh(MeshArgs::Sign { request, out }) => found::sign(&setting, &request, &out),
+        CommandArgs::Logs(args) => logs::logs(&setting, &args),
+        CommandArgs::Link(args) => {
+            let (ends, mode) = match args {
+                LinkArgs::Cut(ends) => (ends, LinkMode::Cut),
+                LinkArgs::BlackHole(ends) => (ends, LinkMode::BlackHole),
+                LinkArgs::Restore(ends) => (ends, LinkMode::Open),
+            };
+            faults::ask(
+                &setting,
+                &Request::Link {
+                    between: (ends.one.to_string(), ends.other.to_string()),
+                    mode,
+                },
+            )
+        }
+        CommandArgs::Cluster(args) => {
+            let request = match args {
+                ClusterArgs::Kill { name } => Request::KillCluster {
+                    cluster: name.to_string(),
+                },
+                ClusterArgs::Start { name } => Request::StartCluster {
+                    cluster: name.to_string(),
+                },
+            };
+            faults::ask(&setting, &request)
+        }
+        CommandArgs::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "isthmus", &mut stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        CommandArgs::ExecGuard { command } => parent::exec_guarded(&command),
+    }
+}
+
+fn control(setting: &Setting, args: ControlArgs) -> Result<ExitCode> {
+    match (args.action, args.config) {
+        (None, Some(config)) => process::control(&config),
+        (None, None) => Err(Failure::usage(
+            "no-config",
+            "a control plane needs a configuration file",
+        )
+        .next("name it with -c FILE")),
+        (Some(ControlAction::Init(args)), _) => found::init(&args.config),
+        (Some(ControlAction::Kill(which)), _) => {
+            let cluster = which.name.map(|name| name.to_string());
+            faults::ask(setting, &Request::KillControl { cluster })
+        }
+        (Some(ControlAction::Start(which)), _) => {
+            let cluster = which.name.map(|name| name.to_string());
+            faults::ask(setting, &Request::StartControl { cluster })
+        }
+    }
+}
+
+/// Runs a short command to its end on a runtime of its own.
+pub(crate) fn block_on(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    runtime()?.block_on(command)
+}
+
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Failure::failed("no-runtime", "no event loop can be made").caused_by(&error)
+        })
+}

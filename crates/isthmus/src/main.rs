@@ -1,0 +1,46 @@
+//! `isthmus`: every process of the mesh and the command line, in one binary.
+//!
+//! What was typed ([`args`]) becomes what it means ([`invocation`]); each command is a module of
+//! its own and ends in an exit code or one [`failure::Failure`].
+
+mod api_client;
+mod args;
+mod config;
+mod failure;
+mod faults;
+mod found;
+mod guest;
+mod home;
+mod invocation;
+mod logs;
+mod output;
+mod parent;
+mod process;
+mod resources;
+mod run;
+mod status;
+mod token;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Args;
+use crate::invocation::Invocation;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let color = args.global.color;
+    let outcome = Invocation::resolve(args).and_then(invocation::execute);
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            eprint!(
+                "{}",
+                failure.render(output::use_color(color, &std::io::stderr()))
+            );
+            failure.exit.into()
+        }
+    }
+}

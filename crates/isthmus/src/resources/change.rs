@@ -1,0 +1,273 @@
+//! `isthmus apply`, `isthmus delete`, `isthmus diff`.
+
+use std::process::ExitCode;
+
+use isthmus_api::{collection, object};
+use isthmus_manifest::Parsed;
+use isthmus_model::{Namespace, ResourceKey};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::compare::{difference, same};
+use super::files;
+use super::reference::ObjectRef;
+use crate::api_client::{ApiClient, ApiError, connect};
+use crate::args::{ApplyArgs, DeleteArgs, DiffArgs};
+use crate::failure::{Exit, Failure, Result};
+use crate::invocation::Setting;
+use crate::output;
+
+/// What became of one object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Outcome {
+    Created,
+    Changed,
+    Unchanged,
+    Deleted,
+    Failed,
+}
+
+/// One line of what a command did.
+#[derive(Debug, Serialize)]
+struct Done {
+    object: String,
+    outcome: Outcome,
+}
+
+pub(crate) async fn apply(setting: &Setting, args: &ApplyArgs) -> Result<ExitCode> {
+    let parsed = files::parse(&files::sources(&args.file)?, &setting.namespace)?;
+    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    let mut work = Work::new(setting, args.dry_run);
+    for Parsed { document, key, .. } in parsed {
+        let outcome = apply_one(&mut client, &key, document.object.into_json(), args.dry_run).await;
+        work.note(key.to_string(), outcome)?;
+    }
+    work.finish()
+}
+
+/// Makes the mesh's object what `wanted` says. With `dry_run`, says only what would be done.
+pub(crate) async fn apply_one(
+    client: &mut ApiClient,
+    key: &ResourceKey,
+    wanted: Value,
+    dry_run: bool,
+) -> Result<Outcome, ApiError> {
+    let namespace = key.namespace.as_ref().map(Namespace::as_str);
+    let path = object(key.kind, namespace, key.name.as_str());
+    let current = client.find(&path).await?;
+    let outcome = match &current {
+        None => Outcome::Created,
+        Some(current) if same(current, &wanted) => Outcome::Unchanged,
+        Some(_) => Outcome::Changed,
+    };
+    match (outcome, current) {
+        _ if dry_run => {}
+        (Outcome::Changed, Some(current)) => {
+            // Conditional on what was read: nobody's change is lost.
+            client.put(&path, &replaced(current, wanted)).await?;
+        }
+        (Outcome::Created, _) => {
+            let _: Value = client
+                .post(&collection(key.kind, namespace), &wanted)
+                .await?;
+        }
+        _ => {}
+    }
+    Ok(outcome)
+}
+
+/// `current` with what a person writes taken from `wanted`.
+fn replaced(mut current: Value, wanted: Value) -> Value {
+    let Value::Object(mut wanted) = wanted else {
+        return current;
+    };
+    for field in ["labels", "annotations"] {
+        let value = wanted
+            .get("metadata")
+            .and_then(|metadata| metadata.get(field));
+        current["metadata"][field] = value.cloned().unwrap_or_else(|| json!({}));
+    }
+    current["spec"] = wanted.remove("spec").unwrap_or_else(|| json!({}));
+    if let Some(current) = current.as_object_mut() {
+        current.remove("status");
+    }
+    current
+}
+
+pub(crate) async fn delete(setting: &Setting, args: &DeleteArgs) -> Result<ExitCode> {
+    let mut targets = Vec::new();
+    for text in &args.object {
+        let (reference, name) = ObjectRef::parse_one(text, &setting.namespace)?;
+        let shown = match &reference.namespace {
+            Some(namespace) => format!("{}/{namespace}/{name}", reference.kind),
+            None => format!("{}/{name}", reference.kind),
+        };
+        targets.push((shown, reference.path(&name)));
+    }
+    if !args.file.is_empty() {
+        let parsed = files::parse(&files::sources(&args.file)?, &setting.namespace)?;
+        // What refers to others goes before them.
+        targets.extend(parsed.into_iter().rev().map(|Parsed { key, .. }| {
+            let namespace = key.namespace.as_ref().map(Namespace::as_str);
+            (
+                key.to_string(),
+                object(key.kind, namespace, key.name.as_str()),
+            )
+        }));
+    }
+    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    let mut work = Work::new(setting, false);
+    for (shown, path) in targets {
+        let outcome = client.delete(&path).await.map(|_| Outcome::Deleted);
+        work.note(shown, outcome)?;
+    }
+    work.finish()
+}
+
+pub(crate) async fn diff(setting: &Setting, args: &DiffArgs) -> Result<ExitCode> {
+    let parsed = files::parse(&files::sources(&args.file)?, &setting.namespace)?;
+    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    let mut differences = Vec::new();
+    for Parsed { document, key, .. } in parsed {
+        let namespace = key.namespace.as_ref().map(Namespace::as_str);
+        let path = object(key.kind, namespace, key.name.as_str());
+        let current = client.find(&path).await?;
+        let wanted = document.object.into_json();
+        if current
+            .as_ref()
+            .is_none_or(|current| !same(current, &wanted))
+        {
+            differences.push((key.to_string(), current, wanted));
+        }
+    }
+    let text = match setting.format {
+        Some(format) => {
+            let items = differences.iter().map(|(object, current, wanted)| {
+                json!({"object": object, "mesh": current, "file": wanted})
+            });
+            output::structured(&json!({"differences": items.collect::<Vec<_>>()}), format)
+        }
+        None => differences
+            .iter()
+            .map(|each| render_difference(each, setting.color))
+            .collect(),
+    };
+    output::print(&text)?;
+    Ok(if differences.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        Exit::Findings.into()
+    })
+}
+
+fn render_difference(
+    (object, current, wanted): &(String, Option<Value>, Value),
+    color: bool,
+) -> String {
+    let what = match current {
+        None => "would be created",
+        Some(_) => "would change",
+    };
+    let lines = difference(current.as_ref(), wanted);
+    let painted = lines.lines().map(|line| match line.chars().next() {
+        Some('-') if color => format!("\x1b[31m{line}\x1b[0m\n"),
+        Some('+') if color => format!("\x1b[32m{line}\x1b[0m\n"),
+        _ => format!("{line}\n"),
+    });
+    format!("{object} {what}\n{}", painted.collect::<String>())
+}
+
+/// What a command has done so far; objects that fail do not keep others from being tried.
+struct Work<'a> {
+    setting: &'a Setting,
+    dry_run: bool,
+    done: Vec<Done>,
+    failed: Vec<(String, Failure)>,
+}
+
+impl<'a> Work<'a> {
+    fn new(setting: &'a Setting, dry_run: bool) -> Self {
+        Self {
+            setting,
+            dry_run,
+            done: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    /// Errors: the mesh is gone; nothing more can be done.
+    fn note(&mut self, object: String, outcome: Result<Outcome, ApiError>) -> Result<()> {
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error @ ApiError::Unreachable { .. }) => return Err(error.into()),
+            Err(error) => {
+                self.failed.push((object.clone(), error.into()));
+                Outcome::Failed
+            }
+        };
+        if self.setting.format.is_none() && outcome != Outcome::Failed {
+            output::print(&line(&object, outcome, self.dry_run))?;
+        }
+        self.done.push(Done { object, outcome });
+        Ok(())
+    }
+
+    fn finish(self) -> Result<ExitCode> {
+        if let Some(format) = self.setting.format {
+            let value = json!({"dryRun": self.dry_run, "objects": self.done});
+            output::print(&output::structured(&value, format))?;
+        }
+        let count = self.failed.len();
+        let mut failed = self.failed.into_iter();
+        let Some((object, mut failure)) = failed.next() else {
+            return Ok(ExitCode::SUCCESS);
+        };
+        failure.what = format!("{object}: {}", failure.what);
+        for (object, other) in failed {
+            failure = failure.cause(format!("{object}: {}", other.what));
+        }
+        if count > 1 {
+            failure = failure.next(format!("{count} objects failed, the others are done"));
+        }
+        Err(failure)
+    }
+}
+
+fn line(object: &str, outcome: Outcome, dry_run: bool) -> String {
+    let word = match (outcome, dry_run) {
+        (Outcome::Created, true) => "would be created",
+        (Outcome::Created, false) => "created",
+        (Outcome::Changed, true) => "would be changed",
+        (Outcome::Changed, false) => "changed",
+        (Outcome::Unchanged, _) => "unchanged",
+        (Outcome::Deleted, _) => "deleted",
+        (Outcome::Failed, _) => "failed",
+    };
+    format!("{object} {word}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_keeps_what_the_server_noted_and_is_conditional() {
+        let current = json!({
+            "metadata": {"name": "x", "resourceVersion": "7", "labels": {"old": "1"}},
+            "spec": {"a": 1},
+            "status": {"conditions": []},
+        });
+        let wanted =
+            json!({"metadata": {"name": "x", "annotations": {"b": "c"}}, "spec": {"a": 2}});
+        assert_eq!(
+            replaced(current, wanted),
+            json!({
+                "metadata": {
+                    "name": "x", "resourceVersion": "7", "labels": {}, "annotations": {"b": "c"},
+                },
+                "spec": {"a": 2},
+            })
+        );
+    }
+}

@@ -1,0 +1,125 @@
+//! Resource files: which ones are meant, and what stands in them.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use isthmus_manifest::{Document, Parsed, Problem, read_files};
+use isthmus_model::Namespace;
+
+use crate::failure::{Failure, Result};
+use crate::home;
+
+/// A file's name and text.
+pub(crate) type Source = (String, String);
+
+/// What `up` reads beside the resource files of its directory.
+pub(crate) const UP_FILE: &str = "up.yaml";
+
+/// Reads files, all resource files of directories, and standard input (`-`).
+pub(crate) fn sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for path in paths {
+        if path == Path::new("-") {
+            sources.push(("standard input".to_owned(), standard_input()?));
+        } else if path.is_dir() {
+            let files = resource_files(path)?;
+            if files.is_empty() {
+                let what = format!("there are no resource files in {}", path.display());
+                return Err(Failure::failed("no-files", what)
+                    .next("their names end in .yaml, .yml or .json"));
+            }
+            for file in files {
+                sources.push((file.display().to_string(), home::read_file(&file)?));
+            }
+        } else {
+            sources.push((path.display().to_string(), home::read_file(path)?));
+        }
+    }
+    Ok(sources)
+}
+
+/// What stands in `sources`, checked; in the order in which it must be created.
+///
+/// Errors: everything that is wrong, with its place.
+pub(crate) fn parse(sources: &[Source], namespace: &Namespace) -> Result<Vec<Parsed>> {
+    let documents = read_sources(sources, namespace)?;
+    let mut problems = Vec::new();
+    let mut parsed = Vec::new();
+    for document in documents {
+        match document.resolve() {
+            Ok(one) => parsed.push(one),
+            Err(wrong) => problems.extend(wrong),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems_failure(&problems, sources));
+    }
+    // Kinds are ordered so that what others refer to comes first.
+    parsed.sort_by_key(|one| one.key.kind);
+    Ok(parsed)
+}
+
+/// The documents of `sources` whose specs nobody has looked at yet.
+pub(crate) fn read_sources(sources: &[Source], namespace: &Namespace) -> Result<Vec<Document>> {
+    let files: Vec<(&str, &str)> = sources
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
+    let (documents, problems) = read_files(&files, Some(namespace));
+    if problems.is_empty() {
+        Ok(documents)
+    } else {
+        Err(problems_failure(&problems, sources))
+    }
+}
+
+/// All problems as one failure, each with its line.
+pub(crate) fn problems_failure(problems: &[Problem], sources: &[Source]) -> Failure {
+    let what = match problems.len() {
+        1 => "there is a mistake in what was written".to_owned(),
+        count => format!("there are {count} mistakes in what was written"),
+    };
+    let mut failure = Failure::failed("invalid", what);
+    failure.causes = problems
+        .iter()
+        .map(|problem| render(problem, sources))
+        .collect();
+    failure.next("correct the files; docs/reference lists all fields of all kinds")
+}
+
+fn render(problem: &Problem, sources: &[Source]) -> String {
+    let text = problem.place.as_ref().and_then(|place| {
+        let source = sources.iter().find(|(name, _)| **name == *place.file);
+        source.map(|(_, text)| problem.render(text))
+    });
+    text.unwrap_or_else(|| problem.to_string())
+}
+
+fn standard_input() -> Result<String> {
+    let mut text = String::new();
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .map_err(|error| {
+            Failure::failed("file-unreadable", "standard input cannot be read").caused_by(&error)
+        })?;
+    Ok(text)
+}
+
+fn resource_files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let unreadable = |error: std::io::Error| {
+        let what = format!("{} cannot be read", directory.display());
+        Failure::failed("file-unreadable", what).caused_by(&error)
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let fits = matches!(extension, Some("yaml" | "yml" | "json"));
+        if fits && path.is_file() && path.file_name().is_some_and(|name| name != UP_FILE) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,326 @@
+//! `isthmus get` and `isthmus describe`.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use isthmus_api::{ObjectList, StatusView, UnreachableCluster, collection};
+use isthmus_model::{Kind, Namespace};
+use serde_json::Value;
+
+use super::reference::ObjectRef;
+use crate::api_client::{ApiClient, connect};
+use crate::args::{DescribeArgs, GetArgs};
+use crate::config;
+use crate::failure::{Failure, Result};
+use crate::invocation::Setting;
+use crate::output::{self, ago, field, table};
+use crate::status::STATUS_PATH;
+
+pub(crate) async fn get(setting: &Setting, args: &GetArgs) -> Result<ExitCode> {
+    let reference = ObjectRef::parse(&args.object, &setting.namespace)?;
+    if args.all_namespaces && reference.name.is_some() {
+        return Err(Failure::usage(
+            "bad-object",
+            "one object is in one namespace: -A does not fit",
+        ));
+    }
+    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    let text = match &reference.name {
+        Some(name) => {
+            let object: Value = client.get(&reference.path(name)).await?;
+            match setting.format {
+                Some(format) => output::structured(&object, format),
+                None => rows(reference.kind, false, &[object]),
+            }
+        }
+        None => {
+            let list = list(&mut client, &reference, args.all_namespaces).await?;
+            match setting.format {
+                Some(format) => output::structured(&list, format),
+                None => render_list(&reference, args.all_namespaces, &list),
+            }
+        }
+    };
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(client: &mut ApiClient, reference: &ObjectRef, all: bool) -> Result<ObjectList> {
+    let namespace = reference.namespace.as_ref().filter(|_| !all);
+    let path = collection(reference.kind, namespace.map(Namespace::as_str));
+    Ok(client.get(&path).await?)
+}
+
+fn render_list(reference: &ObjectRef, all: bool, list: &ObjectList) -> String {
+    let plural = reference.kind.plural();
+    let mut text = match (list.items.is_empty(), &reference.namespace) {
+        (true, Some(namespace)) if !all => {
+            format!("no {plural} in namespace {namespace} (-A looks in all)\n")
+        }
+        (true, _) => format!("no {plural}\n"),
+        (false, _) => rows(
+            reference.kind,
+            all && reference.kind.namespaced(),
+            &list.items,
+        ),
+    };
+    for UnreachableCluster {
+        cluster,
+        last_seen_ms,
+    } in &list.unreachable
+    {
+        // Writing into a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{cluster}: unreachable, last seen {}",
+            ago(*last_seen_ms)
+        );
+    }
+    text
+}
+
+/// The columns of a kind behind its name: heading and how the cell is read from an object.
+type Column = (&'static str, fn(&Value) -> String);
+
+fn columns(kind: Kind) -> &'static [Column] {
+    match kind {
+        Kind::Mesh => &[("TRUST DOMAIN", |object| field(object, "/spec/trustDomain"))],
+        Kind::Cluster => &[
+            ("REGION", |object| field(object, "/spec/region")),
+            ("CONTROL", |object| field(object, "/spec/control")),
+        ],
+        Kind::Link => &[
+            ("BETWEEN", |object| texts(object, "/spec/between", " - ")),
+            ("RTT", |object| field(object, "/spec/rtt")),
+        ],
+        Kind::Namespace | Kind::ServiceExport => &[("ACCEPTED", |object| accepted(object))],
+        Kind::Service => &[("PORTS", ports), ("ACCEPTED", |object| accepted(object))],
+        Kind::HttpRoute => &[
+            ("PARENTS", |object| named(object, "/spec/parentRefs")),
+            ("ACCEPTED", |object| accepted(object)),
+        ],
+        Kind::TrafficPolicy => &[
+            ("TARGETS", |object| named(object, "/spec/targetRefs")),
+            ("ACCEPTED", |object| accepted(object)),
+        ],
+        Kind::Workload => &[
+            ("SERVICE", |object| field(object, "/spec/service")),
+            ("CLUSTER", |object| field(object, "/spec/cluster")),
+            ("ADDRESS", |object| field(object, "/spec/address")),
+            ("HEALTH", |object| field(object, "/status/health")),
+        ],
+    }
+}
+
+fn rows(kind: Kind, with_namespace: bool, objects: &[Value]) -> String {
+    let columns = columns(kind);
+    let mut headings = if with_namespace {
+        vec!["NAMESPACE", "NAME"]
+    } else {
+        vec!["NAME"]
+    };
+    headings.extend(columns.iter().map(|(heading, _)| heading));
+    let rows = objects.iter().map(|object| {
+        let mut row = if with_namespace {
+            vec![field(object, "/metadata/namespace")]
+        } else {
+            Vec::new()
+        };
+        row.push(field(object, "/metadata/name"));
+        row.extend(columns.iter().map(|(_, cell)| cell(object)));
+        row
+    });
+    table(&headings, rows)
+}
+
+fn items<'a>(object: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
+    object
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+}
+
+fn texts(object: &Value, pointer: &str, between: &str) -> String {
+    let texts: Vec<&str> = items(object, pointer).filter_map(Value::as_str).collect();
+    texts.join(between)
+}
+
+fn ports(object: &Value) -> String {
+    let ports: Vec<String> = items(object, "/spec/ports")
+        .map(|port| field(port, "/port"))
+        .collect();
+    ports.join(",")
+}
+
+/// `Kind/name` of each reference.
+fn named(object: &Value, pointer: &str) -> String {
+    let name = |reference: &Value| {
+        format!(
+            "{}/{}",
+            field(reference, "/kind"),
+            field(reference, "/name")
+        )
+    };
+    let names: Vec<String> = items(object, pointer).map(name).collect();
+    names.join(",")
+}
+
+/// The conditions of an object; those of a route stand with its parents.
+fn conditions(object: &Value) -> Vec<&Value> {
+    let parents = items(object, "/status/parents").flat_map(|parent| items(parent, "/conditions"));
+    items(object, "/status/conditions").chain(parents).collect()
+}
+
+fn accepted(object: &Value) -> String {
+    let found = conditions(object);
+    match found
+        .iter()
+        .find(|condition| condition["type"] == "Accepted")
+    {
+        None => "-".to_owned(),
+        Some(condition) if condition["status"] == "False" => {
+            format!("no: {}", field(condition, "/reason"))
+        }
+        Some(condition) => match field(condition, "/status").as_str() {
+            "True" => "yes".to_owned(),
+            _ => "unknown".to_owned(),
+        },
+    }
+}
+
+pub(crate) async fn describe(setting: &Setting, args: &DescribeArgs) -> Result<ExitCode> {
+    let (reference, name) = ObjectRef::parse_one(&args.object, &setting.namespace)?;
+    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    let object: Value = client.get(&reference.path(&name)).await?;
+    let text = match setting.format {
+        Some(format) => output::structured(&object, format),
+        None => {
+            let mut text = description(reference.kind, &object);
+            if reference.kind == Kind::Service {
+                text += &service_details(&mut client, &reference, name.as_str()).await?;
+            }
+            text
+        }
+    };
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn description(kind: Kind, object: &Value) -> String {
+    let name = match field(object, "/metadata/namespace").as_str() {
+        "-" => field(object, "/metadata/name"),
+        namespace => format!("{namespace}/{}", field(object, "/metadata/name")),
+    };
+    let mut text = format!("{kind} {name}\n");
+    for (label, pointer) in [
+        ("generation", "/metadata/generation"),
+        ("version", "/metadata/resourceVersion"),
+        ("created", "/metadata/creationTimestamp"),
+    ] {
+        // Writing into a string cannot fail.
+        let _ = writeln!(text, "  {label:<12}{}", field(object, pointer));
+    }
+    text += "\n";
+    text += &config::to_yaml(&super::compare::essence(object));
+    let rows = conditions(object).into_iter().map(|condition| {
+        ["/type", "/status", "/reason", "/message"].map(|pointer| field(condition, pointer))
+    });
+    let conditions = table(&["CONDITION", "STATUS", "REASON", "MESSAGE"], rows);
+    if !conditions.is_empty() {
+        text += "\n";
+        text += &conditions;
+    }
+    text
+}
+
+/// Where a service runs, by the answering cluster's knowledge, and each of its workloads.
+async fn service_details(
+    client: &mut ApiClient,
+    reference: &ObjectRef,
+    name: &str,
+) -> Result<String> {
+    let namespace = reference.namespace.as_ref().map(Namespace::as_str);
+    let full = format!("{}/{name}", namespace.unwrap_or_default());
+    let view: StatusView = client.get(STATUS_PATH).await?;
+    let service = view
+        .services
+        .into_iter()
+        .find(|service| service.name == full);
+    let shares = service.into_iter().flat_map(|service| service.clusters);
+    let shares = shares.map(|share| {
+        [
+            share.cluster,
+            share.healthy.to_string(),
+            share.total.to_string(),
+        ]
+    });
+    let mut text = String::new();
+    let shares = table(&["CLUSTER", "HEALTHY", "TOTAL"], shares);
+    if !shares.is_empty() {
+        text = format!("\n{shares}");
+    }
+    let mut list: ObjectList = client.get(&collection(Kind::Workload, namespace)).await?;
+    list.items
+        .retain(|workload| field(workload, "/spec/service") == name);
+    let workloads = rows(Kind::Workload, false, &list.items);
+    if !workloads.is_empty() {
+        text.push('\n');
+        text.push_str(&workloads);
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn objects_are_rows() {
+        let service = json!({
+            "metadata": {"name": "cart", "namespace": "shop"},
+            "spec": {"ports": [{"port": 80}, {"port": 6379}]},
+            "status": {"conditions": [{"type": "Accepted", "status": "True"}]},
+        });
+        assert_eq!(
+            rows(Kind::Service, true, &[service]),
+            "NAMESPACE  NAME  PORTS    ACCEPTED\nshop       cart  80,6379  yes\n"
+        );
+        let route = json!({
+            "metadata": {"name": "cart"},
+            "spec": {"parentRefs": [{"kind": "Service", "name": "cart"}]},
+            "status": {"parents": [{"conditions":
+                [{"type": "Accepted", "status": "False", "reason": "NoMatchingParent"}]}]},
+        });
+        assert_eq!(
+            rows(Kind::HttpRoute, false, &[route]),
+            "NAME  PARENTS       ACCEPTED\ncart  Service/cart  no: NoMatchingParent\n"
+        );
+        for kind in Kind::ALL {
+            assert!(
+                rows(kind, true, &[json!({})]).contains('-'),
+                "{kind} has gaps"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_said() {
+        let shop = Namespace::new("shop").unwrap();
+        let workloads = ObjectRef::parse("workloads", &shop).unwrap();
+        let list: ObjectList = serde_json::from_value(json!({
+            "kind": "WorkloadList", "apiVersion": "mesh.isthmus.dev/v1alpha1",
+            "metadata": {"resourceVersion": "3"}, "items": [],
+            "unreachable": [{"cluster": "eu-central", "lastSeenMs": 4100}],
+        }))
+        .unwrap();
+        assert_eq!(
+            render_list(&workloads, false, &list),
+            "no workloads in namespace shop (-A looks in all)\n\
+             eu-central: unreachable, last seen 4 s ago\n"
+        );
+        assert!(render_list(&workloads, true, &list).starts_with("no workloads\n"));
+    }
+}

@@ -1,0 +1,11 @@
+//! Commands on objects: look at them, change them, compare them with files.
+
+mod change;
+mod compare;
+mod files;
+mod look;
+mod reference;
+
+pub(crate) use change::{Outcome, apply, apply_one, delete, diff};
+pub(crate) use files::{UP_FILE, problems_failure, read_sources, sources};
+pub(crate) use look::{describe, get};

@@ -1,0 +1,349 @@
+//! `isthmus run`: a program in the mesh. Its proxy comes first and leaves first.
+//!
+//! On stop the proxy drains, then the program is told; its exit code is passed on. If this process
+//! is killed, the program ends with it.
+
+use std::io::{self, IsTerminal};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use crate::args::RunArgs;
+use crate::config::{self, WorkloadFile};
+use crate::failure::{Failure, Result};
+use crate::guest;
+use crate::invocation::{Setting, runtime};
+use crate::process;
+use crate::up::OUTBOUND_PORT;
+
+/// How long a proxy may drain, and a program take to end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(6);
+const END_LIMIT: Duration = Duration::from_secs(3);
+const AGAIN: Duration = Duration::from_millis(10);
+
+pub(crate) fn run(setting: &Setting, args: RunArgs) -> Result<ExitCode> {
+    match args.config {
+        Some(path) => run_file(&path, &config::read(&path)?),
+        None => {
+            let guest = guest::admit(setting, args)?;
+            run_file(&guest.config, &guest.file)
+        }
+    }
+}
+
+fn run_file(path: &Path, file: &WorkloadFile) -> Result<ExitCode> {
+    let command = command_line(path, file)?;
+    runtime()?.block_on(beside_proxy(path, file, &command))
+}
+
+/// What the program is called with.
+fn command_line(path: &Path, file: &WorkloadFile) -> Result<Vec<String>> {
+    let wrong = |what: String| Err(Failure::failed("bad-config", what));
+    if file.program.command.is_empty() {
+        return wrong(format!(
+            "{}: program.command: there is no program to run",
+            path.display()
+        ));
+    }
+    let mut command = Vec::new();
+    for argument in &file.program.command {
+        let mut argument = argument.replace("${ADDRESS}", &file.program.address.to_string());
+        if argument.contains("${PORT}") {
+            let Some(port) = file.program.port else {
+                return wrong(format!(
+                    "{}: program.port: ${{PORT}} is used, but there is none",
+                    path.display()
+                ));
+            };
+            argument = argument.replace("${PORT}", &port.to_string());
+        }
+        command.push(argument);
+    }
+    Ok(command)
+}
+
+/// The proxy's thread, as seen from here.
+struct Proxy {
+    stop: Option<oneshot::Sender<()>>,
+    ended: oneshot::Receiver<Result<()>>,
+}
+
+/// Signals from outside.
+struct Signals {
+    stop: [SignalStream; 2],
+    passed_on: [(Signal, SignalStream); 3],
+}
+
+/// What came.
+enum Caught {
+    Stop,
+    PassOn(Signal),
+}
+
+/// Why the program does not go on.
+enum Reason {
+    Ended(io::Result<ExitStatus>),
+    Stop,
+    ProxyEnded(Result<()>),
+}
+
+async fn beside_proxy(path: &Path, file: &WorkloadFile, command: &[String]) -> Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let mut proxy = Proxy::start(path, file)?;
+    let outbound = SocketAddr::new(file.address, OUTBOUND_PORT);
+    tokio::select! {
+        () = listening(outbound) => {}
+        ended = proxy.ended() => return ended.map(|()| ExitCode::SUCCESS),
+        () = signals.stop() => {
+            proxy.stop().await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    let mut program = spawn(path, file, command, outbound)?;
+    let group = program
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(Pid::from_raw);
+    let send = |signal| {
+        if let Some(group) = group {
+            // Who has ended meanwhile needs no signal.
+            let _ = kill_process_group(group, signal);
+        }
+    };
+    let reason = loop {
+        tokio::select! {
+            status = program.wait() => break Reason::Ended(status),
+            ended = proxy.ended() => break Reason::ProxyEnded(ended),
+            caught = signals.next() => match caught {
+                Caught::Stop => break Reason::Stop,
+                Caught::PassOn(signal) => send(signal),
+            },
+        }
+    };
+    match reason {
+        Reason::Ended(status) => {
+            proxy.stop().await?;
+            exit_code(&status)
+        }
+        Reason::Stop => {
+            // The program serves what it has begun until its proxy has drained.
+            let drained = tokio::select! {
+                drained = proxy.stop() => drained,
+                () = signals.stop() => {
+                    send(Signal::KILL);
+                    Ok(())
+                }
+            };
+            let status = end(&mut program, &mut signals, send).await;
+            drained.and_then(|()| exit_code(&status))
+        }
+        Reason::ProxyEnded(outcome) => {
+            let status = end(&mut program, &mut signals, send).await;
+            outcome.and_then(|()| exit_code(&status))
+        }
+    }
+}
+
+/// Asks the program to end, and makes it end when it takes too long or a second signal comes.
+async fn end(
+    program: &mut Child,
+    signals: &mut Signals,
+    send: impl Fn(Signal),
+) -> io::Result<ExitStatus> {
+    send(Signal::TERM);
+    tokio::select! {
+        status = program.wait() => return status,
+        () = sleep(END_LIMIT) => {}
+        () = signals.stop() => {}
+    }
+    send(Signal::KILL);
+    program.wait().await
+}
+
+/// Returns when somebody accepts connections at `address`.
+async fn listening(address: SocketAddr) {
+    while TcpStream::connect(address).await.is_err() {
+        sleep(AGAIN).await;
+    }
+}
+
+fn spawn(
+    path: &Path,
+    file: &WorkloadFile,
+    command: &[String],
+    outbound: SocketAddr,
+) -> Result<Child> {
+    let failed = |error: io::Error| {
+        Failure::failed(
+            "program-not-started",
+            format!("{} cannot be started", command[0]),
+        )
+        .caused_by(&error)
+    };
+    let own = std::env::current_exe().map_err(failed)?;
+    let proxy = format!("http://{outbound}");
+    let mut child = Command::new(own);
+    child
+        .arg("--die-with-parent")
+        .arg(std::process::id().to_string())
+        .args(["exec-guard", "--"])
+        .args(command)
+        .env("HTTP_PROXY", &proxy)
+        .env("http_proxy", &proxy)
+        .env("ISTHMUS_CLUSTER", file.cluster.to_string())
+        .env("ISTHMUS_ADDRESS", file.program.address.to_string())
+        // A group of its own: a Ctrl-C must reach the proxy before the program.
+        .process_group(0);
+    if let Some(port) = file.program.port {
+        child.env("PORT", port.to_string());
+    }
+    if let Some(service) = &file.service {
+        child.env("ISTHMUS_SERVICE", service.to_string());
+    }
+    if let Some(directory) = &file.program.directory {
+        child.current_dir(config::beside(path, directory));
+    }
+    if io::stdin().is_terminal() {
+        // Reading a terminal from another group would stop the program.
+        child.stdin(Stdio::null());
+    }
+    child.spawn().map_err(failed)
+}
+
+/// The program's own exit code, or 128 and the signal that ended it, as shells have it.
+fn exit_code(status: &io::Result<ExitStatus>) -> Result<ExitCode> {
+    match status {
+        Ok(status) => {
+            let code = status.code().or(status.signal().map(|signal| 128 + signal));
+            let code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+            Ok(ExitCode::from(code))
+        }
+        Err(error) => Err(
+            Failure::failed("program-lost", "the program cannot be waited for").caused_by(error),
+        ),
+    }
+}
+
+impl Proxy {
+    fn start(path: &Path, file: &WorkloadFile) -> Result<Self> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (done, ended) = oneshot::channel();
+        let (path, file) = (path.to_owned(), file.clone());
+        std::thread::Builder::new()
+            .name("proxy".to_owned())
+            .spawn(move || {
+                let stop = async {
+                    // Dropped without a word means stop as well.
+                    let _ = stopped.await;
+                };
+                // The receiver goes only when the process does.
+                let _ = done.send(process::sidecar(&path, &file, stop));
+            })
+            .map_err(|error| {
+                Failure::failed("no-thread", "the proxy cannot be started").caused_by(&error)
+            })?;
+        Ok(Self {
+            stop: Some(stop),
+            ended,
+        })
+    }
+
+    async fn ended(&mut self) -> Result<()> {
+        (&mut self.ended)
+            .await
+            .unwrap_or_else(|_| Err(Failure::failed("proxy-crashed", "the proxy has crashed")))
+    }
+
+    /// Returns when it has drained, or has had its time.
+    async fn stop(&mut self) -> Result<()> {
+        if let Some(stop) = self.stop.take() {
+            // Who has ended already need not be told.
+            let _ = stop.send(());
+        }
+        timeout(DRAIN_LIMIT, self.ended()).await.unwrap_or(Ok(()))
+    }
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let catch = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::failed("no-signals", "signals cannot be waited for").caused_by(&error)
+            })
+        };
+        Ok(Self {
+            stop: [
+                catch(SignalKind::terminate())?,
+                catch(SignalKind::interrupt())?,
+            ],
+            passed_on: [
+                (Signal::HUP, catch(SignalKind::hangup())?),
+                (Signal::USR1, catch(SignalKind::user_defined1())?),
+                (Signal::USR2, catch(SignalKind::user_defined2())?),
+            ],
+        })
+    }
+
+    async fn next(&mut self) -> Caught {
+        let [terminate, interrupt] = &mut self.stop;
+        let [(one, hangup), (two, first), (three, second)] = &mut self.passed_on;
+        tokio::select! {
+            _ = terminate.recv() => Caught::Stop,
+            _ = interrupt.recv() => Caught::Stop,
+            _ = hangup.recv() => Caught::PassOn(*one),
+            _ = first.recv() => Caught::PassOn(*two),
+            _ = second.recv() => Caught::PassOn(*three),
+        }
+    }
+
+    /// Returns when this process is asked to stop; what comes before is for nobody any more.
+    async fn stop(&mut self) {
+        while let Caught::PassOn(_) = self.next().await {}
+    }
+}
+
+/// `127.0.0.1`, where programs that are not told otherwise listen.
+pub(crate) const PROGRAM_DEFAULT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(command: &[&str], port: Option<u16>) -> WorkloadFile {
+        let text = format!(
+            "name: a-1\ncluster: a\naddress: 127.1.1.10\ncontrol: ['127.1.1.1:15012']\nstate: s\n\
+             program: {{address: 127.1.1.10, port: {}, command: {command:?}}}",
+            port.map_or("null".to_owned(), |port| port.to_string())
+        );
+        config::parse(Path::new("run.yaml"), &text).unwrap()
+    }
+
+    #[test]
+    fn addresses_are_filled_in() {
+        let path = Path::new("run.yaml");
+        let command = ["cart", "--listen", "${ADDRESS}:${PORT}", "$X"];
+        assert_eq!(
+            command_line(path, &file(&command, Some(8080))).unwrap(),
+            ["cart", "--listen", "127.1.1.10:8080", "$X"]
+        );
+        assert!(command_line(path, &file(&command, None)).is_err());
+        assert!(command_line(path, &file(&[], None)).is_err());
+    }
+
+    #[test]
+    fn exit_codes_are_passed_on() {
+        for (wait_status, expect) in [(0, 0), (3 << 8, 3), (9, 137), (15, 143)] {
+            let code = exit_code(&Ok(ExitStatus::from_raw(wait_status))).unwrap();
+            assert_eq!(code, ExitCode::from(expect), "{wait_status}");
+        }
+    }
+}
