@@ -375,3 +375,6 @@ fn is_unwanted(outcome: Outcome) -> bool {
 fn set(length: Duration) -> Option<Duration> {
     Some(length).filter(|length| !length.is_zero())
 }
+
+#[cfg(test)]
+mod tests;

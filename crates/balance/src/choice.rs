@@ -342,3 +342,6 @@ fn why_none(candidates: &[Considered]) -> Reason {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

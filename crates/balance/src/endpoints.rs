@@ -318,3 +318,6 @@ impl<K> Endpoint<K> {
         latency * (f64::from(self.in_flight) + 1.0) / self.weight(now)
     }
 }
+
+#[cfg(test)]
+mod tests;
