@@ -54,7 +54,7 @@ async fn page(
         ["slow"] => slow(settings, head, received, id).await,
         ["status", code] => status(settings, head, received, id, code),
         ["bytes", count] => filler(count),
-        _ => problem(StatusCode::NOT_FOUND, format!("no page {path}")),
+        _ => problem(StatusCode::NOT_FOUND, &format!("no page {path}")),
     }
 }
 
@@ -124,7 +124,7 @@ async fn slow(
         .filter(|&millis| millis <= MAX_SLOW);
     let Some(millis) = millis else {
         let error = format!("use /slow?ms=<0 to {MAX_SLOW}>");
-        return problem(StatusCode::BAD_REQUEST, error);
+        return problem(StatusCode::BAD_REQUEST, &error);
     };
     tokio::time::sleep(Duration::from_millis(millis)).await;
     json_page(StatusCode::OK, &about(settings, head, received, id))
@@ -140,10 +140,7 @@ fn status(
     let code = code.parse().ok().filter(|code| (200..600).contains(code));
     match code.map(StatusCode::from_u16) {
         Some(Ok(code)) => json_page(code, &about(settings, head, received, id)),
-        Some(Err(_)) | None => {
-            let error = "use /status/<200 to 599>".to_owned();
-            problem(StatusCode::BAD_REQUEST, error)
-        }
+        Some(Err(_)) | None => problem(StatusCode::BAD_REQUEST, "use /status/<200 to 599>"),
     }
 }
 
@@ -153,7 +150,7 @@ fn filler(count: &str) -> Response<Reply> {
         Ok(count) if count <= MAX_FILLER => Response::new(Reply::Filler(count)),
         _ => {
             let error = format!("use /bytes/<0 to {MAX_FILLER}>");
-            problem(StatusCode::BAD_REQUEST, error)
+            problem(StatusCode::BAD_REQUEST, &error)
         }
     }
 }
@@ -174,7 +171,7 @@ fn about(settings: &Settings, head: &Parts, received: &Received, id: &HeaderValu
     page
 }
 
-fn problem(code: StatusCode, error: String) -> Response<Reply> {
+fn problem(code: StatusCode, error: &str) -> Response<Reply> {
     json_page(code, &json!({ "error": error }))
 }
 
