@@ -52,12 +52,12 @@ fn uses<'a>(tree: &'a Tree, folder: &str) -> Uses<'a> {
         if !inside.contains('/') {
             named.extend(names_behind(&code, "super::"));
         }
-        let used = named
+        let neighbours = named
             .iter()
             .filter_map(|name| modules.get(*name).or(exports.get(*name)))
             .copied()
-            .filter(|used| *used != module);
-        uses.entry(module).or_default().extend(used);
+            .filter(|name| *name != module);
+        uses.entry(module).or_default().extend(neighbours);
     }
     uses
 }
