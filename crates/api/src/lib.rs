@@ -1,0 +1,24 @@
+//! What goes over the API: paths of resources, errors, and the views under `/mesh/v1`.
+//!
+//! The control plane serves these types and the command line reads them; both by way of this
+//! crate, so that there is one shape. Field names are camelCase JSON and stable: fields are only
+//! added. Times are milliseconds, instants RFC 3339. No I/O.
+
+mod explain;
+mod failure;
+mod list;
+mod path;
+mod status;
+mod token;
+
+pub use explain::{
+    BackendView, CandidateView, ExplainReply, ExplainRequest, HeaderPair, WorkloadChoice,
+};
+pub use failure::{Cause, Failure, FailureDetails};
+pub use list::{ListMeta, ObjectList, UnreachableCluster};
+pub use path::{ResourcePath, collection, object};
+pub use status::{
+    AuthorityStatus, ClusterStatus, Contact, GatewayStatus, ProxyStatus, ServiceShare,
+    ServiceStatus, StatusView,
+};
+pub use token::{TokenReply, TokenRequest};

@@ -1,0 +1,93 @@
+//! `GET /mesh/v1/status`: the mesh as one cluster's control plane sees it.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusView {
+    pub mesh: String,
+    pub trust_domain: String,
+    /// Who answers.
+    pub cluster: String,
+    pub version: String,
+    /// The config position of the answering cluster's copy.
+    pub position: u64,
+    pub authority: AuthorityStatus,
+    /// In name order, the answering one included.
+    pub clusters: Vec<ClusterStatus>,
+    pub services: Vec<ServiceStatus>,
+    /// Proxies and gateways of the answering cluster.
+    pub proxies: Vec<ProxyStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorityStatus {
+    /// `None`: not known yet.
+    pub cluster: Option<String>,
+    /// Can the answering cluster reach it now?
+    pub reachable: bool,
+}
+
+/// What is known of the way to a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Contact {
+    /// The answering cluster itself.
+    Own,
+    Live,
+    Stale,
+    Lost,
+    /// Declared, never heard of.
+    Never,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    pub name: String,
+    pub region: String,
+    pub contact: Contact,
+    /// Since anything was heard of it.
+    pub age_ms: Option<u64>,
+    /// Round trip between the control planes, measured.
+    pub rtt_ms: Option<f64>,
+    pub gateways: Vec<GatewayStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayStatus {
+    pub name: String,
+    pub address: String,
+    pub healthy: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceStatus {
+    /// `namespace/name`.
+    pub name: String,
+    pub exported: bool,
+    pub clusters: Vec<ServiceShare>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceShare {
+    pub cluster: String,
+    pub healthy: u32,
+    pub total: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyStatus {
+    pub process: String,
+    pub identity: String,
+    pub connected: bool,
+    /// The config position that it has acknowledged.
+    pub position: u64,
+    /// `topic name: reason` of each resource that it rejects.
+    pub rejected: Vec<String>,
+}

@@ -1,0 +1,269 @@
+//! Bodies of resources: `model` values as bytes, and back.
+
+use std::time::Duration;
+
+use isthmus_model::{Cluster, Gateway, Mesh, Route, Service, Share, TrafficPolicy, Workload};
+use prost::Message;
+
+use crate::proto;
+
+/// Features that this build's reader has. A body that needs another one is rejected, alone.
+pub const FEATURES: &[&str] = &[];
+
+/// A cluster as the proxies of one cluster see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterView {
+    /// As declared.
+    pub cluster: Cluster,
+    /// Under the addresses that the reader dials.
+    pub gateways: Vec<Gateway>,
+    /// Measured, else declared.
+    pub rtt: Option<Duration>,
+    /// Since its facts were last confirmed; zero: live.
+    pub age: Duration,
+}
+
+/// One resource.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Body {
+    Mesh(Mesh),
+    Cluster(ClusterView),
+    Service(Service),
+    Route(Route),
+    TrafficPolicy(TrafficPolicy),
+    Workload(Workload),
+    Share(Share),
+    Gateway(Gateway),
+}
+
+/// Why bytes are not a usable body.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    #[error("not a body: {0}")]
+    Decode(String),
+    #[error("needs the feature {0:?}, which this version lacks; upgrade this process")]
+    Feature(String),
+    #[error("holds nothing that this version knows; upgrade this process")]
+    Empty,
+    #[error("{field}: {reason}")]
+    Field { field: &'static str, reason: String },
+}
+
+impl BodyError {
+    pub(crate) fn field(field: &'static str, reason: impl std::fmt::Display) -> Self {
+        Self::Field {
+            field,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+impl Body {
+    pub fn encode(&self) -> Vec<u8> {
+        proto::Body {
+            needs: Vec::new(),
+            body: Some(self.into()),
+        }
+        .encode_to_vec()
+    }
+
+    /// Errors: damaged bytes, a feature that this build lacks, or a field that breaks a rule of
+    /// `model`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BodyError> {
+        let message =
+            proto::Body::decode(bytes).map_err(|error| BodyError::Decode(error.to_string()))?;
+        if let Some(lacking) = message
+            .needs
+            .iter()
+            .find(|need| !FEATURES.contains(&need.as_str()))
+        {
+            return Err(BodyError::Feature(lacking.clone()));
+        }
+        message.body.ok_or(BodyError::Empty)?.try_into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_model::{
+        Algorithm, AppProtocol, Backend, Handle, HeaderMatch, Health, HealthCheck, HealthProbe,
+        Identity, LocalityOrder, Method, PathMatch, Percent, RetryOn, RouteMatch, RouteRule,
+        ServiceName, ServicePort, Subset, Target,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// One of each, with every field set.
+    #[allow(clippy::too_many_lines)]
+    fn bodies() -> Vec<Body> {
+        let cart = ServiceName::new("shop", "cart").unwrap();
+        let namespace = cart.namespace.clone();
+        let labels = [("version".parse().unwrap(), "v2".into())];
+        let gateway = Gateway {
+            name: "gateway-1".to_owned(),
+            address: "127.1.2.3:15008".parse().unwrap(),
+            healthy: true,
+        };
+        let identity = Identity {
+            trust_domain: "shop.mesh".parse().unwrap(),
+            namespace: namespace.clone(),
+            account: "cart".parse().unwrap(),
+        };
+        let targets = vec![
+            Target::Mesh,
+            Target::Namespace(namespace.clone()),
+            Target::Service(cart.clone()),
+            Target::Route {
+                namespace: namespace.clone(),
+                name: "split".parse().unwrap(),
+            },
+        ];
+        vec![
+            Body::Mesh(Mesh {
+                name: "shop".parse().unwrap(),
+                trust_domain: "shop.mesh".parse().unwrap(),
+            }),
+            Body::Cluster(ClusterView {
+                cluster: Cluster {
+                    name: "us-west".parse().unwrap(),
+                    region: "us".parse().unwrap(),
+                    zone: Some("a".to_owned()),
+                    coordinates: Some((1.5, -2.0)),
+                    jurisdiction: Some("US".to_owned()),
+                    control: "127.1.2.1:15012".parse().unwrap(),
+                    namespaces: Some(vec![namespace.clone()]),
+                },
+                gateways: vec![gateway.clone()],
+                rtt: Some(Duration::from_micros(1_500)),
+                age: Duration::from_millis(7),
+            }),
+            Body::Service(Service {
+                name: cart.clone(),
+                ports: vec![ServicePort {
+                    name: Some("http".parse().unwrap()),
+                    port: 80,
+                    target_port: 8080,
+                    protocol: AppProtocol::Http1,
+                }],
+                accounts: vec!["cart".parse().unwrap()],
+                exported: true,
+            }),
+            Body::Route(Route {
+                namespace: namespace.clone(),
+                name: "split".parse().unwrap(),
+                parents: vec![(cart.clone(), Some(80)), (cart.clone(), None)],
+                rules: vec![RouteRule {
+                    name: Some("canary".to_owned()),
+                    matches: vec![RouteMatch {
+                        path: PathMatch::Exact("/a".to_owned()),
+                        method: Some(Method("GET".into())),
+                        headers: vec![HeaderMatch {
+                            name: "x-user".parse().unwrap(),
+                            value: "1".to_owned(),
+                        }],
+                    }],
+                    backends: vec![Backend {
+                        service: cart.clone(),
+                        port: Some(80),
+                        subset: Subset(labels.clone().into()),
+                        weight: 3,
+                    }],
+                    request_timeout: Some(Duration::from_secs(1)),
+                    backend_timeout: Some(Duration::ZERO),
+                }],
+            }),
+            Body::TrafficPolicy(TrafficPolicy {
+                namespace,
+                name: "all".parse().unwrap(),
+                targets,
+                algorithm: Some(Algorithm::LeastRequest),
+                locality_order: Some(LocalityOrder::LocalOnly),
+                retry_attempts: Some(0),
+                retry_budget: Some(Percent::new(7).unwrap()),
+                retry_on: Some(vec![RetryOn::Reset, RetryOn::Refused]),
+                request_timeout: Some(Duration::from_millis(1)),
+                per_try_timeout: Some(Duration::from_millis(2)),
+                connect_timeout: Some(Duration::from_millis(3)),
+                consecutive_errors: Some(4),
+                base_ejection: Some(Duration::from_millis(5)),
+                max_ejected: Some(Percent::new(6).unwrap()),
+                health_check: Some(HealthCheck {
+                    probe: HealthProbe::Http {
+                        path: "/healthz".to_owned(),
+                    },
+                    interval: Duration::from_millis(8),
+                    timeout: Duration::from_millis(9),
+                }),
+            }),
+            Body::Workload(Workload {
+                handle: Handle::new("h1"),
+                service: cart.clone(),
+                cluster: "us-west".parse().unwrap(),
+                identity,
+                address: "127.1.2.3:15008".parse().unwrap(),
+                zone: None,
+                labels: labels.clone().into(),
+                health: Health::Draining,
+            }),
+            Body::Share(Share {
+                cluster: "us-west".parse().unwrap(),
+                service: cart,
+                subset: Subset(labels.into()),
+                healthy: 1,
+                total: 2,
+            }),
+            Body::Gateway(gateway),
+        ]
+    }
+
+    #[test]
+    fn every_body_round_trips() {
+        for body in bodies() {
+            assert_eq!(Body::decode(&body.encode()), Ok(body));
+        }
+    }
+
+    #[test]
+    fn a_body_that_needs_an_unknown_feature_is_rejected_by_name() {
+        let body = proto::Body {
+            needs: vec!["time-travel".to_owned()],
+            body: Some((&bodies()[0]).into()),
+        };
+        assert_eq!(
+            Body::decode(&body.encode_to_vec()),
+            Err(BodyError::Feature("time-travel".to_owned()))
+        );
+    }
+
+    #[test]
+    fn a_broken_rule_names_its_field() {
+        let mut share = proto::Share {
+            healthy: 3,
+            total: 2,
+            ..Default::default()
+        };
+        share.cluster = "a".to_owned();
+        let body = proto::Body {
+            needs: vec![],
+            body: Some(proto::body::Body::Share(share)),
+        };
+        let error = Body::decode(&body.encode_to_vec()).unwrap_err();
+        assert_eq!(error.to_string(), "share.healthy: is more than share.total");
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_bytes_never_panic(which in 0usize..8, at in any::<prop::sample::Index>(), with in any::<u8>()) {
+            let mut bytes = bodies()[which].encode();
+            let at = at.index(bytes.len());
+            bytes[at] = with;
+            let _ = Body::decode(&bytes);
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+            let _ = Body::decode(&bytes);
+        }
+    }
+}

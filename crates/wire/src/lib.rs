@@ -1,0 +1,24 @@
+//! The one language that proxies and control planes share.
+//!
+//! Protobuf messages (`proto`), and their conversions from and to `model` values: a message is
+//! checked once, at this edge, and is a `model` value from then on. No other crate reads or writes
+//! protobuf fields of resources. Never does I/O.
+
+mod body;
+mod convert;
+mod topic;
+
+pub use body::{Body, BodyError, ClusterView, FEATURES};
+pub use topic::{Topic, UnknownTopic};
+
+/// The generated messages and services of `isthmus.mesh.v1`.
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    missing_debug_implementations,
+    unreachable_pub
+)]
+pub mod proto {
+    tonic::include_proto!("isthmus.mesh.v1");
+}
