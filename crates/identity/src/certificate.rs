@@ -1,0 +1,218 @@
+//! Certificates as they travel (DER in a list, PEM in files) and what is read out of them.
+//!
+//! Reading says nothing about trust: nobody here checks a chain. That is `trust`'s work.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::SystemTime;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use isthmus_model::{SpiffeError, TrustDomain};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use zeroize::Zeroizing;
+
+use crate::time;
+
+/// A list of certificates, the holder's own first, each signed by the next (RFC 8446 section
+/// 4.4.2); never empty.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Certificates(Vec<CertificateDer<'static>>);
+
+/// SHA-256 of the mesh root's DER: short enough for a join token, enough to know the mesh by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RootFingerprint(pub [u8; 32]);
+
+/// Why bytes or text are not certificates, or not one of a mesh. `Display` is a sentence fragment
+/// that fits behind "the issuer's certificate: ".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateProblem {
+    #[error("it is not an X.509 certificate in DER ({0})")]
+    Der(String),
+    #[error("its subject alternative names cannot be read ({0})")]
+    Names(String),
+    #[error("it has {found} URI names where a SPIFFE certificate has exactly one")]
+    UriCount { found: usize },
+    #[error("{uri:?} is not a SPIFFE id of a mesh: {error}")]
+    Spiffe { uri: String, error: SpiffeError },
+    #[error("{uri:?} names no trust domain")]
+    TrustDomain { uri: String },
+    #[error("{uri:?} does not name a cluster")]
+    NotCluster { uri: String },
+}
+
+/// Why a PEM text gives no certificates.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error("no certificate in it: expected text with -----BEGIN CERTIFICATE-----")]
+    Empty,
+    #[error("it is not PEM: {0}")]
+    Pem(String),
+    #[error("certificate {}: {problem}", .index + 1)]
+    Certificate {
+        index: usize,
+        problem: CertificateProblem,
+    },
+}
+
+impl Certificates {
+    /// Errors: the list is empty, or a member cannot be parsed.
+    pub fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, ReadError> {
+        if certificates.is_empty() {
+            return Err(ReadError::Empty);
+        }
+        for (index, der) in certificates.iter().enumerate() {
+            parse(der).map_err(|problem| ReadError::Certificate { index, problem })?;
+        }
+        Ok(Self(certificates))
+    }
+
+    /// All `CERTIFICATE` sections of a PEM text (RFC 7468); other sections are skipped.
+    pub fn from_pem(pem: &str) -> Result<Self, ReadError> {
+        let certificates: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+        Self::new(certificates.map_err(|error| ReadError::Pem(error.to_string()))?)
+    }
+
+    pub fn to_pem(&self) -> String {
+        self.0.iter().map(|der| pem("CERTIFICATE", der)).collect()
+    }
+
+    pub fn as_slice(&self) -> &[CertificateDer<'static>] {
+        &self.0
+    }
+
+    pub fn into_vec(self) -> Vec<CertificateDer<'static>> {
+        self.0
+    }
+
+    /// From certificates that this crate has just signed or checked.
+    pub(crate) fn trusted(certificates: Vec<CertificateDer<'static>>) -> Self {
+        debug_assert!(!certificates.is_empty());
+        Self(certificates)
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificates({})", self.0.len())
+    }
+}
+
+impl RootFingerprint {
+    pub fn of(root: &CertificateDer<'_>) -> Self {
+        Self(sha256(root))
+    }
+}
+
+impl fmt::Display for RootFingerprint {
+    /// 64 lower-case hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for RootFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not 64 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a fingerprint is 64 hexadecimal digits (SHA-256 of the mesh root)")]
+pub struct NotFingerprint;
+
+impl FromStr for RootFingerprint {
+    type Err = NotFingerprint;
+
+    fn from_str(text: &str) -> Result<Self, NotFingerprint> {
+        let text = text.as_bytes();
+        if text.len() != 64 {
+            return Err(NotFingerprint);
+        }
+        let digit = |at: usize| (text[at] as char).to_digit(16).ok_or(NotFingerprint);
+        let mut bytes = [0; 32];
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            let value = digit(2 * index)? * 16 + digit(2 * index + 1)?;
+            *byte = u8::try_from(value).map_err(|_| NotFingerprint)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
+}
+
+/// One PEM section (RFC 7468): base64 in lines of 64. Leaves no copy behind, `der` may be a key.
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    let body = Zeroizing::new(STANDARD.encode(der));
+    let mut text = String::with_capacity(body.len() + body.len() / 64 + 2 * label.len() + 40);
+    text.extend(["-----BEGIN ", label, "-----"]);
+    for (index, letter) in body.chars().enumerate() {
+        if index % 64 == 0 {
+            text.push('\n');
+        }
+        text.push(letter);
+    }
+    text.extend(["\n-----END ", label, "-----\n"]);
+    text
+}
+
+/// Reads one certificate; bytes behind it are an error.
+pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateProblem> {
+    let unreadable = |reason: &dyn fmt::Display| CertificateProblem::Der(reason.to_string());
+    let (rest, certificate) = X509Certificate::from_der(der).map_err(|error| unreadable(&error))?;
+    match rest {
+        [] => Ok(certificate),
+        _ => Err(unreadable(&"bytes behind its end")),
+    }
+}
+
+/// The one URI among the subject alternative names (X509-SVID section 2).
+pub(crate) fn only_uri<'a>(
+    certificate: &'a X509Certificate<'_>,
+) -> Result<&'a str, CertificateProblem> {
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|error| CertificateProblem::Names(error.to_string()))?;
+    let uris: Vec<&str> = names
+        .iter()
+        .flat_map(|names| &names.value.general_names)
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        })
+        .collect();
+    match uris[..] {
+        [uri] => Ok(uri),
+        _ => Err(CertificateProblem::UriCount { found: uris.len() }),
+    }
+}
+
+/// The trust domain that a root's own name `spiffe://<trust-domain>` gives.
+pub(crate) fn root_trust_domain(
+    certificate: &X509Certificate<'_>,
+) -> Result<TrustDomain, CertificateProblem> {
+    let uri = only_uri(certificate)?;
+    uri.strip_prefix("spiffe://")
+        .and_then(|name| TrustDomain::new(name).ok())
+        .ok_or_else(|| CertificateProblem::TrustDomain {
+            uri: uri.to_owned(),
+        })
+}
+
+/// Not before and not after.
+pub(crate) fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
+    let validity = certificate.validity();
+    (
+        time::from_timestamp(validity.not_before.timestamp()),
+        time::from_timestamp(validity.not_after.timestamp()),
+    )
+}

@@ -1,0 +1,292 @@
+//! The specs of our own kinds, as they are written. What they mean is `resolve`'s.
+//!
+//! The comments on fields are the text of docs/reference/resources.md.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The mesh itself: one per trust domain.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeshSpec {
+    /// SPIFFE trust domain of every identity in the mesh.
+    pub(crate) trust_domain: String,
+}
+
+/// A cluster of the mesh: a failure and locality domain with its own control plane.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ClusterSpec {
+    /// Where it is, such as `us-west`.
+    pub(crate) region: String,
+    /// Part of the region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) zone: Option<String>,
+    /// Place on the map.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) coordinates: Option<Coordinates>,
+    /// Legal area, such as an ISO 3166 country code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) jurisdiction: Option<String>,
+    /// Where its control plane is reached (port 15012). Required, but `isthmus up` fills it in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "ip:port"))]
+    pub(crate) control: Option<String>,
+    /// Namespaces that its workloads may live in. Left out: all. Empty: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) namespaces: Option<Vec<String>>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Coordinates {
+    /// Degrees, -90 to 90.
+    pub(crate) latitude: f64,
+    /// Degrees, -180 to 180.
+    pub(crate) longitude: f64,
+}
+
+/// A way between two clusters.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LinkSpec {
+    /// The names of the two clusters.
+    #[schemars(length(equal = 2))]
+    pub(crate) between: Vec<String>,
+    /// Declared round-trip time; a measured one replaces it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
+    pub(crate) rtt: Option<String>,
+    /// Addresses to dial instead of the other side's own, for relays and NAT.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) reach: Vec<ReachSpec>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ReachSpec {
+    /// The cluster that dials: one of `between`.
+    pub(crate) from: String,
+    /// An address of the other side, as that side knows it.
+    #[schemars(extend("format" = "ip:port"))]
+    pub(crate) address: String,
+    /// What is dialled for it.
+    #[schemars(extend("format" = "ip:port"))]
+    pub(crate) via: String,
+}
+
+/// Stretches the service of the same namespace and name over all clusters that run it.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ServiceExportSpec {
+    /// Not supported yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exported_labels: Option<BTreeMap<String, String>>,
+    /// Not supported yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exported_annotations: Option<BTreeMap<String, String>>,
+}
+
+/// How requests to services behave. A narrower target outweighs a wider one, field by field.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TrafficPolicySpec {
+    /// What the policy is for: at least one.
+    #[schemars(length(min = 1))]
+    pub(crate) target_refs: Vec<TargetRef>,
+    /// How workloads are chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) load_balancing: Option<LoadBalancingSpec>,
+    /// Which clusters are tried first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) locality: Option<LocalitySpec>,
+    /// Trying again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retry: Option<RetrySpec>,
+    /// How long things may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<TimeoutSpec>,
+    /// Setting workloads aside that fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) outlier: Option<OutlierSpec>,
+    /// How a proxy checks the program beside it: `http` or `tcp`, exactly one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) health_check: Option<HealthCheckSpec>,
+}
+
+/// A reference as in GEP-713.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TargetRef {
+    /// API group of `kind`, which is the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<String>,
+    /// Kind of the target.
+    pub(crate) kind: TargetKind,
+    /// Name of the target.
+    pub(crate) name: String,
+    /// Of a Service or an HTTPRoute. Default: the policy's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) namespace: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+pub(crate) enum TargetKind {
+    Mesh,
+    Namespace,
+    Service,
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LoadBalancingSpec {
+    /// How one of several workloads is chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) algorithm: Option<AlgorithmName>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+pub(crate) enum AlgorithmName {
+    #[serde(rename = "PeakEWMA")]
+    PeakEwma,
+    RoundRobin,
+    LeastRequest,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LocalitySpec {
+    /// `Nearest`: the caller's own cluster, then the others by round-trip time. `LocalOnly`: the
+    /// caller's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) order: Option<OrderName>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+pub(crate) enum OrderName {
+    Nearest,
+    LocalOnly,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RetrySpec {
+    /// Tries after the first, at most 10; 0 switches retries off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) attempts: Option<u32>,
+    /// Retries allowed on top of requests, in percent of them: 0 to 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) budget_percent: Option<u64>,
+    /// What makes a try worth repeating.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) on: Option<Vec<RetryOnName>>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+pub(crate) enum RetryOnName {
+    ConnectFailure,
+    Refused,
+    Reset,
+    GatewayError,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TimeoutSpec {
+    /// Overall; `0s`: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
+    pub(crate) request: Option<String>,
+    /// One try; `0s`: as `request`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
+    pub(crate) per_try: Option<String>,
+    /// Making a connection; above zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
+    pub(crate) connect: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OutlierSpec {
+    /// Failures in a row that eject a workload; 0 switches ejection off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) consecutive_errors: Option<u32>,
+    /// Length of the first ejection; each further one lasts that much longer. Above zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
+    pub(crate) base_ejection: Option<String>,
+    /// Share of a service's workloads that may be ejected, in percent: 0 to 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_ejected_percent: Option<u64>,
+}
+
+/// How a proxy checks the program beside it.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HealthCheckSpec {
+    /// GET answers 200 to 399.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) http: Option<HttpProbeSpec>,
+    /// Connecting is enough. Written `tcp: {}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tcp: Option<TcpProbeSpec>,
+    /// Between two checks; at least 100 ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
+    pub(crate) interval: Option<String>,
+    /// Above zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
+    pub(crate) timeout: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HttpProbeSpec {
+    /// Begins with `/`.
+    pub(crate) path: String,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct TcpProbeSpec {}
+
+/// A running instance of a service. Its own cluster writes it; people read it. Its labels are
+/// `metadata.labels`, its name is its handle.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WorkloadSpec {
+    /// Name of its service, in the workload's own namespace.
+    pub(crate) service: String,
+    /// The cluster that it runs in.
+    pub(crate) cluster: String,
+    /// `spiffe://<trust-domain>/ns/<namespace>/sa/<account>`.
+    pub(crate) identity: String,
+    /// Where its proxy takes mesh traffic (port 15008).
+    #[schemars(extend("format" = "ip:port"))]
+    pub(crate) address: String,
+    /// Part of its cluster's region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) zone: Option<String>,
+}
+
+/// What a workload's own proxy last saw of it.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WorkloadStatus {
+    /// Only `Healthy` ones are sent requests.
+    pub(crate) health: HealthName,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+pub(crate) enum HealthName {
+    Starting,
+    Healthy,
+    Unhealthy,
+    Draining,
+}

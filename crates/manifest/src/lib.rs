@@ -1,0 +1,32 @@
+//! What users write, YAML or JSON, to `model` values, with every error and its place.
+//!
+//! A file becomes documents ([`read_files`]: syntax and the head of each object), and each document
+//! a resource ([`Document::resolve`]: what it means). Both return all that is wrong at once;
+//! [`parse_files`] does both. [`parse_object`] does the same for one object that came without a
+//! file. [`check_references`] looks at a whole set. The steps: YAML text → tree with places
+//! (`yaml`) → JSON object with a checked head (`object`) → typed spec (`decode`, with the types of
+//! `kinds` and of crates) → model (`resolve`).
+//!
+//! This crate never does I/O, and never accepts a field that it does not carry out.
+
+mod decode;
+mod document;
+mod kinds;
+mod object;
+mod output;
+mod path;
+mod problem;
+mod reference;
+mod references;
+mod resolve;
+mod standard;
+mod yaml;
+
+pub use document::{Document, Parsed, parse_files, parse_object, read_files};
+pub use object::{Metadata, Object};
+pub use output::{ServerMetadata, cluster_object, workload_object};
+pub use path::{FieldPath, Step};
+pub use problem::{Place, Problem};
+pub use reference::reference;
+pub use references::{Finding, Severity, check_references};
+pub use resolve::resolve;
