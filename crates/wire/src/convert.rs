@@ -628,7 +628,7 @@ fn labels_out(labels: &Labels) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn parse<T>(field: &'static str, text: &str) -> Parsed<T>
+pub(crate) fn parse<T>(field: &'static str, text: &str) -> Parsed<T>
 where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,
@@ -657,7 +657,11 @@ fn all<W, T: TryFrom<W, Error = BodyError>>(wire: Vec<W>) -> Parsed<Vec<T>> {
     wire.into_iter().map(T::try_from).collect()
 }
 
-fn service_name(field: &'static str, namespace: &str, name: &str) -> Parsed<ServiceName> {
+pub(crate) fn service_name(
+    field: &'static str,
+    namespace: &str,
+    name: &str,
+) -> Parsed<ServiceName> {
     ServiceName::new(namespace, name)
         .map_err(|error| BodyError::field(field, format!("{namespace:?}/{name:?}: {error}")))
 }
@@ -680,7 +684,7 @@ fn optional_port(field: &'static str, number: u32) -> Parsed<Option<u16>> {
     }
 }
 
-fn text(text: String) -> Option<String> {
+pub(crate) fn text(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
