@@ -18,7 +18,8 @@ use bytes::{Bytes, BytesMut};
 use isthmus_codec::Fields;
 use isthmus_codec::message::{Open, Reply};
 use isthmus_codec::mux::{
-    CannotOpen, Connection, ConnectionError, Event, GoAwayCode, ResetCode, Settings, Side, StreamId,
+    CannotOpen, CannotSend, Connection, ConnectionError, Event, LeaveCode, ResetCode, Settings,
+    Side, StreamId,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -29,8 +30,8 @@ const READ_SIZE: usize = 64 * 1024;
 /// Sealed and written at once.
 const WRITE_SIZE: usize = 64 * 1024;
 
-/// A connection to one peer. Clones are the same connection; it closes when told, or when the
-/// peer does.
+/// A connection to one peer. Clones are the same connection; it ends when it is drained, or when
+/// the peer is gone.
 #[derive(Clone)]
 pub(crate) struct Link(Rc<RefCell<Shared>>);
 
@@ -61,15 +62,10 @@ pub(crate) enum Item {
 pub(crate) enum StreamError {
     #[error("the far side reset the stream: {0}")]
     Reset(ResetCode),
-    #[error("the connection was lost")]
-    Lost,
-}
-
-impl StreamError {
-    /// The far side promises that nothing was handed to a program.
-    pub(crate) fn is_refusal(self) -> bool {
-        self == Self::Reset(ResetCode::Refused)
-    }
+    #[error("{0}")]
+    Unsendable(#[from] CannotSend),
+    #[error("the stream is gone")]
+    Gone,
 }
 
 struct Shared {
@@ -79,20 +75,16 @@ struct Shared {
     acceptor: Option<Waker>,
     /// The task that owns the byte stream.
     driver: Option<Waker>,
-    watchers: Vec<Waker>,
     closed: Option<Closed>,
-    rtt: Option<Duration>,
     /// When the last stream ended; `None` while one is open.
     idle_since: Option<Instant>,
 }
 
 /// How a connection came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Closed {
+enum Closed {
     /// Both sides were done.
     Drained,
-    /// We were told to.
-    Here,
     Peer,
     Broken(ConnectionError),
     Io(io::ErrorKind),
@@ -129,9 +121,7 @@ impl Link {
             incoming: VecDeque::new(),
             acceptor: None,
             driver: None,
-            watchers: Vec::new(),
             closed: None,
-            rtt: None,
             idle_since: Some(now),
         })));
         tokio::task::spawn_local(Driver::new(io, link.clone()));
@@ -141,9 +131,6 @@ impl Link {
     /// Errors: the peer takes no more streams, or the connection is gone; nothing was sent.
     pub(crate) fn open(&self, open: &Open, end: bool) -> Result<Stream, CannotOpen> {
         let mut shared = self.0.borrow_mut();
-        if shared.closed.is_some() {
-            return Err(CannotOpen::Closed);
-        }
         let id = shared.machine.open(open, end)?;
         shared.streams.insert(id, Slot { sent_end: end, ..Slot::default() });
         shared.idle_since = None;
@@ -168,34 +155,22 @@ impl Link {
         .await
     }
 
-    /// Waits for the end of the connection.
-    pub(crate) async fn closed(&self) -> Closed {
-        poll_fn(|cx| {
-            let mut shared = self.0.borrow_mut();
-            match &shared.closed {
-                Some(closed) => Poll::Ready(closed.clone()),
-                None => {
-                    shared.watchers.push(cx.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await
-    }
-
     /// May streams be opened?
     pub(crate) fn is_usable(&self) -> bool {
         let shared = self.0.borrow();
-        shared.closed.is_none() && shared.machine.accepts_streams()
+        shared.closed.is_none() && shared.machine.can_open().is_ok()
     }
 
-    pub(crate) fn open_streams(&self) -> usize {
-        self.0.borrow().streams.len()
+    /// The peer, or we, have said that no new streams are taken.
+    pub(crate) fn is_leaving(&self) -> bool {
+        let shared = self.0.borrow();
+        shared.closed.is_some()
+            || matches!(shared.machine.can_open(), Err(CannotOpen::Leaving | CannotOpen::Failed))
     }
 
-    /// Round-trip time of the last ping.
+    /// The smoothed round-trip time.
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.0.borrow().rtt
+        self.0.borrow().machine.rtt()
     }
 
     /// Since when no stream has been open.
@@ -206,14 +181,7 @@ impl Link {
     /// No new streams; those that run may finish, then the connection closes.
     pub(crate) fn drain(&self) {
         let mut shared = self.0.borrow_mut();
-        shared.machine.go_away(GoAwayCode::Draining);
-        shared.wake_driver();
-    }
-
-    /// Ends the connection now.
-    pub(crate) fn close(&self) {
-        let mut shared = self.0.borrow_mut();
-        shared.close(Closed::Here);
+        shared.machine.go_away(LeaveCode::Draining);
         shared.wake_driver();
     }
 }
@@ -227,7 +195,7 @@ impl Stream {
     pub(crate) fn reply(&self, reply: &Reply, end: bool) -> Result<(), StreamError> {
         let mut shared = self.link.0.borrow_mut();
         shared.check(self.id)?;
-        shared.machine.reply(self.id, reply, end).map_err(|_| StreamError::Lost)?;
+        shared.machine.reply(self.id, reply, end)?;
         shared.slot(self.id, |slot| slot.sent_end |= end);
         shared.wake_driver();
         Ok(())
@@ -236,8 +204,7 @@ impl Stream {
     /// Queues all of `data`, waiting for credit.
     pub(crate) async fn send(&self, mut data: Bytes) -> Result<(), StreamError> {
         while !data.is_empty() {
-            let taken = poll_fn(|cx| self.poll_send(cx, &mut data)).await?;
-            debug_assert!(taken > 0, "poll_send is ready only when it took something");
+            poll_fn(|cx| self.poll_send(cx, &mut data)).await?;
         }
         Ok(())
     }
@@ -250,16 +217,15 @@ impl Stream {
     ) -> Poll<Result<usize, StreamError>> {
         let mut shared = self.link.0.borrow_mut();
         shared.check(self.id)?;
-        let room = shared.machine.capacity(self.id).min(data.len());
+        let room = shared.machine.capacity(self.id);
         if room == 0 {
             let waker = cx.waker().clone();
             shared.slot(self.id, |slot| slot.sender = Some(waker));
             return Poll::Pending;
         }
-        let part = data.split_to(room);
-        shared.machine.send(self.id, part).map_err(|_| StreamError::Lost)?;
+        let taken = shared.machine.send(self.id, data)?;
         shared.wake_driver();
-        Poll::Ready(Ok(room))
+        Poll::Ready(Ok(taken))
     }
 
     /// Ends our half.
@@ -269,7 +235,7 @@ impl Stream {
         if shared.streams.get(&self.id).is_none_or(|slot| slot.sent_end) {
             return Ok(());
         }
-        shared.machine.finish(self.id, trailers).map_err(|_| StreamError::Lost)?;
+        shared.machine.finish(self.id, trailers.as_ref())?;
         shared.slot(self.id, |slot| slot.sent_end = true);
         shared.wake_driver();
         Ok(())
@@ -286,7 +252,7 @@ impl Stream {
     fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Result<Item, StreamError>> {
         let mut shared = self.link.0.borrow_mut();
         let Some(slot) = shared.streams.get_mut(&self.id) else {
-            return Poll::Ready(Err(StreamError::Lost));
+            return Poll::Ready(Err(StreamError::Gone));
         };
         if let Some(item) = slot.arrived.pop_front() {
             if let Item::Data(data) = &item {
@@ -335,7 +301,7 @@ impl Shared {
         match self.streams.get(&id) {
             Some(Slot { failed: Some(error), .. }) => Err(*error),
             Some(_) => Ok(()),
-            None => Err(StreamError::Lost),
+            None => Err(StreamError::Gone),
         }
     }
 
@@ -364,12 +330,11 @@ impl Shared {
         }
         self.closed = Some(closed);
         for slot in self.streams.values_mut() {
-            slot.failed.get_or_insert(StreamError::Lost);
+            slot.failed.get_or_insert(StreamError::Gone);
             slot.wake();
         }
-        self.incoming.clear();
-        for waker in self.acceptor.take().into_iter().chain(self.watchers.drain(..)) {
-            waker.wake();
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.wake();
         }
     }
 }
@@ -385,17 +350,18 @@ impl Link {
                     shared.streams.insert(stream, Slot { got_end: end, ..Slot::default() });
                     shared.idle_since = None;
                     let stream = Stream { id: stream, link: self.clone() };
-                    shared.incoming.push_back(Incoming { stream, open, end });
+                    shared.incoming.push_back(Incoming { stream, open: *open, end });
                     if let Some(acceptor) = shared.acceptor.take() {
                         acceptor.wake();
                     }
                 }
-                Event::Replied { stream, reply } => shared.slot(stream, |slot| {
-                    slot.arrived.push_back(Item::Reply(reply));
+                Event::Replied { stream, reply, end } => shared.slot(stream, |slot| {
+                    slot.arrived.push_back(Item::Reply(*reply));
+                    slot.got_end |= end;
                     slot.wake();
                 }),
-                Event::Data { stream, data } => shared.slot(stream, |slot| {
-                    slot.arrived.push_back(Item::Data(data));
+                Event::Data { stream, bytes } => shared.slot(stream, |slot| {
+                    slot.arrived.push_back(Item::Data(bytes));
                     slot.wake();
                 }),
                 Event::Ended { stream, trailers } => shared.slot(stream, |slot| {
@@ -408,12 +374,11 @@ impl Link {
                     slot.wake();
                 }),
                 Event::Writable { stream } => shared.slot(stream, Slot::wake),
-                Event::GoAway { .. } => {
-                    for waker in std::mem::take(&mut shared.watchers) {
-                        waker.wake();
-                    }
+                Event::Undecodable { stream, error } => {
+                    tracing::debug!(stream = stream.number(), %error, "a message was not understood");
                 }
-                Event::Pong { rtt } => shared.rtt = Some(rtt),
+                // Asked of the machine when it matters.
+                Event::GoAway { .. } | Event::Pong { .. } => {}
             }
         }
     }
@@ -503,9 +468,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
         let closed = loop {
-            if driver.link.0.borrow().closed.is_some() {
-                break Closed::Here;
-            }
             driver.link.0.borrow_mut().driver = Some(cx.waker().clone());
             // A timer or a read may queue something to write, so writing comes last.
             let timed = driver.poll_timer(cx);
@@ -527,7 +489,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         // A last word, such as why the connection ends, if the socket takes it.
         let _ = driver.poll_write(cx);
         let _ = Pin::new(&mut driver.io).poll_shutdown(cx);
+        driver.link.0.borrow_mut().machine.lost();
+        driver.link.deliver();
+        // Streams that hold the link would keep themselves alive in its queue.
+        let unserved = std::mem::take(&mut driver.link.0.borrow_mut().incoming);
         driver.link.0.borrow_mut().close(closed);
+        drop(unserved);
         Poll::Ready(())
     }
 }

@@ -208,7 +208,7 @@ async fn accepted(
             let refusal = Refusal::new(RefusalReason::BadUpstreamReply, "not a reply to TCP");
             Err(Failed::new(Outcome::Reset, refusal))
         }
-        Ok(Err(error)) => Err(stream_failed(error)),
+        Ok(Err(error)) => Err(stream_failed(error, link)),
         Err(_) => {
             let outcome = attempts.expired(Instant::now()).unwrap_or(Outcome::TimedOut);
             Err(Failed::new(outcome, RefusalReason::RequestTimeout.into()))
@@ -449,7 +449,7 @@ async fn send<'c>(
             Outcome::Reset,
             Refusal::new(RefusalReason::BadUpstreamReply, "not a reply to a request"),
         ))),
-        Err(error) => Err(Abandoned::Failed(stream_failed(error))),
+        Err(error) => Err(Abandoned::Failed(stream_failed(error, link))),
     }
 }
 
@@ -495,7 +495,7 @@ async fn hold<'c>(answered: Answered<'c>, attempts: &Attempts) -> Result<Held<'c
     loop {
         let item = match timeout_at(deadline(attempts), rest.stream.receive()).await {
             Ok(Ok(item)) => item,
-            Ok(Err(error)) => return Err(stream_failed(error)),
+            Ok(Err(error)) => return Err(stream_failed(error, rest.stream.link())),
             Err(_) => {
                 let outcome = attempts.expired(Instant::now()).unwrap_or(Outcome::TimedOut);
                 return Err(Failed::new(outcome, RefusalReason::RequestTimeout.into()));
@@ -628,7 +628,7 @@ async fn deliver_coming(
             }
             () = sleep_until(deadline(attempts)) => return Err(Cut::Upstream(Outcome::TimedOut)),
         };
-        match item.map_err(|error| Cut::Upstream(stream_failed(error).outcome))? {
+        match item.map_err(|error| Cut::Upstream(stream_failed(error, rest.stream.link()).outcome))? {
             Item::Data(data) => {
                 journey.record.response_bytes += data.len() as u64;
                 encoder.data(&data, writer.output())?;
@@ -779,14 +779,16 @@ fn not_opened(error: &CannotOpen) -> Failed {
     Failed::new(Outcome::Drained, refusal)
 }
 
-fn stream_failed(error: StreamError) -> Failed {
+fn stream_failed(error: StreamError, link: &Link) -> Failed {
     let outcome = match error {
+        // The connection was being left: nobody is to blame.
+        StreamError::Reset(ResetCode::Refused) if link.is_leaving() => Outcome::Drained,
         StreamError::Reset(ResetCode::Refused) => Outcome::Refused { retry_unwanted: false },
         StreamError::Reset(ResetCode::Timeout) => Outcome::TimedOut,
-        StreamError::Reset(_) | StreamError::Lost => Outcome::Reset,
+        StreamError::Reset(_) | StreamError::Unsendable(_) | StreamError::Gone => Outcome::Reset,
     };
     let reason = match outcome {
-        Outcome::Refused { .. } => RefusalReason::ConnectFailed,
+        Outcome::Refused { .. } | Outcome::Drained => RefusalReason::ConnectFailed,
         Outcome::TimedOut => RefusalReason::RequestTimeout,
         _ => RefusalReason::UpstreamReset,
     };
