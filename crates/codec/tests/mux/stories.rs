@@ -300,6 +300,33 @@ fn refused_means_it_never_reached_the_application() {
 }
 
 #[test]
+fn resets_cost_no_credit_and_no_place() {
+    let mut pair = Pair::established();
+    // More streams than are allowed at a time, and more data than the connection's credit.
+    for round in 0..2000 {
+        let stream = pair.dialler.connection.open(&tcp(), false).unwrap();
+        pair.exchange();
+        let sent = fill(&mut pair.dialler.connection, stream);
+        assert!(sent > 0);
+        pair.transmit(Side::Dialler, usize::MAX);
+        let expect = if round < 100 { sent } else { 0 };
+        if round < 100 {
+            // The data has come and is held, or is on its way.
+            pair.deliver(Side::Dialler, usize::MAX).unwrap();
+        }
+        assert_eq!(data_of(&pair.listener.events(), stream), expect);
+        pair.listener
+            .connection
+            .reset(stream, ResetCode::Overloaded);
+        pair.exchange();
+        assert_eq!(
+            resets(&pair.dialler.events()),
+            [(stream.number(), ResetCode::Overloaded)]
+        );
+    }
+}
+
+#[test]
 fn an_open_that_was_never_transmitted_leaves_no_trace() {
     let mut pair = Pair::established();
     let stream = pair.dialler.connection.open(&tcp(), false).unwrap();
