@@ -324,6 +324,10 @@ fn resets_cost_no_credit_and_no_place() {
             [(stream.number(), ResetCode::Overloaded)]
         );
     }
+    let stream = pair.dialler.connection.open(&tcp(), false).unwrap();
+    let sent = fill(&mut pair.dialler.connection, stream);
+    pair.exchange();
+    assert_eq!(data_of(&pair.listener.events(), stream), sent);
 }
 
 #[test]
