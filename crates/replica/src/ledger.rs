@@ -340,9 +340,11 @@ impl Ledger {
     }
 
     /// What a follower at `mark` needs next: of a batch about `budget` bytes, but always whole
-    /// positions. A copy is a state that the ledger had whenever it is at the ledger's own mark.
+    /// positions. An owner that has written nothing yet has nothing to say: that it is empty would
+    /// take from its followers what an earlier life told them. A copy is a state that the ledger had whenever it is at the ledger's own mark.
     pub(crate) fn since(&self, mark: Mark, budget: usize) -> Changes {
-        if mark == self.head.mark || !self.epoch_saved {
+        let nothing_yet = self.head.mark.position == Position(0);
+        if mark == self.head.mark || !self.epoch_saved || nothing_yet {
             return Changes::UpToDate;
         }
         match self.relation(mark) {

@@ -13,8 +13,6 @@ pub enum PeerMessage {
         cluster: ClusterName,
         offers: Vec<LedgerName>,
     },
-    /// There is something in this ledger now.
-    Offer { ledger: LedgerName },
     /// Send me what came after `from`, and go on. Replaces the sender's earlier follow of the
     /// ledger; `follow` tells the two apart in what is still on its way.
     Follow {

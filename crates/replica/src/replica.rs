@@ -199,12 +199,9 @@ impl Replica {
     ) -> Vec<Output> {
         self.peers.entry(peer.clone()).or_default();
         self.sessions.insert(session, Session::new(peer, now));
-        let begun = |(name, ledger): (&LedgerName, &Ledger)| {
-            (ledger.mark().position > Position(0)).then(|| name.clone())
-        };
         let hello = PeerMessage::Hello {
             cluster: self.cluster.clone(),
-            offers: self.ledgers.iter().filter_map(begun).collect(),
+            offers: self.ledgers.keys().cloned().collect(),
         };
         vec![send(session, hello)]
     }
@@ -230,7 +227,6 @@ impl Replica {
                 self.on_hello(id, &peer, &cluster, offers, &mut outputs);
             }
             _ if !greeted => self.close(id, CloseReason::NoHello, &mut outputs),
-            PeerMessage::Offer { ledger } => self.on_offer(id, &ledger, &mut outputs),
             PeerMessage::Follow {
                 ledger,
                 follow,
@@ -320,16 +316,6 @@ impl Replica {
         self.follow_offers(id, outputs);
     }
 
-    fn on_offer(&mut self, id: SessionId, ledger: &LedgerName, outputs: &mut Vec<Output>) {
-        if let Some(session) = self.sessions.get_mut(&id)
-            && !session.offered.contains(ledger)
-            && session.peer == *ledger.owner(&self.authority)
-        {
-            session.offered.push(ledger.clone());
-            self.follow(id, ledger, outputs);
-        }
-    }
-
     /// Takes everything that the peer owns and offers from this connection, and from no other.
     fn follow_offers(&mut self, id: SessionId, outputs: &mut Vec<Output>) {
         let Some(session) = self.sessions.get_mut(&id) else {
@@ -349,7 +335,6 @@ impl Replica {
     fn follow(&mut self, id: SessionId, ledger: &LedgerName, outputs: &mut Vec<Output>) {
         let empty = || Follower::empty(ledger.clone());
         let copy = self.copies.entry(ledger.clone()).or_insert_with(empty);
-        copy.interrupt();
         self.follows = self.follows.saturating_add(1);
         for session in self.sessions.values_mut() {
             session.following.remove(ledger);
@@ -483,18 +468,10 @@ impl Replica {
         let Some(ledger) = self.ledgers.get_mut(name) else {
             return;
         };
-        let began = ledger.mark().position == Position(0);
         let keys = ledger.saved(to);
-        let began = began && ledger.mark().position > Position(0);
         if !keys.is_empty() {
             let ledger = name.clone();
             outputs.push(Output::Touched { ledger, keys });
-        }
-        if began {
-            for id in self.sessions.keys() {
-                let ledger = name.clone();
-                outputs.push(send(*id, PeerMessage::Offer { ledger }));
-            }
         }
         self.pump(name, outputs);
     }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use isthmus_model::ClusterName;
 use isthmus_replica::{
-    Change, Content, Expect, LedgerName, MAX_TOMBSTONES, MESSAGE_BYTES, Output, PeerMessage,
+    Change, Content, Expect, LedgerName, MAX_TOMBSTONES, MESSAGE_BYTES, Mark, Output, PeerMessage,
     Replica, SessionId, WINDOW,
 };
 use isthmus_world::{Clock, Store, VirtualClock, VirtualStore};
@@ -179,4 +179,34 @@ fn who_missed_forgotten_deletions_gets_a_checkpoint() {
     let records =
         pair.stores[0].scan_prefix(isthmus_world::Table::new("ledger-entries"), b"config/");
     assert_eq!(records.unwrap().len(), MAX_TOMBSTONES + 2);
+}
+
+#[test]
+fn a_new_life_says_nothing_before_its_epoch_is_saved() {
+    let mut pair = Pair::new();
+    pair.write("a".to_owned(), Some(vec![0]));
+    let name = |node| ClusterName::new(["east", "west"][node]).unwrap();
+    let (id, now) = (SessionId(9), pair.clock.now());
+    let mut reborn = Replica::load(name(0), name(0), &pair.stores[0], 5, now).unwrap();
+    let pieces = |outputs: Vec<Output>| {
+        let piece = |output: &Output| {
+            matches!(output, Output::Send { message, .. }
+                if matches!(message, PeerMessage::Piece { .. }))
+        };
+        outputs.into_iter().filter(piece).count()
+    };
+    reborn.on_connected(id, name(1), now);
+    let hello = PeerMessage::Hello {
+        cluster: name(1),
+        offers: Vec::new(),
+    };
+    let follow = PeerMessage::Follow {
+        ledger: CONFIG,
+        follow: 1,
+        from: Mark::default(),
+    };
+    reborn.on_message(id, hello, now);
+    assert_eq!(pieces(reborn.on_message(id, follow, now)), 0);
+    let unsaved = reborn.unsaved().unwrap();
+    assert_eq!(pieces(reborn.on_saved(unsaved)), 1);
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use isthmus_replica::{
     Change, CloseReason, Contact, Expect, LedgerName, Output, PeerMessage, SessionId, WriteError,
 };
-use isthmus_world::{Chance, Clock, Fault};
+use isthmus_world::{Chance, Clock, Fault, VirtualStore};
 
 use world::{AUTHORITY, Link, World, cluster, facts};
 
@@ -90,7 +90,7 @@ fn owners_restored_from_old_backups_are_told_and_go_on() {
         world.nodes[node].store = backup;
         world.start(node);
         // It writes other things than before under the positions that others know.
-        for _ in 0..world.pick(20) {
+        for _ in 0..=world.pick(20) {
             world.write(node, &facts(node));
         }
         if node == AUTHORITY {
@@ -128,6 +128,27 @@ fn put(world: &mut World, node: usize, ledger: &LedgerName, number: u32, value: 
     let replica = world.nodes[node].replica.as_mut().unwrap();
     let written = replica.write(ledger, vec![change]).unwrap();
     world.perform(node, written.outputs);
+}
+
+#[test]
+fn an_owner_that_lost_everything_empties_nobody_until_it_speaks() {
+    let mut world = at_rest();
+    put(&mut world, 0, &facts(0), 1, "fact");
+    world.run(Duration::from_secs(1));
+    world.kill(0);
+    world.nodes[0].store = VirtualStore::new();
+    world.start(0);
+    world.heal();
+    assert!(world.outlived.contains(&facts(0)));
+    let copy = |world: &World, key: &[u8]| {
+        let replica = world.nodes[2].replica.as_ref().unwrap();
+        replica.find(&facts(0), key).is_some()
+    };
+    assert!(copy(&world, b"1"));
+    put(&mut world, 0, &facts(0), 2, "fact");
+    world.run(Duration::from_secs(1));
+    assert!(copy(&world, b"2") && !copy(&world, b"1"));
+    world.check_converged();
 }
 
 #[test]
@@ -260,11 +281,12 @@ fn ledgers_are_taken_from_their_owners_only() {
         .0;
     let now = world.clock.now();
     let replica = world.nodes[0].replica.as_mut().unwrap();
-    for ledger in [LedgerName::Config, facts(1), facts(0)] {
-        let offer = PeerMessage::Offer { ledger };
-        let outputs = replica.on_message(SessionId(link), offer, now);
-        assert_eq!(outputs, [], "us-west owns none of these");
-    }
+    let hello = PeerMessage::Hello {
+        cluster: cluster(2),
+        offers: vec![LedgerName::Config, facts(1), facts(0)],
+    };
+    let outputs = replica.on_message(SessionId(link), hello, now);
+    assert_eq!(outputs, [], "us-west owns none of these");
     let write = replica.write(&LedgerName::Config, Vec::new());
     assert!(matches!(write, Err(WriteError::NotOurs { .. })));
 
