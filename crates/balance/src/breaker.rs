@@ -289,6 +289,7 @@ mod tests {
         now += BREAKER_OPEN_LONGEST;
         run(&mut breaker, "s", now);
         // A relapse within the slow start goes on where it was, a later one begins anew.
+        now += 9 * BREAKER_OPEN;
         run(&mut breaker, "fffff", now);
         assert_eq!(
             breaker.gate(now),

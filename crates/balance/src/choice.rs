@@ -70,8 +70,8 @@ pub struct Considered {
     pub share: ClusterShare,
     /// 0 is the nearest.
     pub rank: usize,
-    /// False: its facts are old and no request of ours succeeded there lately, so that it ranks
-    /// behind other remote clusters.
+    /// False: its facts are old and no request of ours succeeded there lately, so that a
+    /// remote one ranks behind others.
     pub trusted: bool,
     pub in_flight: u32,
     pub hot: Option<Hot>,
@@ -209,7 +209,7 @@ impl Valve {
         let hot = heat(share, state, gate, !avoid.is_empty());
         Considered {
             rank: 0,
-            trusted: share.local || share.age <= STALE_AFTER || state.succeeded_lately(now),
+            trusted: share.age <= STALE_AFTER || state.succeeded_lately(now),
             in_flight: state.in_flight,
             hot,
             probe: gate == Gate::MayProbe && hot.is_none(),

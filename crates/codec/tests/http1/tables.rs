@@ -1,7 +1,5 @@
-//! HTTP/1.1 as its users meet it: tables of what is read and what is refused, and properties that
-//! hold however the bytes are cut.
+//! What is read, what is refused, what is written.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 #![allow(clippy::too_many_lines, reason = "tables are long")]
 
 use std::fmt::Write as _;
@@ -9,79 +7,11 @@ use std::fmt::Write as _;
 use bytes::{Bytes, BytesMut};
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{
-    Body, Item, Limits, Malformed, RequestDecoder, RequestHead, ResponseDecoder, ResponseHead,
-    Target, Unsendable, Version, encode_request, encode_response, strip_hop_by_hop,
+    Body, Item, Limits, Malformed, RequestDecoder, RequestHead, ResponseHead, Target, Unsendable,
+    Version, encode_request, encode_response, strip_hop_by_hop,
 };
-use proptest::prelude::*;
 
-/// Everything that came out of one input; pieces of a body are joined.
-type Outcome<H> = (Vec<Item<H>>, Result<(), Malformed>);
-
-fn join<H>(items: Vec<Item<H>>) -> Vec<Item<H>> {
-    let mut joined = Vec::new();
-    for item in items {
-        match (joined.last_mut(), item) {
-            (Some(Item::Data(before)), Item::Data(more)) => {
-                *before = [before.as_ref(), &more].concat().into();
-            }
-            (_, item) => joined.push(item),
-        }
-    }
-    joined
-}
-
-fn requests(pieces: &[&[u8]]) -> Outcome<RequestHead> {
-    let mut decoder = RequestDecoder::new(Limits::default());
-    let (mut input, mut items) = (BytesMut::new(), Vec::new());
-    for piece in pieces {
-        input.extend_from_slice(piece);
-        loop {
-            match decoder.decode(&mut input) {
-                Ok(Some(item)) => items.push(item),
-                Ok(None) => break,
-                Err(error) => return (join(items), Err(error)),
-            }
-        }
-    }
-    (join(items), decoder.finish())
-}
-
-fn responses(methods: &[&str], pieces: &[&[u8]]) -> Outcome<ResponseHead> {
-    let mut decoder = ResponseDecoder::new(Limits::default());
-    let mut methods = methods.iter();
-    let (mut input, mut items, mut interim) = (BytesMut::new(), Vec::new(), false);
-    let mut expect = |decoder: &mut ResponseDecoder| {
-        if let Some(method) = methods.next() {
-            decoder.expect(method.as_bytes());
-        }
-    };
-    expect(&mut decoder);
-    for piece in pieces {
-        input.extend_from_slice(piece);
-        loop {
-            match decoder.decode(&mut input) {
-                Ok(Some(item)) => {
-                    if let Item::Head(head, _) = &item {
-                        interim = head.status < 200;
-                    }
-                    if item == Item::End && !interim {
-                        expect(&mut decoder);
-                    }
-                    items.push(item);
-                }
-                Ok(None) => break,
-                Err(error) => return (join(items), Err(error)),
-            }
-        }
-    }
-    let end = decoder.finish();
-    let ending = end.map(|item| items.extend(item));
-    (join(items), ending)
-}
-
-fn bytewise(input: &[u8]) -> Vec<&[u8]> {
-    input.chunks(1).collect()
-}
+use crate::{bytewise, fields, requests, responses};
 
 /// `GET /a None "body" {trailers}` per message.
 fn sketch(items: &[Item<RequestHead>]) -> String {
@@ -433,14 +363,6 @@ fn an_error_is_final() {
     assert_eq!(decoder.finish(), Err(Malformed::BareLf));
 }
 
-fn fields(list: &[(&'static str, &'static str)]) -> Fields {
-    let mut fields = Fields::new();
-    for &(name, value) in list {
-        fields.push(name, value).unwrap();
-    }
-    fields
-}
-
 #[test]
 fn targets() {
     let path = |text: &'static str| Bytes::from_static(text.as_bytes());
@@ -626,118 +548,4 @@ fn what_cannot_be_written() {
     );
     let mut body = encode_request(&head("GET", "/"), Body::None, &mut out).unwrap();
     assert_eq!(body.data(b"a", &mut out), Err(Unsendable::BodyTooLong));
-}
-
-/// Cuts `input` at the given places.
-fn cut<'a>(input: &'a [u8], places: &[prop::sample::Index]) -> Vec<&'a [u8]> {
-    let mut places: Vec<_> = places
-        .iter()
-        .map(|place| place.index(input.len() + 1))
-        .collect();
-    places.sort_unstable();
-    let mut pieces = Vec::new();
-    let mut start = 0;
-    for place in places {
-        pieces.push(&input[start..place]);
-        start = place;
-    }
-    pieces.push(&input[start..]);
-    pieces
-}
-
-/// Text that is nearly HTTP: fragments that matter, in random order, with some noise.
-fn nearly_http() -> impl Strategy<Value = Vec<u8>> {
-    let fragment = prop_oneof![
-        8 => prop::sample::select(vec![
-            "GET / HTTP/1.1\r\n", "POST /x HTTP/1.1\r\n", "HTTP/1.1 200 OK\r\n", "HTTP/1.0 304 \r\n",
-            "Host: x\r\n", "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", "a: b\r\n",
-            "\r\n", "\r\n\r\n", "abc", "3\r\nabc\r\n", "0\r\n\r\n", "0\r\n", "\n", "\r", " ", ":",
-        ]).prop_map(|text| text.as_bytes().to_vec()),
-        1 => prop::collection::vec(any::<u8>(), 0..4),
-    ];
-    prop::collection::vec(fragment, 0..24).prop_map(|parts| parts.concat())
-}
-
-/// Well-formed requests with bodies of both kinds.
-fn well_formed() -> impl Strategy<Value = Vec<u8>> {
-    let body = prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..4);
-    let message = (
-        body,
-        any::<bool>(),
-        prop::collection::vec("[a-z]{1,8}", 0..4),
-    );
-    prop::collection::vec(message, 1..4).prop_map(|messages| {
-        let mut out = BytesMut::new();
-        for (chunks, chunked, names) in messages {
-            let mut head = RequestHead {
-                method: "PUT".into(),
-                target: "/".into(),
-                version: Version::Http11,
-                fields: fields(&[("Host", "x")]),
-            };
-            for name in &names {
-                head.fields.push(format!("x-{name}"), name.clone()).unwrap();
-            }
-            let length = chunks.iter().map(Vec::len).sum::<usize>() as u64;
-            let framing = if chunked {
-                Body::Chunked
-            } else {
-                Body::Length(length)
-            };
-            let mut body = encode_request(&head, framing, &mut out).unwrap();
-            for chunk in chunks {
-                body.data(&chunk, &mut out).unwrap();
-            }
-            body.end(names.first().map(|_| &head.fields), &mut out)
-                .unwrap();
-        }
-        out.to_vec()
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
-    #[test]
-    fn cuts_change_nothing(
-        input in prop_oneof![nearly_http(), well_formed()],
-        places in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
-    ) {
-        let whole = requests(&[&input]);
-        prop_assert_eq!(&requests(&cut(&input, &places)), &whole);
-        prop_assert_eq!(&requests(&bytewise(&input)), &whole);
-        let asked = ["GET", "HEAD", "POST"];
-        let whole = responses(&asked, &[&input]);
-        prop_assert_eq!(&responses(&asked, &cut(&input, &places)), &whole);
-        prop_assert_eq!(&responses(&asked, &bytewise(&input)), &whole);
-    }
-
-    #[test]
-    fn what_is_written_is_read_back(input in well_formed()) {
-        let (items, end) = requests(&[&input]);
-        prop_assert_eq!(end, Ok(()));
-        let mut out = BytesMut::new();
-        let mut open = None;
-        for item in items {
-            match item {
-                Item::Head(head, framing) => {
-                    open = Some((encode_request(&head, framing, &mut out).unwrap(), None));
-                }
-                Item::Data(data) => open.as_mut().unwrap().0.data(&data, &mut out).unwrap(),
-                Item::Trailers(trailers) => open.as_mut().unwrap().1 = Some(trailers),
-                Item::End => {
-                    let (body, trailers) = open.take().unwrap();
-                    body.end(trailers.as_ref(), &mut out).unwrap();
-                }
-            }
-        }
-        prop_assert_eq!(requests(&[&out]), requests(&[&input]));
-    }
-
-    #[test]
-    fn no_garbage_panics(input in prop::collection::vec(any::<u8>(), 0..400)) {
-        let _ = requests(&[&input]);
-        let _ = responses(&["GET"], &[&input]);
-        let _ = Target::parse(b"GET", &Bytes::from(input));
-    }
 }
