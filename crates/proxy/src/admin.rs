@@ -62,14 +62,20 @@ impl Admin {
             // Alive: the process answers.
             b"/health" | b"/healthz" => (200, "text/plain", "ok\n".to_owned()),
             b"/ready" | b"/readyz" => self.ready(),
-            _ => {
-                (404, "text/plain", "there are /metrics, /health and /ready\n".to_owned())
-            }
+            _ => (
+                404,
+                "text/plain",
+                "there are /metrics, /health and /ready\n".to_owned(),
+            ),
         };
         let mut fields = Fields::new();
         // Both are literals without control characters.
         let _ = fields.push("content-type", kind);
-        let head = ResponseHead { status, version: Version::Http11, fields };
+        let head = ResponseHead {
+            status,
+            version: Version::Http11,
+            fields,
+        };
         let mut encoder = writer.head(&head, Body::Length(body.len() as u64))?;
         encoder.data(body.as_bytes(), writer.output())?;
         encoder.end(None, writer.output())?;
@@ -90,6 +96,10 @@ impl Admin {
             "draining": report.draining,
             "program": self.has_program.then(|| report.found.detail.clone()),
         });
-        (if ready { 200 } else { 503 }, "application/json", format!("{body}\n"))
+        (
+            if ready { 200 } else { 503 },
+            "application/json",
+            format!("{body}\n"),
+        )
     }
 }

@@ -18,7 +18,11 @@ pub struct Ports {
 
 impl Default for Ports {
     fn default() -> Self {
-        Self { outbound: 15001, mesh: 15008, metrics: 15020 }
+        Self {
+            outbound: 15001,
+            mesh: 15008,
+            metrics: 15020,
+        }
     }
 }
 

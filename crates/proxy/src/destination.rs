@@ -44,7 +44,7 @@ pub(crate) struct Destination {
     pub(crate) key: DestinationKey,
     state: RefCell<State>,
     /// One opens the first tunnel to a cluster, the others wait.
-    pub(crate) opening: RefCell<BTreeMap<ClusterName, Rc<tokio::sync::Mutex<()>>>>,
+    pub(crate) opening: RefCell<BTreeMap<ClusterName, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 #[derive(Default)]
@@ -108,7 +108,10 @@ impl Destinations {
     pub(crate) fn drain(&self) {
         for destination in self.all.borrow().values() {
             for group in destination.state.borrow().groups.values() {
-                group.tunnels.values().for_each(|tunnel| tunnel.link.drain());
+                group
+                    .tunnels
+                    .values()
+                    .for_each(|tunnel| tunnel.link.drain());
             }
         }
     }
@@ -126,7 +129,10 @@ impl Destination {
         let own = view.own();
         let count = |workloads: &mut dyn Iterator<Item = &Workload>| {
             workloads.fold((0, 0), |(healthy, total), workload| {
-                (healthy + u32::from(workload.health.takes_traffic()), total + 1)
+                (
+                    healthy + u32::from(workload.health.takes_traffic()),
+                    total + 1,
+                )
             })
         };
         let (healthy, total) = count(&mut self.local(service));
@@ -139,9 +145,10 @@ impl Destination {
             rtt: Some(Duration::ZERO),
             barred: None,
         };
-        let remote = service.shares.iter().filter(|share| {
-            share.cluster != *own && share.subset == self.key.subset
-        });
+        let remote = service
+            .shares
+            .iter()
+            .filter(|share| share.cluster != *own && share.subset == self.key.subset);
         let remote = remote.filter_map(|share| {
             let cluster = view.cluster(&share.cluster)?;
             Some(ClusterShare {
@@ -160,12 +167,19 @@ impl Destination {
                 },
             })
         });
-        (total > 0).then_some(local).into_iter().chain(remote).collect()
+        (total > 0)
+            .then_some(local)
+            .into_iter()
+            .chain(remote)
+            .collect()
     }
 
     /// Workloads of the own cluster that belong here.
     fn local<'s>(&'s self, service: &'s ServiceView) -> impl Iterator<Item = &'s Workload> {
-        service.workloads.iter().filter(|workload| self.key.subset.contains(&workload.labels))
+        service
+            .workloads
+            .iter()
+            .filter(|workload| self.key.subset.contains(&workload.labels))
     }
 
     /// Takes in facts and settings, if they are new.
@@ -178,18 +192,29 @@ impl Destination {
         now: Instant,
     ) {
         let mut state = self.state.borrow_mut();
-        if state.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, known)) {
+        if state
+            .seen
+            .as_ref()
+            .is_some_and(|seen| Arc::ptr_eq(seen, known))
+        {
             return;
         }
         state.seen = Some(Arc::clone(known));
         state.valve.observe(shares, now);
         for group in state.groups.values_mut() {
-            group.endpoints.configure(settings.algorithm, settings.outlier.clone());
+            group
+                .endpoints
+                .configure(settings.algorithm, settings.outlier.clone());
         }
         if let Some(local) = shares.iter().find(|share| share.local) {
-            let workloads = self.local(service).filter(|workload| workload.health.takes_traffic());
+            let workloads = self
+                .local(service)
+                .filter(|workload| workload.health.takes_traffic());
             let handles = workloads.map(|workload| workload.handle.clone());
-            state.group(&local.cluster, settings).endpoints.set(handles, now);
+            state
+                .group(&local.cluster, settings)
+                .endpoints
+                .set(handles, now);
         }
     }
 
@@ -200,7 +225,10 @@ impl Destination {
         now: Instant,
         draw: u64,
     ) -> Decision {
-        self.state.borrow().valve.pick_cluster(shares, avoid, now, draw)
+        self.state
+            .borrow()
+            .valve
+            .pick_cluster(shares, avoid, now, draw)
     }
 
     /// Chooses among the workloads of `cluster` that are known: healthy ones of the own cluster,
@@ -214,7 +242,10 @@ impl Destination {
     ) -> Option<Handle> {
         let state = self.state.borrow();
         let group = state.groups.get(cluster)?;
-        group.endpoints.pick(avoid, now, draw).map(|picked| picked.key.clone())
+        group
+            .endpoints
+            .pick(avoid, now, draw)
+            .map(|picked| picked.key.clone())
     }
 
     /// The tunnel to a workload of another cluster, if it stands.
@@ -227,7 +258,9 @@ impl Destination {
     /// Workloads of `cluster` that tunnels stand to.
     pub(crate) fn tunnelled(&self, cluster: &ClusterName, now: Instant) -> Vec<Handle> {
         let mut state = self.state.borrow_mut();
-        let Some(group) = state.groups.get_mut(cluster) else { return Vec::new() };
+        let Some(group) = state.groups.get_mut(cluster) else {
+            return Vec::new();
+        };
         group.drop_broken(now);
         group.tunnels.keys().cloned().collect()
     }
@@ -241,7 +274,10 @@ impl Destination {
     ) {
         let mut state = self.state.borrow_mut();
         let group = state.group(cluster, settings);
-        let open = OpenTunnel { link: tunnel.link, opened: now };
+        let open = OpenTunnel {
+            link: tunnel.link,
+            opened: now,
+        };
         if let Some(earlier) = group.tunnels.insert(tunnel.handle, open) {
             earlier.link.drain();
         }
@@ -249,8 +285,13 @@ impl Destination {
     }
 
     /// Whom to wait for when a tunnel to `cluster` is being opened.
-    pub(crate) fn turn(&self, cluster: &ClusterName) -> Rc<tokio::sync::Mutex<()>> {
-        Rc::clone(self.opening.borrow_mut().entry(cluster.clone()).or_default())
+    pub(crate) fn turn(&self, cluster: &ClusterName) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(
+            self.opening
+                .borrow_mut()
+                .entry(cluster.clone())
+                .or_default(),
+        )
     }
 
     /// A try sets out to `cluster`.
@@ -313,12 +354,16 @@ impl Try {
     }
 
     fn end(&mut self, outcome: Outcome) {
-        let Some(cluster) = self.cluster.take() else { return };
+        let Some(cluster) = self.cluster.take() else {
+            return;
+        };
         let now = Instant::now();
-        let latency = self.replied.unwrap_or(now).saturating_duration_since(self.began);
+        let latency = self
+            .replied
+            .unwrap_or(now)
+            .saturating_duration_since(self.began);
         let mut state = self.destination.state.borrow_mut();
-        if let (Some(handle), Some(group)) =
-            (&self.handle, state.groups.get_mut(cluster.cluster()))
+        if let (Some(handle), Some(group)) = (&self.handle, state.groups.get_mut(cluster.cluster()))
         {
             group.endpoints.finish(handle, outcome, latency, now);
         }

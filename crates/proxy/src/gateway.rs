@@ -45,7 +45,10 @@ struct NoTunnel {
 
 impl NoTunnel {
     fn new(code: RefusalCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        Self {
+            code,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -53,16 +56,28 @@ impl NoTunnel {
 pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
     let behind = Behind::default();
     accept(&worker.clone(), listener, move |socket, live| {
-        tokio::task::spawn_local(session(Rc::clone(&worker), Rc::clone(&behind), socket, live));
+        tokio::task::spawn_local(session(
+            Rc::clone(&worker),
+            Rc::clone(&behind),
+            socket,
+            live,
+        ));
     })
     .await;
 }
 
 /// One session with a caller's proxy.
 async fn session(worker: Rc<Worker>, behind: Behind, socket: TcpStream, live: Live) {
-    let Some((link, caller)) = open_session(&worker, socket).await else { return };
+    let Some((link, caller)) = open_session(&worker, socket).await else {
+        return;
+    };
     serve_link(&worker, &link, live, move |worker, incoming| {
-        tokio::task::spawn_local(serve(worker, Rc::clone(&behind), incoming, Arc::clone(&caller)));
+        tokio::task::spawn_local(serve(
+            worker,
+            Rc::clone(&behind),
+            incoming,
+            Arc::clone(&caller),
+        ));
     })
     .await;
 }
@@ -100,7 +115,10 @@ async fn serve(worker: Rc<Worker>, behind: Behind, incoming: Incoming, caller: A
 }
 
 /// How a tunnel that was opened counts, however it ended.
-const CARRIED: Outcome = Outcome::Replied { status: 200, retry_unwanted: false };
+const CARRIED: Outcome = Outcome::Replied {
+    status: 200,
+    retry_unwanted: false,
+};
 
 async fn carry(journey: &mut Journey, stream: Stream, workload: &Workload, socket: TcpStream) {
     let reply = TunnelReply::Open {
@@ -141,7 +159,9 @@ async fn connect(
         .collect();
     let mut failed = open.avoid.clone();
     for _ in 0..healthy.len() {
-        let Some(workload) = pick(worker, behind, open, service, &healthy, &failed) else { break };
+        let Some(workload) = pick(worker, behind, open, service, &healthy, &failed) else {
+            break;
+        };
         match timeout(CONNECT, TcpStream::connect(workload.address)).await {
             Ok(Ok(socket)) => {
                 // Without it small writes wait for acknowledgements.
@@ -170,19 +190,24 @@ fn permitted<'v>(
     let service = match view.find(&open.service).map(|known| &**known) {
         Some(Known::Service(service)) => service,
         Some(Known::Absent | Known::Unusable(_)) | None => {
-            return Err(NoTunnel::new(RefusalCode::NoSuchService, open.service.to_string()));
+            return Err(NoTunnel::new(
+                RefusalCode::NoSuchService,
+                open.service.to_string(),
+            ));
         }
     };
     let policies = view
         .policies()
         .ok_or_else(|| NoTunnel::new(RefusalCode::NotAuthorized, "the mesh is not known yet"))?;
-    let _permit = policies.authorize(caller, &service.service).map_err(|denied| {
-        let code = match denied {
-            isthmus_authz::Denied::NotExported { .. } => RefusalCode::NotExported,
-            isthmus_authz::Denied::ForeignTrustDomain { .. } => RefusalCode::NotAuthorized,
-        };
-        NoTunnel::new(code, denied.to_string())
-    })?;
+    let _permit = policies
+        .authorize(caller, &service.service)
+        .map_err(|denied| {
+            let code = match denied {
+                isthmus_authz::Denied::NotExported { .. } => RefusalCode::NotExported,
+                isthmus_authz::Denied::ForeignTrustDomain { .. } => RefusalCode::NotAuthorized,
+            };
+            NoTunnel::new(code, denied.to_string())
+        })?;
     Ok(service)
 }
 
@@ -200,14 +225,22 @@ fn pick<'w>(
     let endpoints = behind.entry(open.service.clone()).or_insert_with(|| {
         Endpoints::new(Algorithm::LeastRequest, TrafficSettings::default().outlier)
     });
-    let all = service.workloads.iter().filter(|workload| workload.health.takes_traffic());
+    let all = service
+        .workloads
+        .iter()
+        .filter(|workload| workload.health.takes_traffic());
     endpoints.set(all.map(|workload| workload.handle.clone()), now);
     // Those of other subsets are avoided like those that failed.
     let outside = service.workloads.iter().filter(|workload| {
-        !healthy.iter().any(|inside| inside.handle == workload.handle)
+        !healthy
+            .iter()
+            .any(|inside| inside.handle == workload.handle)
     });
-    let avoid: Vec<Handle> =
-        failed.iter().cloned().chain(outside.map(|workload| workload.handle.clone())).collect();
+    let avoid: Vec<Handle> = failed
+        .iter()
+        .cloned()
+        .chain(outside.map(|workload| workload.handle.clone()))
+        .collect();
     let handle = endpoints.pick(&avoid, now, worker.draw())?.key.clone();
     let workload = healthy.iter().find(|workload| workload.handle == handle)?;
     endpoints.start(&handle);

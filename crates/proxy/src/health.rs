@@ -35,7 +35,13 @@ pub(crate) struct Judge {
 impl Judge {
     pub(crate) fn new() -> Self {
         let detail = "not checked yet".to_owned();
-        Self { found: Found { health: Health::Starting, detail }, failures: 0 }
+        Self {
+            found: Found {
+                health: Health::Starting,
+                detail,
+            },
+            failures: 0,
+        }
     }
 
     pub(crate) fn found(&self) -> &Found {
@@ -48,7 +54,10 @@ impl Judge {
         match result {
             Ok(()) => {
                 self.failures = 0;
-                self.found = Found { health: Health::Healthy, detail: "ok".to_owned() };
+                self.found = Found {
+                    health: Health::Healthy,
+                    detail: "ok".to_owned(),
+                };
             }
             Err(detail) => {
                 self.failures = self.failures.saturating_add(1);
@@ -68,7 +77,9 @@ impl Judge {
 pub(crate) async fn probe(check: &HealthCheck, program: IpAddr, port: u16) -> Result<(), String> {
     let address = SocketAddr::new(program, port);
     let asking = async {
-        let socket = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        let socket = TcpStream::connect(address)
+            .await
+            .map_err(|error| error.to_string())?;
         match &check.probe {
             HealthProbe::Tcp => Ok(()),
             HealthProbe::Http { path } => ask(socket, address, path).await,
@@ -85,7 +96,10 @@ async fn ask(socket: TcpStream, address: SocketAddr, path: &str) -> Result<(), S
     let answer = async {
         let mut program = ProgramConnection::new(socket);
         let mut fields = Fields::new();
-        for (name, value) in [("host", address.to_string()), ("user-agent", "isthmus".to_owned())] {
+        for (name, value) in [
+            ("host", address.to_string()),
+            ("user-agent", "isthmus".to_owned()),
+        ] {
             // Both are plain text.
             let _ = fields.push(name, value);
         }
@@ -120,7 +134,11 @@ mod tests {
             judge.found().health
         };
         assert_eq!(step(Err("refused")), Health::Starting);
-        assert_eq!(step(Err("refused")), Health::Starting, "it has never been healthy");
+        assert_eq!(
+            step(Err("refused")),
+            Health::Starting,
+            "it has never been healthy"
+        );
         assert_eq!(step(Ok(())), Health::Healthy);
         assert_eq!(step(Err("refused")), Health::Healthy);
         assert_eq!(step(Ok(())), Health::Healthy);

@@ -59,7 +59,13 @@ pub(crate) fn serve(socket: TcpStream) -> (RequestReader, ResponseWriter) {
         input: BytesMut::new(),
         decoder: RequestDecoder::new(Limits::default()),
     };
-    (reader, ResponseWriter { socket: write, output: BytesMut::new() })
+    (
+        reader,
+        ResponseWriter {
+            socket: write,
+            output: BytesMut::new(),
+        },
+    )
 }
 
 impl RequestReader {
@@ -154,8 +160,15 @@ impl ProgramConnection {
         let (read, write) = socket.into_split();
         let decoder = ResponseDecoder::new(Limits::default());
         Self {
-            reader: ResponseReader { socket: read, input: BytesMut::new(), decoder },
-            writer: RequestWriter { socket: write, output: BytesMut::new() },
+            reader: ResponseReader {
+                socket: read,
+                input: BytesMut::new(),
+                decoder,
+            },
+            writer: RequestWriter {
+                socket: write,
+                output: BytesMut::new(),
+            },
         }
     }
 

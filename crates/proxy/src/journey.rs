@@ -28,11 +28,11 @@ pub(crate) struct Journey {
 
 impl Recorder {
     pub(crate) fn new(metrics: Arc<Metrics>, access_log: bool) -> Self {
-        Self { metrics, flows: RefCell::default(), access_log }
-    }
-
-    pub(crate) fn metrics(&self) -> &Metrics {
-        &self.metrics
+        Self {
+            metrics,
+            flows: RefCell::default(),
+            access_log,
+        }
     }
 
     fn with_flow(&self, record: &AccessRecord, count: impl FnOnce(&mut Flow)) {
@@ -86,10 +86,6 @@ impl Journey {
         }
     }
 
-    pub(crate) fn started(&self) -> Instant {
-        self.started
-    }
-
     pub(crate) fn source(
         &mut self,
         identity: &Identity,
@@ -115,7 +111,10 @@ impl Journey {
             if record.protocol == "tcp" {
                 flow.count_tcp_connection();
             } else {
-                let outcome = Outcome { status: record.response_code, refusal: record.refusal };
+                let outcome = Outcome {
+                    status: record.response_code,
+                    refusal: record.refusal,
+                };
                 flow.count_request(outcome, record.took);
             }
             for _ in 1..record.attempts {
@@ -126,7 +125,9 @@ impl Journey {
         });
         if recorder.access_log {
             // Nobody can be told when standard output is gone, and requests go on.
-            let _ = std::io::stdout().lock().write_all(record.to_json_line().as_bytes());
+            let _ = std::io::stdout()
+                .lock()
+                .write_all(record.to_json_line().as_bytes());
         }
     }
 }

@@ -12,7 +12,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use isthmus_codec::Fields;
@@ -102,7 +102,10 @@ struct Slot {
 
 impl Slot {
     fn wake(&mut self) {
-        for waker in [self.receiver.take(), self.sender.take()].into_iter().flatten() {
+        for waker in [self.receiver.take(), self.sender.take()]
+            .into_iter()
+            .flatten()
+        {
             waker.wake();
         }
     }
@@ -132,11 +135,20 @@ impl Link {
     pub(crate) fn open(&self, open: &Open, end: bool) -> Result<Stream, CannotOpen> {
         let mut shared = self.0.borrow_mut();
         let id = shared.machine.open(open, end)?;
-        shared.streams.insert(id, Slot { sent_end: end, ..Slot::default() });
+        shared.streams.insert(
+            id,
+            Slot {
+                sent_end: end,
+                ..Slot::default()
+            },
+        );
         shared.idle_since = None;
         shared.wake_driver();
         drop(shared);
-        Ok(Stream { id, link: self.clone() })
+        Ok(Stream {
+            id,
+            link: self.clone(),
+        })
     }
 
     /// The next stream that the peer opens; `None` when the connection is gone.
@@ -165,12 +177,10 @@ impl Link {
     pub(crate) fn is_leaving(&self) -> bool {
         let shared = self.0.borrow();
         shared.closed.is_some()
-            || matches!(shared.machine.can_open(), Err(CannotOpen::Leaving | CannotOpen::Failed))
-    }
-
-    /// The smoothed round-trip time.
-    pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.0.borrow().machine.rtt()
+            || matches!(
+                shared.machine.can_open(),
+                Err(CannotOpen::Leaving | CannotOpen::Failed)
+            )
     }
 
     /// Since when no stream has been open.
@@ -229,13 +239,17 @@ impl Stream {
     }
 
     /// Ends our half.
-    pub(crate) fn finish(&self, trailers: Option<Fields>) -> Result<(), StreamError> {
+    pub(crate) fn finish(&self, trailers: Option<&Fields>) -> Result<(), StreamError> {
         let mut shared = self.link.0.borrow_mut();
         shared.check(self.id)?;
-        if shared.streams.get(&self.id).is_none_or(|slot| slot.sent_end) {
+        if shared
+            .streams
+            .get(&self.id)
+            .is_none_or(|slot| slot.sent_end)
+        {
             return Ok(());
         }
-        shared.machine.finish(self.id, trailers.as_ref())?;
+        shared.machine.finish(self.id, trailers)?;
         shared.slot(self.id, |slot| slot.sent_end = true);
         shared.wake_driver();
         Ok(())
@@ -262,11 +276,11 @@ impl Stream {
             }
             return Poll::Ready(Ok(item));
         }
-        if let Some(error) = slot.failed {
-            return Poll::Ready(Err(error));
-        }
         if slot.got_end {
             return Poll::Ready(Ok(Item::End(None)));
+        }
+        if let Some(error) = slot.failed {
+            return Poll::Ready(Err(error));
         }
         slot.receiver = Some(cx.waker().clone());
         Poll::Pending
@@ -299,7 +313,10 @@ impl Drop for Stream {
 impl Shared {
     fn check(&self, id: StreamId) -> Result<(), StreamError> {
         match self.streams.get(&id) {
-            Some(Slot { failed: Some(error), .. }) => Err(*error),
+            Some(Slot {
+                failed: Some(error),
+                ..
+            }) => Err(*error),
             Some(_) => Ok(()),
             None => Err(StreamError::Gone),
         }
@@ -344,13 +361,28 @@ impl Link {
     fn deliver(&self) {
         loop {
             let mut shared = self.0.borrow_mut();
-            let Some(event) = shared.machine.poll_event() else { return };
+            let Some(event) = shared.machine.poll_event() else {
+                return;
+            };
             match event {
                 Event::Opened { stream, open, end } => {
-                    shared.streams.insert(stream, Slot { got_end: end, ..Slot::default() });
+                    shared.streams.insert(
+                        stream,
+                        Slot {
+                            got_end: end,
+                            ..Slot::default()
+                        },
+                    );
                     shared.idle_since = None;
-                    let stream = Stream { id: stream, link: self.clone() };
-                    shared.incoming.push_back(Incoming { stream, open: *open, end });
+                    let stream = Stream {
+                        id: stream,
+                        link: self.clone(),
+                    };
+                    shared.incoming.push_back(Incoming {
+                        stream,
+                        open: *open,
+                        end,
+                    });
                     if let Some(acceptor) = shared.acceptor.take() {
                         acceptor.wake();
                     }
@@ -395,7 +427,13 @@ struct Driver<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     fn new(io: T, link: Link) -> Self {
-        Self { io, link, input: BytesMut::new(), output: BytesMut::new(), timer: None }
+        Self {
+            io,
+            link,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            timer: None,
+        }
     }
 
     /// Reads once. Ready when something was read or the connection ended.
@@ -420,7 +458,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
         loop {
             if self.output.is_empty() {
-                self.link.0.borrow_mut().machine.transmit(&mut self.output, WRITE_SIZE);
+                self.link
+                    .0
+                    .borrow_mut()
+                    .machine
+                    .transmit(&mut self.output, WRITE_SIZE);
                 self.link.deliver();
             }
             if self.output.is_empty() {
@@ -446,7 +488,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             self.timer = None;
             return Poll::Pending;
         };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due.into())));
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due.into())));
         if timer.deadline().into_std() != due {
             timer.as_mut().reset(due.into());
         }
@@ -474,8 +518,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             let read = driver.poll_read(cx);
             let written = driver.poll_write(cx);
             let outcomes = [&timed, &read, &written];
-            if let Some(Poll::Ready(Err(closed))) =
-                outcomes.into_iter().find(|outcome| matches!(outcome, Poll::Ready(Err(_))))
+            if let Some(Poll::Ready(Err(closed))) = outcomes
+                .into_iter()
+                .find(|outcome| matches!(outcome, Poll::Ready(Err(_))))
             {
                 break closed.clone();
             }
@@ -507,7 +552,10 @@ pub(crate) struct Pipe {
 
 impl Pipe {
     pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, unread: Bytes::new() }
+        Self {
+            stream,
+            unread: Bytes::new(),
+        }
     }
 }
 
@@ -536,7 +584,7 @@ impl AsyncRead for Pipe {
 
 impl AsyncWrite for Pipe {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
@@ -548,7 +596,127 @@ impl AsyncWrite for Pipe {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.stream.finish(None).map_err(broken))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_codec::message::{Context as Carried, TcpOpen};
+    use isthmus_model::ServiceName;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    fn open() -> Open {
+        let service = ServiceName::new("shop", "cart").unwrap();
+        Open::Tcp(TcpOpen {
+            service,
+            port: 80,
+            context: Carried::default(),
+        })
+    }
+
+    /// Two ends of one connection over a pipe that holds `buffer` bytes.
+    fn pair(buffer: usize) -> (Link, Link) {
+        let (a, b) = tokio::io::duplex(buffer);
+        let settings = Settings::default;
+        (
+            Link::start(a, Side::Dialler, settings()),
+            Link::start(b, Side::Listener, settings()),
+        )
+    }
+
+    async fn run<T>(test: impl Future<Output = T>) -> T {
+        LocalSet::new().run_until(test).await
+    }
+
+    #[tokio::test]
+    async fn megabytes_pass_both_ways_at_once_through_a_narrow_pipe() {
+        const LENGTH: usize = 3_000_000;
+        run(async {
+            let (a, b) = pair(1_000);
+            let stream = a.open(&open(), false).unwrap();
+            let far = b.accept().await.unwrap();
+            assert_eq!(far.open, open());
+            far.stream.reply(&Reply::Accepted, false).unwrap();
+            assert!(matches!(
+                stream.receive().await,
+                Ok(Item::Reply(Reply::Accepted))
+            ));
+            let echo = async {
+                let mut pipe = Pipe::new(far.stream);
+                let mut buffer = vec![0; 5_000];
+                loop {
+                    let length = pipe.read(&mut buffer).await.unwrap();
+                    if length == 0 {
+                        return pipe.shutdown().await.unwrap();
+                    }
+                    pipe.write_all(&buffer[..length]).await.unwrap();
+                }
+            };
+            let sent: Bytes = (0..LENGTH)
+                .map(|at| u8::try_from(at % 251).unwrap())
+                .collect();
+            let send = async {
+                stream.send(sent.clone()).await.unwrap();
+                stream.finish(None).unwrap();
+            };
+            let receive = async {
+                let mut received = BytesMut::new();
+                loop {
+                    match stream.receive().await.unwrap() {
+                        Item::Data(data) => received.extend_from_slice(&data),
+                        Item::End(_) => return received.freeze(),
+                        Item::Reply(_) => panic!("a second reply"),
+                    }
+                }
+            };
+            let ((), (), received) = tokio::join!(echo, send, receive);
+            assert!(received == sent);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_drained_link_refuses_new_streams_and_finishes_old_ones() {
+        run(async {
+            let (a, b) = pair(64_000);
+            let stream = a.open(&open(), true).unwrap();
+            let far = b.accept().await.unwrap();
+            b.drain();
+            assert!(b.is_leaving());
+            far.stream.reply(&Reply::Accepted, true).unwrap();
+            assert!(matches!(stream.receive().await, Ok(Item::Reply(_))));
+            assert!(matches!(stream.receive().await, Ok(Item::End(None))));
+            drop((stream, far));
+            assert!(b.accept().await.is_none(), "the connection ends by itself");
+            assert!(a.is_leaving());
+            assert!(a.open(&open(), true).is_err());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_lost_peer_ends_every_stream_and_a_dropped_stream_tells_the_peer() {
+        run(async {
+            let (io, peer) = tokio::io::duplex(64_000);
+            let link = Link::start(io, Side::Dialler, Settings::default());
+            let stream = link.open(&open(), false).unwrap();
+            tokio::task::yield_now().await;
+            drop(peer);
+            let lost = stream.receive().await.unwrap_err();
+            assert_eq!(lost, StreamError::Reset(ResetCode::MaybeExecuted));
+
+            let (a, b) = pair(64_000);
+            let stream = a.open(&open(), false).unwrap();
+            let far = b.accept().await.unwrap();
+            drop(stream);
+            let told = far.stream.receive().await.unwrap_err();
+            assert_eq!(told, StreamError::Reset(ResetCode::Cancelled));
+        })
+        .await;
     }
 }

@@ -34,7 +34,10 @@ const UNKNOWN_CHECK: Duration = Duration::from_millis(200);
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     #[error("cannot listen on {address}: {source}")]
-    Listen { address: SocketAddr, source: io::Error },
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
     #[error("cannot join the mesh: {0}")]
     Join(#[from] JoinError),
     #[error(transparent)]
@@ -78,9 +81,15 @@ pub async fn run(
 /// an earlier run.
 pub async fn start(config: Config) -> Result<Running, ProxyError> {
     let config = Arc::new(config);
-    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), Metrics::DEFAULT_MAX_FLOWS));
+    let metrics = Arc::new(Metrics::new(
+        env!("CARGO_PKG_VERSION"),
+        Metrics::DEFAULT_MAX_FLOWS,
+    ));
     let (status_sender, status) = watch::channel(Status::default());
-    let first = Report { found: Judge::new().found().clone(), draining: false };
+    let first = Report {
+        found: Judge::new().found().clone(),
+        draining: false,
+    };
     let (report_sender, report) = watch::channel(first);
 
     // Addresses first: one that is in use is the operator's to know at once.
@@ -136,7 +145,15 @@ pub async fn start(config: Config) -> Result<Running, ProxyError> {
         workers.push(spawn_worker(index, common.clone(), listeners, stopped)?);
         stop_workers.push(stop);
     }
-    Ok(Running { drain, report: report_sender, status, leaving, agent, workers, stop_workers })
+    Ok(Running {
+        drain,
+        report: report_sender,
+        status,
+        leaving,
+        agent,
+        workers,
+        stop_workers,
+    })
 }
 
 impl Running {
@@ -161,7 +178,10 @@ impl Running {
     pub async fn leave(self) {
         self.leaving.send_replace(true);
         // Deregistration must not hold up the end of the process for long.
-        if tokio::time::timeout(Duration::from_secs(2), self.agent).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(2), self.agent)
+            .await
+            .is_err()
+        {
             tracing::warn!("the control plane did not take the farewell");
         }
         for stop in self.stop_workers {
@@ -197,8 +217,10 @@ impl Listeners {
                 .map_err(|source| ProxyError::Listen { address, source })
         };
         let metrics = config.at(config.ports.metrics);
-        let metrics = bind(metrics, false)
-            .map_err(|source| ProxyError::Listen { address: metrics, source })?;
+        let metrics = bind(metrics, false).map_err(|source| ProxyError::Listen {
+            address: metrics,
+            source,
+        })?;
         let mut workers = Vec::new();
         for _ in 0..count {
             let mut services = Vec::new();
@@ -206,9 +228,15 @@ impl Listeners {
             for listener in sidecar.iter().flat_map(|sidecar| &sidecar.listeners) {
                 services.push((one(listener.address)?, listener.clone()));
             }
-            let outbound = sidecar.map(|_| one(config.at(config.ports.outbound))).transpose()?;
+            let outbound = sidecar
+                .map(|_| one(config.at(config.ports.outbound)))
+                .transpose()?;
             let mesh = one(config.at(config.ports.mesh))?;
-            workers.push(WorkerListeners { mesh, outbound, services });
+            workers.push(WorkerListeners {
+                mesh,
+                outbound,
+                services,
+            });
         }
         Ok(Self { metrics, workers })
     }
@@ -221,26 +249,30 @@ fn spawn_worker(
     stop: oneshot::Receiver<()>,
 ) -> Result<JoinHandle<()>, ProxyError> {
     let chance = RealChance::new()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        let local = LocalSet::new();
-        local.block_on(&runtime, async {
-            let worker = Worker::new(common, chance);
-            if let Err(error) = serve(&worker, listeners) {
-                tracing::error!(%error, "a worker cannot listen");
-                return;
-            }
-            tokio::task::spawn_local(std::rc::Rc::clone(&worker).keep_tidy());
-            let mut drain = worker.common.drain.clone();
-            tokio::task::spawn_local(async move {
-                drain.draining().await;
-                worker.reach.drain();
-                worker.destinations.drain();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(move || {
+            let local = LocalSet::new();
+            local.block_on(&runtime, async {
+                let worker = Worker::new(common, chance);
+                if let Err(error) = serve(&worker, listeners) {
+                    tracing::error!(%error, "a worker cannot listen");
+                    return;
+                }
+                tokio::task::spawn_local(std::rc::Rc::clone(&worker).keep_tidy());
+                let mut drain = worker.common.drain.clone();
+                tokio::task::spawn_local(async move {
+                    drain.draining().await;
+                    worker.reach.drain();
+                    worker.destinations.drain();
+                });
+                // Dropping the sender means the same.
+                let _ = stop.await;
             });
-            // Dropping the sender means the same.
-            let _ = stop.await;
-        });
-    })?;
+        })?;
     Ok(thread)
 }
 
@@ -248,8 +280,14 @@ fn serve(worker: &std::rc::Rc<Worker>, listeners: WorkerListeners) -> io::Result
     use std::rc::Rc;
     let mesh = TcpListener::from_std(listeners.mesh)?;
     match &worker.common.config.role {
-        Role::Gateway => drop(tokio::task::spawn_local(gateway::listen(Rc::clone(worker), mesh))),
-        Role::Sidecar(_) => drop(tokio::task::spawn_local(inbound::listen(Rc::clone(worker), mesh))),
+        Role::Gateway => drop(tokio::task::spawn_local(gateway::listen(
+            Rc::clone(worker),
+            mesh,
+        ))),
+        Role::Sidecar(_) => drop(tokio::task::spawn_local(inbound::listen(
+            Rc::clone(worker),
+            mesh,
+        ))),
     }
     if let Some(outbound) = listeners.outbound {
         let listener = TcpListener::from_std(outbound)?;
@@ -264,10 +302,14 @@ fn serve(worker: &std::rc::Rc<Worker>, listeners: WorkerListeners) -> io::Result
 
 /// Looks at the program again and again, and reports what changes.
 async fn check_program(config: Arc<Config>, view: Snapshot<View>, report: watch::Sender<Report>) {
-    let Some((service, program)) =
-        config.own_service().zip(config.sidecar().map(|sidecar| sidecar.program))
+    let Some((service, program)) = config
+        .own_service()
+        .zip(config.sidecar().map(|sidecar| sidecar.program))
     else {
-        let found = Found { health: Health::Healthy, detail: "no program".to_owned() };
+        let found = Found {
+            health: Health::Healthy,
+            detail: "no program".to_owned(),
+        };
         report.send_modify(|report| report.found = found);
         return;
     };
@@ -296,7 +338,11 @@ async fn check_program(config: Arc<Config>, view: Snapshot<View>, report: watch:
             changed
         });
         // A program that starts is waited for more closely.
-        let pause = if failing { check.interval.min(UNKNOWN_CHECK) } else { check.interval };
+        let pause = if failing {
+            check.interval.min(UNKNOWN_CHECK)
+        } else {
+            check.interval
+        };
         tokio::time::sleep(pause).await;
     }
 }

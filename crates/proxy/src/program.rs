@@ -55,10 +55,15 @@ impl Program {
     /// A new connection to `port` of the program.
     pub(crate) async fn connect(&self, port: u16) -> io::Result<TcpStream> {
         let Some(address) = self.address else {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "this proxy has no program"));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "this proxy has no program",
+            ));
         };
         let connecting = TcpStream::connect(SocketAddr::new(address, port));
-        let socket = timeout(CONNECT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let socket = timeout(CONNECT, connecting)
+            .await
+            .map_err(|_| io::ErrorKind::TimedOut)??;
         socket.set_nodelay(true)?;
         Ok(socket)
     }

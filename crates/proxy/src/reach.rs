@@ -15,9 +15,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_codec::message::{Open, Priority, RefusalCode, Reply, TunnelOpen, TunnelReply};
 use isthmus_codec::mux::{CannotOpen, Settings, Side};
-use isthmus_identity::{
-    Callee, Unacceptable, accept_callee, accept_gateway, gateway_server_name,
-};
+use isthmus_identity::{Callee, Unacceptable, accept_callee, accept_gateway, gateway_server_name};
 use isthmus_model::{ClusterName, Gateway, Handle, Service, Subset, Workload};
 use isthmus_telemetry::{Metrics, RefusalReason};
 use isthmus_wire::ClusterView;
@@ -159,7 +157,10 @@ impl Reach {
                 priority: Priority::Normal,
                 data_class: None,
             };
-            match self.tunnel_through(gateway, cluster, service, open, limit).await {
+            match self
+                .tunnel_through(gateway, cluster, service, open, limit)
+                .await
+            {
                 Ok(tunnel) => return Ok(tunnel),
                 // The cluster has spoken; a sibling gateway would say the same.
                 Err(refused @ (Unreachable::Refused(..) | Unreachable::NotVerified(..))) => {
@@ -182,7 +183,7 @@ impl Reach {
         let address = gateway.address;
         let outer = self.gateway(address, &cluster.cluster.name, limit).await?;
         within(address, limit, async {
-            let mut stream = outer.open(&Open::Tunnel(open), false)?;
+            let stream = outer.open(&Open::Tunnel(open), false)?;
             let handle = match stream.receive().await? {
                 Item::Reply(Reply::Tunnel(TunnelReply::Open { handle, .. })) => handle,
                 Item::Reply(Reply::Tunnel(TunnelReply::Refused { code, detail })) => {
@@ -193,7 +194,9 @@ impl Reach {
                     return Err(Unreachable::Ended("the gateway did not answer".to_owned()));
                 }
             };
-            let link = self.inner(Pipe::new(stream), address, service, cluster).await?;
+            let link = self
+                .inner(Pipe::new(stream), address, service, cluster)
+                .await?;
             Ok(Tunnel { handle, link })
         })
         .await
@@ -267,33 +270,44 @@ impl Reach {
     fn gateways_in_turn<'c>(&self, cluster: &'c ClusterView) -> impl Iterator<Item = &'c Gateway> {
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
-        let healthy: Vec<_> = cluster.gateways.iter().filter(|gateway| gateway.healthy).collect();
+        let healthy: Vec<_> = cluster
+            .gateways
+            .iter()
+            .filter(|gateway| gateway.healthy)
+            .collect();
         let others = cluster.gateways.iter().filter(|gateway| !gateway.healthy);
         let first = turn.checked_rem(healthy.len()).unwrap_or(0);
         let (before, from) = healthy.split_at(first);
-        from.iter().chain(before).copied().chain(others).collect::<Vec<_>>().into_iter()
+        from.iter()
+            .chain(before)
+            .copied()
+            .chain(others)
+            .collect::<Vec<_>>()
+            .into_iter()
     }
 
     /// Closes links that nobody has used for `idle`, and forgets ways that lead nowhere.
     pub(crate) fn tidy(&self, idle: Duration, now: Instant) {
-        self.workloads.borrow_mut().retain(|_, way| way.tidy(idle, now));
-        self.gateways.borrow_mut().retain(|_, way| way.tidy(idle, now));
+        self.workloads
+            .borrow_mut()
+            .retain(|_, way| way.tidy(idle, now));
+        self.gateways
+            .borrow_mut()
+            .retain(|_, way| way.tidy(idle, now));
     }
 
     /// No new streams on any link; those that run may finish.
     pub(crate) fn drain(&self) {
-        for way in self.workloads.borrow().values().chain(self.gateways.borrow().values()) {
+        for way in self
+            .workloads
+            .borrow()
+            .values()
+            .chain(self.gateways.borrow().values())
+        {
             if let Some(link) = &*way.link.borrow() {
                 link.drain();
             }
         }
-    }
-
-    /// Round-trip times of the outer sessions that stand, by gateway.
-    pub(crate) fn round_trips(&self) -> Vec<(SocketAddr, Duration)> {
-        let gateways = self.gateways.borrow();
-        let rtt = |way: &Way| way.link.borrow().as_ref().and_then(Link::rtt);
-        gateways.iter().filter_map(|(address, way)| Some((*address, rtt(way)?))).collect()
     }
 }
 
@@ -314,7 +328,9 @@ async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, Unreachable>>,
 ) -> Result<T, Unreachable> {
-    timeout(limit, work).await.unwrap_or(Err(Unreachable::Timeout(address, limit)))
+    timeout(limit, work)
+        .await
+        .unwrap_or(Err(Unreachable::Timeout(address, limit)))
 }
 
 /// A peer that may be connected, being dialled, or just failed.
@@ -359,7 +375,9 @@ impl Way {
     /// False when there is nothing to keep.
     fn tidy(&self, idle: Duration, now: Instant) -> bool {
         let mut link = self.link.borrow_mut();
-        let Some(standing) = &*link else { return self.dialling.try_lock().is_err() };
+        let Some(standing) = &*link else {
+            return self.dialling.try_lock().is_err();
+        };
         let unused = standing
             .idle_since()
             .is_some_and(|since| now.saturating_duration_since(since) > idle);

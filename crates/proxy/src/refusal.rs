@@ -30,7 +30,10 @@ pub(crate) struct Rendered {
 
 impl Refusal {
     pub(crate) fn new(reason: RefusalReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self {
+            reason,
+            detail: detail.into(),
+        }
     }
 
     /// `at`: the name of this proxy.
@@ -54,7 +57,11 @@ impl Refusal {
             // A name with control characters is refused when the configuration is read.
             let _ = fields.push(name, value.to_owned());
         }
-        Rendered { status: self.reason.status(), fields, body }
+        Rendered {
+            status: self.reason.status(),
+            fields,
+            body,
+        }
     }
 }
 

@@ -47,7 +47,9 @@ impl TlsError {
         match self {
             Self::Handshake(error) => {
                 let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-                inner.and_then(PeerError::of).map_or("handshake", |error| error.reason())
+                inner
+                    .and_then(PeerError::of)
+                    .map_or("handshake", |error| error.reason())
             }
             Self::Peer(error) => error.reason(),
             Self::Protocol => "protocol",
@@ -77,7 +79,14 @@ impl Me {
             time.clone(),
         );
         let client = client_config(Some(Arc::clone(&leaf)), Arc::clone(&trust), &alpn, time);
-        Self { identity, cluster, leaf, trust, server: server.into(), client: client.into() }
+        Self {
+            identity,
+            cluster,
+            leaf,
+            trust,
+            server: server.into(),
+            client: client.into(),
+        }
     }
 
     /// Is there a certificate that peers still accept?
@@ -95,7 +104,9 @@ impl Me {
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let session = async {
-            let stream = TlsAcceptor::from(Arc::clone(&self.server)).accept(io).await?;
+            let stream = TlsAcceptor::from(Arc::clone(&self.server))
+                .accept(io)
+                .await?;
             let (_, session) = stream.get_ref();
             if session.alpn_protocol() != Some(mux::ALPN) {
                 return Err(TlsError::Protocol);
@@ -118,7 +129,9 @@ impl Me {
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let session = async {
-            let stream = TlsConnector::from(Arc::clone(&self.client)).connect(name, io).await?;
+            let stream = TlsConnector::from(Arc::clone(&self.client))
+                .connect(name, io)
+                .await?;
             let (_, session) = stream.get_ref();
             if session.alpn_protocol() != Some(mux::ALPN) {
                 return Err(TlsError::Protocol);

@@ -50,7 +50,12 @@ pub(crate) struct ServiceView {
 impl View {
     /// What a proxy of `own` knows before it has heard anything.
     pub(crate) fn empty(own: ClusterName) -> Self {
-        Self { own, policies: None, clusters: BTreeMap::new(), services: HashMap::new() }
+        Self {
+            own,
+            policies: None,
+            clusters: BTreeMap::new(),
+            services: HashMap::new(),
+        }
     }
 
     pub(crate) fn own(&self) -> &ClusterName {
@@ -66,10 +71,6 @@ impl View {
         self.clusters.get(name)
     }
 
-    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Arc<ClusterView>> {
-        self.clusters.values()
-    }
-
     /// `None`: not known yet, which is not the same as [`Known::Absent`].
     pub(crate) fn find(&self, service: &ServiceName) -> Option<&Arc<Known>> {
         self.services.get(service)
@@ -79,7 +80,9 @@ impl View {
 impl ServiceView {
     /// What holds for a request that matched `rule`.
     pub(crate) fn settings(&self, rule: &Rule) -> TrafficSettings {
-        let of_route = rule.route().and_then(|route| self.route_settings.get(route));
+        let of_route = rule
+            .route()
+            .and_then(|route| self.route_settings.get(route));
         let mut settings = TrafficSettings::clone(of_route.unwrap_or(&self.settings));
         rule.outweigh(&mut settings.timeout);
         settings
@@ -111,7 +114,12 @@ pub(crate) struct ViewBuilder {
 
 impl ViewBuilder {
     pub(crate) fn new(own: ClusterName) -> Self {
-        Self { own, policies: None, clusters: BTreeMap::new(), services: HashMap::new() }
+        Self {
+            own,
+            policies: None,
+            clusters: BTreeMap::new(),
+            services: HashMap::new(),
+        }
     }
 
     /// Compiles one topic that has been answered. `bodies`: its good resources. `unusable`: why one
@@ -134,7 +142,8 @@ impl ViewBuilder {
                     self.policies = Some(Policies::compile(mesh.trust_domain, self.own.clone()));
                 }
                 Body::Cluster(view) => {
-                    self.clusters.insert(view.cluster.name.clone(), Arc::new(view));
+                    self.clusters
+                        .insert(view.cluster.name.clone(), Arc::new(view));
                 }
                 _ => {}
             }
@@ -187,7 +196,10 @@ fn compile_service(name: &ServiceName, bodies: Vec<Body>, unusable: Option<Strin
     let policies: Vec<&TrafficPolicy> = policies.iter().collect();
     let resolve = |route: Option<&RouteId>| Arc::new(settings::resolve(&policies, name, route));
     let route_settings = routes.iter().map(|route| {
-        let id = RouteId { namespace: route.namespace.clone(), name: route.name.clone() };
+        let id = RouteId {
+            namespace: route.namespace.clone(),
+            name: route.name.clone(),
+        };
         let settings = resolve(Some(&id));
         (id, settings)
     });

@@ -100,7 +100,10 @@ impl Worker {
             Refusal::new(RefusalReason::NotKnownYet, detail)
         };
         let asked = self.common.interest.0.send(service.clone());
-        timeout_at(deadline, asked).await.map_err(|_| late())?.map_err(|_| late())?;
+        timeout_at(deadline, asked)
+            .await
+            .map_err(|_| late())?
+            .map_err(|_| late())?;
         loop {
             let view = self.common.view.load_full();
             if is_known(&view, service) {

@@ -113,6 +113,12 @@ impl RouteTable {
         })
     }
 
+    /// Every rule of every route that is bound, once per match.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        let entries = self.ports.iter().flat_map(|table| &table.entries);
+        entries.map(|entry| &*entry.rule)
+    }
+
     fn port(&self, port: u16) -> Option<&PortTable> {
         self.ports.iter().find(|table| table.port == port)
     }

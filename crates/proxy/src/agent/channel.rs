@@ -27,7 +27,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChannelError {
     #[error("{address}: {source}")]
-    Transport { address: SocketAddr, source: tonic::transport::Error },
+    Transport {
+        address: SocketAddr,
+        source: tonic::transport::Error,
+    },
     #[error("no control plane address is configured")]
     NoAddress,
 }

@@ -34,7 +34,10 @@ pub enum JoinError {
     #[error("the join token: {0}")]
     Token(#[from] JoinTokenError),
     #[error("the control plane at {address} refused: {reason}")]
-    Refused { address: std::net::SocketAddr, reason: String },
+    Refused {
+        address: std::net::SocketAddr,
+        reason: String,
+    },
     #[error("what the control plane issued cannot be used: {0}")]
     Unusable(String),
     #[error("{0}")]
@@ -69,7 +72,10 @@ pub(crate) async fn join(
 }
 
 fn revive(stored: Stored) -> Result<Joined, String> {
-    let Stored { node_key, identity: StoredIdentity { key, certificates } } = stored;
+    let Stored {
+        node_key,
+        identity: StoredIdentity { key, certificates },
+    } = stored;
     let certificates = certificates.ok_or("no certificates were kept")?;
     let joined = usable(&key, &certificates, node_key)?;
     if joined.leaf.load().expired(SystemTime::now()) {
@@ -101,9 +107,14 @@ fn usable(
 async fn enroll(config: &Config, vault: &Vault, token: &JoinToken) -> Result<Joined, JoinError> {
     // The same key at every try: a token admits one.
     let key = KeyPair::generate().map_err(|error| JoinError::Unusable(error.to_string()))?;
-    let request =
-        key.certificate_request().map_err(|error| JoinError::Unusable(error.to_string()))?;
-    let addresses = if config.control.is_empty() { token.control() } else { &config.control };
+    let request = key
+        .certificate_request()
+        .map_err(|error| JoinError::Unusable(error.to_string()))?;
+    let addresses = if config.control.is_empty() {
+        token.control()
+    } else {
+        &config.control
+    };
     let mut told = false;
     loop {
         for &address in addresses {
@@ -160,7 +171,10 @@ fn keep(
         .map_err(|_| JoinError::Unusable("it came without a node key".to_owned()))?;
     let key = key.to_pem();
     let joined = usable(&key, &certificates, node_key).map_err(JoinError::Unusable)?;
-    let stored = StoredIdentity { key: key.to_string(), certificates: Some(certificates) };
+    let stored = StoredIdentity {
+        key: key.to_string(),
+        certificates: Some(certificates),
+    };
     vault.keep_identity(&node_key, &stored)?;
     tracing::info!(identity = %joined.identity, "joined the mesh");
     Ok(joined)
@@ -184,6 +198,11 @@ pub(super) fn renewed(
         TrustBundle::from_pem(&certificates.trust_bundle).map_err(|error| error.to_string())?;
     leaf.replace(next).map_err(|error| error.to_string())?;
     trust.replace(bundle);
-    let stored = StoredIdentity { key: pem.to_string(), certificates: Some(certificates) };
-    vault.keep_identity(node_key, &stored).map_err(|error| error.to_string())
+    let stored = StoredIdentity {
+        key: pem.to_string(),
+        certificates: Some(certificates),
+    };
+    vault
+        .keep_identity(node_key, &stored)
+        .map_err(|error| error.to_string())
 }

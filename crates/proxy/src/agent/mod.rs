@@ -9,6 +9,7 @@ mod join;
 mod session;
 mod store;
 
-pub(crate) use join::{JoinError, join};
+pub use join::JoinError;
+pub(crate) use join::join;
 pub(crate) use session::{Agent, Report, Status};
-pub(crate) use store::{Stored, Vault};
+pub(crate) use store::Vault;

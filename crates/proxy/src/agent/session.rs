@@ -119,7 +119,9 @@ impl Agent {
         agent.restore();
         let mut first = vec![Topic::Mesh];
         first.extend(agent.config.own_service().cloned().map(Topic::Service));
-        let first = first.iter().map(|topic| delta::Topic::new(&topic.to_string()));
+        let first = first
+            .iter()
+            .map(|topic| delta::Topic::new(&topic.to_string()));
         // There is no stream yet: the hello will tell.
         let _ = agent.subscription.subscribe(first);
         agent.publish(&agent.subscription.topics().cloned().collect());
@@ -156,7 +158,11 @@ impl Agent {
         let mut again = AGAIN;
         let mut turn = 0;
         while !*leaving.borrow() {
-            let address = self.config.control.get(turn % self.config.control.len().max(1)).copied();
+            let address = self
+                .config
+                .control
+                .get(turn % self.config.control.len().max(1))
+                .copied();
             turn += 1;
             let end = match self.connect(address).await {
                 Ok((client, sender, stream)) => {
@@ -195,9 +201,19 @@ impl Agent {
     async fn connect(
         &mut self,
         address: Option<SocketAddr>,
-    ) -> Result<(ControlClient<Channel>, mpsc::Sender<FromProxy>, Streaming<ToProxy>), String> {
+    ) -> Result<
+        (
+            ControlClient<Channel>,
+            mpsc::Sender<FromProxy>,
+            Streaming<ToProxy>,
+        ),
+        String,
+    > {
         let address = address.ok_or_else(|| channel::ChannelError::NoAddress.to_string())?;
-        let (leaf, trust) = (Arc::clone(&self.joined.leaf), Arc::clone(&self.joined.trust));
+        let (leaf, trust) = (
+            Arc::clone(&self.joined.leaf),
+            Arc::clone(&self.joined.trust),
+        );
         let mut client = channel::open(address, &self.config.cluster, leaf, trust)
             .await
             .map_err(|error| chain(&error))?;
@@ -229,8 +245,13 @@ impl Agent {
         leaving: &mut watch::Receiver<bool>,
     ) -> SessionEnd {
         loop {
-            let renewal = self.renew_at.duration_since(SystemTime::now()).unwrap_or_default();
-            let keep = self.keep_at.map_or(renewal, |at| at.saturating_duration_since(Instant::now()));
+            let renewal = self
+                .renew_at
+                .duration_since(SystemTime::now())
+                .unwrap_or_default();
+            let keep = self
+                .keep_at
+                .map_or(renewal, |at| at.saturating_duration_since(Instant::now()));
             let event = tokio::select! {
                 told = stream.message() => Event::Told(told),
                 Some(service) = self.wanted.recv() => Event::Wanted(service),
@@ -248,7 +269,9 @@ impl Agent {
                         say(&sender, from_proxy::Message::Subscribe((&request).into())).await;
                     }
                 }
-                Event::Told(Ok(None)) => return SessionEnd::Lost("it closed the stream".to_owned()),
+                Event::Told(Ok(None)) => {
+                    return SessionEnd::Lost("it closed the stream".to_owned());
+                }
                 Event::Told(Err(status)) => return SessionEnd::Lost(status.message().to_owned()),
                 Event::Wanted(service) => {
                     if let Some(request) = self.subscribe(service) {
@@ -296,7 +319,11 @@ impl Agent {
             touched.insert(change.topic.clone());
             for resource in &change.resources {
                 if let Err(error) = Body::decode(&resource.body) {
-                    rejected.push((change.topic.clone(), resource.name.clone(), error.to_string()));
+                    rejected.push((
+                        change.topic.clone(),
+                        resource.name.clone(),
+                        error.to_string(),
+                    ));
                 }
             }
         }
@@ -313,7 +340,9 @@ impl Agent {
     /// Compiles topics that were touched and publishes the next view.
     fn publish(&mut self, touched: &BTreeSet<delta::Topic>) {
         for name in touched {
-            let Ok(topic) = name.as_str().parse::<Topic>() else { continue };
+            let Ok(topic) = name.as_str().parse::<Topic>() else {
+                continue;
+            };
             if self.subscription.state(name) != TopicState::Known {
                 continue;
             }
@@ -325,7 +354,9 @@ impl Agent {
         }
         self.view.publish(Arc::new(self.builder.build()));
         let known = |topic: &Topic| {
-            self.subscription.state(&delta::Topic::new(&topic.to_string())) == TopicState::Known
+            self.subscription
+                .state(&delta::Topic::new(&topic.to_string()))
+                == TopicState::Known
         };
         let own = self.config.own_service().cloned().map(Topic::Service);
         let informed = known(&Topic::Mesh) && own.as_ref().is_none_or(known);
@@ -372,7 +403,11 @@ impl Agent {
                 healthy: !report.draining,
             }),
             Role::Sidecar(sidecar) => {
-                let health = if report.draining { Health::Draining } else { report.found.health };
+                let health = if report.draining {
+                    Health::Draining
+                } else {
+                    report.found.health
+                };
                 let service = sidecar.service.as_ref();
                 let labels = sidecar.labels.iter();
                 from_proxy::Message::Workload(proto::WorkloadReport {
@@ -380,7 +415,9 @@ impl Agent {
                     service: service.map_or_else(String::new, |name| name.name.to_string()),
                     address,
                     zone: sidecar.zone.clone().unwrap_or_default(),
-                    labels: labels.map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+                    labels: labels
+                        .map(|(key, value)| (key.to_string(), value.to_string()))
+                        .collect(),
                     health: proto::Health::from(health).into(),
                     detail: report.found.detail,
                 })
@@ -391,15 +428,23 @@ impl Agent {
     async fn renew(&mut self, client: &mut ControlClient<Channel>) {
         let outcome = async {
             let key = KeyPair::generate().map_err(|error| error.to_string())?;
-            let certificate_request =
-                key.certificate_request().map_err(|error| error.to_string())?;
+            let certificate_request = key
+                .certificate_request()
+                .map_err(|error| error.to_string())?;
             let certificates = client
-                .renew(RenewRequest { certificate_request })
+                .renew(RenewRequest {
+                    certificate_request,
+                })
                 .await
                 .map_err(|status| status.message().to_owned())?
                 .into_inner();
             self.joined.renew_after = Duration::from_millis(certificates.renew_after_ms);
-            let Joined { leaf, trust, node_key, .. } = &self.joined;
+            let Joined {
+                leaf,
+                trust,
+                node_key,
+                ..
+            } = &self.joined;
             renewed(&self.vault, node_key, leaf, trust, key, certificates)
         };
         let outcome: Result<(), String> = outcome.await;
@@ -418,9 +463,10 @@ impl Agent {
 
     /// Writes what is known to disk, for a start without a control plane.
     fn keep(&self) {
-        let topics = self.subscription.topics().filter(|topic| {
-            self.subscription.state(topic) == TopicState::Known
-        });
+        let topics = self
+            .subscription
+            .topics()
+            .filter(|topic| self.subscription.state(topic) == TopicState::Known);
         let topics = topics.map(|topic| proto::StoredTopic {
             topic: topic.to_string(),
             resources: self
@@ -434,9 +480,15 @@ impl Agent {
                 })
                 .collect(),
         });
-        let stored = proto::StoredView { position: self.position, topics: topics.collect() };
+        let stored = proto::StoredView {
+            position: self.position,
+            topics: topics.collect(),
+        };
         let identity = self.joined.identity.to_string();
-        if let Err(error) = self.vault.keep_view(&self.joined.node_key, &identity, &stored) {
+        if let Err(error) = self
+            .vault
+            .keep_view(&self.joined.node_key, &identity, &stored)
+        {
             tracing::warn!(%error, "the view could not be kept");
         }
     }
@@ -444,5 +496,9 @@ impl Agent {
 
 /// A message to the control plane. When the stream is gone, reading it tells.
 async fn say(sender: &mpsc::Sender<FromProxy>, message: from_proxy::Message) {
-    let _ = sender.send(FromProxy { message: Some(message) }).await;
+    let _ = sender
+        .send(FromProxy {
+            message: Some(message),
+        })
+        .await;
 }

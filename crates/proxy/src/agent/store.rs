@@ -43,7 +43,10 @@ impl VaultError {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Io { .. } => "io",
-            Self::Sealed { source: OpenError::WrongVersion { .. }, .. } => "version",
+            Self::Sealed {
+                source: OpenError::WrongVersion { .. },
+                ..
+            } => "version",
             Self::Sealed { .. } => "damaged-or-foreign",
             Self::Content { .. } => "content",
             Self::Seal { .. } => "seal",
@@ -58,14 +61,22 @@ impl Vault {
             .recursive(true)
             .mode(0o700)
             .create(folder)
-            .map_err(|source| VaultError::Io { path: folder.to_owned(), source })?;
-        Ok(Self { folder: folder.to_owned(), context })
+            .map_err(|source| VaultError::Io {
+                path: folder.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            context,
+        })
     }
 
     /// The identity of an earlier run; `None`: there was none.
     pub(crate) fn identity(&self) -> Result<Option<Stored>, VaultError> {
         let path = self.folder.join("node.key");
-        let Some(key) = read(&path)? else { return Ok(None) };
+        let Some(key) = read(&path)? else {
+            return Ok(None);
+        };
         let Ok(node_key) = <[u8; 32]>::try_from(key) else {
             let reason = "a node key has 32 bytes".to_owned();
             return Err(VaultError::Content { path, reason });
@@ -98,7 +109,12 @@ impl Vault {
         identity: &str,
         view: &StoredView,
     ) -> Result<(), VaultError> {
-        self.seal("view.sealed", node_key, &format!("view of {identity}"), view)
+        self.seal(
+            "view.sealed",
+            node_key,
+            &format!("view of {identity}"),
+            view,
+        )
     }
 
     fn unseal<M: Message + Default>(
@@ -108,12 +124,21 @@ impl Vault {
         purpose: &str,
     ) -> Result<Option<M>, VaultError> {
         let path = self.folder.join(file);
-        let Some(sealed) = read(&path)? else { return Ok(None) };
-        let plain = open(key, self.bound(purpose).as_bytes(), &sealed)
-            .map_err(|source| VaultError::Sealed { path: path.clone(), source })?;
+        let Some(sealed) = read(&path)? else {
+            return Ok(None);
+        };
+        let plain = open(key, self.bound(purpose).as_bytes(), &sealed).map_err(|source| {
+            VaultError::Sealed {
+                path: path.clone(),
+                source,
+            }
+        })?;
         M::decode(plain.as_slice())
             .map(Some)
-            .map_err(|error| VaultError::Content { path, reason: error.to_string() })
+            .map_err(|error| VaultError::Content {
+                path,
+                reason: error.to_string(),
+            })
     }
 
     fn seal<M: Message>(
@@ -124,8 +149,12 @@ impl Vault {
         message: &M,
     ) -> Result<(), VaultError> {
         let path = self.folder.join(file);
-        let sealed = seal(key, self.bound(purpose).as_bytes(), &message.encode_to_vec())
-            .map_err(|_| VaultError::Seal { path: path.clone() })?;
+        let sealed = seal(
+            key,
+            self.bound(purpose).as_bytes(),
+            &message.encode_to_vec(),
+        )
+        .map_err(|_| VaultError::Seal { path: path.clone() })?;
         write(&path, &sealed)
     }
 
@@ -138,13 +167,19 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, VaultError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(VaultError::Io { path: path.to_owned(), source }),
+        Err(source) => Err(VaultError::Io {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
 /// All or nothing: a reader never sees half of it.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), VaultError> {
-    let failed = |source| VaultError::Io { path: path.to_owned(), source };
+    let failed = |source| VaultError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let beside = path.with_extension("new");
     let mut options = fs::OpenOptions::new();
     let mut file = options
@@ -170,7 +205,10 @@ mod tests {
     }
 
     fn stored() -> StoredView {
-        StoredView { position: 9, topics: Vec::new() }
+        StoredView {
+            position: 9,
+            topics: Vec::new(),
+        }
     }
 
     #[test]

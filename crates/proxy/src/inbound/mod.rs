@@ -42,7 +42,9 @@ pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
 
 /// One session with another proxy.
 async fn session(worker: Rc<Worker>, socket: TcpStream, live: Live) {
-    let Some((link, caller)) = open_session(&worker, socket).await else { return };
+    let Some((link, caller)) = open_session(&worker, socket).await else {
+        return;
+    };
     serve_link(&worker, &link, live, move |worker, incoming| {
         tokio::task::spawn_local(serve(worker, incoming, Arc::clone(&caller)));
     })
@@ -80,7 +82,10 @@ pub(crate) async fn open_session(
 fn judge(view: &View, peer: &VerifiedPeer) -> Result<Caller, Unacceptable> {
     let cluster = |name: &_| view.cluster(name).map(|view| &view.cluster);
     let identity = accept_caller(peer, cluster)?.clone();
-    Ok(Caller::Verified { identity, cluster: peer.cluster().clone() })
+    Ok(Caller::Verified {
+        identity,
+        cluster: peer.cluster().clone(),
+    })
 }
 
 /// Takes streams until the link ends; when the drain begins, those that run may finish.
@@ -111,7 +116,11 @@ async fn serve(worker: Rc<Worker>, incoming: Incoming, caller: Arc<Caller>) {
     let Incoming { stream, open, end } = incoming;
     let mut journey = Journey::start(
         Reporter::Destination,
-        if matches!(open, Open::Tcp(_)) { "tcp" } else { "http/1.1" },
+        if matches!(open, Open::Tcp(_)) {
+            "tcp"
+        } else {
+            "http/1.1"
+        },
     );
     note_caller(&mut journey, &caller);
     journey.record.destination_cluster = Some(worker.common.me.cluster.clone());
@@ -121,7 +130,15 @@ async fn serve(worker: Rc<Worker>, incoming: Incoming, caller: Arc<Caller>) {
         }
         Open::Tcp(tcp) => {
             journey.record.destination_service = Some(tcp.service.clone());
-            serve_tcp(&worker, &mut journey, stream, &tcp.service, tcp.port, &caller).await;
+            serve_tcp(
+                &worker,
+                &mut journey,
+                stream,
+                &tcp.service,
+                tcp.port,
+                &caller,
+            )
+            .await;
         }
         // Tunnels are a gateway's business.
         Open::Tunnel(_) => stream.reset(ResetCode::Refused),
@@ -189,9 +206,16 @@ async fn authorize(
     let _permit = policies
         .authorize(caller, declared)
         .map_err(|denied| crate::outbound::refuse_denied(&denied))?;
-    let found = declared.ports.iter().find(|known| known.port == port).ok_or_else(|| {
-        Refusal::new(RefusalReason::UnknownPort, format!("{service} has no port {port}"))
-    })?;
+    let found = declared
+        .ports
+        .iter()
+        .find(|known| known.port == port)
+        .ok_or_else(|| {
+            Refusal::new(
+                RefusalReason::UnknownPort,
+                format!("{service} has no port {port}"),
+            )
+        })?;
     Ok(found.target_port)
 }
 
@@ -199,9 +223,10 @@ fn declared<'v>(view: &'v View, service: &ServiceName) -> Result<&'v Service, Re
     use isthmus_telemetry::RefusalReason;
     match view.find(service).map(|known| &**known) {
         Some(Known::Service(found)) => Ok(&found.service),
-        Some(Known::Absent) => {
-            Err(Refusal::new(RefusalReason::NoSuchService, service.to_string()))
-        }
+        Some(Known::Absent) => Err(Refusal::new(
+            RefusalReason::NoSuchService,
+            service.to_string(),
+        )),
         Some(Known::Unusable(reason)) => {
             Err(Refusal::new(RefusalReason::NotKnownYet, reason.clone()))
         }

@@ -55,8 +55,13 @@ pub(super) async fn serve(
     journey.record.destination_service = Some(request.service.clone());
     journey.record.method = Some(lossy(&request.method));
     journey.record.authority = Some(lossy(&request.authority));
-    journey.record.path =
-        Some(lossy(request.path.split(|&byte| byte == b'?').next().unwrap_or(&request.path)));
+    journey.record.path = Some(lossy(
+        request
+            .path
+            .split(|&byte| byte == b'?')
+            .next()
+            .unwrap_or(&request.path),
+    ));
     journey.record.request_id = request.fields.find("x-request-id").map(|id| lossy(id));
 
     let port = match authorize(worker, &request.service, request.port, caller).await {
@@ -66,7 +71,9 @@ pub(super) async fn serve(
     let remaining = request.context.remaining.unwrap_or(LONGEST).min(LONGEST);
     let deadline = Instant::now() + remaining;
     let exchange = exchange(worker, journey, &stream, &request, end, port);
-    let outcome = timeout_at(deadline.into(), exchange).await.unwrap_or(Err(Broken::Late));
+    let outcome = timeout_at(deadline.into(), exchange)
+        .await
+        .unwrap_or(Err(Broken::Late));
     match outcome {
         Ok(()) => {}
         Err(Broken::Unseen) => stream.reset(ResetCode::Refused),
@@ -155,7 +162,9 @@ fn to_program(request: &Request, end: bool) -> (RequestHead, Body) {
         let _ = fields.push(name.clone(), value.clone());
     }
     let length = request.fields.find("content-length").and_then(|length| {
-        std::str::from_utf8(length).ok().and_then(|digits| digits.parse::<u64>().ok())
+        std::str::from_utf8(length)
+            .ok()
+            .and_then(|digits| digits.parse::<u64>().ok())
     });
     let body = match length {
         Some(length) => Body::Length(length),
@@ -201,15 +210,18 @@ async fn converse(
     let keep = head.keep_alive() && body != Body::UntilClose;
     journey.record.response_code = Some(head.status);
     let bodiless = body == Body::None || method == b"HEAD";
-    stream.reply(&reply(head, body), bodiless).map_err(Broken::Caller)?;
+    stream
+        .reply(&reply(head, body), bodiless)
+        .map_err(Broken::Caller)?;
 
-    let download = download(journey, stream, reader, bodiless);
-    let mut downloading = pin!(download);
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut downloading => break done?,
-            done = &mut uploading, if uploaded.is_none() => uploaded = Some(done.is_ok()),
+    {
+        let mut downloading = pin!(download(journey, stream, reader, bodiless));
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut downloading => break done?,
+                done = &mut uploading, if uploaded.is_none() => uploaded = Some(done.is_ok()),
+            }
         }
     }
     journey.record.request_bytes = sent_bytes.get();
@@ -249,7 +261,9 @@ async fn upload(
                 program.flush().await.map_err(|_| Broken::Unknown)?;
             }
             Item::End(trailers) => {
-                encoder.end(trailers.as_ref(), program.output()).map_err(unsendable)?;
+                encoder
+                    .end(trailers.as_ref(), program.output())
+                    .map_err(unsendable)?;
                 return program.flush().await.map_err(|_| Broken::Unknown);
             }
             Item::Reply(_) => return Err(Broken::Unknown),
@@ -276,7 +290,7 @@ async fn download(
             }
             Piece::Trailers(fields) => trailers = Some(fields),
             Piece::End if bodiless => return Ok(()),
-            Piece::End => return stream.finish(trailers).map_err(Broken::Caller),
+            Piece::End => return stream.finish(trailers.as_ref()).map_err(Broken::Caller),
         }
     }
 }

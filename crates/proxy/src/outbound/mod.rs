@@ -127,7 +127,13 @@ async fn serve_request(
         Err(request::Ended::Refused(refusal)) => {
             let sent = refuse(worker, &mut journey, writer, &refusal, is_head).await;
             // What is left of a body would be read as the next request.
-            sent.map(|()| if without_body { KeepAlive::Yes } else { KeepAlive::No })
+            sent.map(|()| {
+                if without_body {
+                    KeepAlive::Yes
+                } else {
+                    KeepAlive::No
+                }
+            })
         }
         Err(request::Ended::Broken(error)) => Err(error),
     };

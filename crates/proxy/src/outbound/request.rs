@@ -9,9 +9,9 @@ use bytes::{Bytes, BytesMut};
 use isthmus_authz::{Caller, Denied, Permit};
 use isthmus_balance::Attempts;
 use isthmus_balance::constants::HELD_BYTES;
+use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, Unsendable, strip_hop_by_hop};
 use isthmus_codec::message::{Context, Request};
-use isthmus_codec::Fields;
 use isthmus_model::{Backend, Host, ServiceName, TrafficSettings};
 use isthmus_route::{Headers, RequestView, Rule};
 use isthmus_telemetry::RefusalReason;
@@ -112,7 +112,11 @@ pub(super) async fn serve(
     body: Body,
 ) -> Result<KeepAlive, Ended> {
     let me = &worker.common.me;
-    journey.source(&me.identity, worker.common.config.own_service(), &me.cluster);
+    journey.source(
+        &me.identity,
+        worker.common.config.own_service(),
+        &me.cluster,
+    );
     note(journey, &head);
     if head.asks_upgrade() {
         return Err(RefusalReason::UpgradeNotSupported.into());
@@ -126,7 +130,9 @@ pub(super) async fn serve(
     let decided = decide(worker, journey, &head, &authority, &path).await?;
 
     if expects_continue {
-        writer.head(&interim(100), Body::None)?.end(None, writer.output())?;
+        writer
+            .head(&interim(100), Body::None)?
+            .end(None, writer.output())?;
         writer.flush().await?;
     }
     let upload = read_short(reader, body).await?;
@@ -135,7 +141,11 @@ pub(super) async fn serve(
     let now = Instant::now();
     let method = std::str::from_utf8(&head.method).unwrap_or_default();
     let mut attempts = Attempts::new(&decided.settings, method, None, now);
-    worker.destinations.budget(&decided.called, now).borrow_mut().on_request(now);
+    worker
+        .destinations
+        .budget(&decided.called, now)
+        .borrow_mut()
+        .on_request(now);
     let request = Request {
         service: decided.key.service.clone(),
         port: decided.key.port,
@@ -143,10 +153,26 @@ pub(super) async fn serve(
         path,
         authority,
         fields: head.fields,
-        context: Context { source_cluster: Some(me.cluster.clone()), ..Context::default() },
+        context: Context {
+            source_cluster: Some(me.cluster.clone()),
+            ..Context::default()
+        },
     };
-    let client = tries::Client { reader, writer, request_version: head.version };
-    tries::run(worker, journey, &decided, &mut attempts, request, upload, client).await
+    let client = tries::Client {
+        reader,
+        writer,
+        request_version: head.version,
+    };
+    tries::run(
+        worker,
+        journey,
+        &decided,
+        &mut attempts,
+        request,
+        upload,
+        client,
+    )
+    .await
 }
 
 /// Everything that is decided once per request, on one view.
@@ -170,14 +196,25 @@ async fn decide(
         headers: &HeaderView(&head.fields),
     };
     let matched = called.routes.find(port, &request).ok_or_else(|| {
-        let detail = format!("{service}: no rule matches {} {}", request.method, request.path);
+        let detail = format!(
+            "{service}: no rule matches {} {}",
+            request.method, request.path
+        );
         Refusal::new(RefusalReason::NoRoute, detail)
     })?;
     let rule = matched.rule();
     journey.record.route = rule.route().map(ToString::to_string);
     let settings = called.settings(rule);
     let backend = pick_backend(rule, draw)?;
-    decide_backend(worker, view.clone(), &service, backend, port, settings, draw)
+    decide_backend(
+        worker,
+        view.clone(),
+        &service,
+        backend,
+        port,
+        settings,
+        draw,
+    )
 }
 
 /// The last steps, the same for requests and for plain TCP.
@@ -198,9 +235,20 @@ pub(super) fn decide_backend(
     let same = backend.service == *called;
     let port = find_port(service, backend.port.or(same.then_some(port)))?;
     let permit = authorize(worker, &view, service)?;
-    let key =
-        DestinationKey { service: backend.service.clone(), port, subset: backend.subset.clone() };
-    Ok(Decided { view, known, key, permit, settings, called: called.clone(), draw })
+    let key = DestinationKey {
+        service: backend.service.clone(),
+        port,
+        subset: backend.subset.clone(),
+    };
+    Ok(Decided {
+        view,
+        known,
+        key,
+        permit,
+        settings,
+        called: called.clone(),
+        draw,
+    })
 }
 
 /// The service that an authority names.
@@ -222,14 +270,20 @@ pub(super) fn find_service<'v>(
 ) -> Result<&'v ServiceView, Refusal> {
     match view.find(service) {
         Some(known) => usable(known, service),
-        None => Err(Refusal::new(RefusalReason::NotKnownYet, service.to_string())),
+        None => Err(Refusal::new(
+            RefusalReason::NotKnownYet,
+            service.to_string(),
+        )),
     }
 }
 
 fn usable<'k>(known: &'k Known, service: &ServiceName) -> Result<&'k ServiceView, Refusal> {
     match known {
         Known::Service(found) => Ok(found),
-        Known::Absent => Err(Refusal::new(RefusalReason::NoSuchService, service.to_string())),
+        Known::Absent => Err(Refusal::new(
+            RefusalReason::NoSuchService,
+            service.to_string(),
+        )),
         Known::Unusable(reason) => {
             let detail = format!("the declaration of {service} cannot be used: {reason}");
             Err(Refusal::new(RefusalReason::NotKnownYet, detail))
@@ -238,27 +292,44 @@ fn usable<'k>(known: &'k Known, service: &ServiceName) -> Result<&'k ServiceView
 }
 
 pub(super) fn find_port(service: &ServiceView, wanted: Option<u16>) -> Result<u16, Refusal> {
-    service.service.find_port(wanted).map(|port| port.port).ok_or_else(|| {
-        let ports: Vec<String> =
-            service.service.ports.iter().map(|port| port.port.to_string()).collect();
-        let wanted = wanted.unwrap_or_default();
-        let name = &service.service.name;
-        let detail = format!("{name} has no port {wanted}, only {}", ports.join(", "));
-        Refusal::new(RefusalReason::UnknownPort, detail)
-    })
+    service
+        .service
+        .find_port(wanted)
+        .map(|port| port.port)
+        .ok_or_else(|| {
+            let ports: Vec<String> = service
+                .service
+                .ports
+                .iter()
+                .map(|port| port.port.to_string())
+                .collect();
+            let wanted = wanted.unwrap_or_default();
+            let name = &service.service.name;
+            let detail = format!("{name} has no port {wanted}, only {}", ports.join(", "));
+            Refusal::new(RefusalReason::UnknownPort, detail)
+        })
 }
 
 pub(super) fn pick_backend(rule: &Rule, draw: u64) -> Result<&Backend, Refusal> {
     rule.pick_backend(draw).ok_or_else(|| {
-        let route = rule.route().map_or_else(|| "default".to_owned(), ToString::to_string);
-        Refusal::new(RefusalReason::NoBackend, format!("route {route}, rule {}", rule.index()))
+        let route = rule
+            .route()
+            .map_or_else(|| "default".to_owned(), ToString::to_string);
+        Refusal::new(
+            RefusalReason::NoBackend,
+            format!("route {route}, rule {}", rule.index()),
+        )
     })
 }
 
 fn authorize(worker: &Worker, view: &View, service: &ServiceView) -> Result<Permit, Refusal> {
     let policies = view.policies().ok_or(RefusalReason::NotKnownYet)?;
-    let caller = Arc::new(Caller::Local { identity: worker.common.me.identity.clone() });
-    policies.authorize(&caller, &service.service).map_err(|denied| refuse_denied(&denied))
+    let caller = Arc::new(Caller::Local {
+        identity: worker.common.me.identity.clone(),
+    });
+    policies
+        .authorize(&caller, &service.service)
+        .map_err(|denied| refuse_denied(&denied))
 }
 
 /// How a denial is told to who was denied.

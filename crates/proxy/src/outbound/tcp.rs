@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use isthmus_balance::{Attempts, Outcome};
-use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version};
 use isthmus_codec::Fields;
+use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version};
 use isthmus_model::{Backend, ServiceName, Subset};
-use isthmus_telemetry::{RefusalReason, Reporter};
+use isthmus_telemetry::Reporter;
 use isthmus_world::Live;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
@@ -18,16 +18,19 @@ use tokio::net::TcpStream;
 use super::request::{decide_backend, detect, find_port, find_service, lossy};
 use super::tries;
 use crate::config::Listener;
+use crate::destination::Try;
 use crate::http::{RequestReader, ResponseWriter};
 use crate::journey::Journey;
-use crate::destination::Try;
 use crate::mux::Stream;
 use crate::refusal::Refusal;
 use crate::splice::splice;
 use crate::worker::Worker;
 
 /// How a connection that was accepted counts, however it ended.
-const CARRIED: Outcome = Outcome::Replied { status: 200, retry_unwanted: false };
+const CARRIED: Outcome = Outcome::Replied {
+    status: 200,
+    retry_unwanted: false,
+};
 
 /// A client asked for a tunnel.
 pub(super) async fn connect(
@@ -44,8 +47,11 @@ pub(super) async fn connect(
     };
     match opened.await {
         Ok((attempt, stream)) => {
-            let ok =
-                ResponseHead { status: 200, version: Version::Http11, fields: Fields::new() };
+            let ok = ResponseHead {
+                status: 200,
+                version: Version::Http11,
+                fields: Fields::new(),
+            };
             let answered = async {
                 // RFC 9110 section 9.3.6: a successful answer to CONNECT has no body.
                 writer.head(&ok, Body::None)?.end(None, writer.output())?;
@@ -66,12 +72,7 @@ pub(super) async fn connect(
 }
 
 /// A client connected to a listener that leads to one service.
-pub(super) async fn listener(
-    worker: Rc<Worker>,
-    socket: TcpStream,
-    target: Listener,
-    _live: Live,
-) {
+pub(super) async fn listener(worker: Rc<Worker>, socket: TcpStream, target: Listener, _live: Live) {
     let mut journey = start(&worker);
     match open(&worker, &mut journey, &target.service, Some(target.port)).await {
         Ok((attempt, stream)) => {
@@ -95,7 +96,11 @@ pub(super) async fn listener(
 fn start(worker: &Worker) -> Journey {
     let me = &worker.common.me;
     let mut journey = Journey::start(Reporter::Source, "tcp");
-    journey.source(&me.identity, worker.common.config.own_service(), &me.cluster);
+    journey.source(
+        &me.identity,
+        worker.common.config.own_service(),
+        &me.cluster,
+    );
     journey
 }
 
@@ -134,6 +139,10 @@ async fn open(
     let now = Instant::now();
     // Never idempotent: only what surely reached no program is tried again.
     let mut attempts = Attempts::new(&decided.settings, "CONNECT", None, now);
-    worker.destinations.budget(service, now).borrow_mut().on_request(now);
+    worker
+        .destinations
+        .budget(service, now)
+        .borrow_mut()
+        .on_request(now);
     tries::open_tcp(worker, journey, &decided, &mut attempts).await
 }

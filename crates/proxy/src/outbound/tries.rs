@@ -80,7 +80,11 @@ pub(super) async fn run(
     upload: Upload,
     client: Client<'_>,
 ) -> Result<KeepAlive, Ended> {
-    let Client { reader, writer, request_version } = client;
+    let Client {
+        reader,
+        writer,
+        request_version,
+    } = client;
     let destination = worker.destinations.find(&decided.key);
     let settle = Settle {
         destination: &destination,
@@ -160,8 +164,7 @@ pub(super) async fn open_tcp(
         let decision = choose(&destination, decided, &avoided, now)?;
         attempts.begin(now);
         journey.record.attempts = attempts.tries();
-        let connected =
-            connect(worker, &destination, decided, &decision, &avoided, attempts).await;
+        let connected = connect(worker, &destination, decided, &decision, &avoided, attempts).await;
         let (mut attempt, link) = match connected {
             Ok(connected) => connected,
             Err((attempt, failed)) => {
@@ -176,8 +179,11 @@ pub(super) async fn open_tcp(
             source_cluster: Some(worker.common.me.cluster.clone()),
             ..Context::default()
         };
-        let open =
-            TcpOpen { service: decided.key.service.clone(), port: decided.key.port, context };
+        let open = TcpOpen {
+            service: decided.key.service.clone(),
+            port: decided.key.port,
+            context,
+        };
         match accepted(&link, attempts, open).await {
             Ok(stream) => {
                 attempt.replied(Instant::now());
@@ -189,19 +195,24 @@ pub(super) async fn open_tcp(
 }
 
 /// Opens the stream and waits until the program has accepted.
-async fn accepted(
-    link: &Link,
-    attempts: &mut Attempts,
-    open: TcpOpen,
-) -> Result<Stream, Failed> {
+async fn accepted(link: &Link, attempts: &mut Attempts, open: TcpOpen) -> Result<Stream, Failed> {
     let _committed = attempts.commit();
-    let stream = link.open(&Open::Tcp(open), false).map_err(|error| not_opened(&error))?;
+    let stream = link
+        .open(&Open::Tcp(open), false)
+        .map_err(|error| not_opened(&error))?;
     match timeout_at(deadline(attempts), stream.receive()).await {
         Ok(Ok(Item::Reply(Reply::Accepted))) => Ok(stream),
         Ok(Ok(Item::Reply(Reply::Response(refused)))) => {
-            let code = refused.refusal.as_deref().and_then(|code| std::str::from_utf8(code).ok());
-            let reason = code.and_then(RefusalReason::find).unwrap_or(RefusalReason::ConnectFailed);
-            let outcome = Outcome::Refused { retry_unwanted: refused.do_not_retry };
+            let code = refused
+                .refusal
+                .as_deref()
+                .and_then(|code| std::str::from_utf8(code).ok());
+            let reason = code
+                .and_then(RefusalReason::find)
+                .unwrap_or(RefusalReason::ConnectFailed);
+            let outcome = Outcome::Refused {
+                retry_unwanted: refused.do_not_retry,
+            };
             Err(Failed::new(outcome, reason.into()))
         }
         Ok(Ok(_)) => {
@@ -210,7 +221,9 @@ async fn accepted(
         }
         Ok(Err(error)) => Err(stream_failed(error, link)),
         Err(_) => {
-            let outcome = attempts.expired(Instant::now()).unwrap_or(Outcome::TimedOut);
+            let outcome = attempts
+                .expired(Instant::now())
+                .unwrap_or(Outcome::TimedOut);
             Err(Failed::new(outcome, RefusalReason::RequestTimeout.into()))
         }
     }
@@ -224,8 +237,7 @@ fn choose(
     now: Instant,
 ) -> Result<Decision, Refusal> {
     let service = decided.service()?;
-    let shares =
-        destination.shares(&decided.view, service, &decided.permit, &decided.settings);
+    let shares = destination.shares(&decided.view, service, &decided.permit, &decided.settings);
     destination.observe(&decided.known, service, &shares, &decided.settings, now);
     let decision = destination.pick_cluster(&shares, &avoided.clusters, now, decided.draw);
     if decision.chosen().is_some() {
@@ -264,7 +276,9 @@ async fn connect(
         Ok(Ok(link)) => Ok((attempt, link)),
         Ok(Err(failed)) => Err((Some(attempt), failed)),
         Err(_) => {
-            let outcome = attempts.expired(Instant::now()).unwrap_or(Outcome::ConnectFailed);
+            let outcome = attempts
+                .expired(Instant::now())
+                .unwrap_or(Outcome::ConnectFailed);
             let detail = format!("{} in cluster {cluster}", decided.key.service);
             let refusal = Refusal::new(RefusalReason::ConnectTimeout, detail);
             Err((Some(attempt), Failed::new(outcome, refusal)))
@@ -286,7 +300,10 @@ async fn connect_local(
         .pick_workload(cluster, &avoided.workloads, now, decided.draw)
         .ok_or_else(|| unreached(RefusalReason::NoHealthyWorkload.into()))?;
     attempt.start(&handle);
-    let workload = service.workloads.iter().find(|workload| workload.handle == handle);
+    let workload = service
+        .workloads
+        .iter()
+        .find(|workload| workload.handle == handle);
     let (Some(workload), Some(view)) = (workload, decided.view.cluster(cluster)) else {
         return Err(unreached(RefusalReason::NoHealthyWorkload.into()));
     };
@@ -319,7 +336,9 @@ async fn connect_remote(
     }
     let now = Instant::now();
     let handle = destination.pick_workload(cluster, &avoided.workloads, now, decided.draw);
-    let link = handle.as_ref().and_then(|handle| destination.tunnel(cluster, handle));
+    let link = handle
+        .as_ref()
+        .and_then(|handle| destination.tunnel(cluster, handle));
     let (Some(handle), Some(link)) = (handle, link) else {
         return Err(unreached(RefusalReason::ConnectFailed.into()));
     };
@@ -335,16 +354,22 @@ fn widen(
     cluster: &ClusterName,
 ) {
     let now = Instant::now();
-    let Ok(service) = decided.service() else { return };
+    let Ok(service) = decided.service() else {
+        return;
+    };
     let share = service
         .shares
         .iter()
         .find(|share| share.cluster == *cluster && share.subset == decided.key.subset);
-    let healthy = share.map_or(0, |share| usize::try_from(share.healthy).unwrap_or(usize::MAX));
+    let healthy = share.map_or(0, |share| {
+        usize::try_from(share.healthy).unwrap_or(usize::MAX)
+    });
     if destination.tunnelled(cluster, now).len() >= healthy.min(MAX_TUNNELS) {
         return;
     }
-    let Ok(turn) = destination.turn(cluster).try_lock_owned() else { return };
+    let Ok(turn) = destination.turn(cluster).try_lock_owned() else {
+        return;
+    };
     let (worker, destination, cluster) =
         (Rc::clone(worker), Rc::clone(destination), cluster.clone());
     let decided = decided.for_background();
@@ -442,9 +467,10 @@ async fn send<'c>(
         }
     };
     match item {
-        Ok(Item::Reply(Reply::Response(head))) => {
-            Ok(Answered { head, rest: Rest { stream, uploading } })
-        }
+        Ok(Item::Reply(Reply::Response(head))) => Ok(Answered {
+            head,
+            rest: Rest { stream, uploading },
+        }),
         Ok(_) => Err(Abandoned::Failed(Failed::new(
             Outcome::Reset,
             Refusal::new(RefusalReason::BadUpstreamReply, "not a reply to a request"),
@@ -462,12 +488,13 @@ async fn upload_step(uploading: &mut Option<Uploading<'_>>) -> Result<(), Sendin
 }
 
 async fn send_held(stream: Rc<Stream>, body: Bytes) -> Result<(), Sending> {
-    stream.send(body).await.map_err(Sending::Stream)?;
-    stream.finish(None).map_err(Sending::Stream)
+    stream.send(body).await.map_err(|_| Sending::Stream)?;
+    stream.finish(None).map_err(|_| Sending::Stream)
 }
 
 enum Sending {
-    Stream(StreamError),
+    /// The stream failed; reading it says why.
+    Stream,
     Client(HttpError),
 }
 
@@ -475,9 +502,13 @@ async fn send_streamed(stream: Rc<Stream>, reader: &mut RequestReader) -> Result
     let mut trailers = None;
     loop {
         match reader.piece().await.map_err(Sending::Client)? {
-            Piece::Data(data) => stream.send(data).await.map_err(Sending::Stream)?,
+            Piece::Data(data) => stream.send(data).await.map_err(|_| Sending::Stream)?,
             Piece::Trailers(fields) => trailers = Some(fields),
-            Piece::End => return stream.finish(trailers).map_err(Sending::Stream),
+            Piece::End => {
+                return stream
+                    .finish(trailers.as_ref())
+                    .map_err(|_| Sending::Stream);
+            }
         }
     }
 }
@@ -486,10 +517,15 @@ async fn send_streamed(stream: Rc<Stream>, reader: &mut RequestReader) -> Result
 async fn hold<'c>(answered: Answered<'c>, attempts: &Attempts) -> Result<Held<'c>, Failed> {
     let Answered { head, rest } = answered;
     let length = head.fields.find("content-length").and_then(|length| {
-        std::str::from_utf8(length).ok().and_then(|digits| digits.parse::<u64>().ok())
+        std::str::from_utf8(length)
+            .ok()
+            .and_then(|digits| digits.parse::<u64>().ok())
     });
     if !attempts.holds_reply(length, Instant::now()) {
-        return Ok(Held { head, body: HeldBody::Coming(rest) });
+        return Ok(Held {
+            head,
+            body: HeldBody::Coming(rest),
+        });
     }
     let mut body = BytesMut::new();
     loop {
@@ -497,14 +533,19 @@ async fn hold<'c>(answered: Answered<'c>, attempts: &Attempts) -> Result<Held<'c
             Ok(Ok(item)) => item,
             Ok(Err(error)) => return Err(stream_failed(error, rest.stream.link())),
             Err(_) => {
-                let outcome = attempts.expired(Instant::now()).unwrap_or(Outcome::TimedOut);
+                let outcome = attempts
+                    .expired(Instant::now())
+                    .unwrap_or(Outcome::TimedOut);
                 return Err(Failed::new(outcome, RefusalReason::RequestTimeout.into()));
             }
         };
         match item {
             Item::Data(data) => body.extend_from_slice(&data),
             Item::End(trailers) => {
-                return Ok(Held { head, body: HeldBody::Whole(body.freeze(), trailers) });
+                return Ok(Held {
+                    head,
+                    body: HeldBody::Whole(body.freeze(), trailers),
+                });
             }
             Item::Reply(_) => {
                 let refusal = Refusal::new(RefusalReason::BadUpstreamReply, "a second reply");
@@ -529,10 +570,15 @@ async fn deliver(
     journey.record.response_code = Some(status);
     if let Some(code) = &head.refusal {
         journey.record.refusal = std::str::from_utf8(code).ok().and_then(RefusalReason::find);
-        journey.record.refused_at =
-            head.fields.find(crate::refusal::AT_FIELD).map(|at| super::request::lossy(at));
+        journey.record.refused_at = head
+            .fields
+            .find(crate::refusal::AT_FIELD)
+            .map(|at| super::request::lossy(at));
     }
-    let outcome = Outcome::Replied { status, retry_unwanted: head.do_not_retry };
+    let outcome = Outcome::Replied {
+        status,
+        retry_unwanted: head.do_not_retry,
+    };
     let delivered = match body {
         HeldBody::Whole(body, trailers) => {
             deliver_whole(journey, head, &body, trailers.as_ref(), writer).await
@@ -570,7 +616,11 @@ async fn deliver_whole(
     writer: &mut ResponseWriter,
 ) -> Result<KeepAlive, HttpError> {
     let bodiless = journey.record.method.as_deref() == Some("HEAD") || is_bodiless(head.status);
-    let framing = if bodiless { Body::None } else { Body::Length(body.len() as u64) };
+    let framing = if bodiless {
+        Body::None
+    } else {
+        Body::Length(body.len() as u64)
+    };
     let mut encoder = writer.head(&response_head(head), framing)?;
     if !bodiless {
         encoder.data(body, writer.output())?;
@@ -613,7 +663,11 @@ async fn deliver_coming(
     version: Version,
 ) -> Result<KeepAlive, Cut> {
     let framing = framing_of(&head, journey, version);
-    let keep = if framing == Body::UntilClose { KeepAlive::No } else { KeepAlive::Yes };
+    let keep = if framing == Body::UntilClose {
+        KeepAlive::No
+    } else {
+        KeepAlive::Yes
+    };
     let mut encoder = writer.head(&response_head(head), framing)?;
     loop {
         let item = tokio::select! {
@@ -623,12 +677,14 @@ async fn deliver_coming(
                 rest.uploading = None;
                 match done {
                     Err(Sending::Client(error)) => return Err(Cut::Client(error)),
-                    Ok(()) | Err(Sending::Stream(_)) => continue,
+                    Ok(()) | Err(Sending::Stream) => continue,
                 }
             }
             () = sleep_until(deadline(attempts)) => return Err(Cut::Upstream(Outcome::TimedOut)),
         };
-        match item.map_err(|error| Cut::Upstream(stream_failed(error, rest.stream.link()).outcome))? {
+        match item
+            .map_err(|error| Cut::Upstream(stream_failed(error, rest.stream.link()).outcome))?
+        {
             Item::Data(data) => {
                 journey.record.response_bytes += data.len() as u64;
                 encoder.data(&data, writer.output())?;
@@ -638,7 +694,11 @@ async fn deliver_coming(
                 encoder.end(trailers.as_ref(), writer.output())?;
                 writer.flush().await?;
                 // What is left of the request's body would be read as the next request.
-                return Ok(if rest.uploading.is_some() { KeepAlive::No } else { keep });
+                return Ok(if rest.uploading.is_some() {
+                    KeepAlive::No
+                } else {
+                    keep
+                });
             }
             Item::Reply(_) => return Err(Cut::Upstream(Outcome::Reset)),
         }
@@ -648,7 +708,9 @@ async fn deliver_coming(
 /// How the caller is shown the end of the body.
 fn framing_of(head: &Response, journey: &Journey, version: Version) -> Body {
     let length = head.fields.find("content-length").and_then(|length| {
-        std::str::from_utf8(length).ok().and_then(|digits| digits.parse::<u64>().ok())
+        std::str::from_utf8(length)
+            .ok()
+            .and_then(|digits| digits.parse::<u64>().ok())
     });
     if journey.record.method.as_deref() == Some("HEAD") || is_bodiless(head.status) {
         Body::None
@@ -666,7 +728,11 @@ fn is_bodiless(status: u16) -> bool {
 }
 
 fn response_head(head: Response) -> ResponseHead {
-    ResponseHead { status: head.status, version: Version::Http11, fields: head.fields }
+    ResponseHead {
+        status: head.status,
+        version: Version::Http11,
+        fields: head.fields,
+    }
 }
 
 /// What follows from a try that has ended.
@@ -685,16 +751,19 @@ impl Settle<'_> {
         attempt: Option<Try>,
         failed: Failed,
     ) -> Result<(), Refusal> {
-        let Some(attempt) = attempt else { return Err(failed.refusal) };
+        let Some(attempt) = attempt else {
+            return Err(failed.refusal);
+        };
         let place = Place::of(&attempt);
         // The engines learn first, so that a place that is out by now is seen as such.
         attempt.finish(failed.outcome);
         match self.judge_at(attempts, avoided, &place, failed.outcome) {
             Verdict::Retry { .. } => Ok(()),
             Verdict::Deliver => Err(failed.refusal),
-            Verdict::GiveUp { reason, maybe_executed } => {
-                Err(give_up(reason, maybe_executed, failed))
-            }
+            Verdict::GiveUp {
+                reason,
+                maybe_executed,
+            } => Err(give_up(reason, maybe_executed, failed)),
         }
     }
 
@@ -722,7 +791,8 @@ impl Settle<'_> {
         let escape = choose(self.destination, self.decided, avoided, now).is_ok_and(|next| {
             let failed = place.cluster.as_ref();
             failed.is_some_and(|failed| {
-                self.destination.is_escape(failed, place.workload.as_ref(), &next, now)
+                self.destination
+                    .is_escape(failed, place.workload.as_ref(), &next, now)
             })
         });
         let verdict = attempts.judge(outcome, escape, &mut self.budget.borrow_mut(), now);
@@ -742,7 +812,10 @@ struct Place {
 
 impl Place {
     fn of(attempt: &Try) -> Self {
-        Self { cluster: attempt.cluster().cloned(), workload: attempt.workload().cloned() }
+        Self {
+            cluster: attempt.cluster().cloned(),
+            workload: attempt.workload().cloned(),
+        }
     }
 }
 
@@ -783,7 +856,9 @@ fn stream_failed(error: StreamError, link: &Link) -> Failed {
     let outcome = match error {
         // The connection was being left: nobody is to blame.
         StreamError::Reset(ResetCode::Refused) if link.is_leaving() => Outcome::Drained,
-        StreamError::Reset(ResetCode::Refused) => Outcome::Refused { retry_unwanted: false },
+        StreamError::Reset(ResetCode::Refused) => Outcome::Refused {
+            retry_unwanted: false,
+        },
         StreamError::Reset(ResetCode::Timeout) => Outcome::TimedOut,
         StreamError::Reset(_) | StreamError::Unsendable(_) | StreamError::Gone => Outcome::Reset,
     };
