@@ -131,3 +131,8 @@ impl Journey {
         }
     }
 }
+
+/// Text for people; what is not UTF-8 is shown as such.
+pub(crate) fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -660,7 +660,7 @@ mod tests {
             let sent: Bytes = (0..LENGTH)
                 .map(|at| u8::try_from(at % 251).unwrap())
                 .collect();
-            let send = async {
+            let upload = async {
                 stream.send(sent.clone()).await.unwrap();
                 stream.finish(None).unwrap();
             };
@@ -674,7 +674,7 @@ mod tests {
                     }
                 }
             };
-            let ((), (), received) = tokio::join!(echo, send, receive);
+            let ((), (), received) = tokio::join!(echo, upload, receive);
             assert!(received == sent);
         })
         .await;

@@ -97,7 +97,7 @@ impl ServiceView {
     pub(crate) fn backends(&self) -> impl Iterator<Item = &ServiceName> {
         self.routes
             .rules()
-            .flat_map(|rule| rule.backends())
+            .flat_map(Rule::backends)
             .map(|backend| &backend.service)
             .filter(|service| **service != self.service.name)
     }

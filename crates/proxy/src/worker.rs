@@ -26,7 +26,7 @@ const NOT_KNOWN_YET: Duration = Duration::from_secs(2);
 /// Links and tunnels that nobody has used for this long are closed.
 const IDLE: Duration = Duration::from_secs(90);
 /// Tunnels are opened anew after this time, so that callers spread over new workloads.
-const TUNNEL_LIFE: Duration = Duration::from_secs(300);
+const TUNNEL_LIFE: Duration = Duration::from_mins(5);
 /// How often that is looked after.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 

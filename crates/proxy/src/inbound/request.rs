@@ -21,13 +21,13 @@ use tokio::time::timeout_at;
 
 use super::authorize;
 use crate::http::{HttpError, Piece, ProgramConnection, RequestWriter, ResponseReader};
-use crate::journey::Journey;
+use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Stream, StreamError};
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
 /// A request without a deadline may take this long.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+const LONGEST: Duration = Duration::from_hours(24);
 
 /// How an exchange with the program ended, when not with a whole reply.
 enum Broken {
@@ -293,8 +293,4 @@ async fn download(
             Piece::End => return stream.finish(trailers.as_ref()).map_err(Broken::Caller),
         }
     }
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -4,22 +4,27 @@
 //! The outbound listener is an explicit HTTP proxy (absolute-form, Host, CONNECT); further listeners
 //! lead plain TCP to one port of one service. Never forwards to anything outside the mesh.
 
+mod connect;
+mod decided;
+mod deliver;
+mod exchange;
 mod request;
+mod settle;
 mod tcp;
-mod tries;
 
-pub(crate) use request::refuse_denied;
+pub(crate) use decided::refuse_denied;
 
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use isthmus_codec::http1::{Body, Malformed, RequestHead, Target};
+use isthmus_codec::http1::{Body, Malformed, RequestHead, ResponseHead, Version};
 use isthmus_telemetry::{RefusalReason, Reporter};
 use isthmus_world::Live;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+use self::deliver::{Ended, KeepAlive};
 use crate::config::Listener;
 use crate::http::{self, HttpError, RequestReader, ResponseWriter};
 use crate::journey::Journey;
@@ -27,7 +32,7 @@ use crate::refusal::Refusal;
 use crate::worker::Worker;
 
 /// A client that has sent nothing for this long is let go.
-const IDLE: Duration = Duration::from_secs(300);
+const IDLE: Duration = Duration::from_mins(5);
 /// After an error that may pass, such as too many open files.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
@@ -103,13 +108,6 @@ async fn serve(worker: Rc<Worker>, socket: TcpStream, _live: Live) {
     }
 }
 
-/// May the client's connection carry another request?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KeepAlive {
-    Yes,
-    No,
-}
-
 async fn serve_request(
     worker: &Rc<Worker>,
     reader: &mut RequestReader,
@@ -124,7 +122,7 @@ async fn serve_request(
     let served = request::serve(worker, &mut journey, reader, writer, head, body).await;
     let ended = match served {
         Ok(keep) => Ok(keep),
-        Err(request::Ended::Refused(refusal)) => {
+        Err(Ended::Refused(refusal)) => {
             let sent = refuse(worker, &mut journey, writer, &refusal, is_head).await;
             // What is left of a body would be read as the next request.
             sent.map(|()| {
@@ -135,7 +133,7 @@ async fn serve_request(
                 }
             })
         }
-        Err(request::Ended::Broken(error)) => Err(error),
+        Err(Ended::Broken(error)) => Err(error),
     };
     journey.finish(&worker.recorder);
     Ok(if wants_more { ended? } else { KeepAlive::No })
@@ -151,9 +149,9 @@ async fn refuse(
 ) -> Result<(), HttpError> {
     journey.refused(refusal, worker.name());
     let rendered = refusal.render(worker.name());
-    let head = isthmus_codec::http1::ResponseHead {
+    let head = ResponseHead {
         status: rendered.status,
-        version: isthmus_codec::http1::Version::Http11,
+        version: Version::Http11,
         fields: rendered.fields,
     };
     if is_head {
@@ -182,21 +180,6 @@ async fn refuse_malformed(worker: &Worker, writer: &mut ResponseWriter, malforme
     // The client may be gone; it is counted all the same.
     let _ = refuse(worker, &mut journey, writer, &refusal, false).await;
     journey.finish(&worker.recorder);
-}
-
-/// What a request names, or why that is nothing that the mesh serves.
-fn authority_of(head: &RequestHead) -> Result<(bytes::Bytes, bytes::Bytes), Refusal> {
-    let target = Target::parse(&head.method, &head.target).map_err(|malformed| {
-        Refusal::new(RefusalReason::MalformedRequest, malformed.to_string())
-    })?;
-    let host = || head.fields.find("host").cloned().unwrap_or_default();
-    Ok(match target {
-        // RFC 9112 section 3.2.2: the absolute form outweighs the Host field.
-        Target::Absolute { authority, path } => (authority, path),
-        Target::Origin { path } => (host(), path),
-        Target::Authority(authority) => (authority, bytes::Bytes::from_static(b"/")),
-        Target::Asterisk => (host(), bytes::Bytes::from_static(b"*")),
-    })
 }
 
 /// Listens on an address of this process.

@@ -8,20 +8,23 @@ use bytes::Bytes;
 use isthmus_balance::{Attempts, Outcome};
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version};
+use isthmus_codec::message::{Context, Open, Reply, TcpOpen};
 use isthmus_model::{Backend, ServiceName, Subset};
-use isthmus_telemetry::Reporter;
+use isthmus_telemetry::{RefusalReason, Reporter};
 use isthmus_world::Live;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::time::timeout_at;
 
-use super::request::{decide_backend, detect, find_port, find_service, lossy};
-use super::tries;
+use super::connect::connect as connect_workload;
+use super::decided::{Decided, decide_backend, detect, find_port, find_service};
+use super::settle::{Avoided, Failed, Settle, choose, deadline, not_opened, stream_failed};
 use crate::config::Listener;
 use crate::destination::Try;
 use crate::http::{RequestReader, ResponseWriter};
-use crate::journey::Journey;
-use crate::mux::Stream;
+use crate::journey::{Journey, lossy};
+use crate::mux::{Item, Link, Stream};
 use crate::refusal::Refusal;
 use crate::splice::splice;
 use crate::worker::Worker;
@@ -144,5 +147,87 @@ async fn open(
         .budget(service, now)
         .borrow_mut()
         .on_request(now);
-    tries::open_tcp(worker, journey, &decided, &mut attempts).await
+    until_accepted(worker, journey, &decided, &mut attempts).await
+}
+
+/// Opens a stream of opaque bytes to a workload whose program has accepted the connection. The try
+/// lasts as long as the connection does.
+async fn until_accepted(
+    worker: &Rc<Worker>,
+    journey: &mut Journey,
+    decided: &Decided,
+    attempts: &mut Attempts,
+) -> Result<(Try, Stream), Refusal> {
+    let destination = worker.destinations.find(&decided.key);
+    let settle = Settle::new(worker, &destination, decided, Instant::now());
+    let mut avoided = Avoided::default();
+    loop {
+        let now = Instant::now();
+        let decision = choose(&destination, decided, &avoided, now)?;
+        attempts.begin(now);
+        journey.record.attempts = attempts.tries();
+        let connected =
+            connect_workload(worker, &destination, decided, &decision, &avoided, attempts).await;
+        let (mut attempt, link) = match connected {
+            Ok(connected) => connected,
+            Err((attempt, failed)) => {
+                settle.failed(attempts, &mut avoided, attempt, failed)?;
+                continue;
+            }
+        };
+        journey.record.destination_cluster = attempt.cluster().cloned();
+        journey.record.destination_workload = attempt.workload().cloned();
+        let context = Context {
+            attempt: u8::try_from(attempts.tries() - 1).unwrap_or(u8::MAX),
+            source_cluster: Some(worker.common.me.cluster.clone()),
+            ..Context::default()
+        };
+        let open = TcpOpen {
+            service: decided.key.service.clone(),
+            port: decided.key.port,
+            context,
+        };
+        match accepted(&link, attempts, open).await {
+            Ok(stream) => {
+                attempt.replied(Instant::now());
+                return Ok((attempt, stream));
+            }
+            Err(failed) => settle.failed(attempts, &mut avoided, Some(attempt), failed)?,
+        }
+    }
+}
+
+/// Opens the stream and waits until the program has accepted.
+async fn accepted(link: &Link, attempts: &mut Attempts, open: TcpOpen) -> Result<Stream, Failed> {
+    let _committed = attempts.commit();
+    let stream = link
+        .open(&Open::Tcp(open), false)
+        .map_err(|error| not_opened(&error))?;
+    match timeout_at(deadline(attempts), stream.receive()).await {
+        Ok(Ok(Item::Reply(Reply::Accepted))) => Ok(stream),
+        Ok(Ok(Item::Reply(Reply::Response(refused)))) => {
+            let code = refused
+                .refusal
+                .as_deref()
+                .and_then(|code| std::str::from_utf8(code).ok());
+            let reason = code
+                .and_then(RefusalReason::find)
+                .unwrap_or(RefusalReason::ConnectFailed);
+            let outcome = Outcome::Refused {
+                retry_unwanted: refused.do_not_retry,
+            };
+            Err(Failed::new(outcome, reason.into()))
+        }
+        Ok(Ok(_)) => {
+            let refusal = Refusal::new(RefusalReason::BadUpstreamReply, "not a reply to TCP");
+            Err(Failed::new(Outcome::Reset, refusal))
+        }
+        Ok(Err(error)) => Err(stream_failed(error, link)),
+        Err(_) => {
+            let outcome = attempts
+                .expired(Instant::now())
+                .unwrap_or(Outcome::TimedOut);
+            Err(Failed::new(outcome, RefusalReason::RequestTimeout.into()))
+        }
+    }
 }
