@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_authz::Permit;
 use isthmus_balance::{
-    Barred, Budget, ClusterShare, ClusterTry, Decision, Endpoints, Outcome, Valve,
+    Barred, Budget, ClusterShare, ClusterTry, Decision, Endpoints, Outcome, Valve, WorkloadView,
 };
 use isthmus_model::{
     ClusterName, Handle, LocalityOrder, ServiceName, Subset, TrafficSettings, Workload,
@@ -246,6 +246,19 @@ impl Destination {
             .endpoints
             .pick(avoid, now, draw)
             .map(|picked| picked.key.clone())
+    }
+
+    /// The workloads of `cluster` that are known here, with their state.
+    pub(crate) fn describe(
+        &self,
+        cluster: &ClusterName,
+        now: Instant,
+    ) -> Vec<WorkloadView<Handle>> {
+        let state = self.state.borrow();
+        state
+            .groups
+            .get(cluster)
+            .map_or_else(Vec::new, |group| group.endpoints.describe(now))
     }
 
     /// The tunnel to a workload of another cluster, if it stands.

@@ -20,11 +20,13 @@ use crate::health::{self, Found, Judge};
 use crate::outbound::bind;
 use crate::tls::Me;
 use crate::view::{Known, View};
-use crate::worker::{Common, Interest, Worker};
+use crate::worker::{Asked, Common, Interest, Worker};
 use crate::{gateway, inbound, outbound};
 
 /// First calls that wait for an answer about their service.
 const WANTED: usize = 256;
+/// Questions that wait for the worker.
+const ASKED: usize = 16;
 /// After the control plane was told, others need a moment to hear that they should go elsewhere.
 const NOTICE: Duration = Duration::from_millis(300);
 /// How often the program is looked at before its service is known.
@@ -115,6 +117,7 @@ pub async fn start(config: Config) -> Result<Running, ProxyError> {
 
     let (view_writer, view) = Snapshot::new(View::empty(config.cluster.clone()));
     let (wanted_sender, wanted) = mpsc::channel(WANTED);
+    let (asker, questions) = mpsc::channel(ASKED);
     let drain = Drain::new();
     let common = Common {
         config: Arc::clone(&config),
@@ -133,16 +136,25 @@ pub async fn start(config: Config) -> Result<Running, ProxyError> {
         status_sender,
         report,
         wanted,
+        asker,
     );
     let (leaving, leaving_receiver) = watch::channel(false);
     let agent = tokio::spawn(agent.run(leaving_receiver));
     tokio::spawn(check_program(config, view, report_sender.clone()));
 
+    // One worker answers; its state stands for all.
+    let mut questions = Some(questions);
     let mut workers = Vec::new();
     let mut stop_workers = Vec::new();
     for (index, listeners) in listeners.workers.into_iter().enumerate() {
         let (stop, stopped) = oneshot::channel();
-        workers.push(spawn_worker(index, common.clone(), listeners, stopped)?);
+        workers.push(spawn_worker(
+            index,
+            common.clone(),
+            listeners,
+            asked.take(),
+            stopped,
+        )?);
         stop_workers.push(stop);
     }
     Ok(Running {
@@ -246,6 +258,7 @@ fn spawn_worker(
     index: usize,
     common: Common,
     listeners: WorkerListeners,
+    asked: Option<mpsc::Receiver<Asked>>,
     stop: oneshot::Receiver<()>,
 ) -> Result<JoinHandle<()>, ProxyError> {
     let chance = RealChance::new()?;
@@ -263,6 +276,9 @@ fn spawn_worker(
                     return;
                 }
                 tokio::task::spawn_local(std::rc::Rc::clone(&worker).keep_tidy());
+                if let Some(asked) = asked {
+                    tokio::task::spawn_local(answer(std::rc::Rc::clone(&worker), asked));
+                }
                 let mut drain = worker.common.drain.clone();
                 tokio::task::spawn_local(async move {
                     drain.draining().await;
@@ -298,6 +314,14 @@ fn serve(worker: &std::rc::Rc<Worker>, listeners: WorkerListeners) -> io::Result
         tokio::task::spawn_local(outbound::listen_tcp(Rc::clone(worker), listener, target));
     }
     Ok(())
+}
+
+/// Answers questions about the worker's state, one after the other.
+async fn answer(worker: std::rc::Rc<Worker>, mut asked: mpsc::Receiver<Asked>) {
+    while let Some(Asked { question, answer }) = asked.recv().await {
+        // Who asked may have gone away.
+        let _ = answer.send(outbound::explain(&worker, &question).await);
+    }
 }
 
 /// Looks at the program again and again, and reports what changes.

@@ -6,10 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use isthmus_api::ExplainReply;
 use isthmus_model::ServiceName;
 use isthmus_telemetry::{Metrics, RefusalReason};
+use isthmus_wire::proto;
 use isthmus_world::{Chance, DrainWatch, RealChance, Snapshot};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
 
 use crate::config::Config;
@@ -39,6 +41,13 @@ pub(crate) struct Common {
     pub(crate) interest: Interest,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: DrainWatch,
+}
+
+/// A question about the worker's state, and where the answer goes.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) question: proto::Explain,
+    pub(crate) answer: oneshot::Sender<Result<ExplainReply, String>>,
 }
 
 /// Asks the control plane for services that somebody calls.

@@ -5,15 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use isthmus_delta::{self as delta, Subscription, TopicState};
 use isthmus_identity::KeyPair;
 use isthmus_model::{Health, ServiceName};
 use isthmus_telemetry::Metrics;
 use isthmus_wire::proto::control_client::ControlClient;
-use isthmus_wire::proto::{self, FromProxy, RenewRequest, ToProxy, from_proxy, to_proxy};
+use isthmus_wire::proto::{
+    self, Answer, FromProxy, Question, RenewRequest, ToProxy, from_proxy, question, to_proxy,
+};
 use isthmus_wire::{Body, FEATURES, Topic};
 use isthmus_world::SnapshotWriter;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -24,6 +27,7 @@ use super::store::Vault;
 use crate::config::{Config, Role};
 use crate::health::Found;
 use crate::view::{View, ViewBuilder};
+use crate::worker::Asked;
 
 /// Between tries to reach a control plane; doubled up to the longest.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -66,6 +70,7 @@ pub(crate) struct Agent {
     status: watch::Sender<Status>,
     report: watch::Receiver<Report>,
     wanted: mpsc::Receiver<ServiceName>,
+    asker: mpsc::Sender<Asked>,
     position: u64,
     renew_at: SystemTime,
     /// When the view is to be written to disk.
@@ -75,6 +80,7 @@ pub(crate) struct Agent {
 /// What can wake the task.
 enum Event {
     Told(Result<Option<ToProxy>, tonic::Status>),
+    Asked(Result<Option<Question>, tonic::Status>),
     Wanted(ServiceName),
     Reported,
     RenewalDue,
@@ -100,6 +106,7 @@ impl Agent {
         status: watch::Sender<Status>,
         report: watch::Receiver<Report>,
         wanted: mpsc::Receiver<ServiceName>,
+        asker: mpsc::Sender<Asked>,
     ) -> Self {
         let mut agent = Self {
             builder: ViewBuilder::new(config.cluster.clone()),
@@ -115,6 +122,7 @@ impl Agent {
             status,
             report,
             wanted,
+            asker,
         };
         agent.restore();
         let mut first = vec![Topic::Mesh];
@@ -244,6 +252,12 @@ impl Agent {
         mut stream: Streaming<ToProxy>,
         leaving: &mut watch::Receiver<bool>,
     ) -> SessionEnd {
+        let (answers, outgoing) = mpsc::channel(OUTGOING);
+        let mut questions = match client.ask(ReceiverStream::new(outgoing)).await {
+            Ok(questions) => questions.into_inner(),
+            Err(status) => return SessionEnd::Lost(status.message().to_owned()),
+        };
+        let mut asking = true;
         loop {
             let renewal = self
                 .renew_at
@@ -254,6 +268,7 @@ impl Agent {
                 .map_or(renewal, |at| at.saturating_duration_since(Instant::now()));
             let event = tokio::select! {
                 told = stream.message() => Event::Told(told),
+                asked = questions.message(), if asking => Event::Asked(asked),
                 Some(service) = self.wanted.recv() => Event::Wanted(service),
                 Ok(()) = self.report.changed() => Event::Reported,
                 _ = leaving.wait_for(|leaving| *leaving) => Event::Left,
@@ -273,6 +288,9 @@ impl Agent {
                     return SessionEnd::Lost("it closed the stream".to_owned());
                 }
                 Event::Told(Err(status)) => return SessionEnd::Lost(status.message().to_owned()),
+                Event::Asked(Ok(Some(question))) => self.answer(question, &answers),
+                // Without questions a proxy can live; the main stream tells when all is lost.
+                Event::Asked(Ok(None) | Err(_)) => asking = false,
                 Event::Wanted(service) => {
                     if let Some(request) = self.subscribe(service) {
                         say(&sender, from_proxy::Message::Subscribe((&request).into())).await;
@@ -293,6 +311,44 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Has a worker answer, without waiting for it.
+    fn answer(&self, question: Question, answers: &mpsc::Sender<Answer>) {
+        let Some(question::Question::Explain(explain)) = question.question else {
+            return;
+        };
+        let (asker, answers, id) = (self.asker.clone(), answers.clone(), question.id);
+        tokio::spawn(async move {
+            let (sender, receiver) = oneshot::channel();
+            let busy = || "the proxy is stopping".to_owned();
+            let reply = match asker
+                .send(Asked {
+                    question: explain,
+                    answer: sender,
+                })
+                .await
+            {
+                Ok(()) => receiver.await.map_err(|_| busy()).flatten(),
+                Err(_) => Err(busy()),
+            };
+            let answer = match reply
+                .and_then(|reply| serde_json::to_vec(&reply).map_err(|error| error.to_string()))
+            {
+                Ok(body) => Answer {
+                    id,
+                    body: body.into(),
+                    error: String::new(),
+                },
+                Err(error) => Answer {
+                    id,
+                    body: Bytes::new(),
+                    error,
+                },
+            };
+            // Who asked may have gone away.
+            let _ = answers.send(answer).await;
+        });
     }
 
     fn on_message(&mut self, message: ToProxy) -> Option<from_proxy::Message> {

@@ -8,11 +8,13 @@ mod connect;
 mod decided;
 mod deliver;
 mod exchange;
+mod explain;
 mod request;
 mod settle;
 mod tcp;
 
 pub(crate) use decided::refuse_denied;
+pub(crate) use explain::explain;
 
 use std::io;
 use std::rc::Rc;
