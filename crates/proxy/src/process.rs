@@ -152,7 +152,7 @@ pub async fn start(config: Config) -> Result<Running, ProxyError> {
             index,
             common.clone(),
             listeners,
-            asked.take(),
+            questions.take(),
             stopped,
         )?);
         stop_workers.push(stop);
