@@ -13,6 +13,10 @@ use isthmus_telemetry::{AccessRecord, Flow, FlowKey, Metrics, Outcome, Reporter}
 
 use crate::refusal::Refusal;
 
+/// A request that carries this field is answered with how it went: route, rule, cluster, workload,
+/// reason and attempts, in fields of the reply. It goes no further than the first proxy.
+pub(crate) const TELL_FIELD: &str = "x-isthmus-tell";
+
 /// Counts and logs for one worker.
 pub(crate) struct Recorder {
     metrics: Arc<Metrics>,
@@ -24,6 +28,12 @@ pub(crate) struct Recorder {
 pub(crate) struct Journey {
     started: Instant,
     pub(crate) record: AccessRecord,
+    /// The caller asked to be told how its request went.
+    pub(crate) tell: bool,
+    /// Name or place of the rule that matched.
+    pub(crate) rule: Option<String>,
+    /// Why the cluster of the first try was chosen.
+    pub(crate) reason: Option<&'static str>,
 }
 
 impl Recorder {
@@ -60,6 +70,9 @@ impl Journey {
     pub(crate) fn start(reporter: Reporter, protocol: &'static str) -> Self {
         Self {
             started: Instant::now(),
+            tell: false,
+            rule: None,
+            reason: None,
             record: AccessRecord {
                 started: SystemTime::now(),
                 took: std::time::Duration::ZERO,
@@ -101,6 +114,34 @@ impl Journey {
         self.record.refusal = Some(refusal.reason);
         self.record.refused_at = Some(at.to_owned());
         self.record.response_code = Some(refusal.reason.status());
+    }
+
+    /// What a caller who asked is told, as fields of its reply.
+    pub(crate) fn told(&self) -> Vec<(&'static str, String)> {
+        if !self.tell {
+            return Vec::new();
+        }
+        let record = &self.record;
+        let told = [
+            ("x-isthmus-route", record.route.clone()),
+            ("x-isthmus-rule", self.rule.clone()),
+            (
+                "x-isthmus-cluster",
+                record.destination_cluster.as_ref().map(ToString::to_string),
+            ),
+            (
+                "x-isthmus-workload",
+                record
+                    .destination_workload
+                    .as_ref()
+                    .map(ToString::to_string),
+            ),
+            ("x-isthmus-reason", self.reason.map(str::to_owned)),
+            ("x-isthmus-attempts", Some(record.attempts.to_string())),
+        ];
+        told.into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect()
     }
 
     /// The end. Counts, and writes the access log where it is switched on.

@@ -12,11 +12,13 @@ use isthmus_codec::message::{Context, Request};
 use isthmus_route::{Headers, RequestView};
 use isthmus_telemetry::RefusalReason;
 
-use super::decided::{Decided, decide_backend, detect, find_port, find_service, pick_backend};
+use super::decided::{
+    Decided, decide_backend, detect, find_port, find_service, pick_backend, route_name, rule_name,
+};
 use super::deliver::{Ended, KeepAlive};
 use super::exchange::{self, Client, Upload};
 use crate::http::{Piece, RequestReader, ResponseWriter};
-use crate::journey::{Journey, lossy};
+use crate::journey::{Journey, TELL_FIELD, lossy};
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
@@ -35,6 +37,7 @@ pub(super) async fn serve(
         &me.cluster,
     );
     note(journey, &head);
+    journey.tell = head.fields.remove(TELL_FIELD);
     if head.asks_upgrade() {
         return Err(RefusalReason::UpgradeNotSupported.into());
     }
@@ -135,7 +138,8 @@ async fn decide(
         Refusal::new(RefusalReason::NoRoute, detail)
     })?;
     let rule = matched.rule();
-    journey.record.route = rule.route().map(ToString::to_string);
+    journey.record.route = Some(route_name(rule));
+    journey.rule = Some(rule_name(rule));
     let settings = called.settings(rule);
     let backend = pick_backend(rule, draw)?;
     decide_backend(
