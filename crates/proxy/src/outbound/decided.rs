@@ -150,6 +150,18 @@ pub(super) fn pick_backend(rule: &Rule, draw: u64) -> Result<&Backend, Refusal> 
     })
 }
 
+/// `namespace/name`, or `default` where no route is bound.
+pub(super) fn route_name(rule: &Rule) -> String {
+    rule.route()
+        .map_or_else(|| "default".to_owned(), ToString::to_string)
+}
+
+/// Its name, else its place in the route, from 0.
+pub(super) fn rule_name(rule: &Rule) -> String {
+    rule.name()
+        .map_or_else(|| rule.index().to_string(), str::to_owned)
+}
+
 fn authorize(worker: &Worker, view: &View, service: &ServiceView) -> Result<Permit, Refusal> {
     let policies = view.policies().ok_or(RefusalReason::NotKnownYet)?;
     let caller = Arc::new(Caller::Local {

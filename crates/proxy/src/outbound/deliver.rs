@@ -103,7 +103,11 @@ pub(super) async fn deliver(
     version: Version,
 ) -> Result<KeepAlive, Ended> {
     attempts.begin_reply();
-    let Held { head, body } = held;
+    let Held { mut head, body } = held;
+    for (name, value) in journey.told() {
+        // Names of ours are plain text.
+        let _ = head.fields.push(name, value);
+    }
     let status = head.status;
     journey.record.response_code = Some(status);
     if let Some(code) = &head.refusal {

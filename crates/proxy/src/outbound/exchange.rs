@@ -59,6 +59,9 @@ pub(super) async fn run(
     loop {
         let now = Instant::now();
         let decision = choose(&destination, decided, &avoided, now)?;
+        if attempts.tries() == 0 {
+            journey.reason = Some(decision.reason().code());
+        }
         attempts.begin(now);
         journey.record.attempts = attempts.tries();
         request.context.remaining = attempts.remaining(now);

@@ -6,10 +6,10 @@ use std::time::Instant;
 use isthmus_api::{BackendView, CandidateView, ExplainReply, WorkloadChoice};
 use isthmus_balance::{Considered, Decision};
 use isthmus_model::{Backend, ServiceName};
-use isthmus_route::{RequestView, Rule};
+use isthmus_route::RequestView;
 use isthmus_wire::proto;
 
-use super::decided::{Decided, decide_backend, find_port, find_service};
+use super::decided::{Decided, decide_backend, find_port, find_service, route_name, rule_name};
 use crate::refusal::Refusal;
 use crate::view::View;
 use crate::worker::Worker;
@@ -61,10 +61,7 @@ async fn fill(
     })?;
     let rule = matched.rule();
     let settings = called.settings(rule);
-    reply.route = Some(
-        rule.route()
-            .map_or_else(|| "default".to_owned(), ToString::to_string),
-    );
+    reply.route = Some(route_name(rule));
     reply.rule = Some(rule_name(rule));
     for backend in rule.backends() {
         let decided = decide_backend(
@@ -82,12 +79,6 @@ async fn fill(
         });
     }
     Ok(())
-}
-
-/// Its name, else its place in the route, from 0.
-fn rule_name(rule: &Rule) -> String {
-    rule.name()
-        .map_or_else(|| rule.index().to_string(), str::to_owned)
 }
 
 fn describe(

@@ -150,7 +150,11 @@ async fn refuse(
     is_head: bool,
 ) -> Result<(), HttpError> {
     journey.refused(refusal, worker.name());
-    let rendered = refusal.render(worker.name());
+    let mut rendered = refusal.render(worker.name());
+    for (name, value) in journey.told() {
+        // Names of ours are plain text.
+        let _ = rendered.fields.push(name, value);
+    }
     let head = ResponseHead {
         status: rendered.status,
         version: Version::Http11,
