@@ -59,6 +59,18 @@ pub enum FirstContactError {
     NotControl(SpiffeId),
 }
 
+impl FirstContactError {
+    /// Why a handshake of a [`pinned_client_config`] failed, when it was the server's identity.
+    pub fn of(error: &rustls::Error) -> Option<Self> {
+        if let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error
+            && let Some(found) = other.0.downcast_ref::<Self>()
+        {
+            return Some(found.clone());
+        }
+        PeerError::of(error).map(Self::Peer)
+    }
+}
+
 /// What all sessions of a mesh are made of: aws-lc, the suites of TLS 1.3, X25519MLKEM768 before
 /// X25519 and the NIST curves.
 pub fn provider() -> Arc<CryptoProvider> {

@@ -458,10 +458,10 @@ fn first_contact_needs_the_pinned_root_and_a_control_plane() {
             _ => matches!(found, FirstContactError::Peer(PeerError::UnknownRoot)),
         };
         assert!(fits, "{what}: {found:?}");
-        assert!(
-            matches!(contact(leaf, pin), Err(Failed::Client(_))),
-            "{what}"
-        );
+        let Err(Failed::Client(error)) = contact(leaf, pin) else {
+            panic!("{what} was accepted");
+        };
+        assert_eq!(FirstContactError::of(&error), Some(found), "{what}");
     }
     // A control plane that sends its root is met as usual by those who trust it already.
     shake(

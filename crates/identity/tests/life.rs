@@ -16,6 +16,7 @@ use isthmus_model::ClusterName;
 use proptest::prelude::*;
 use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject as _;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 #[test]
 fn lifetimes() {
@@ -168,6 +169,16 @@ fn keys_are_never_printed_and_requests_are_checked() {
     assert!(judge(&mesh.bundle(), issued.as_slice(), start()).is_ok());
 }
 
+/// Verification takes only chains of three, so this is for everybody else who reads them.
+#[test]
+fn a_cluster_certifies_nothing_that_certifies() {
+    let west = TestMesh::new(DOMAIN).cluster("us-west");
+    let (_, certificate) = X509Certificate::from_der(&west.intermediate).unwrap();
+    let constraints = certificate.basic_constraints().unwrap().unwrap();
+    assert!(constraints.critical && constraints.value.ca);
+    assert_eq!(constraints.value.path_len_constraint, Some(0));
+}
+
 #[test]
 fn a_cell_keeps_its_identity() {
     let west = TestMesh::new(DOMAIN).cluster("us-west");
@@ -194,6 +205,7 @@ fn statements_bind_purpose_and_text() {
     );
     for (purpose, text) in [
         ("cluster-grant", &b"us-west: shop, bank"[..]),
+        ("cluster-grand", b"us-west: shop"),
         ("role", b"us-west: shop"),
         ("cluster-gran", b"tus-west: shop"),
     ] {

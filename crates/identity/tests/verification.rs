@@ -11,7 +11,9 @@ use isthmus_identity::{
     accept_callee, accept_caller, accept_control, accept_gateway,
 };
 use isthmus_model::{AccountName, ClusterName, Namespace};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, SanType};
 use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Name, chain, and the id or the reason.
 type Case<'a> = (
@@ -272,6 +274,39 @@ fn intermediates_must_be_clusters_signed_by_the_root() {
         ("signed by the root", decoy, Err("wrong-chain")),
     ];
     judge_all(&bundle, cases);
+}
+
+/// A leaf that the root signed itself needs no intermediate. Beside it anybody can put a certificate
+/// that bears the root's name and any cluster's id, signed by nobody: it must not give the cluster.
+#[test]
+fn a_decoy_with_the_roots_own_name_names_no_cluster() {
+    let mesh = TestMesh::new(DOMAIN);
+    let bundle = mesh.bundle();
+    let uris = &["spiffe://shop.mesh/ns/shop/sa/cart"];
+    let (_, leaf) = mesh.forge(Forged {
+        subject: "leaf",
+        uris,
+        ca: false,
+    });
+    let root = &bundle.roots().as_slice()[0];
+    let (_, root) = X509Certificate::from_der(root).unwrap();
+    let unit = root.subject().iter_organizational_unit().next().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let name = &mut params.distinguished_name;
+    name.push(DnType::OrganizationName, "Isthmus");
+    name.push(DnType::OrganizationalUnitName, unit.as_str().unwrap());
+    name.push(DnType::CommonName, DOMAIN);
+    let uri = "spiffe://shop.mesh/cluster/us-west".try_into().unwrap();
+    params.subject_alt_names = vec![SanType::URI(uri)];
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let decoy = params
+        .self_signed(&rcgen::KeyPair::generate().unwrap())
+        .unwrap();
+    let (_, parsed) = X509Certificate::from_der(decoy.der()).unwrap();
+    assert_eq!(parsed.subject().as_raw(), root.subject().as_raw());
+    let chain = [leaf, decoy.der().clone()];
+    assert_eq!(judge(&bundle, &chain, start()), Err("wrong-chain"));
 }
 
 #[test]

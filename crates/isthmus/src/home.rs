@@ -170,9 +170,15 @@ impl Home {
     }
 
     pub(crate) fn write_mesh(&self, mesh: &MeshFile) -> Result<()> {
-        let text =
-            serde_json::to_string_pretty(mesh).expect("strings, numbers and lists are always JSON");
-        write_file(&self.mesh_file(), &(text + "\n"))
+        write_file(&self.mesh_file(), &mesh.to_json())
+    }
+}
+
+impl MeshFile {
+    /// As the file has it, with a newline at its end.
+    pub(crate) fn to_json(&self) -> String {
+        let text = serde_json::to_string_pretty(self);
+        text.expect("strings, numbers and lists are always JSON") + "\n"
     }
 }
 

@@ -96,16 +96,22 @@ pub(crate) struct TrafficPolicySpec {
     /// What the policy is for: at least one.
     #[schemars(length(min = 1))]
     pub(crate) target_refs: Vec<TargetRef>,
+    /// How workloads are chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) load_balancing: Option<LoadBalancingSpec>,
+    /// Which clusters are tried first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) locality: Option<LocalitySpec>,
+    /// Trying again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retry: Option<RetrySpec>,
+    /// How long things may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timeout: Option<TimeoutSpec>,
+    /// Setting workloads aside that fail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) outlier: Option<OutlierSpec>,
+    /// How a proxy checks the program beside it: `http` or `tcp`, exactly one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) health_check: Option<HealthCheckSpec>,
 }
@@ -117,7 +123,9 @@ pub(crate) struct TargetRef {
     /// API group of `kind`, which is the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
+    /// Kind of the target.
     pub(crate) kind: TargetKind,
+    /// Name of the target.
     pub(crate) name: String,
     /// Of a Service or an HTTPRoute. Default: the policy's own.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -218,7 +226,7 @@ pub(crate) struct OutlierSpec {
     pub(crate) max_ejected_percent: Option<u64>,
 }
 
-/// How a proxy checks the program beside it: `http` or `tcp`, exactly one.
+/// How a proxy checks the program beside it.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HealthCheckSpec {
@@ -255,12 +263,14 @@ pub(crate) struct TcpProbeSpec {}
 pub(crate) struct WorkloadSpec {
     /// Name of its service, in the workload's own namespace.
     pub(crate) service: String,
+    /// The cluster that it runs in.
     pub(crate) cluster: String,
     /// `spiffe://<trust-domain>/ns/<namespace>/sa/<account>`.
     pub(crate) identity: String,
     /// Where its proxy takes mesh traffic (port 15008).
     #[schemars(extend("format" = "ip:port"))]
     pub(crate) address: String,
+    /// Part of its cluster's region.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) zone: Option<String>,
 }
@@ -269,6 +279,7 @@ pub(crate) struct WorkloadSpec {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WorkloadStatus {
+    /// Only `Healthy` ones are sent requests.
     pub(crate) health: HealthName,
 }
 

@@ -183,6 +183,9 @@ impl Problems {
 /// Text of a user's as messages show it: escaped, and not longer than a line.
 pub(crate) fn quoted(text: &str) -> String {
     const LONGEST: usize = 60;
+    if text.is_empty() {
+        return "`\"\"`".to_owned();
+    }
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("`{}…`", text[..end].escape_debug()),
         None => format!("`{}`", text.escape_debug()),
@@ -198,11 +201,19 @@ pub(crate) fn did_you_mean<'a>(
     if typed.len() > 100 {
         return None;
     }
-    let lower = typed.to_lowercase();
+    let typed = typed.to_lowercase();
+    let distance = |name: &str| {
+        let name = name.to_lowercase();
+        // Half a name is a name that was not finished.
+        if typed.len() >= 3 && name.starts_with(&typed) {
+            return Some(1);
+        }
+        let distance = strsim::osa_distance(&typed, &name);
+        (distance <= (name.len().max(typed.len()) / 3).max(1)).then_some(distance)
+    };
     names
         .into_iter()
-        .map(|name| (strsim::osa_distance(&lower, &name.to_lowercase()), name))
-        .filter(|(distance, name)| *distance <= (name.len().max(typed.len()) / 3).max(1))
+        .filter_map(|name| Some((distance(name)?, name)))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| format!("did you mean `{name}`?"))
 }

@@ -92,10 +92,13 @@ pub(crate) const HTTP_ROUTE: &[Supported] = &[
         "`PathPrefix` (default) or `Exact`.",
     ),
     ("rules[].matches[].path.value", "Default: `/`."),
-    ("rules[].matches[].method", ""),
+    ("rules[].matches[].method", "Default: any."),
     ("rules[].matches[].headers[].type", "`Exact`, the default."),
-    ("rules[].matches[].headers[].name", ""),
-    ("rules[].matches[].headers[].value", ""),
+    ("rules[].matches[].headers[].name", "In any letter case."),
+    (
+        "rules[].matches[].headers[].value",
+        "The whole value, letter case included.",
+    ),
     (
         "rules[].backendRefs[].group",
         "`\"\"` (default), or `mesh.isthmus.dev` for a subset.",
@@ -115,7 +118,7 @@ pub(crate) const HTTP_ROUTE: &[Supported] = &[
     ),
     (
         "rules[].backendRefs[].port",
-        "Required for a `Service`; a subset's default is the service's first port.",
+        "Required for a `Service`. Default for a subset: the port called `http`, else the first.",
     ),
     ("rules[].backendRefs[].weight", "0 to 1000000. Default: 1."),
     ("rules[].timeouts.request", "Overall; `0s`: none."),

@@ -7,7 +7,9 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
-use serde_saphyr::{DuplicateKeyPolicy, Error, Options, Spanned, UserMessageFormatter};
+use serde_saphyr::{
+    DuplicateKeyPolicy, Error, MessageFormatter, Options, Spanned, UserMessageFormatter,
+};
 
 use crate::path::Step;
 use crate::problem::About;
@@ -19,6 +21,8 @@ const LARGEST_DOCUMENT: usize = 1 << 20;
 const DEEPEST: usize = 64;
 /// Scalars, lists and objects of one document, aliases expanded.
 const MOST_NODES: usize = 50_000;
+/// Characters of a message about syntax, which may quote what was written.
+const LONGEST_MESSAGE: usize = 300;
 
 /// Line and column, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +141,9 @@ fn parse(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Tree, Error> 
 }
 
 fn syntax_problem(error: &Error, first_line: u32) -> (Mark, Problem) {
-    let message = error.render_with_formatter(&UserMessageFormatter);
+    let visible = |c: char| if c.is_control() { ' ' } else { c };
+    let message = UserMessageFormatter.format_message(error);
+    let message: String = message.chars().map(visible).take(LONGEST_MESSAGE).collect();
     let mark = match error.location() {
         Some(location) => mark(&location),
         None => Mark { line: 1, column: 1 },

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use isthmus_manifest::{Document, Parsed, parse_files, read_files};
+use isthmus_manifest::{Document, Parsed, check_references, parse_files, read_files};
 use isthmus_model::{Backend, HealthProbe, Kind, Resource, ServiceName};
 
 const FILES: [(&str, &str); 3] = [
@@ -73,6 +73,15 @@ fn three_regions_is_valid() {
         }
     }
     assert_eq!(rtts, [140, 220, 120].map(Duration::from_millis));
+}
+
+#[test]
+fn nothing_in_three_regions_dangles() {
+    let all: Vec<_> = three_regions()
+        .into_iter()
+        .map(|one| (one.key, one.resource))
+        .collect();
+    assert_eq!(check_references(&all), []);
 }
 
 #[test]

@@ -13,13 +13,11 @@ pub const FEATURES: &[&str] = &[];
 /// A cluster as the proxies of one cluster see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterView {
-    /// `control`, `coordinates` and `jurisdiction` do not travel; see `proto::Cluster`.
-    pub name: isthmus_model::ClusterName,
-    pub region: isthmus_model::RegionName,
-    pub zone: Option<String>,
-    pub namespaces: Option<Vec<isthmus_model::Namespace>>,
+    /// As declared.
+    pub cluster: Cluster,
     /// Under the addresses that the reader dials.
     pub gateways: Vec<Gateway>,
+    /// Measured, else declared.
     pub rtt: Option<Duration>,
     /// Since its facts were last confirmed; zero: live.
     pub age: Duration,
@@ -85,35 +83,6 @@ impl Body {
     }
 }
 
-impl ClusterView {
-    /// May this cluster's certificate authority speak for `namespace`?
-    pub fn grants(&self, namespace: &isthmus_model::Namespace) -> bool {
-        self.namespaces
-            .as_ref()
-            .is_none_or(|granted| granted.contains(namespace))
-    }
-}
-
-impl ClusterView {
-    /// What a reader needs to know of `cluster`.
-    pub fn of(
-        cluster: &Cluster,
-        gateways: Vec<Gateway>,
-        rtt: Option<Duration>,
-        age: Duration,
-    ) -> Self {
-        Self {
-            name: cluster.name.clone(),
-            region: cluster.region.clone(),
-            zone: cluster.zone.clone(),
-            namespaces: cluster.namespaces.clone(),
-            gateways,
-            rtt,
-            age,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use isthmus_model::{
@@ -126,6 +95,7 @@ mod tests {
     use super::*;
 
     /// One of each, with every field set.
+    #[allow(clippy::too_many_lines)]
     fn bodies() -> Vec<Body> {
         let cart = ServiceName::new("shop", "cart").unwrap();
         let namespace = cart.namespace.clone();
@@ -155,10 +125,15 @@ mod tests {
                 trust_domain: "shop.mesh".parse().unwrap(),
             }),
             Body::Cluster(ClusterView {
-                name: "us-west".parse().unwrap(),
-                region: "us".parse().unwrap(),
-                zone: Some("a".to_owned()),
-                namespaces: Some(vec![namespace.clone()]),
+                cluster: Cluster {
+                    name: "us-west".parse().unwrap(),
+                    region: "us".parse().unwrap(),
+                    zone: Some("a".to_owned()),
+                    coordinates: Some((1.5, -2.0)),
+                    jurisdiction: Some("US".to_owned()),
+                    control: "127.1.2.1:15012".parse().unwrap(),
+                    namespaces: Some(vec![namespace.clone()]),
+                },
                 gateways: vec![gateway.clone()],
                 rtt: Some(Duration::from_micros(1_500)),
                 age: Duration::from_millis(7),

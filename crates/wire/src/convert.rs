@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use isthmus_model::{
-    Algorithm, AppProtocol, Backend, Gateway, Handle, HeaderMatch, Health, HealthCheck,
+    Algorithm, AppProtocol, Backend, Cluster, Gateway, Handle, HeaderMatch, Health, HealthCheck,
     HealthProbe, LabelKey, Labels, LocalityOrder, Mesh, Method, Namespace, PathMatch, Percent,
     RetryOn, Route, RouteMatch, RouteRule, Service, ServiceName, ServicePort, Share, SpiffeId,
     Subset, Target, TrafficPolicy, Workload,
@@ -71,16 +71,21 @@ impl TryFrom<proto::Mesh> for Mesh {
 }
 
 impl From<&ClusterView> for proto::Cluster {
-    fn from(cluster: &ClusterView) -> Self {
+    fn from(view: &ClusterView) -> Self {
+        let cluster = &view.cluster;
         Self {
             name: cluster.name.to_string(),
             region: cluster.region.to_string(),
             zone: cluster.zone.clone().unwrap_or_default(),
             all_namespaces: cluster.namespaces.is_none(),
             namespaces: strings(cluster.namespaces.iter().flatten()),
-            gateways: cluster.gateways.iter().map(Into::into).collect(),
-            rtt_us: cluster.rtt.map_or(0, micros),
-            age_ms: millis(cluster.age),
+            gateways: view.gateways.iter().map(Into::into).collect(),
+            rtt_us: view.rtt.map_or(0, micros),
+            age_ms: millis(view.age),
+            control: cluster.control.to_string(),
+            jurisdiction: cluster.jurisdiction.clone().unwrap_or_default(),
+            latitude: cluster.coordinates.map(|(latitude, _)| latitude),
+            longitude: cluster.coordinates.map(|(_, longitude)| longitude),
         }
     }
 }
@@ -91,10 +96,15 @@ impl TryFrom<proto::Cluster> for ClusterView {
     fn try_from(cluster: proto::Cluster) -> Parsed<Self> {
         let namespaces = parse_all::<Namespace>("cluster.namespaces", &cluster.namespaces)?;
         Ok(Self {
-            name: parse("cluster.name", &cluster.name)?,
-            region: parse("cluster.region", &cluster.region)?,
-            zone: text(cluster.zone),
-            namespaces: (!cluster.all_namespaces).then_some(namespaces),
+            cluster: Cluster {
+                name: parse("cluster.name", &cluster.name)?,
+                region: parse("cluster.region", &cluster.region)?,
+                zone: text(cluster.zone),
+                coordinates: cluster.latitude.zip(cluster.longitude),
+                jurisdiction: text(cluster.jurisdiction),
+                control: parse("cluster.control", &cluster.control)?,
+                namespaces: (!cluster.all_namespaces).then_some(namespaces),
+            },
             gateways: all(cluster.gateways)?,
             rtt: (cluster.rtt_us != 0).then(|| Duration::from_micros(cluster.rtt_us)),
             age: Duration::from_millis(cluster.age_ms),
@@ -618,7 +628,7 @@ fn labels_out(labels: &Labels) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn parse<T>(field: &'static str, text: &str) -> Parsed<T>
+pub(crate) fn parse<T>(field: &'static str, text: &str) -> Parsed<T>
 where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,
@@ -647,7 +657,11 @@ fn all<W, T: TryFrom<W, Error = BodyError>>(wire: Vec<W>) -> Parsed<Vec<T>> {
     wire.into_iter().map(T::try_from).collect()
 }
 
-fn service_name(field: &'static str, namespace: &str, name: &str) -> Parsed<ServiceName> {
+pub(crate) fn service_name(
+    field: &'static str,
+    namespace: &str,
+    name: &str,
+) -> Parsed<ServiceName> {
     ServiceName::new(namespace, name)
         .map_err(|error| BodyError::field(field, format!("{namespace:?}/{name:?}: {error}")))
 }
@@ -670,7 +684,7 @@ fn optional_port(field: &'static str, number: u32) -> Parsed<Option<u16>> {
     }
 }
 
-fn text(text: String) -> Option<String> {
+pub(crate) fn text(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 

@@ -182,7 +182,8 @@ impl RotatingLog {
             self.rotate()?;
         }
         let text = String::from_utf8_lossy(line);
-        if !text.trim().is_empty() {
+        // Indented lines explain the one before them.
+        if text.starts_with(|c: char| !c.is_whitespace()) {
             self.last_line = text.trim().chars().take(300).collect();
         }
         self.file.write_all(line)?;

@@ -43,6 +43,8 @@ use self::supervisor::{Charge, supervise};
 /// How long `up --detach` waits for the mesh to be ready, and `down` for it to be gone.
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(50);
+/// Last lines of a background `up` that are told when it fails.
+const LINES_TOLD: usize = 8;
 
 pub(crate) fn up(setting: &Setting, args: &UpArgs) -> Result<ExitCode> {
     let home = &setting.home;
@@ -151,7 +153,11 @@ fn detach(setting: &Setting, args: &UpArgs) -> Result<ExitCode> {
     loop {
         if let Ok(Some(_)) = child.try_wait() {
             let said = read_file(&log).unwrap_or_default();
-            return Err(Failure::failed("not-started", "the mesh was not started").cause(said));
+            let lines: Vec<&str> = said.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LINES_TOLD)..];
+            return Err(Failure::failed("not-started", "the mesh was not started")
+                .cause(last.join("\n"))
+                .next(format!("all that was said is in {}", log.display())));
         }
         let status = block_status(home);
         if status.as_ref().is_some_and(|status| status.ready) {

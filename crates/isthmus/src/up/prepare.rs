@@ -169,20 +169,9 @@ pub(crate) fn check_addresses(plan: &Plan) -> Result<()> {
 
 /// Founds the mesh if it is new, signs its clusters in, and writes every file of the plan.
 pub(crate) fn write(home: &Home, prepared: &Prepared) -> Result<()> {
-    let Prepared {
-        plan,
-        source,
-        bearer,
-    } = prepared;
+    let Prepared { plan, bearer, .. } = prepared;
     home::write_file(&home.token(), &format!("{bearer}\n"))?;
-    home.write_mesh(&MeshFile {
-        format: MESH_FORMAT,
-        mesh: Text(plan.mesh.clone()),
-        trust_domain: Text(plan.trust_domain.clone()),
-        number: Some(plan.number),
-        source: Some(source.clone()),
-        clusters: plan.contexts(),
-    })?;
+    home.write_mesh(&mesh_file(prepared))?;
     if !home.mesh_key().exists() {
         found::make_mesh_key(home, &plan.trust_domain)?;
     }
@@ -213,6 +202,18 @@ fn is_signed(files: &ClusterFiles) -> bool {
     };
     ClusterAuthority::from_pem(&key, &chain, now)
         .is_ok_and(|authority| authority.not_after() > now + RENEW_BEFORE)
+}
+
+fn mesh_file(prepared: &Prepared) -> MeshFile {
+    let plan = &prepared.plan;
+    MeshFile {
+        format: MESH_FORMAT,
+        mesh: Text(plan.mesh.clone()),
+        trust_domain: Text(plan.trust_domain.clone()),
+        number: Some(plan.number),
+        source: Some(prepared.source.clone()),
+        clusters: plan.contexts(),
+    }
 }
 
 fn manifest_path(home: &Home) -> PathBuf {
@@ -268,13 +269,24 @@ pub(crate) fn describe(home: &Home, prepared: &Prepared) -> String {
         commands.push(start(&process.arguments));
     }
     let mut text = commands.join("\n") + "\n";
+    // Writing into a string cannot fail.
+    let _ = writeln!(
+        text,
+        "\n# {}: any secret; its SHA-256 stands in each control.yaml",
+        home.token().display()
+    );
+    let _ = write!(
+        text,
+        "\n# {}\n{}",
+        home.mesh_file().display(),
+        mesh_file(prepared).to_json()
+    );
     let files = plan
         .processes
         .iter()
         .map(|process| (&process.config, process.config_text.as_str()));
     let manifest = (&manifest_path(home), plan.manifest());
     for (path, content) in files.chain([(manifest.0, manifest.1.as_str())]) {
-        // Writing into a string cannot fail.
         let _ = write!(text, "\n# {}\n{content}", path.display());
     }
     for link in plan.links.iter().filter(|link| !link.routes.is_empty()) {

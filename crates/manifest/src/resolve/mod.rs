@@ -179,9 +179,10 @@ fn bounded_duration(
     path: &FieldPath,
     problems: &mut Problems,
 ) -> Option<Duration> {
-    let duration = maybe_duration(text, path, problems)?;
+    let text = text?;
+    let duration = duration(text, path, problems)?;
     if duration < least {
-        let message = format!("{duration:?} is too short: {least:?} is the least");
+        let message = format!("{} is too short: {least:?} is the least", quoted(text));
         problems.add(path, message);
         return None;
     }

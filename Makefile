@@ -1,0 +1,93 @@
+# One profile and one target directory for everything: `up` and `test` compile once.
+# RELEASE=1 builds optimised binaries; ARGS=… goes to the program that is started.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+PROFILE := $(if $(RELEASE),--release)
+PROFILE_DIR := $(TARGET_DIR)/$(if $(RELEASE),release,debug)
+# Where nobody watches, the lock file has to be right already.
+CARGO := cargo
+LOCKED := $(if $(CI),--locked)
+ISTHMUS := $(PROFILE_DIR)/isthmus
+BIN_DIR := $(HOME)/.local/bin
+ROOT_TESTS := $(basename $(notdir $(wildcard crates/lab/tests/root_*.rs)))
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target what; do \
+	    printf '%-18s %s\n' "$$target" "$$what"; done
+
+.PHONY: up
+up: ## start three clusters with the demo shop on this machine
+	@scripts/bootstrap run
+	@$(MAKE) --no-print-directory compile
+	@exec $(ISTHMUS) up -f examples/three-regions $(ARGS)
+
+.PHONY: build
+build: ## compile every binary
+	@scripts/bootstrap build
+	@$(MAKE) --no-print-directory compile
+
+.PHONY: compile
+compile:
+	$(CARGO) build $(LOCKED) --workspace --bins $(PROFILE)
+
+.PHONY: install
+install: build ## put the binary into ~/.local/bin
+	@test -x $(ISTHMUS) || { echo "there is no binary $(ISTHMUS)" >&2; exit 1; }
+	@mkdir -p $(BIN_DIR)
+	@install -m 755 $(ISTHMUS) $(BIN_DIR)/isthmus
+	@echo "installed $(BIN_DIR)/isthmus"
+	@case ":$$PATH:" in *":$(BIN_DIR):"*) ;; *) echo "add $(BIN_DIR) to your PATH";; esac
+
+.PHONY: test
+test: ## every test that needs no root
+	@scripts/bootstrap test
+	@$(MAKE) --no-print-directory compile
+	$(CARGO) test $(LOCKED) --workspace $(PROFILE)
+
+# Tests in network namespaces are test targets `crates/lab/tests/root_*.rs` with `test = false` in
+# the manifest: they run by name only.
+.PHONY: test-root
+test-root: ## tests that need root
+ifeq ($(ROOT_TESTS),)
+	@echo "test-root: there are no tests that need root yet (crates/lab/tests/root_*.rs)"
+else
+	@scripts/bootstrap root
+	@test "$$(id -u)" = 0 || { echo "test-root needs root: sudo --preserve-env make test-root" >&2; exit 1; }
+	@$(MAKE) --no-print-directory compile
+	$(CARGO) test $(LOCKED) --package isthmus-lab $(PROFILE) $(ROOT_TESTS:%=--test %)
+endif
+
+# `verify` and `bench` are binaries of crate lab.
+.PHONY: verify
+verify: ## the timed points of acceptance: bound and measured value
+	@$(MAKE) --no-print-directory lab PROGRAM=verify
+
+.PHONY: bench
+bench: ## requests per second, CPU per request and latency of each path
+	@$(MAKE) --no-print-directory lab PROGRAM=bench RELEASE=1
+
+.PHONY: lab
+lab:
+ifeq ($(wildcard crates/lab/src/bin/$(PROGRAM).rs),)
+	@echo "$(PROGRAM): there is nothing to run yet (crates/lab/src/bin/$(PROGRAM).rs)" >&2; exit 1
+else
+	@scripts/bootstrap run
+	@$(MAKE) --no-print-directory compile
+	$(CARGO) run $(LOCKED) --package isthmus-lab $(PROFILE) --bin $(PROGRAM) -- $(ARGS)
+endif
+
+.PHONY: lint
+lint: ## rustfmt and clippy; a warning is an error
+	@scripts/bootstrap lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+
+.PHONY: reference
+reference: ## write docs/reference anew from the code
+	@scripts/bootstrap build
+	UPDATE_REFERENCE=1 $(CARGO) test $(LOCKED) --workspace --test reference

@@ -1,0 +1,380 @@
+//! The tries of one request: their deadlines, and what follows from how one ended.
+//!
+//! A request is *committed* when its first byte is handed out. Until then, and after the far side
+//! has said that no program saw it (refused, drained), it has surely not been executed and may be
+//! tried again whatever its method. A committed request whose end is unknown may be tried again only
+//! if its method is idempotent and its body still held; otherwise it ends as `maybe-executed`, and
+//! the caller must decide.
+
+use std::time::{Duration, Instant};
+
+use isthmus_model::{Percent, RetryOn, TimeoutSettings, TrafficSettings};
+
+use crate::budget::Budget;
+use crate::constants::HELD_BYTES;
+use crate::outcome::Outcome;
+
+/// The machine of one request.
+#[derive(Debug)]
+pub struct Attempts {
+    retries: u32,
+    percent: Percent,
+    on: Listed,
+    timeouts: TimeoutSettings,
+    idempotent: bool,
+    /// All of the body that was sent can be sent again.
+    body_held: bool,
+    deadline: Option<Instant>,
+    /// Tries begun.
+    tries: u32,
+    began: Instant,
+    stage: Stage,
+    /// Some try's end is unknown.
+    maybe_executed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing of this try has been handed out.
+    Uncommitted,
+    Committed,
+    /// The application has got the first byte of the reply.
+    Replying,
+}
+
+/// Proof that the machine knows that bytes go out. Only [`Attempts::commit`] makes one; what sends
+/// the first byte asks for it.
+#[derive(Debug)]
+#[must_use = "hand it to what sends the first byte"]
+pub struct Committed(());
+
+/// What to do after a try has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Give the reply to the application.
+    Deliver,
+    /// Begin another try, away from there.
+    Retry { avoid: Avoid },
+    /// Answer with a refusal, or cut the reply if it has begun.
+    GiveUp {
+        reason: GiveUp,
+        /// A program may have seen the request.
+        maybe_executed: bool,
+    },
+}
+
+/// What the next try stays away from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Avoid {
+    /// Where this try was; others of the same cluster may do. If there are none, as when no way
+    /// into a remote cluster could be found: the whole cluster.
+    Workload,
+    /// The whole cluster: it did not answer in time, or this is the last try.
+    Cluster,
+}
+
+/// Why there is no further try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GiveUp {
+    /// It may have been executed, and its method is not idempotent.
+    MaybeExecuted,
+    /// The reply has begun and cannot be completed.
+    ReplyCut,
+    /// What was sent of the body is not held any more.
+    BodyNotHeld,
+    /// The far side asked not to be tried again.
+    RetryUnwanted,
+    /// `retry.on` does not list this failure.
+    NotListed,
+    /// All tries are used up.
+    AttemptsSpent,
+    /// The retry budget is used up.
+    BudgetSpent,
+    DeadlinePassed,
+    /// The application has gone away.
+    Cancelled,
+}
+
+impl GiveUp {
+    /// The stable code.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::MaybeExecuted => "maybe-executed",
+            Self::ReplyCut => "reply-cut",
+            Self::BodyNotHeld => "body-not-held",
+            Self::RetryUnwanted => "retry-unwanted",
+            Self::NotListed => "not-listed",
+            Self::AttemptsSpent => "attempts-spent",
+            Self::BudgetSpent => "budget-spent",
+            Self::DeadlinePassed => "deadline-passed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// RFC 9110 section 9.2.2. Methods are case-sensitive.
+fn is_idempotent(method: &str) -> bool {
+    matches!(
+        method,
+        "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"
+    )
+}
+
+impl Attempts {
+    /// A request begins. `inherited`: what was left of the caller's own deadline, if it said so.
+    pub fn new(
+        settings: &TrafficSettings,
+        method: &str,
+        inherited: Option<Duration>,
+        now: Instant,
+    ) -> Self {
+        let timeouts = settings.timeout.clone();
+        let own = set(timeouts.request);
+        let shorter = own.into_iter().chain(inherited).min();
+        Self {
+            retries: settings.retry.attempts,
+            percent: settings.retry.budget,
+            on: Listed::new(&settings.retry.on),
+            timeouts,
+            idempotent: is_idempotent(method),
+            body_held: true,
+            deadline: shorter.and_then(|length| now.checked_add(length)),
+            tries: 0,
+            began: now,
+            stage: Stage::Uncommitted,
+            maybe_executed: false,
+        }
+    }
+
+    /// A try begins: it looks for a place and a connection.
+    pub fn begin(&mut self, now: Instant) {
+        self.tries = self.tries.saturating_add(1);
+        self.began = now;
+        self.stage = Stage::Uncommitted;
+    }
+
+    /// The first byte of the request is about to go out.
+    pub fn commit(&mut self) -> Committed {
+        if self.stage == Stage::Uncommitted {
+            self.stage = Stage::Committed;
+        }
+        Committed(())
+    }
+
+    /// Some of the body went out that is not kept, being longer than [`HELD_BYTES`].
+    pub fn lose_body(&mut self) {
+        self.body_held = false;
+    }
+
+    /// Tries begun so far; the first is 1.
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// Should a reply of this length (`None`: unknown) be held until it is complete? Only while a
+    /// cut reply could be made good by another try.
+    pub fn holds_reply(&self, length: Option<u64>, now: Instant) -> bool {
+        let short = length.is_some_and(|length| length <= HELD_BYTES);
+        let repeatable = self.idempotent && self.body_held && self.on.contains(RetryOn::Reset);
+        let more = self.tries <= self.retries && !self.is_late(now);
+        short && repeatable && more
+    }
+
+    /// The application gets the first byte of the reply: from here on there is no retry.
+    pub fn begin_reply(&mut self) {
+        self.stage = Stage::Replying;
+    }
+
+    /// When to ask [`Attempts::expired`] again.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let ends = [self.deadline, self.try_ends(), self.connect_ends()];
+        ends.into_iter().flatten().min()
+    }
+
+    /// What ends the running try now, if its time is over.
+    pub fn expired(&self, now: Instant) -> Option<Outcome> {
+        let over = |end: Option<Instant>| end.is_some_and(|end| end <= now);
+        if over(self.deadline) || over(self.try_ends()) {
+            Some(Outcome::TimedOut)
+        } else if over(self.connect_ends()) {
+            Some(Outcome::ConnectFailed)
+        } else {
+            None
+        }
+    }
+
+    /// What is left of the request's time, to be told to the far side. `None`: no deadline.
+    pub fn remaining(&self, now: Instant) -> Option<Duration> {
+        Some(self.deadline?.saturating_duration_since(now))
+    }
+
+    /// What a further try should stay away from. Also known before [`Attempts::judge`], so that the
+    /// next place can be picked and judged with.
+    pub fn avoid(&self, outcome: Outcome) -> Avoid {
+        let silent = matches!(outcome, Outcome::TimedOut);
+        let is_last = self.tries >= self.retries;
+        if silent || is_last {
+            Avoid::Cluster
+        } else {
+            Avoid::Workload
+        }
+    }
+
+    /// The running try has ended. `escape`: the place that failed is out by now, and the next is
+    /// another that is not hot (see [`crate::Valve::is_escape`]); such a first retry does not draw on
+    /// the budget.
+    pub fn judge(
+        &mut self,
+        outcome: Outcome,
+        escape: bool,
+        budget: &mut Budget,
+        now: Instant,
+    ) -> Verdict {
+        let has_reply = matches!(outcome, Outcome::Replied { .. });
+        if self.end_is_unknown(outcome) {
+            self.maybe_executed = true;
+        }
+        let failure = match self.failure(outcome) {
+            Failure::None => return Verdict::Deliver,
+            Failure::Listed(on) => Some(on),
+            Failure::Always => None,
+        };
+        match self.obstacle(outcome, failure, escape, budget, now) {
+            None => Verdict::Retry {
+                avoid: self.avoid(outcome),
+            },
+            // A bad reply is a reply.
+            Some(_) if has_reply => Verdict::Deliver,
+            Some(reason) => Verdict::GiveUp {
+                reason,
+                maybe_executed: self.maybe_executed,
+            },
+        }
+    }
+
+    /// The first thing that forbids another try. The budget comes last: it is drawn on only by
+    /// retries that happen.
+    fn obstacle(
+        &self,
+        outcome: Outcome,
+        failure: Option<RetryOn>,
+        escape: bool,
+        budget: &mut Budget,
+        now: Instant,
+    ) -> Option<GiveUp> {
+        let surely_unseen =
+            !self.end_is_unknown(outcome) && !matches!(outcome, Outcome::Replied { .. });
+        let must_repeat_body = self.stage != Stage::Uncommitted;
+        if outcome == Outcome::Cancelled {
+            Some(GiveUp::Cancelled)
+        } else if self.stage == Stage::Replying {
+            Some(GiveUp::ReplyCut)
+        } else if !surely_unseen && !self.idempotent {
+            Some(GiveUp::MaybeExecuted)
+        } else if must_repeat_body && !self.body_held {
+            Some(GiveUp::BodyNotHeld)
+        } else if is_unwanted(outcome) {
+            Some(GiveUp::RetryUnwanted)
+        } else if failure.is_some_and(|on| !self.on.contains(on)) {
+            Some(GiveUp::NotListed)
+        } else if self.tries > self.retries {
+            Some(GiveUp::AttemptsSpent)
+        } else if self.is_late(now) {
+            Some(GiveUp::DeadlinePassed)
+        } else if (escape && self.tries == 1) || budget.withdraw(self.percent, now) {
+            None
+        } else {
+            Some(GiveUp::BudgetSpent)
+        }
+    }
+
+    fn failure(&self, outcome: Outcome) -> Failure {
+        match outcome {
+            Outcome::Replied {
+                status: 502..=504, ..
+            } => Failure::Listed(RetryOn::GatewayError),
+            Outcome::Replied { .. } => Failure::None,
+            Outcome::ConnectFailed => Failure::Listed(RetryOn::ConnectFailure),
+            Outcome::Refused { .. } => Failure::Listed(RetryOn::Refused),
+            // Before anything was sent, a broken connection is one that could not be had.
+            Outcome::Reset | Outcome::TimedOut if self.stage == Stage::Uncommitted => {
+                Failure::Listed(RetryOn::ConnectFailure)
+            }
+            Outcome::Reset | Outcome::TimedOut => Failure::Listed(RetryOn::Reset),
+            Outcome::Drained | Outcome::Cancelled => Failure::Always,
+        }
+    }
+
+    fn end_is_unknown(&self, outcome: Outcome) -> bool {
+        let cut = matches!(
+            outcome,
+            Outcome::Reset | Outcome::TimedOut | Outcome::Cancelled
+        );
+        cut && self.stage != Stage::Uncommitted
+    }
+
+    fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    fn try_ends(&self) -> Option<Instant> {
+        self.began.checked_add(set(self.timeouts.per_try)?)
+    }
+
+    fn connect_ends(&self) -> Option<Instant> {
+        let connecting = self.stage == Stage::Uncommitted && self.tries > 0;
+        self.began
+            .checked_add(set(self.timeouts.connect).filter(|_| connecting)?)
+    }
+}
+
+/// `retry.on` as a set, so that a request's machine allocates nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Listed(u8);
+
+impl Listed {
+    fn new(on: &[RetryOn]) -> Self {
+        Self(on.iter().fold(0, |all, &one| all | Self::bit(one)))
+    }
+
+    fn contains(self, on: RetryOn) -> bool {
+        self.0 & Self::bit(on) != 0
+    }
+
+    fn bit(on: RetryOn) -> u8 {
+        match on {
+            RetryOn::ConnectFailure => 1,
+            RetryOn::Refused => 2,
+            RetryOn::Reset => 4,
+            RetryOn::GatewayError => 8,
+        }
+    }
+}
+
+/// What `retry.on` calls a failure.
+enum Failure {
+    None,
+    Listed(RetryOn),
+    /// Nobody's fault and nobody's harm.
+    Always,
+}
+
+fn is_unwanted(outcome: Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Replied {
+            retry_unwanted: true,
+            ..
+        } | Outcome::Refused {
+            retry_unwanted: true
+        }
+    )
+}
+
+/// Zero is how "none" is written.
+fn set(length: Duration) -> Option<Duration> {
+    Some(length).filter(|length| !length.is_zero())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,347 @@
+//! Which cluster a request goes to.
+//!
+//! The nearest that is not hot: the caller's own cluster, then the others by measured round-trip
+//! time. If all are hot, the nearest stays the choice, since spilling in panic spreads a fire. The
+//! answer lists every candidate with what was known of it, so deciding and explaining are one call.
+//!
+//! Chance enters in one place: a cluster that has just returned gets a share that grows over the
+//! slow start, and the request's draw says whether this request belongs to it. In every other state
+//! the decision does not depend on the draw.
+
+use std::cmp::Ordering;
+use std::time::{Duration, Instant};
+
+use isthmus_model::ClusterName;
+
+use crate::breaker::Gate;
+use crate::constants::{EVIDENCE, STALE_AFTER};
+use crate::draw;
+use crate::ramp;
+use crate::valve::{ClusterState, Valve};
+
+/// What facts say about one cluster's part of a (service, port, subset).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterShare {
+    pub cluster: ClusterName,
+    /// The caller's own cluster.
+    pub local: bool,
+    /// Workloads that take traffic.
+    pub healthy: u32,
+    /// All workloads.
+    pub total: u32,
+    /// Since the cluster said so.
+    pub age: Duration,
+    /// Measured; `None`: not yet.
+    pub rtt: Option<Duration>,
+    /// Why it must not be used; `None`: it may.
+    pub barred: Option<Barred>,
+}
+
+/// Why a cluster must not serve a request, whatever its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Barred {
+    /// The service is not exported beyond the clusters that run it.
+    NotExported,
+    /// The policy keeps traffic in the caller's cluster.
+    LocalOnly,
+}
+
+/// Why a cluster is better left alone for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hot {
+    NoHealthyWorkload,
+    /// It failed too often; asked again after `remaining`. Zero: it may be asked, but not by a
+    /// request that has failed once already.
+    BreakerOpen {
+        remaining: Duration,
+    },
+    /// Another request is finding out whether it is back.
+    Probing,
+    /// It holds more of our requests than it can work on.
+    OverLimit {
+        in_flight: u32,
+        limit: u32,
+    },
+}
+
+/// One cluster as the choice saw it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Considered {
+    pub share: ClusterShare,
+    /// 0 is the nearest.
+    pub rank: usize,
+    /// False: its facts are old and no request of ours succeeded there lately, so that a
+    /// remote one ranks behind others.
+    pub trusted: bool,
+    pub in_flight: u32,
+    pub hot: Option<Hot>,
+    /// The request that goes there finds out whether it is back.
+    pub probe: bool,
+    /// How much of its traffic it takes: below 1.0 during the slow start.
+    pub slow_start: f64,
+    /// This request has failed there already.
+    pub avoided: bool,
+}
+
+/// Why the chosen cluster was chosen, or why none was.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Reason {
+    Nearest,
+    /// No other lawful cluster has a workload.
+    OnlyChoice,
+    /// The nearest is hot, and this one, the nearest of the rest, is not.
+    NearestIsHot(Hot),
+    /// The request has failed in the nearest.
+    NearestFailed,
+    /// The nearest has just returned; it takes this share, and this request is not part of it.
+    NearestReturns {
+        share: f64,
+    },
+    /// The request has failed in every one that is not hot; this is the nearest of them.
+    AllFailed,
+    /// Every one is hot; this is the nearest (of those with a healthy workload, if any has one).
+    AllHot,
+    /// None chosen: no cluster is known to run it.
+    Unknown,
+    /// None chosen: those that run it must not be used.
+    AllBarred(Barred),
+    /// None chosen: every lawful cluster says that it has no workload.
+    NoWorkload,
+}
+
+/// The answer: what, why, and among what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    chosen: Option<usize>,
+    reason: Reason,
+    candidates: Vec<Considered>,
+}
+
+impl Reason {
+    /// The stable code that `explain` prints and metrics count.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Nearest => "nearest",
+            Self::OnlyChoice => "only-choice",
+            Self::NearestIsHot(_) => "nearest-is-hot",
+            Self::NearestFailed => "nearest-failed",
+            Self::NearestReturns { .. } => "nearest-returns",
+            Self::AllFailed => "all-failed",
+            Self::AllHot => "all-hot",
+            Self::Unknown => "unknown",
+            Self::AllBarred(barred) => barred.code(),
+            Self::NoWorkload => "no-workload",
+        }
+    }
+}
+
+impl Barred {
+    /// The stable code, also of the refusal when nothing else is left.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotExported => "not-exported",
+            Self::LocalOnly => "local-only",
+        }
+    }
+}
+
+impl Hot {
+    /// The stable code that `explain` prints and metrics count.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NoHealthyWorkload => "no-healthy-workload",
+            Self::BreakerOpen { .. } => "breaker-open",
+            Self::Probing => "probing",
+            Self::OverLimit { .. } => "over-limit",
+        }
+    }
+}
+
+impl Decision {
+    /// `None` only if no lawful cluster has a workload.
+    pub fn chosen(&self) -> Option<&Considered> {
+        self.chosen.map(|index| &self.candidates[index])
+    }
+
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// All that were looked at, nearest first, barred ones too.
+    pub fn candidates(&self) -> &[Considered] {
+        &self.candidates
+    }
+}
+
+impl Valve {
+    /// Chooses the cluster for a try. `avoid`: clusters where this request has failed. `draw`:
+    /// uniformly distributed, one per request.
+    ///
+    /// Changes nothing: asked twice with the same state, it answers twice the same.
+    pub fn pick_cluster(
+        &self,
+        shares: &[ClusterShare],
+        avoid: &[ClusterName],
+        now: Instant,
+        draw: u64,
+    ) -> Decision {
+        let consider = |share| self.consider(share, avoid, now);
+        let mut candidates: Vec<Considered> = shares.iter().map(consider).collect();
+        candidates.sort_by(nearer);
+        for (rank, candidate) in candidates.iter_mut().enumerate() {
+            candidate.rank = rank;
+        }
+        let (chosen, reason) = match choose(&candidates, draw) {
+            Ok((chosen, reason)) => (Some(chosen.rank), reason),
+            Err(reason) => (None, reason),
+        };
+        Decision {
+            chosen,
+            reason,
+            candidates,
+        }
+    }
+
+    fn consider(&self, share: &ClusterShare, avoid: &[ClusterName], now: Instant) -> Considered {
+        let unused = ClusterState::default();
+        let state = self.clusters.get(&share.cluster).unwrap_or(&unused);
+        let gate = state.breaker.gate(now);
+        let hot = heat(share, state, gate, !avoid.is_empty());
+        Considered {
+            rank: 0,
+            trusted: share.age <= STALE_AFTER || state.succeeded_lately(now),
+            in_flight: state.in_flight,
+            hot,
+            probe: gate == Gate::MayProbe && hot.is_none(),
+            slow_start: ramp::share(state.ramp, now),
+            avoided: avoid.contains(&share.cluster),
+            share: share.clone(),
+        }
+    }
+}
+
+impl ClusterState {
+    fn succeeded_lately(&self, now: Instant) -> bool {
+        self.succeeded
+            .is_some_and(|at| now.saturating_duration_since(at) <= EVIDENCE)
+    }
+}
+
+impl Considered {
+    /// May serve and has something to serve with.
+    fn runs(&self) -> bool {
+        self.share.barred.is_none() && self.share.total > 0
+    }
+
+    fn usable(&self) -> bool {
+        self.hot.is_none() && !self.avoided
+    }
+}
+
+/// The phases of the valve, the surest evidence first.
+fn heat(share: &ClusterShare, state: &ClusterState, gate: Gate, is_retry: bool) -> Option<Hot> {
+    if share.healthy == 0 {
+        return Some(Hot::NoHealthyWorkload);
+    }
+    match gate {
+        Gate::Open { remaining } => return Some(Hot::BreakerOpen { remaining }),
+        Gate::Probing => return Some(Hot::Probing),
+        // A request that has failed once should go where it surely works.
+        Gate::MayProbe if is_retry => {
+            return Some(Hot::BreakerOpen {
+                remaining: Duration::ZERO,
+            });
+        }
+        Gate::MayProbe | Gate::Closed => {}
+    }
+    let in_flight = state.in_flight;
+    let limit = state.limit.exceeded_by(in_flight)?;
+    Some(Hot::OverLimit { in_flight, limit })
+}
+
+/// The caller's own cluster first, whatever the age of its facts: losing a control plane must not
+/// move traffic. Then trusted ones, by round-trip time (unknown last), by name.
+fn nearer(a: &Considered, b: &Considered) -> Ordering {
+    let key = |c: &Considered| {
+        let rtt = c.share.rtt.unwrap_or(Duration::MAX);
+        (!c.share.local, !c.trusted, rtt)
+    };
+    let by_distance = key(a).cmp(&key(b));
+    by_distance.then_with(|| a.share.cluster.cmp(&b.share.cluster))
+}
+
+/// `candidates` are sorted, nearest first. Errors: why there is none.
+fn choose(candidates: &[Considered], draw: u64) -> Result<(&Considered, Reason), Reason> {
+    let mut running = candidates.iter().filter(|c| c.runs());
+    let nearest = running.next().ok_or_else(|| why_none(candidates))?;
+    if running.next().is_none() {
+        return Ok((nearest, Reason::OnlyChoice));
+    }
+    let Some(chosen) = draw_usable(candidates, draw) else {
+        return Ok(last_resort(candidates, nearest));
+    };
+    let reason = if chosen.rank == nearest.rank {
+        Reason::Nearest
+    } else if nearest.avoided {
+        Reason::NearestFailed
+    } else if let Some(hot) = nearest.hot {
+        Reason::NearestIsHot(hot)
+    } else {
+        Reason::NearestReturns {
+            share: nearest.slow_start,
+        }
+    };
+    Ok((chosen, reason))
+}
+
+/// The nearest usable one, except that one in its slow start lets some requests pass by. What it
+/// takes is measured against the one furthest in its own slow start (1.0 for one that was never
+/// away): so its share only grows, and when all have just returned the nearest takes everything.
+fn draw_usable(candidates: &[Considered], draw: u64) -> Option<&Considered> {
+    let usable = || candidates.iter().filter(|c| c.runs() && c.usable());
+    let furthest = usable().map(|c| c.slow_start).fold(0.0, f64::max);
+    usable().find(|candidate| {
+        let ticket = draw::unit(draw::mix(
+            draw,
+            draw::salt(candidate.share.cluster.as_str()),
+        ));
+        ticket * furthest < candidate.slow_start
+    })
+}
+
+/// None is usable: better one that is not hot, even if the request has failed there, than a hot one.
+fn last_resort<'c>(
+    candidates: &'c [Considered],
+    nearest: &'c Considered,
+) -> (&'c Considered, Reason) {
+    let running = || candidates.iter().filter(|c| c.runs());
+    if let Some(failed) = running().find(|c| c.hot.is_none()) {
+        return (failed, Reason::AllFailed);
+    }
+    let worth = |c: &&Considered| (c.avoided, c.share.healthy == 0, c.rank);
+    (
+        running().min_by_key(worth).unwrap_or(nearest),
+        Reason::AllHot,
+    )
+}
+
+fn why_none(candidates: &[Considered]) -> Reason {
+    let lawful = candidates.iter().any(|c| c.share.barred.is_none());
+    let barred_workload = || {
+        candidates
+            .iter()
+            .filter(|c| c.share.total > 0)
+            .find_map(|c| c.share.barred)
+    };
+    match barred_workload() {
+        Some(barred) => Reason::AllBarred(barred),
+        None if lawful => Reason::NoWorkload,
+        None => match candidates.iter().find_map(|c| c.share.barred) {
+            Some(barred) => Reason::AllBarred(barred),
+            None => Reason::Unknown,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

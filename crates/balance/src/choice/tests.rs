@@ -1,0 +1,357 @@
+//! Every rule of the choice, and what holds for all input.
+
+use super::*;
+use crate::constants::{BREAKER_OPEN, SLOW_START};
+use crate::limit::Limit;
+use crate::outcome::Outcome;
+use proptest::prelude::*;
+
+fn name(name: &str) -> ClusterName {
+    ClusterName::new(name).unwrap()
+}
+
+/// `west 2/3 140ms`: healthy of total and round-trip time; `here` for the local cluster, `?`
+/// for an unknown time, then `old`, `not-exported` or `local-only`.
+fn share(text: &str) -> ClusterShare {
+    let words: Vec<&str> = text.split(' ').collect();
+    let (healthy, total) = words[1].split_once('/').unwrap();
+    let rtt = |ms: &str| {
+        ms.trim_end_matches("ms")
+            .parse()
+            .ok()
+            .map(Duration::from_millis)
+    };
+    ClusterShare {
+        cluster: name(words[0]),
+        local: words[2] == "here",
+        healthy: healthy.parse().unwrap(),
+        total: total.parse().unwrap(),
+        age: if words.contains(&"old") {
+            STALE_AFTER + Duration::from_millis(1)
+        } else {
+            STALE_AFTER
+        },
+        rtt: rtt(words[2]),
+        barred: [Barred::NotExported, Barred::LocalOnly]
+            .into_iter()
+            .find(|barred| words.contains(&barred.code())),
+    }
+}
+
+fn shares(text: &str) -> Vec<ClusterShare> {
+    text.split(", ").map(share).collect()
+}
+
+fn fail(valve: &mut Valve, cluster: &str, times: u32, now: Instant) {
+    for _ in 0..times {
+        let begun = valve.begin(&name(cluster), now);
+        valve.finish(begun, Outcome::Reset, now);
+    }
+}
+
+fn succeed(valve: &mut Valve, cluster: &str, now: Instant) {
+    let begun = valve.begin(&name(cluster), now);
+    let outcome = Outcome::Replied {
+        status: 200,
+        retry_unwanted: false,
+    };
+    valve.finish(begun, outcome, now);
+}
+
+/// The chosen cluster and the reason's code: `west nearest`.
+fn show(decision: &Decision) -> String {
+    let chosen = decision.chosen().map_or("-", |c| c.share.cluster.as_str());
+    format!("{chosen} {}", decision.reason().code())
+}
+
+/// `broken` clusters have an open breaker, `avoid` lists where the request failed.
+fn picked(text: &str, broken: &[&str], avoid: &[&str]) -> String {
+    let (mut valve, now) = (Valve::default(), Instant::now());
+    for cluster in broken {
+        fail(&mut valve, cluster, 5, now);
+    }
+    let avoid: Vec<ClusterName> = avoid.iter().map(|cluster| name(cluster)).collect();
+    show(&valve.pick_cluster(&shares(text), &avoid, now, 0))
+}
+
+#[test]
+fn the_nearest_that_is_not_hot() {
+    let three = "eu 3/3 140ms, us 2/2 here, ap 1/1 220ms";
+    let remote = "eu 3/3 140ms, ap 1/1 120ms";
+    let empty_here = "us 0/0 here, eu 3/3 140ms, ap 1/1 220ms";
+    let sick_here = "us 0/2 here, eu 3/3 140ms, ap 1/1 220ms";
+    for (shares, broken, avoid, expect) in [
+        (three, &[][..], &[][..], "us nearest"),
+        (remote, &[], &[], "ap nearest"),
+        // One that runs nothing is no candidate for the nearest.
+        (empty_here, &[], &[], "eu nearest"),
+        ("b 1/1 50ms, a 1/1 50ms", &[], &[], "a nearest"),
+        ("b 1/1 ?, a 1/1 900ms", &[], &[], "a nearest"),
+        ("us 1/1 here", &[], &[], "us only-choice"),
+        ("us 0/1 here", &[], &[], "us only-choice"),
+        ("us 1/1 here", &["us"], &["us"], "us only-choice"),
+        ("us 1/1 here, eu 0/0 1ms", &["us"], &[], "us only-choice"),
+        // Hot.
+        (sick_here, &[], &[], "eu nearest-is-hot"),
+        (three, &["us"], &[], "eu nearest-is-hot"),
+        (three, &["us", "eu"], &[], "ap nearest-is-hot"),
+        (three, &["eu"], &[], "us nearest"),
+        // Failed there already.
+        (three, &[], &["us"], "eu nearest-failed"),
+        (three, &["eu"], &["us"], "ap nearest-failed"),
+        (three, &["us"], &["us"], "eu nearest-failed"),
+        (three, &[], &["us", "eu", "ap"], "us all-failed"),
+        (three, &["us"], &["eu", "ap"], "eu all-failed"),
+        // All hot: the nearest that was not tried and says it has a healthy workload.
+        (three, &["us", "eu", "ap"], &[], "us all-hot"),
+        (three, &["us", "eu", "ap"], &["us"], "eu all-hot"),
+        (sick_here, &["eu", "ap"], &[], "eu all-hot"),
+        ("us 0/2 here, eu 0/3 140ms", &[], &[], "us all-hot"),
+        // Nothing.
+        ("us 0/0 here, eu 0/0 140ms", &[], &[], "- no-workload"),
+        (
+            "us 0/0 here, eu 2/2 9ms not-exported",
+            &[],
+            &[],
+            "- not-exported",
+        ),
+        ("eu 2/2 140ms local-only", &[], &[], "- local-only"),
+        (
+            "us 1/1 here, eu 2/2 9ms local-only",
+            &["us"],
+            &[],
+            "us only-choice",
+        ),
+    ] {
+        let seen = picked(shares, broken, avoid);
+        assert_eq!(seen, expect, "{shares} broken {broken:?} avoid {avoid:?}");
+    }
+    let none = Valve::default().pick_cluster(&[], &[], Instant::now(), 0);
+    assert_eq!(show(&none), "- unknown");
+}
+
+#[test]
+fn age_lowers_trust_in_remote_clusters_and_removes_none() {
+    let (mut valve, start) = (Valve::default(), Instant::now());
+    let pick =
+        |valve: &Valve, text: &str, now| show(&valve.pick_cluster(&shares(text), &[], now, 0));
+    let old_eu = "eu 1/1 10ms old, ap 1/1 99ms";
+    assert_eq!(pick(&valve, old_eu, start), "ap nearest");
+    // All old: distance decides again, and nothing is lost.
+    assert_eq!(
+        pick(&valve, "eu 1/1 10ms old, ap 1/1 99ms old", start),
+        "eu nearest"
+    );
+    // The own cluster is never left because a control plane is gone.
+    assert_eq!(
+        pick(&valve, "us 1/1 here old, ap 1/1 99ms", start),
+        "us nearest"
+    );
+    // What a request of ours saw outweighs the age of what others say, for a while.
+    succeed(&mut valve, "eu", start);
+    assert_eq!(pick(&valve, old_eu, start + EVIDENCE), "eu nearest");
+    let later = start + EVIDENCE + Duration::from_millis(1);
+    assert_eq!(pick(&valve, old_eu, later), "ap nearest");
+}
+
+#[test]
+fn a_learnt_limit_spills_to_the_next_and_only_while_it_is_exceeded() {
+    let (mut valve, now) = (Valve::default(), Instant::now());
+    let text = "us 2/2 here, eu 3/3 140ms";
+    let pick = |valve: &Valve| valve.pick_cluster(&shares(text), &[], now, 0);
+    let mut begun: Vec<_> = (0..1000).map(|_| valve.begin(&name("us"), now)).collect();
+    assert_eq!(show(&pick(&valve)), "us nearest", "nothing is learnt");
+    valve.set_limit(&name("us"), Limit::InFlight(1000));
+    assert_eq!(show(&pick(&valve)), "us nearest");
+    begun.push(valve.begin(&name("us"), now));
+    let hot = Hot::OverLimit {
+        in_flight: 1001,
+        limit: 1000,
+    };
+    assert_eq!(pick(&valve).reason(), Reason::NearestIsHot(hot));
+    assert_eq!(show(&pick(&valve)), "eu nearest-is-hot");
+    // If both are over, it stays where it is.
+    valve.set_limit(&name("eu"), Limit::InFlight(0));
+    let there = valve.begin(&name("eu"), now);
+    assert_eq!(show(&pick(&valve)), "us all-hot");
+    valve.finish(there, Outcome::Cancelled, now);
+    valve.finish(begun.pop().unwrap(), Outcome::Cancelled, now);
+    assert_eq!(show(&pick(&valve)), "us nearest");
+    assert_eq!(valve.in_flight(&name("us")), 1000);
+}
+
+#[test]
+fn one_request_probes_and_a_retry_never_does() {
+    let (mut valve, start) = (Valve::default(), Instant::now());
+    let text = "us 2/2 here, eu 3/3 140ms, ap 1/1 220ms";
+    fail(&mut valve, "us", 5, start);
+    let due = start + BREAKER_OPEN;
+    let retry = valve.pick_cluster(&shares(text), &[name("eu")], due, 0);
+    assert_eq!(show(&retry), "ap nearest-is-hot");
+    let probe = valve.pick_cluster(&shares(text), &[], due, 0);
+    assert_eq!(show(&probe), "us nearest");
+    assert!(probe.chosen().unwrap().probe);
+    let begun = valve.begin(&name("us"), due);
+    let others = valve.pick_cluster(&shares(text), &[], due, 0);
+    assert_eq!(others.reason(), Reason::NearestIsHot(Hot::Probing));
+    valve.finish(begun, Outcome::Reset, due);
+    let again = valve.pick_cluster(&shares(text), &[], due, 0);
+    let hot = Hot::BreakerOpen {
+        remaining: 2 * BREAKER_OPEN,
+    };
+    assert_eq!(again.reason(), Reason::NearestIsHot(hot));
+}
+
+/// How many of 1,000 requests go to each cluster.
+fn spread(valve: &Valve, text: &str, now: Instant) -> Vec<(String, u32)> {
+    let mut seen: Vec<(String, u32)> = vec![];
+    let shares = shares(text);
+    for share in &shares {
+        let here = |draw: &u64| {
+            let decision = valve.pick_cluster(&shares, &[], now, *draw);
+            decision.chosen().unwrap().share.cluster == share.cluster
+        };
+        let count = (0..1000).filter(here).count();
+        seen.push((share.cluster.to_string(), u32::try_from(count).unwrap()));
+    }
+    seen
+}
+
+#[test]
+fn a_returning_cluster_gets_its_share_back_step_by_step() {
+    let (mut valve, start) = (Valve::default(), Instant::now());
+    let text = "us 2/2 here, eu 3/3 140ms";
+    fail(&mut valve, "us", 5, start);
+    let back = start + BREAKER_OPEN;
+    succeed(&mut valve, "us", back);
+    let share_of_us = |step: u32| spread(&valve, text, back + step * SLOW_START / 50)[0].1;
+    let grown: Vec<u32> = (0..=60).map(share_of_us).collect();
+    assert!(grown.windows(2).all(|pair| pair[0] <= pair[1]), "{grown:?}");
+    assert!((70..130).contains(&grown[0]), "{grown:?}");
+    assert!((500..600).contains(&grown[25]), "{grown:?}");
+    assert!(grown[49] < 1000 && grown[50] == 1000, "{grown:?}");
+    let passed_by = (0..1000)
+        .map(|draw| valve.pick_cluster(&shares(text), &[], back, draw))
+        .find(|decision| show(decision).starts_with("eu"))
+        .unwrap();
+    assert_eq!(show(&passed_by), "eu nearest-returns");
+}
+
+#[test]
+fn facts_tell_of_a_return_too() {
+    let (mut valve, start) = (Valve::default(), Instant::now());
+    let (gone, there) = ("us 0/2 here, eu 3/3 140ms", "us 2/2 here, eu 3/3 140ms");
+    // Seen for the first time, a cluster takes everything at once.
+    valve.observe(&shares(there), start);
+    assert_eq!(spread(&valve, there, start)[0].1, 1000);
+    valve.observe(&shares(gone), start);
+    fail(&mut valve, "us", 5, start);
+    // A fact that is missing is unknown, not zero.
+    valve.observe(&shares("eu 3/3 140ms"), start);
+    valve.observe(&shares(there), start);
+    let first = valve.pick_cluster(&shares("us 2/2 here, eu 3/3 140ms old"), &[], start, 0);
+    assert!(first.candidates()[0].probe, "an open breaker asks at once");
+    succeed(&mut valve, "us", start);
+    assert!((70..130).contains(&spread(&valve, there, start)[0].1));
+    // Saying the same again does not begin again.
+    let half = start + SLOW_START / 2;
+    valve.observe(&shares(there), half);
+    assert!((500..600).contains(&spread(&valve, there, half)[0].1));
+}
+
+#[test]
+fn when_all_return_the_nearest_takes_everything() {
+    let (mut valve, start) = (Valve::default(), Instant::now());
+    let there = "us 2/2 here, eu 3/3 140ms";
+    for gone in ["us", "eu"] {
+        valve.observe(&shares(&format!("{gone} 0/1 1ms")), start);
+    }
+    valve.observe(&shares(there), start);
+    assert_eq!(spread(&valve, there, start)[0].1, 1000);
+    // One that returns while the other is halfway gets its part of what that one has.
+    let half = start + SLOW_START / 2;
+    valve.observe(&shares("us 0/2 here"), half);
+    valve.observe(&shares("us 2/2 here"), half);
+    let part = spread(&valve, there, half)[0].1;
+    assert!((140..230).contains(&part), "0.1 / 0.55, got {part}");
+}
+
+#[test]
+fn an_escape_leads_from_a_dead_cluster_to_a_living_one() {
+    let text = "us 2/2 here, eu 3/3 140ms";
+    for (broken, failed, expect) in [
+        (&[][..], "us", false),
+        (&["us"], "us", true),
+        // To itself, or to another that is in trouble too, is no escape.
+        (&["us", "eu"], "us", false),
+        (&["us"], "eu", false),
+    ] {
+        let (mut valve, now) = (Valve::default(), Instant::now());
+        for cluster in broken {
+            fail(&mut valve, cluster, 5, now);
+        }
+        let next = valve.pick_cluster(&shares(text), &[name(failed)], now, 0);
+        let seen = valve.is_escape(&name(failed), &next, now);
+        assert_eq!(seen, expect, "{broken:?} {failed}");
+    }
+}
+
+fn any_share() -> impl Strategy<Value = ClusterShare> {
+    let barred = prop_oneof![3 => Just(None), 1 => Just(Some(Barred::NotExported))];
+    let rtt = proptest::option::of((0u64..3).prop_map(Duration::from_millis));
+    (0u32..3, 0u32..3, 0u64..20, rtt, barred).prop_map(|(healthy, more, age, rtt, barred)| {
+        ClusterShare {
+            cluster: name("x"),
+            local: false,
+            healthy,
+            total: healthy + more,
+            age: Duration::from_secs(age),
+            rtt,
+            barred,
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_choice_is_lawful_usable_and_the_same_in_any_order(
+        made in proptest::collection::vec(any_share(), 0..6),
+        local in 0usize..8, turn in 0usize..6,
+        broken in proptest::collection::vec(0usize..6, 0..6),
+        avoided in proptest::collection::vec(0usize..6, 0..4),
+        draw in any::<u64>(),
+    ) {
+        let now = Instant::now();
+        let mut shares = made;
+        for (index, share) in shares.iter_mut().enumerate() {
+            share.cluster = name(&format!("c{index}"));
+            share.local = index == local;
+        }
+        let mut valve = Valve::default();
+        valve.observe(&shares, now);
+        for index in broken {
+            fail(&mut valve, &format!("c{index}"), 5, now);
+        }
+        let avoid: Vec<ClusterName> = avoided.iter().map(|i| name(&format!("c{i}"))).collect();
+        let before = valve.clone();
+        let decision = valve.pick_cluster(&shares, &avoid, now, draw);
+        prop_assert_eq!(&valve, &before);
+
+        let running: Vec<&Considered> =
+            decision.candidates().iter().filter(|c| c.runs()).collect();
+        prop_assert_eq!(decision.chosen().is_some(), !running.is_empty());
+        prop_assert_eq!(decision.candidates().len(), shares.len());
+        if let Some(chosen) = decision.chosen() {
+            prop_assert!(chosen.runs());
+            if running.iter().any(|c| c.usable()) {
+                prop_assert!(chosen.usable());
+                // Without a slow start it is the nearest of them, whatever the draw.
+                let nearest = running.iter().find(|c| c.usable()).unwrap();
+                prop_assert_eq!(chosen.rank, nearest.rank);
+            }
+        }
+        let len = shares.len().max(1);
+        shares.rotate_left(turn % len);
+        prop_assert_eq!(valve.pick_cluster(&shares, &avoid, now, !draw), decision);
+    }
+}

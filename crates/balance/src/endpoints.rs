@@ -1,0 +1,323 @@
+//! Which workload, among those of one cluster, a request goes to.
+//!
+//! By default the better of two drawn at random, by estimated latency times requests in flight
+//! (peak EWMA, power of two choices): near the best choice, without a herd that follows the one best
+//! workload. A new workload starts with the mean estimate of the others, not with zero, and with a
+//! weight that grows over the slow start.
+
+use std::time::{Duration, Instant};
+
+use isthmus_model::{Algorithm, OutlierSettings};
+
+use crate::constants::FAILURE_LATENCY;
+use crate::draw;
+use crate::latency::PeakEwma;
+use crate::outcome::{Evidence, Outcome};
+use crate::outlier::{Ejection, Outlier, has_room};
+use crate::ramp::{self, Ramp};
+
+/// The workloads of one (service, port, subset) in one cluster. `K` names one: a handle, or a
+/// tunnel.
+#[derive(Debug, Clone)]
+pub struct Endpoints<K> {
+    /// Sorted by key.
+    list: Vec<Endpoint<K>>,
+    algorithm: Algorithm,
+    outlier: OutlierSettings,
+    /// Whom the last try went to: where round robin goes on.
+    last: Option<K>,
+}
+
+#[derive(Debug, Clone)]
+struct Endpoint<K> {
+    key: K,
+    in_flight: u32,
+    latency: PeakEwma,
+    outlier: Outlier,
+    /// Set if it joined others that were there.
+    ramp: Option<Ramp>,
+    /// No longer in the set; kept until its last try has ended.
+    leaving: bool,
+}
+
+type Allowed<'a, K> = &'a dyn Fn(&Endpoint<K>) -> bool;
+
+/// The choice and its reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Picked<'e, K> {
+    pub key: &'e K,
+    pub reason: WorkloadReason,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkloadReason {
+    /// The algorithm chose among several.
+    Algorithm(Algorithm),
+    OnlyChoice,
+    /// The request has failed at every one that is not ejected.
+    AllFailed,
+    /// Every one is ejected.
+    AllEjected,
+}
+
+/// One workload as `explain` shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkloadView<K> {
+    pub key: K,
+    pub in_flight: u32,
+    /// `None`: never measured.
+    pub latency: Option<Duration>,
+    /// Below 1.0 during the slow start.
+    pub weight: f64,
+    pub ejection: Option<Ejection>,
+    /// A request that has failed nowhere yet could go there now.
+    pub possible: bool,
+}
+
+impl<K: Ord + Clone> Endpoints<K> {
+    pub fn new(algorithm: Algorithm, outlier: OutlierSettings) -> Self {
+        Self {
+            list: Vec::new(),
+            algorithm,
+            outlier,
+            last: None,
+        }
+    }
+
+    /// New settings; what was learnt is kept.
+    pub fn configure(&mut self, algorithm: Algorithm, outlier: OutlierSettings) {
+        self.algorithm = algorithm;
+        self.outlier = outlier;
+    }
+
+    /// Replaces the set. Those that stay keep what was learnt about them. Those that join others
+    /// start slowly; the first ones do not, since somebody has to take the traffic.
+    pub fn set(&mut self, keys: impl IntoIterator<Item = K>, now: Instant) {
+        let ramp = self.present().next().map(|_| Ramp { since: now });
+        self.list.iter_mut().for_each(|e| e.leaving = true);
+        for key in keys {
+            match self.find(&key) {
+                Ok(index) => self.list[index].leaving = false,
+                Err(index) => self.list.insert(index, Endpoint::new(key, ramp)),
+            }
+        }
+        self.list.retain(|e| !e.leaving || e.in_flight > 0);
+    }
+
+    /// Chooses the workload of a try. `avoid`: where this request has failed. Changes nothing.
+    /// `None` only if the set is empty.
+    pub fn pick(&self, avoid: &[K], now: Instant, draw: u64) -> Option<Picked<'_, K>> {
+        let failed = |e: &Endpoint<K>| avoid.contains(&e.key);
+        let ejected = |e: &Endpoint<K>| e.outlier.ejection(now).is_some();
+        let fresh = |e: &Endpoint<K>| !failed(e) && !ejected(e);
+        // The first tier that anyone belongs to.
+        let tiers: [(Allowed<'_, K>, Option<WorkloadReason>); 4] = [
+            (&fresh, None),
+            (&|e| !ejected(e), Some(WorkloadReason::AllFailed)),
+            (&|e| !failed(e), Some(WorkloadReason::AllEjected)),
+            (&|_| true, Some(WorkloadReason::AllEjected)),
+        ];
+        let (endpoint, alone, fallback) = tiers.into_iter().find_map(|(allowed, reason)| {
+            let (endpoint, alone) = self.pick_among(allowed, now, draw)?;
+            Some((endpoint, alone, reason))
+        })?;
+        let reason = match fallback {
+            Some(reason) => reason,
+            None if alone => WorkloadReason::OnlyChoice,
+            None => WorkloadReason::Algorithm(self.algorithm),
+        };
+        Some(Picked {
+            key: &endpoint.key,
+            reason,
+        })
+    }
+
+    /// A try sets out. Unknown keys are ignored.
+    pub fn start(&mut self, key: &K) {
+        if let Ok(index) = self.find(key) {
+            let endpoint = &mut self.list[index];
+            endpoint.in_flight = endpoint.in_flight.saturating_add(1);
+            self.last = Some(key.clone());
+        }
+    }
+
+    /// A try has ended after `latency` (to the first byte of the reply, or to the failure). Returns
+    /// the ejection if this was the failure too many. Unknown keys are ignored.
+    pub fn finish(
+        &mut self,
+        key: &K,
+        outcome: Outcome,
+        latency: Duration,
+        now: Instant,
+    ) -> Option<Ejection> {
+        let index = self.find(key).ok()?;
+        let present = self.present().count();
+        let out = self
+            .present()
+            .filter(|e| e.outlier.ejection(now).is_some())
+            .count();
+        let endpoint = &mut self.list[index];
+        endpoint.in_flight = endpoint.in_flight.saturating_sub(1);
+        let evidence = outcome.evidence();
+        endpoint.measure(outcome, latency, now);
+        let leaving = endpoint.leaving;
+        let bad = endpoint.outlier.observe(evidence, &self.outlier, now);
+        if leaving {
+            self.list.retain(|e| !e.leaving || e.in_flight > 0);
+            return None;
+        }
+        if !bad || !has_room(&self.outlier, present, out) {
+            return None;
+        }
+        endpoint.outlier.eject(&self.outlier, now);
+        endpoint.outlier.ejection(now)
+    }
+
+    /// Is it out now?
+    pub fn is_ejected(&self, key: &K, now: Instant) -> bool {
+        self.find(key)
+            .is_ok_and(|index| self.list[index].outlier.ejection(now).is_some())
+    }
+
+    /// When the next ejected one returns.
+    pub fn next_return(&self, now: Instant) -> Option<Instant> {
+        self.present().filter_map(|e| e.outlier.returns(now)).min()
+    }
+
+    /// Every workload with its state, and whether a new request could go there now.
+    pub fn describe(&self, now: Instant) -> Vec<WorkloadView<K>> {
+        let all_out = self.present().all(|e| e.outlier.ejection(now).is_some());
+        let view = |e: &Endpoint<K>| {
+            let ejection = e.outlier.ejection(now);
+            WorkloadView {
+                key: e.key.clone(),
+                in_flight: e.in_flight,
+                latency: e.latency.estimate(now).map(Duration::from_secs_f64),
+                weight: e.weight(now),
+                ejection,
+                possible: all_out || ejection.is_none(),
+            }
+        };
+        self.present().map(view).collect()
+    }
+
+    /// The names of all that [`Endpoints::pick`] may choose for a request that has failed nowhere
+    /// yet, whatever the draw and the requests in flight.
+    pub fn possible(&self, now: Instant) -> Vec<K> {
+        let possible = |view: WorkloadView<K>| view.possible.then_some(view.key);
+        self.describe(now)
+            .into_iter()
+            .filter_map(possible)
+            .collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.present().count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.present().next().is_none()
+    }
+
+    fn present(&self) -> impl Iterator<Item = &Endpoint<K>> {
+        self.list.iter().filter(|e| !e.leaving)
+    }
+
+    fn find(&self, key: &K) -> Result<usize, usize> {
+        self.list.binary_search_by(|e| e.key.cmp(key))
+    }
+
+    /// Chooses among the present ones that are `allowed`; true if there was only that one.
+    fn pick_among(
+        &self,
+        allowed: Allowed<'_, K>,
+        now: Instant,
+        draw: u64,
+    ) -> Option<(&Endpoint<K>, bool)> {
+        let pool = || self.present().filter(|e| allowed(e));
+        let count = pool().count();
+        let picked = match (count, self.algorithm) {
+            (0, _) => return None,
+            (1, _) => pool().next()?,
+            (_, Algorithm::RoundRobin) => self.next_in_turn(allowed, now, draw)?,
+            (_, Algorithm::PeakEwma | Algorithm::LeastRequest) => {
+                let first = draw::below(draw::mix(draw, 1), count);
+                let step = 1 + draw::below(draw::mix(draw, 2), count - 1);
+                let (a, b) = (pool().nth(first)?, pool().nth((first + step) % count)?);
+                let neutral = self.neutral(now);
+                let cost = |e: &Endpoint<K>| e.cost(self.algorithm, neutral, now);
+                if cost(b) < cost(a) { b } else { a }
+            }
+        };
+        Some((picked, count == 1))
+    }
+
+    /// The first allowed one after the last that got a try, by key. One in its slow start is passed
+    /// over as often as its weight says.
+    fn next_in_turn(
+        &self,
+        allowed: Allowed<'_, K>,
+        now: Instant,
+        draw: u64,
+    ) -> Option<&Endpoint<K>> {
+        let passed = |e: &&Endpoint<K>| Some(&e.key) <= self.last.as_ref();
+        let pool = || self.present().filter(|e| allowed(e));
+        let ahead = || pool().filter(|e| !passed(e));
+        let turn = || (1..).zip(ahead().chain(pool().filter(passed)));
+        turn()
+            .find(|(salt, e)| draw::unit(draw::mix(draw, *salt)) < e.weight(now))
+            .or_else(|| turn().next())
+            .map(|(_, endpoint)| endpoint)
+    }
+
+    /// What an unmeasured workload is taken for: the mean of the others; 1 s if nothing is measured,
+    /// which then holds for all alike.
+    fn neutral(&self, now: Instant) -> f64 {
+        let measured = self.present().filter_map(|e| e.latency.estimate(now));
+        let (count, sum) = measured.fold((0.0, 0.0), |(count, sum), one| (count + 1.0, sum + one));
+        if count > 0.0 { sum / count } else { 1.0 }
+    }
+}
+
+impl<K> Endpoint<K> {
+    fn new(key: K, ramp: Option<Ramp>) -> Self {
+        Self {
+            key,
+            in_flight: 0,
+            latency: PeakEwma::default(),
+            outlier: Outlier::default(),
+            ramp,
+            leaving: false,
+        }
+    }
+
+    /// Failures count as slow. A try that its caller abandoned says only "not faster than that".
+    fn measure(&mut self, outcome: Outcome, latency: Duration, now: Instant) {
+        let slower = |known: f64| latency.as_secs_f64() > known;
+        match outcome.evidence() {
+            Evidence::Success => self.latency.observe(latency, now),
+            Evidence::Failure => self.latency.observe(latency.max(FAILURE_LATENCY), now),
+            Evidence::Neutral if outcome == Outcome::Drained => {}
+            Evidence::Neutral if self.latency.estimate(now).is_some_and(slower) => {
+                self.latency.observe(latency, now);
+            }
+            Evidence::Neutral => {}
+        }
+    }
+
+    /// The share that slow start leaves it, after joining and after an ejection.
+    fn weight(&self, now: Instant) -> f64 {
+        ramp::share(self.ramp, now).min(ramp::share(self.outlier.ramp(), now))
+    }
+
+    fn cost(&self, algorithm: Algorithm, neutral: f64, now: Instant) -> f64 {
+        let latency = match algorithm {
+            Algorithm::PeakEwma => self.latency.estimate(now).unwrap_or(neutral),
+            Algorithm::LeastRequest | Algorithm::RoundRobin => 1.0,
+        };
+        latency * (f64::from(self.in_flight) + 1.0) / self.weight(now)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,35 @@
+//! Which cluster, which workload, and whether to try again: the mesh's valve.
+//!
+//! - [`Valve`] chooses the cluster of each request: the nearest lawful one that is not hot.
+//! - [`Endpoints`] chooses the workload within it, and ejects those that keep failing.
+//! - [`Attempts`] judges how a try ended; [`Budget`] bounds what retries may add.
+//!
+//! All are machines: a request's life is `pick → begin/start → finish`, with `now` and a uniformly
+//! distributed `draw` as arguments. Choosing never changes anything, so the same call decides and
+//! explains; what happened is told afterwards. Results never depend on the order of the input.
+//!
+//! This crate never connects, sleeps, reads a clock or draws chance, and it never answers "nowhere"
+//! while a lawful cluster has a workload.
+
+mod attempts;
+mod breaker;
+mod budget;
+mod choice;
+pub mod constants;
+mod draw;
+mod endpoints;
+mod latency;
+mod limit;
+mod outcome;
+mod outlier;
+mod ramp;
+mod valve;
+
+pub use attempts::{Attempts, Avoid, Committed, GiveUp, Verdict};
+pub use budget::Budget;
+pub use choice::{Barred, ClusterShare, Considered, Decision, Hot, Reason};
+pub use endpoints::{Endpoints, Picked, WorkloadReason, WorkloadView};
+pub use limit::Limit;
+pub use outcome::{Evidence, Outcome};
+pub use outlier::Ejection;
+pub use valve::{ClusterTry, Valve};

@@ -1,0 +1,148 @@
+//! Header and trailer fields: an ordered list that can be written to any wire as it stands.
+
+use bytes::Bytes;
+
+use crate::syntax;
+
+/// Fields of a head or of trailers (RFC 9110 section 5), in the order and letter case they were
+/// sent in. Names are found whatever their case.
+///
+/// Invariant: every name is a token and no value holds CR, LF, NUL or another control character,
+/// so a list of fields can never break the framing of what it is written into.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fields(Vec<(Bytes, Bytes)>);
+
+/// Why a name and a value are not a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadField {
+    #[error("a field name may hold only token characters (RFC 9110 section 5.6.2)")]
+    Name,
+    #[error("a field value may not hold control characters (RFC 9110 section 5.5)")]
+    Value,
+}
+
+impl Fields {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn with_capacity(count: usize) -> Self {
+        Self(Vec::with_capacity(count))
+    }
+
+    /// Appends a field. Errors: the name or the value holds what it may not.
+    pub fn push(
+        &mut self,
+        name: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<(), BadField> {
+        let (name, value) = (name.into(), value.into());
+        if !syntax::is_token(&name) {
+            return Err(BadField::Name);
+        }
+        if !syntax::is_field_value(&value) {
+            return Err(BadField::Value);
+        }
+        self.0.push((name, value));
+        Ok(())
+    }
+
+    /// Removes every field of this name and appends one. Errors: as [`Fields::push`], and then
+    /// nothing was removed.
+    pub fn set(&mut self, name: &'static str, value: impl Into<Bytes>) -> Result<(), BadField> {
+        let mut one = Self::new();
+        one.push(name, value)?;
+        self.remove(name);
+        self.0.append(&mut one.0);
+        Ok(())
+    }
+
+    /// The value of the first field of this name.
+    pub fn find(&self, name: &str) -> Option<&Bytes> {
+        self.0
+            .iter()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| value)
+    }
+
+    /// The values of all fields of this name, in order.
+    pub fn find_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Bytes> {
+        self.0
+            .iter()
+            .filter(move |(found, _)| found.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| value)
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// The members of a comma-separated list field (RFC 9110 section 5.6.1), over all fields of
+    /// this name, without the white space around them; empty members are skipped.
+    pub fn members<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.find_all(name)
+            .flat_map(|value| value.split(|&byte| byte == b','))
+            .map(<[u8]>::trim_ascii)
+            .filter(|member| !member.is_empty())
+    }
+
+    /// Removes every field of this name; true when there was one.
+    pub fn remove(&mut self, name: &str) -> bool {
+        let before = self.0.len();
+        self.0
+            .retain(|(found, _)| !found.eq_ignore_ascii_case(name.as_bytes()));
+        self.0.len() != before
+    }
+
+    /// Keeps the fields for which `keep(name, value)` holds.
+    pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
+        self.0.retain(|(name, value)| keep(name, value));
+    }
+
+    /// Names and values in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        self.0.iter().map(|(name, value)| (name, value))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finding_ignores_case_and_keeps_order() {
+        let mut fields = Fields::new();
+        for (name, value) in [("Accept", "a, b"), ("X-Id", "1"), ("accept", "c,,")] {
+            fields.push(name, value).unwrap();
+        }
+        assert_eq!(fields.find("ACCEPT").unwrap(), "a, b");
+        let members: Vec<_> = fields.members("accept").collect();
+        assert_eq!(members, [b"a", b"b", b"c"]);
+        fields.set("x-id", "2").unwrap();
+        assert_eq!(fields.find_all("x-id").collect::<Vec<_>>(), ["2"]);
+        assert!(fields.remove("Accept"));
+        assert!(!fields.contains("accept"));
+        assert_eq!(fields.len(), 1);
+    }
+
+    #[test]
+    fn what_breaks_framing_is_no_field() {
+        let mut fields = Fields::new();
+        for name in ["", "a b", "a:", "a\r\n", "é"] {
+            assert_eq!(fields.push(name, "x"), Err(BadField::Name), "{name:?}");
+        }
+        for value in ["a\r\nb: c", "\0", "a\nb", "a\rb", "\x7f"] {
+            assert_eq!(fields.push("x", value), Err(BadField::Value), "{value:?}");
+        }
+        assert!(fields.is_empty());
+        assert_eq!(fields.push("x", "tab\tand é"), Ok(()));
+    }
+}

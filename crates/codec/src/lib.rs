@@ -1,0 +1,19 @@
+//! Protocols as machines.
+//!
+//! - [`http1`]: HTTP/1.1 as the applications on both sides of a pair of proxies speak it.
+//! - [`message`]: the one form in which requests, replies and tunnels travel between proxies.
+//! - [`mux`]: many streams of such messages over one ordered stream of bytes.
+//!
+//! Bytes and `now` go in, bytes and events come out. Nothing here opens a socket, reads a clock,
+//! spawns or waits, and no input makes it panic or grow without bound.
+
+mod codes;
+mod fields;
+pub mod http1;
+pub mod message;
+pub mod mux;
+mod syntax;
+mod typed;
+
+pub use fields::{BadField, Fields};
+pub use typed::DecodeError;

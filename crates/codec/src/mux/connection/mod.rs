@@ -1,0 +1,403 @@
+//! One end of a connection: its state, and what the driver may do with it.
+
+mod receive;
+mod transmit;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::budget::Budget;
+use super::liveness::{Liveness, Verdict};
+use super::stream::{ReceivePhase, SendPhase, Stream};
+use super::window::ReceiveWindow;
+use super::{
+    CannotOpen, CannotSend, ConnectionError, Event, LeaveCode, PeerSettings, ResetCode, Settings,
+    Side, StreamId,
+};
+use crate::Fields;
+use crate::message::{MAX_HEAD, Open, Reply};
+use crate::typed::encode_fields;
+use transmit::Output;
+
+/// Frames without data that may still be under way for a stream when it ends.
+const LATE_FRAMES: u64 = 64;
+
+/// Streams that a peer may open and reset in a second, as a multiple of those it may have open.
+const RESETS_PER_STREAM: u32 = 10;
+
+/// One end of a connection. See [`super`] for how to drive it.
+#[derive(Debug)]
+pub struct Connection {
+    side: Side,
+    settings: Settings,
+    peer: PeerSettings,
+    peer_spoke: bool,
+    /// Ordered, so that what concerns all streams happens in the same order every time.
+    streams: BTreeMap<StreamId, Stream>,
+    /// Number of the next stream opened here; beyond `u32` when all are used.
+    next_here: u64,
+    /// Highest number that the peer has opened.
+    highest_there: u32,
+    /// Streams that count against the limits: open ones, and those whose reset is not yet
+    /// transmitted, so that a peer cannot make us keep more resets than it may have streams.
+    held_here: usize,
+    held_there: usize,
+    receive_window: ReceiveWindow,
+    /// Bytes of data that the peer allows on all streams together.
+    send_window: u64,
+    liveness: Liveness,
+    reset_budget: Budget,
+    /// What may still come for streams that are no more: bytes of data, or frames without.
+    late: u64,
+    /// Set when we leave: the last stream of the peer that we accepted.
+    left: Option<u32>,
+    /// Set when the peer leaves: the last stream of ours that it accepted.
+    peer_left: Option<u32>,
+    error: Option<ConnectionError>,
+    events: VecDeque<Event>,
+    output: Output,
+}
+
+impl Connection {
+    /// A connection whose byte stream has just come up. It pings at once, to know the round trip.
+    pub fn new(side: Side, settings: Settings, now: Instant) -> Self {
+        let settings = settings.at_least_minimum();
+        let peer = PeerSettings::assumed();
+        let mut liveness = Liveness::new(&settings, now);
+        let ping = liveness.ask(now);
+        Self {
+            side,
+            next_here: if side == Side::Dialler { 1 } else { 2 },
+            highest_there: 0,
+            held_here: 0,
+            held_there: 0,
+            receive_window: ReceiveWindow::new(settings.connection_credit),
+            send_window: peer.connection_credit.into(),
+            liveness,
+            reset_budget: Budget::new(settings.streams.saturating_mul(RESETS_PER_STREAM), now),
+            late: LATE_FRAMES,
+            left: None,
+            peer_left: None,
+            error: None,
+            events: VecDeque::new(),
+            output: Output::new(ping),
+            streams: BTreeMap::new(),
+            peer_spoke: false,
+            settings,
+            peer,
+        }
+    }
+
+    /// The next thing that the driver must know.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What the peer has announced, or `None` until it has.
+    pub fn peer(&self) -> Option<&PeerSettings> {
+        self.peer_spoke.then_some(&self.peer)
+    }
+
+    /// The smoothed round trip, or `None` until a ping was answered.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.liveness.rtt()
+    }
+
+    /// Streams that are open in at least one direction.
+    pub fn open_streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Why the connection failed, if it did.
+    pub fn error(&self) -> Option<&ConnectionError> {
+        self.error.as_ref()
+    }
+
+    /// Would [`Connection::open`] take a stream now?
+    pub fn can_open(&self) -> Result<(), CannotOpen> {
+        let limit = usize::try_from(self.peer.streams).unwrap_or(usize::MAX);
+        if self.error.is_some() {
+            Err(CannotOpen::Failed)
+        } else if self.left.is_some() || self.peer_left.is_some() {
+            Err(CannotOpen::Leaving)
+        } else if self.next_here > u32::MAX.into() {
+            Err(CannotOpen::Exhausted)
+        } else if self.held_here >= limit {
+            Err(CannotOpen::TooMany { limit })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Opens a stream. With `end` nothing follows from this side.
+    pub fn open(&mut self, open: &Open, end: bool) -> Result<StreamId, CannotOpen> {
+        self.can_open()?;
+        let mut head = BytesMut::with_capacity(256);
+        open.encode(&mut head);
+        if head.len() > MAX_HEAD {
+            return Err(CannotOpen::TooLarge {
+                size: head.len(),
+                limit: MAX_HEAD,
+            });
+        }
+        let number = u32::try_from(self.next_here).map_err(|_| CannotOpen::Exhausted)?;
+        let stream = StreamId(number);
+        self.next_here += 2;
+        self.held_here += 1;
+        let (credit, window) = (self.settings.stream_credit, self.peer.stream_credit.into());
+        let state = Stream::opened_here(head.freeze(), end, credit, window);
+        self.streams.insert(stream, state);
+        self.output.heads.push_back(stream);
+        Ok(stream)
+    }
+
+    /// Answers a stream that the peer opened. With `end` nothing follows from this side.
+    pub fn reply(&mut self, stream: StreamId, reply: &Reply, end: bool) -> Result<(), CannotSend> {
+        let state = self.streams.get_mut(&stream).ok_or(CannotSend::Gone)?;
+        if state.send.phase != SendPhase::Owed {
+            return Err(CannotSend::ReplyUnasked);
+        }
+        let mut head = BytesMut::with_capacity(256);
+        reply.encode(&mut head);
+        check_size(head.len())?;
+        state.send.head = Some(head.freeze());
+        state.send.phase = if end {
+            SendPhase::Finishing
+        } else {
+            SendPhase::Body
+        };
+        self.output.heads.push_back(stream);
+        Ok(())
+    }
+
+    /// Bytes that [`Connection::send`] would take now: within the peer's credit for the stream and
+    /// our own queue. 0 when the stream takes no data.
+    pub fn capacity(&self, stream: StreamId) -> usize {
+        self.streams
+            .get(&stream)
+            .map_or(0, |state| state.send.capacity(self.settings.queue))
+    }
+
+    /// Takes from the front of `bytes` as much as may be queued, and returns how much. When that
+    /// leaves no room, [`Event::Writable`] tells when there is some again.
+    pub fn send(&mut self, stream: StreamId, bytes: &mut Bytes) -> Result<usize, CannotSend> {
+        let limit = self.settings.queue;
+        let state = self.sendable(stream)?;
+        let count = state.send.capacity(limit).min(bytes.len());
+        if count > 0 {
+            state.send.push(bytes.split_to(count));
+        }
+        state.send.blocked = state.send.capacity(limit) == 0;
+        self.list(stream);
+        Ok(count)
+    }
+
+    /// Ends this side's half, with trailers if there are any. What is queued is still sent.
+    pub fn finish(
+        &mut self,
+        stream: StreamId,
+        trailers: Option<&Fields>,
+    ) -> Result<(), CannotSend> {
+        let state = self.sendable(stream)?;
+        let trailers = trailers.map(encode_fields).unwrap_or_default();
+        check_size(trailers.len())?;
+        state.send.finish(trailers.freeze());
+        self.list(stream);
+        Ok(())
+    }
+
+    /// `count` bytes of the stream's data have left our memory: the peer may send as much again.
+    /// Of a stream that has ended, nothing needs to be told.
+    pub fn consumed(&mut self, stream: StreamId, count: usize) {
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        let receive = &mut state.receive;
+        let count = receive.unconsumed.min(count as u64);
+        receive.unconsumed -= count;
+        self.receive_window.release(count);
+        if receive.phase != ReceivePhase::Done {
+            receive.window.release(count);
+            if receive.window.is_due() && !receive.credit_listed {
+                receive.credit_listed = true;
+                self.output.credits.push_back(stream);
+            }
+        }
+    }
+
+    /// Wants no more of what the peer sends on the stream, as when a refusal answers a request
+    /// whose body is still coming. Data is dropped from now on, and once this side's half is sent,
+    /// [`ResetCode::Complete`] ends the stream. Of the stream, no more events need to be awaited.
+    pub fn stop(&mut self, stream: StreamId) {
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        state.receive.stopped = true;
+        let unconsumed = std::mem::take(&mut state.receive.unconsumed);
+        self.receive_window.release(unconsumed);
+        self.settle(stream);
+    }
+
+    /// Ends the stream in both directions at once; what is queued is not sent. A stream whose
+    /// `Open` was never transmitted leaves no trace.
+    pub fn reset(&mut self, stream: StreamId, code: ResetCode) {
+        let Some(state) = self.forget(stream) else {
+            return;
+        };
+        if stream.is_of(self.side) && state.send.head.is_some() {
+            self.held_here = self.held_here.saturating_sub(1);
+        } else {
+            self.output.resets.push_back((stream, code));
+        }
+    }
+
+    /// Opens and accepts no more streams. Those that the peer has opened so far go on; later ones
+    /// it learns to be refused. Said once; further calls change nothing.
+    pub fn go_away(&mut self, code: LeaveCode) {
+        if self.left.is_none() && self.error.is_none() {
+            self.left = Some(self.highest_there);
+            self.output.go_away = Some((self.highest_there, code));
+        }
+    }
+
+    /// Is the connection being left, by whichever side, with nothing more to do on it?
+    pub fn is_drained(&self) -> bool {
+        let leaving = self.left.is_some() || self.peer_left.is_some() || self.error.is_some();
+        leaving && self.streams.is_empty() && !self.has_output()
+    }
+
+    /// Asks for the round trip, unless a ping is under way.
+    pub fn ping(&mut self, now: Instant) {
+        if let Some(token) = self.liveness.ask(now) {
+            self.output.ping = Some(token);
+        }
+    }
+
+    /// When to call [`Connection::on_timeout`]. It changes with every call of anything else.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let alive = self.error.is_none();
+        alive.then(|| self.liveness.due(!self.streams.is_empty()))
+    }
+
+    /// Pings a silent peer. Errors: the peer has not answered in time; the connection is dead, and
+    /// its streams come as `Reset`.
+    pub fn on_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        if let Some(error) = &self.error {
+            return Err(error.clone());
+        }
+        match self.liveness.on_timeout(!self.streams.is_empty(), now) {
+            Verdict::Alive => Ok(()),
+            Verdict::Ping(token) => {
+                self.output.ping = Some(token);
+                Ok(())
+            }
+            Verdict::Dead { silent } => Err(self.fail(ConnectionError::Dead { silent })),
+        }
+    }
+
+    /// The byte stream is gone. Every open stream comes as `Reset`: with [`ResetCode::Refused`] if
+    /// its `Open` was never transmitted, else with [`ResetCode::MaybeExecuted`], or `Cancelled` if
+    /// the peer had opened it.
+    pub fn lost(&mut self) {
+        if self.error.is_none() {
+            self.fail(ConnectionError::Lost);
+        }
+    }
+
+    /// Ends everything for `error`. What remains to be transmitted is why.
+    fn fail(&mut self, error: ConnectionError) -> ConnectionError {
+        self.error = Some(error.clone());
+        for (stream, state) in std::mem::take(&mut self.streams) {
+            let code = match (stream.is_of(self.side), state.send.head) {
+                (true, Some(_)) => ResetCode::Refused,
+                (true, None) => ResetCode::MaybeExecuted,
+                (false, _) => ResetCode::Cancelled,
+            };
+            self.events.push_back(Event::Reset { stream, code });
+        }
+        self.output
+            .fail(&error, self.left.unwrap_or(self.highest_there));
+        error
+    }
+
+    /// A stream on which this side may send data.
+    fn sendable(&mut self, stream: StreamId) -> Result<&mut Stream, CannotSend> {
+        let state = self.streams.get_mut(&stream).ok_or(CannotSend::Gone)?;
+        match state.send.phase {
+            SendPhase::Owed => Err(CannotSend::ReplyOwed),
+            SendPhase::Body => Ok(state),
+            SendPhase::Finishing | SendPhase::Done => Err(CannotSend::Complete),
+        }
+    }
+
+    /// Puts the stream among those with something to transmit behind their head.
+    fn list(&mut self, stream: StreamId) {
+        if let Some(state) = self.streams.get_mut(&stream)
+            && state.send.has_more()
+            && !state.send.listed
+        {
+            state.send.listed = true;
+            self.output.ready.push_back(stream);
+        }
+    }
+
+    /// Tells the driver when a stream that was full has room again.
+    fn notice_room(&mut self, stream: StreamId) {
+        let limit = self.settings.queue;
+        if let Some(state) = self.streams.get_mut(&stream)
+            && state.send.blocked
+            && state.send.capacity(limit) > 0
+        {
+            state.send.blocked = false;
+            self.events.push_back(Event::Writable { stream });
+        }
+    }
+
+    /// Removes the stream if both halves are done, or if nobody waits for the other one.
+    fn settle(&mut self, stream: StreamId) {
+        let Some(state) = self.streams.get(&stream) else {
+            return;
+        };
+        if state.is_done() {
+            self.forget(stream);
+            self.release_slot(stream);
+        } else if state.send.phase == SendPhase::Done && state.receive.stopped {
+            self.reset(stream, ResetCode::Complete);
+        }
+    }
+
+    /// Takes the stream out of every list, and makes room for what is still under way.
+    fn forget(&mut self, stream: StreamId) -> Option<Stream> {
+        let state = self.streams.remove(&stream)?;
+        self.output.forget(stream, &state);
+        self.receive_window.release(state.receive.unconsumed);
+        self.allow_late(state.receive.window.available());
+        Some(state)
+    }
+
+    fn allow_late(&mut self, bytes: u64) {
+        self.late = self.late.saturating_add(bytes).saturating_add(LATE_FRAMES);
+    }
+
+    /// The stream counts no longer.
+    fn release_slot(&mut self, stream: StreamId) {
+        let held = if stream.is_of(self.side) {
+            &mut self.held_here
+        } else {
+            &mut self.held_there
+        };
+        *held = held.saturating_sub(1);
+    }
+}
+
+fn check_size(size: usize) -> Result<(), CannotSend> {
+    if size > MAX_HEAD {
+        return Err(CannotSend::TooLarge {
+            size,
+            limit: MAX_HEAD,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! What goes to the peer, and in which order: control, then heads, then data in turns.
+
+use std::collections::VecDeque;
+
+use bytes::BytesMut;
+
+use super::super::frame::Frame;
+use super::super::stream::{SendPhase, Stream};
+use super::{Connection, ConnectionError, LeaveCode, ResetCode, StreamId};
+
+/// What waits to be transmitted. Every list is bounded: by the streams that either side may have,
+/// and by [`Output::answer`].
+#[derive(Debug)]
+pub(super) struct Output {
+    settings_due: bool,
+    pub(super) go_away: Option<(u32, LeaveCode)>,
+    pub(super) ping: Option<u64>,
+    pongs: VecDeque<u64>,
+    /// Streams whose credit is due.
+    pub(super) credits: VecDeque<StreamId>,
+    pub(super) resets: VecDeque<(StreamId, ResetCode)>,
+    /// Streams whose head is to be sent, in the order of their numbers for those opened here.
+    pub(super) heads: VecDeque<StreamId>,
+    /// Streams with data or an end to send; each gets one frame a turn.
+    pub(super) ready: VecDeque<StreamId>,
+    /// Streams with data that wait for credit of the connection.
+    pub(super) starved: VecDeque<StreamId>,
+}
+
+impl Output {
+    pub(super) fn new(ping: Option<u64>) -> Self {
+        Self {
+            settings_due: true,
+            go_away: None,
+            ping,
+            pongs: VecDeque::new(),
+            credits: VecDeque::new(),
+            resets: VecDeque::new(),
+            heads: VecDeque::new(),
+            ready: VecDeque::new(),
+            starved: VecDeque::new(),
+        }
+    }
+
+    /// Owes a pong. Errors: `limit` wait already.
+    pub(super) fn answer(&mut self, token: u64, limit: usize) -> Result<(), ConnectionError> {
+        if self.pongs.len() >= limit {
+            return Err(ConnectionError::PingFlood);
+        }
+        self.pongs.push_back(token);
+        Ok(())
+    }
+
+    /// Takes a stream out of every list that it stands in.
+    pub(super) fn forget(&mut self, stream: StreamId, state: &Stream) {
+        let other = |listed: &StreamId| *listed != stream;
+        if state.send.head.is_some() {
+            self.heads.retain(other);
+        }
+        if state.send.listed {
+            self.ready.retain(other);
+            self.starved.retain(other);
+        }
+        if state.receive.credit_listed {
+            self.credits.retain(other);
+        }
+    }
+
+    /// Drops everything but word of the failure, if the peer is there to hear it.
+    pub(super) fn fail(&mut self, error: &ConnectionError, last: u32) {
+        let settings_due = self.settings_due;
+        *self = Self::new(None);
+        match error {
+            ConnectionError::Lost | ConnectionError::Dead { .. } => self.settings_due = false,
+            _ => {
+                self.settings_due = settings_due;
+                self.go_away = Some((last, LeaveCode::Protocol));
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.settings_due
+            && self.go_away.is_none()
+            && self.ping.is_none()
+            && self.pongs.is_empty()
+            && self.credits.is_empty()
+            && self.resets.is_empty()
+            && self.heads.is_empty()
+            && self.ready.is_empty()
+    }
+}
+
+impl Connection {
+    /// Appends frames to `out` until nothing is left to send or `out` holds `limit` bytes; the
+    /// last frame may go beyond. True while more waits: call again when `out` has been written.
+    pub fn transmit(&mut self, out: &mut BytesMut, limit: usize) -> bool {
+        self.put_control(out);
+        self.put_credits(out, limit);
+        self.put_resets(out, limit);
+        self.put_heads(out, limit);
+        self.put_data(out, limit);
+        self.has_output()
+    }
+
+    pub(super) fn has_output(&self) -> bool {
+        !self.output.is_empty() || (self.error.is_none() && self.receive_window.is_due())
+    }
+
+    /// The few frames that never wait.
+    fn put_control(&mut self, out: &mut BytesMut) {
+        if std::mem::take(&mut self.output.settings_due) {
+            Frame::Settings(self.settings.encode().freeze()).put(out);
+        }
+        if let Some((last, code)) = self.output.go_away.take() {
+            Frame::GoAway { last, code }.put(out);
+        }
+        for token in self.output.pongs.drain(..) {
+            Frame::Pong(token).put(out);
+        }
+        if let Some(token) = self.output.ping.take() {
+            Frame::Ping(token).put(out);
+        }
+    }
+
+    fn put_credits(&mut self, out: &mut BytesMut, limit: usize) {
+        if self.error.is_none() && self.receive_window.is_due() {
+            let amount = self.receive_window.grant();
+            Frame::Credit {
+                stream: None,
+                amount,
+            }
+            .put(out);
+        }
+        while out.len() < limit {
+            let Some(stream) = self.output.credits.pop_front() else {
+                return;
+            };
+            if let Some(state) = self.streams.get_mut(&stream) {
+                state.receive.credit_listed = false;
+                let amount = state.receive.window.grant();
+                Frame::Credit {
+                    stream: Some(stream),
+                    amount,
+                }
+                .put(out);
+            }
+        }
+    }
+
+    fn put_resets(&mut self, out: &mut BytesMut, limit: usize) {
+        while out.len() < limit {
+            let Some((stream, code)) = self.output.resets.pop_front() else {
+                return;
+            };
+            Frame::Reset { stream, code }.put(out);
+            self.release_slot(stream);
+        }
+    }
+
+    fn put_heads(&mut self, out: &mut BytesMut, limit: usize) {
+        while out.len() < limit {
+            let Some(stream) = self.output.heads.pop_front() else {
+                return;
+            };
+            let Some(state) = self.streams.get_mut(&stream) else {
+                continue;
+            };
+            let end = state.send.ends_with_head();
+            let Some(head) = state.send.head.take() else {
+                continue;
+            };
+            if stream.is_of(self.side) {
+                Frame::Open { stream, head, end }.put(out);
+            } else {
+                Frame::Reply { stream, head, end }.put(out);
+            }
+            if end {
+                state.send.phase = SendPhase::Done;
+                self.settle(stream);
+            } else {
+                self.list(stream);
+            }
+        }
+    }
+
+    fn put_data(&mut self, out: &mut BytesMut, limit: usize) {
+        while out.len() < limit {
+            let Some(stream) = self.output.ready.pop_front() else {
+                return;
+            };
+            let Some(state) = self.streams.get_mut(&stream) else {
+                continue;
+            };
+            if state.send.has_data() && self.send_window == 0 {
+                self.output.starved.push_back(stream);
+                continue;
+            }
+            self.send_window -= state.send.put_frame(stream, self.send_window, out);
+            state.send.listed = false;
+            if state.send.phase == SendPhase::Done {
+                self.settle(stream);
+            } else {
+                self.list(stream);
+                self.notice_room(stream);
+            }
+        }
+    }
+}

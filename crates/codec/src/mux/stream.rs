@@ -1,0 +1,205 @@
+//! One stream: its two halves.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use super::frame::{Frame, put_data_header};
+use super::window::ReceiveWindow;
+use super::{MAX_DATA, StreamId};
+
+/// State of a stream while at least one half is not done.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) receive: Receive,
+    pub(super) send: Send,
+}
+
+/// What comes from the peer.
+#[derive(Debug)]
+pub(super) struct Receive {
+    pub(super) phase: ReceivePhase,
+    pub(super) window: ReceiveWindow,
+    /// Bytes that the driver has and has not yet said to have consumed.
+    pub(super) unconsumed: u64,
+    /// The driver does not want the rest.
+    pub(super) stopped: bool,
+    /// Credit is due; the stream stands in the connection's list.
+    pub(super) credit_listed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReceivePhase {
+    /// A reply is due.
+    Head,
+    Body,
+    Done,
+}
+
+/// What goes to the peer.
+#[derive(Debug)]
+pub(super) struct Send {
+    pub(super) phase: SendPhase,
+    /// The encoded head, until it is transmitted.
+    pub(super) head: Option<Bytes>,
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    /// Encoded trailers; empty for none.
+    trailers: Bytes,
+    /// Bytes that the peer allows beyond what was transmitted.
+    pub(super) window: u64,
+    /// The driver waits for room.
+    pub(super) blocked: bool,
+    /// The stream stands in one of the connection's lists of streams with data.
+    pub(super) listed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SendPhase {
+    /// The driver owes a reply.
+    Owed,
+    Body,
+    /// The driver has given everything; not all of it is transmitted.
+    Finishing,
+    Done,
+}
+
+impl Stream {
+    /// A stream whose `Open` we send.
+    pub(super) fn opened_here(head: Bytes, end: bool, credit: u32, window: u64) -> Self {
+        let phase = if end {
+            SendPhase::Finishing
+        } else {
+            SendPhase::Body
+        };
+        Self {
+            receive: Receive::new(ReceivePhase::Head, credit),
+            send: Send::new(phase, Some(head), window),
+        }
+    }
+
+    /// A stream whose `Open` we received.
+    pub(super) fn opened_there(end: bool, credit: u32, window: u64) -> Self {
+        let phase = if end {
+            ReceivePhase::Done
+        } else {
+            ReceivePhase::Body
+        };
+        Self {
+            receive: Receive::new(phase, credit),
+            send: Send::new(SendPhase::Owed, None, window),
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.send.phase == SendPhase::Done && self.receive.phase == ReceivePhase::Done
+    }
+}
+
+impl Receive {
+    fn new(phase: ReceivePhase, credit: u32) -> Self {
+        Self {
+            phase,
+            window: ReceiveWindow::new(credit),
+            unconsumed: 0,
+            stopped: false,
+            credit_listed: false,
+        }
+    }
+}
+
+impl Send {
+    fn new(phase: SendPhase, head: Option<Bytes>, window: u64) -> Self {
+        Self {
+            phase,
+            head,
+            queue: VecDeque::new(),
+            queued: 0,
+            trailers: Bytes::new(),
+            window,
+            blocked: false,
+            listed: false,
+        }
+    }
+
+    /// Bytes that may be queued now: within the peer's credit and our own queue.
+    pub(super) fn capacity(&self, queue_limit: usize) -> usize {
+        if self.phase != SendPhase::Body {
+            return 0;
+        }
+        let credit = usize::try_from(self.window).unwrap_or(usize::MAX);
+        queue_limit.min(credit).saturating_sub(self.queued)
+    }
+
+    pub(super) fn push(&mut self, bytes: Bytes) {
+        self.queued += bytes.len();
+        self.queue.push_back(bytes);
+    }
+
+    pub(super) fn finish(&mut self, trailers: Bytes) {
+        self.phase = SendPhase::Finishing;
+        self.trailers = trailers;
+        self.blocked = false;
+    }
+
+    /// Does a head complete the half, because nothing follows?
+    pub(super) fn ends_with_head(&self) -> bool {
+        self.phase == SendPhase::Finishing && self.queue.is_empty() && self.trailers.is_empty()
+    }
+
+    /// Is there a frame to transmit behind the head, credit of the connection aside?
+    pub(super) fn has_more(&self) -> bool {
+        self.head.is_none() && (self.has_data() || self.is_only_end_left())
+    }
+
+    pub(super) fn has_data(&self) -> bool {
+        self.queued > 0
+    }
+
+    fn is_only_end_left(&self) -> bool {
+        self.queued == 0 && self.phase == SendPhase::Finishing
+    }
+
+    /// Appends one frame of data, at most `credit` bytes of it, or what ends the half. Returns the
+    /// bytes of data, for the connection's account.
+    pub(super) fn put_frame(&mut self, stream: StreamId, credit: u64, out: &mut BytesMut) -> u64 {
+        if self.is_only_end_left() && !self.trailers.is_empty() {
+            Frame::Trailers {
+                stream,
+                fields: std::mem::take(&mut self.trailers),
+            }
+            .put(out);
+            self.phase = SendPhase::Done;
+            return 0;
+        }
+        let allowed = usize::try_from(credit.min(self.window)).unwrap_or(usize::MAX);
+        let length = self.queued.min(MAX_DATA).min(allowed);
+        let rest = self.queued - length;
+        let end = rest == 0 && self.phase == SendPhase::Finishing && self.trailers.is_empty();
+        if length == 0 && !end {
+            return 0;
+        }
+        put_data_header(out, stream, length, end);
+        self.put_queued(length, out);
+        self.window -= length as u64;
+        if end {
+            self.phase = SendPhase::Done;
+        }
+        length as u64
+    }
+
+    fn put_queued(&mut self, mut length: usize, out: &mut BytesMut) {
+        self.queued -= length;
+        while length > 0 {
+            let Some(front) = self.queue.front_mut() else {
+                return;
+            };
+            let part = front.split_to(length.min(front.len()));
+            length -= part.len();
+            out.extend_from_slice(&part);
+            if front.is_empty() {
+                self.queue.pop_front();
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Prints docs/reference/resources.md.
+
+fn main() {
+    print!("{}", isthmus_manifest::reference());
+}

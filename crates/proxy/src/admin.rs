@@ -1,0 +1,105 @@
+//! Metrics and health of this process, on a port of its own, plain HTTP.
+
+use std::sync::Arc;
+
+use isthmus_codec::Fields;
+use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Target, Version};
+use isthmus_model::Health;
+use isthmus_telemetry::{CONTENT_TYPE, Metrics};
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::agent::{Report, Status};
+use crate::http::{self, HttpError, ResponseWriter};
+
+/// What the pages show.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    pub(crate) name: String,
+    pub(crate) has_program: bool,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) status: watch::Receiver<Status>,
+    pub(crate) report: watch::Receiver<Report>,
+}
+
+pub(crate) async fn serve(admin: Admin, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => drop(tokio::spawn(connection(admin.clone(), socket))),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn connection(admin: Admin, socket: TcpStream) {
+    let (mut reader, mut writer) = http::serve(socket);
+    while let Ok(Some((head, body))) = reader.head().await {
+        if body != Body::None || admin.answer(&head, &mut writer).await.is_err() {
+            return;
+        }
+        if !head.keep_alive() {
+            return;
+        }
+    }
+}
+
+impl Admin {
+    async fn answer(
+        &self,
+        head: &RequestHead,
+        writer: &mut ResponseWriter,
+    ) -> Result<(), HttpError> {
+        let path = match Target::parse(&head.method, &head.target)? {
+            Target::Origin { path } | Target::Absolute { path, .. } => path,
+            Target::Authority(_) | Target::Asterisk => bytes::Bytes::new(),
+        };
+        let (status, kind, body) = match &*path {
+            b"/metrics" => (200, CONTENT_TYPE, self.metrics.encode()),
+            // Alive: the process answers.
+            b"/health" | b"/healthz" => (200, "text/plain", "ok\n".to_owned()),
+            b"/ready" | b"/readyz" => self.ready(),
+            _ => (
+                404,
+                "text/plain",
+                "there are /metrics, /health and /ready\n".to_owned(),
+            ),
+        };
+        let mut fields = Fields::new();
+        // Both are literals without control characters.
+        let _ = fields.push("content-type", kind);
+        let head = ResponseHead {
+            status,
+            version: Version::Http11,
+            fields,
+        };
+        let mut encoder = writer.head(&head, Body::Length(body.len() as u64))?;
+        encoder.data(body.as_bytes(), writer.output())?;
+        encoder.end(None, writer.output())?;
+        Ok(writer.flush().await?)
+    }
+
+    /// Ready: it knows what it needs, its program is healthy, and it is not leaving.
+    fn ready(&self) -> (u16, &'static str, String) {
+        let status = *self.status.borrow();
+        let report = self.report.borrow().clone();
+        let healthy = !self.has_program || report.found.health == Health::Healthy;
+        let ready = status.informed && healthy && !report.draining;
+        let body = json!({
+            "process": self.name,
+            "ready": ready,
+            "controlPlane": if status.connected { "connected" } else { "not connected" },
+            "informed": status.informed,
+            "draining": report.draining,
+            "program": self.has_program.then(|| report.found.detail.clone()),
+        });
+        (
+            if ready { 200 } else { 503 },
+            "application/json",
+            format!("{body}\n"),
+        )
+    }
+}

@@ -1,0 +1,560 @@
+//! The long-lived task that talks with the control plane. One `match` lists what can wake it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use isthmus_delta::{self as delta, Subscription, TopicState};
+use isthmus_identity::KeyPair;
+use isthmus_model::{Health, ServiceName};
+use isthmus_telemetry::Metrics;
+use isthmus_wire::proto::control_client::ControlClient;
+use isthmus_wire::proto::{
+    self, Answer, FromProxy, Question, RenewRequest, ToProxy, from_proxy, question, to_proxy,
+};
+use isthmus_wire::{Body, FEATURES, Topic};
+use isthmus_world::SnapshotWriter;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use super::channel::{self, chain};
+use super::join::{Joined, renewed};
+use super::store::Vault;
+use crate::config::{Config, Role};
+use crate::health::Found;
+use crate::view::{View, ViewBuilder};
+use crate::worker::Asked;
+
+/// Between tries to reach a control plane; doubled up to the longest.
+const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_LONGEST: Duration = Duration::from_secs(2);
+/// A renewal that failed is tried again after this time.
+const RENEW_AGAIN: Duration = Duration::from_secs(10);
+/// A view that has changed is written to disk after this time.
+const KEEP_AFTER: Duration = Duration::from_secs(1);
+/// Services that one proxy may call.
+const MAX_TOPICS: usize = 10_000;
+/// Messages on their way to the control plane.
+const OUTGOING: usize = 64;
+
+/// How the conversation goes, for health pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Status {
+    /// There is a stream.
+    pub(crate) connected: bool,
+    /// What this proxy needs to start is known, from the control plane or from the snapshot.
+    pub(crate) informed: bool,
+}
+
+/// What the proxy says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) found: Found,
+    /// It is leaving.
+    pub(crate) draining: bool,
+}
+
+/// The task's state.
+pub(crate) struct Agent {
+    config: Arc<Config>,
+    joined: Joined,
+    vault: Vault,
+    metrics: Arc<Metrics>,
+    subscription: Subscription,
+    builder: ViewBuilder,
+    view: SnapshotWriter<View>,
+    status: watch::Sender<Status>,
+    report: watch::Receiver<Report>,
+    wanted: mpsc::Receiver<ServiceName>,
+    asker: mpsc::Sender<Asked>,
+    position: u64,
+    renew_at: SystemTime,
+    /// When the view is to be written to disk.
+    keep_at: Option<Instant>,
+}
+
+/// What can wake the task.
+enum Event {
+    Told(Result<Option<ToProxy>, tonic::Status>),
+    Asked(Result<Option<Question>, tonic::Status>),
+    Wanted(ServiceName),
+    Reported,
+    RenewalDue,
+    KeepDue,
+    Left,
+}
+
+/// How a stream ended.
+enum SessionEnd {
+    Lost(String),
+    /// The process is leaving and has said so.
+    Left,
+}
+
+impl Agent {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        config: Arc<Config>,
+        joined: Joined,
+        vault: Vault,
+        metrics: Arc<Metrics>,
+        view: SnapshotWriter<View>,
+        status: watch::Sender<Status>,
+        report: watch::Receiver<Report>,
+        wanted: mpsc::Receiver<ServiceName>,
+        asker: mpsc::Sender<Asked>,
+    ) -> Self {
+        let mut agent = Self {
+            builder: ViewBuilder::new(config.cluster.clone()),
+            subscription: Subscription::new(),
+            renew_at: joined.leaf.load().renew_at(joined.renew_after),
+            position: 0,
+            keep_at: None,
+            config,
+            joined,
+            vault,
+            metrics,
+            view,
+            status,
+            report,
+            wanted,
+            asker,
+        };
+        agent.restore();
+        let mut first = vec![Topic::Mesh];
+        first.extend(agent.config.own_service().cloned().map(Topic::Service));
+        let first = first
+            .iter()
+            .map(|topic| delta::Topic::new(&topic.to_string()));
+        // There is no stream yet: the hello will tell.
+        let _ = agent.subscription.subscribe(first);
+        agent.publish(&agent.subscription.topics().cloned().collect());
+        agent
+    }
+
+    /// Starts from the snapshot of an earlier run, if there is one.
+    fn restore(&mut self) {
+        let identity = self.joined.identity.to_string();
+        let stored = match self.vault.view(&self.joined.node_key, &identity) {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return,
+            Err(error) => {
+                self.metrics.count_snapshot_refused(error.reason());
+                tracing::warn!(%error, "the kept view is not used");
+                return;
+            }
+        };
+        self.position = stored.position;
+        let topics = stored.topics.into_iter().map(|topic| {
+            let resources = topic.resources.into_iter().map(|resource| delta::Resource {
+                name: delta::ResourceName::new(&resource.name),
+                version: delta::Version(resource.version),
+                body: resource.body,
+            });
+            (delta::Topic::new(&topic.topic), resources.collect())
+        });
+        self.subscription = Subscription::restore(topics, Instant::now());
+        tracing::info!(position = self.position, "starting from the kept view");
+    }
+
+    /// Runs until the process has left. `leaving`: it has drained and wants to go.
+    pub(crate) async fn run(mut self, mut leaving: watch::Receiver<bool>) {
+        let mut again = AGAIN;
+        let mut turn = 0;
+        while !*leaving.borrow() {
+            let address = self
+                .config
+                .control
+                .get(turn % self.config.control.len().max(1))
+                .copied();
+            turn += 1;
+            let end = match self.connect(address).await {
+                Ok((client, sender, stream)) => {
+                    again = AGAIN;
+                    self.converse(client, sender, stream, &mut leaving).await
+                }
+                Err(reason) => SessionEnd::Lost(reason),
+            };
+            self.subscription.on_lost(Instant::now());
+            let was = self.status.send_replace(Status {
+                connected: false,
+                ..*self.status.borrow()
+            });
+            match end {
+                SessionEnd::Left => break,
+                SessionEnd::Lost(reason) if was.connected || again == AGAIN => {
+                    tracing::warn!(reason, "no control plane; serving on with what is known");
+                }
+                SessionEnd::Lost(reason) => tracing::debug!(reason, "no control plane"),
+            }
+            if self.keep_at.take().is_some() {
+                self.keep();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(again) => {}
+                _ = leaving.changed() => {}
+                Some(service) = self.wanted.recv() => self.want(service),
+            }
+            again = (again * 2).min(AGAIN_LONGEST);
+        }
+        if self.keep_at.take().is_some() {
+            self.keep();
+        }
+    }
+
+    async fn connect(
+        &mut self,
+        address: Option<SocketAddr>,
+    ) -> Result<
+        (
+            ControlClient<Channel>,
+            mpsc::Sender<FromProxy>,
+            Streaming<ToProxy>,
+        ),
+        String,
+    > {
+        let address = address.ok_or_else(|| channel::ChannelError::NoAddress.to_string())?;
+        let (leaf, trust) = (
+            Arc::clone(&self.joined.leaf),
+            Arc::clone(&self.joined.trust),
+        );
+        let mut client = channel::open(address, &self.config.cluster, leaf, trust)
+            .await
+            .map_err(|error| chain(&error))?;
+        let (sender, receiver) = mpsc::channel(OUTGOING);
+        let mut hello = proto::Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            features: FEATURES.iter().map(ToString::to_string).collect(),
+            process: self.config.name.clone(),
+            ..proto::Hello::default()
+        };
+        hello.set_subscription(&self.subscription.hello());
+        say(&sender, from_proxy::Message::Hello(hello)).await;
+        say(&sender, self.introduction()).await;
+        let stream = client
+            .sync(ReceiverStream::new(receiver))
+            .await
+            .map_err(|status| format!("{address}: {}", status.message()))?
+            .into_inner();
+        self.status.send_modify(|status| status.connected = true);
+        tracing::info!(%address, "connected to the control plane");
+        Ok((client, sender, stream))
+    }
+
+    async fn converse(
+        &mut self,
+        mut client: ControlClient<Channel>,
+        sender: mpsc::Sender<FromProxy>,
+        mut stream: Streaming<ToProxy>,
+        leaving: &mut watch::Receiver<bool>,
+    ) -> SessionEnd {
+        let (answers, outgoing) = mpsc::channel(OUTGOING);
+        let mut questions = match client.ask(ReceiverStream::new(outgoing)).await {
+            Ok(questions) => questions.into_inner(),
+            Err(status) => return SessionEnd::Lost(status.message().to_owned()),
+        };
+        let mut asking = true;
+        loop {
+            let renewal = self
+                .renew_at
+                .duration_since(SystemTime::now())
+                .unwrap_or_default();
+            let keep = self
+                .keep_at
+                .map_or(renewal, |at| at.saturating_duration_since(Instant::now()));
+            let event = tokio::select! {
+                told = stream.message() => Event::Told(told),
+                asked = questions.message(), if asking => Event::Asked(asked),
+                Some(service) = self.wanted.recv() => Event::Wanted(service),
+                Ok(()) = self.report.changed() => Event::Reported,
+                _ = leaving.wait_for(|leaving| *leaving) => Event::Left,
+                () = tokio::time::sleep(keep), if self.keep_at.is_some() => Event::KeepDue,
+                () = tokio::time::sleep(renewal) => Event::RenewalDue,
+            };
+            match event {
+                Event::Told(Ok(Some(message))) => {
+                    if let Some(answer) = self.on_message(message) {
+                        say(&sender, answer).await;
+                    }
+                    if let Some(request) = self.want_backends() {
+                        say(&sender, from_proxy::Message::Subscribe((&request).into())).await;
+                    }
+                }
+                Event::Told(Ok(None)) => {
+                    return SessionEnd::Lost("it closed the stream".to_owned());
+                }
+                Event::Told(Err(status)) => return SessionEnd::Lost(status.message().to_owned()),
+                Event::Asked(Ok(Some(question))) => self.answer(question, &answers),
+                // Without questions a proxy can live; the main stream tells when all is lost.
+                Event::Asked(Ok(None) | Err(_)) => asking = false,
+                Event::Wanted(service) => {
+                    if let Some(request) = self.subscribe(service) {
+                        say(&sender, from_proxy::Message::Subscribe((&request).into())).await;
+                    }
+                }
+                Event::Reported => say(&sender, self.introduction()).await,
+                Event::RenewalDue => self.renew(&mut client).await,
+                Event::KeepDue => {
+                    self.keep_at = None;
+                    self.keep();
+                }
+                Event::Left => {
+                    say(&sender, from_proxy::Message::Leaving(proto::Leaving {})).await;
+                    drop(sender);
+                    // Until the control plane has read it and ended the stream.
+                    while let Ok(Some(_)) = stream.message().await {}
+                    return SessionEnd::Left;
+                }
+            }
+        }
+    }
+
+    /// Has a worker answer, without waiting for it.
+    fn answer(&self, question: Question, answers: &mpsc::Sender<Answer>) {
+        let Some(question::Question::Explain(explain)) = question.question else {
+            return;
+        };
+        let (asker, answers, id) = (self.asker.clone(), answers.clone(), question.id);
+        tokio::spawn(async move {
+            let (sender, receiver) = oneshot::channel();
+            let busy = || "the proxy is stopping".to_owned();
+            let reply = match asker
+                .send(Asked {
+                    question: explain,
+                    answer: sender,
+                })
+                .await
+            {
+                Ok(()) => receiver.await.map_err(|_| busy()).flatten(),
+                Err(_) => Err(busy()),
+            };
+            let answer = match reply
+                .and_then(|reply| serde_json::to_vec(&reply).map_err(|error| error.to_string()))
+            {
+                Ok(body) => Answer {
+                    id,
+                    body: body.into(),
+                    error: String::new(),
+                },
+                Err(error) => Answer {
+                    id,
+                    body: Bytes::new(),
+                    error,
+                },
+            };
+            // Who asked may have gone away.
+            let _ = answers.send(answer).await;
+        });
+    }
+
+    fn on_message(&mut self, message: ToProxy) -> Option<from_proxy::Message> {
+        match message.message? {
+            to_proxy::Message::Push(push) => {
+                self.position = self.position.max(push.position);
+                let reply = self.apply(push.into());
+                Some(from_proxy::Message::Ack(reply.into()))
+            }
+            to_proxy::Message::Welcome(welcome) => {
+                tracing::debug!(version = welcome.version, "welcomed");
+                None
+            }
+            to_proxy::Message::Closing(_) => None,
+        }
+    }
+
+    /// Takes a push in and makes its outcome visible, then answers it.
+    fn apply(&mut self, push: delta::Push) -> delta::Reply {
+        let mut delivery = self.subscription.on_push(push);
+        let mut rejected = Vec::new();
+        let mut touched = BTreeSet::new();
+        for change in delivery.topics() {
+            touched.insert(change.topic.clone());
+            for resource in &change.resources {
+                if let Err(error) = Body::decode(&resource.body) {
+                    rejected.push((
+                        change.topic.clone(),
+                        resource.name.clone(),
+                        error.to_string(),
+                    ));
+                }
+            }
+        }
+        for (topic, name, reason) in rejected {
+            tracing::warn!(%topic, %name, reason, "a resource cannot be used; the last good one stays");
+            delivery.reject(&topic, &name, reason);
+        }
+        let reply = self.subscription.settle(delivery);
+        self.publish(&touched);
+        self.keep_at.get_or_insert(Instant::now() + KEEP_AFTER);
+        reply
+    }
+
+    /// Compiles topics that were touched and publishes the next view.
+    fn publish(&mut self, touched: &BTreeSet<delta::Topic>) {
+        for name in touched {
+            let Ok(topic) = name.as_str().parse::<Topic>() else {
+                continue;
+            };
+            if self.subscription.state(name) != TopicState::Known {
+                continue;
+            }
+            let resources = self.subscription.resources(name);
+            let bodies = resources.filter_map(|resource| Body::decode(&resource.body).ok());
+            let unusable = self.subscription.refused(name).next();
+            let unusable = unusable.map(|(name, refused)| format!("{name}: {}", refused.reason));
+            self.builder.compile(&topic, bodies.collect(), unusable);
+        }
+        self.view.publish(Arc::new(self.builder.build()));
+        let known = |topic: &Topic| {
+            self.subscription
+                .state(&delta::Topic::new(&topic.to_string()))
+                == TopicState::Known
+        };
+        let own = self.config.own_service().cloned().map(Topic::Service);
+        let informed = known(&Topic::Mesh) && own.as_ref().is_none_or(known);
+        self.status.send_if_modified(|status| {
+            let changed = status.informed != informed;
+            status.informed = informed;
+            changed
+        });
+    }
+
+    fn subscribe(&mut self, service: ServiceName) -> Option<delta::Request> {
+        if self.subscription.topics().count() >= MAX_TOPICS {
+            tracing::warn!(%service, limit = MAX_TOPICS, "too many services are called");
+            return None;
+        }
+        let topic = delta::Topic::new(&Topic::Service(service).to_string());
+        self.subscription.subscribe([topic])
+    }
+
+    fn want(&mut self, service: ServiceName) {
+        // Without a stream there is nothing to send; the next hello tells.
+        let _ = self.subscribe(service);
+    }
+
+    /// Subscribes to services that routes lead to.
+    fn want_backends(&mut self) -> Option<delta::Request> {
+        let topics: Vec<_> = self
+            .builder
+            .wanted()
+            .into_iter()
+            .map(|service| delta::Topic::new(&Topic::Service(service).to_string()))
+            .collect();
+        self.subscription.subscribe(topics)
+    }
+
+    /// What this process is, and how its program is.
+    fn introduction(&mut self) -> from_proxy::Message {
+        let report = self.report.borrow_and_update().clone();
+        let address = self.config.at(self.config.ports.mesh).to_string();
+        match &self.config.role {
+            Role::Gateway => from_proxy::Message::Gateway(proto::GatewayReport {
+                name: self.config.name.clone(),
+                address,
+                healthy: !report.draining,
+            }),
+            Role::Sidecar(sidecar) => {
+                let health = if report.draining {
+                    Health::Draining
+                } else {
+                    report.found.health
+                };
+                let service = sidecar.service.as_ref();
+                let labels = sidecar.labels.iter();
+                from_proxy::Message::Workload(proto::WorkloadReport {
+                    namespace: service.map_or_else(String::new, |name| name.namespace.to_string()),
+                    service: service.map_or_else(String::new, |name| name.name.to_string()),
+                    address,
+                    zone: sidecar.zone.clone().unwrap_or_default(),
+                    labels: labels
+                        .map(|(key, value)| (key.to_string(), value.to_string()))
+                        .collect(),
+                    health: proto::Health::from(health).into(),
+                    detail: report.found.detail,
+                })
+            }
+        }
+    }
+
+    async fn renew(&mut self, client: &mut ControlClient<Channel>) {
+        let outcome = async {
+            let key = KeyPair::generate().map_err(|error| error.to_string())?;
+            let certificate_request = key
+                .certificate_request()
+                .map_err(|error| error.to_string())?;
+            let certificates = client
+                .renew(RenewRequest {
+                    certificate_request,
+                })
+                .await
+                .map_err(|status| status.message().to_owned())?
+                .into_inner();
+            self.joined.renew_after = Duration::from_millis(certificates.renew_after_ms);
+            let Joined {
+                leaf,
+                trust,
+                node_key,
+                ..
+            } = &self.joined;
+            renewed(&self.vault, node_key, leaf, trust, key, certificates)
+        };
+        let outcome: Result<(), String> = outcome.await;
+        let leaf = self.joined.leaf.load();
+        match outcome {
+            Ok(()) => {
+                self.renew_at = leaf.renew_at(self.joined.renew_after);
+                tracing::info!("the certificate was renewed");
+            }
+            Err(reason) => {
+                self.renew_at = SystemTime::now() + RENEW_AGAIN;
+                tracing::warn!(reason, "the certificate could not be renewed yet");
+            }
+        }
+    }
+
+    /// Writes what is known to disk, for a start without a control plane.
+    fn keep(&self) {
+        let topics = self
+            .subscription
+            .topics()
+            .filter(|topic| self.subscription.state(topic) == TopicState::Known);
+        let topics = topics.map(|topic| proto::StoredTopic {
+            topic: topic.to_string(),
+            resources: self
+                .subscription
+                .resources(topic)
+                .map(|resource| proto::Resource {
+                    topic: String::new(),
+                    name: resource.name.to_string(),
+                    version: resource.version.0,
+                    body: resource.body.clone(),
+                })
+                .collect(),
+        });
+        let stored = proto::StoredView {
+            position: self.position,
+            topics: topics.collect(),
+        };
+        let identity = self.joined.identity.to_string();
+        if let Err(error) = self
+            .vault
+            .keep_view(&self.joined.node_key, &identity, &stored)
+        {
+            tracing::warn!(%error, "the view could not be kept");
+        }
+    }
+}
+
+/// A message to the control plane. When the stream is gone, reading it tells.
+async fn say(sender: &mpsc::Sender<FromProxy>, message: from_proxy::Message) {
+    let _ = sender
+        .send(FromProxy {
+            message: Some(message),
+        })
+        .await;
+}

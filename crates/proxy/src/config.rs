@@ -1,0 +1,96 @@
+//! What a proxy process is told when it starts.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use isthmus_model::{AccountName, ClusterName, Labels, Namespace, ServiceName};
+
+/// The standard ports, on the process's own address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// Callers beside this proxy: an explicit HTTP proxy.
+    pub outbound: u16,
+    /// Other proxies of the mesh, mutual TLS.
+    pub mesh: u16,
+    /// Metrics and health, plain HTTP.
+    pub metrics: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self {
+            outbound: 15001,
+            mesh: 15008,
+            metrics: 15020,
+        }
+    }
+}
+
+/// One proxy process.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The process, as it is called in logs, metrics and `x-isthmus-at`.
+    pub name: String,
+    pub cluster: ClusterName,
+    pub address: IpAddr,
+    pub ports: Ports,
+    /// Control planes of the own cluster, tried in turn.
+    pub control: Vec<SocketAddr>,
+    /// What the process joins with when it has no certificate of its own that still holds.
+    pub token: Option<String>,
+    /// Where key, certificate and the sealed snapshot are kept; mode 0700.
+    pub state: PathBuf,
+    pub role: Role,
+    /// One JSON line per request on standard output.
+    pub access_log: bool,
+    /// Threads that carry traffic.
+    pub workers: usize,
+}
+
+/// What the process is for.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// Stands beside one program.
+    Sidecar(Sidecar),
+    /// Stands at the edge of its cluster.
+    Gateway,
+}
+
+#[derive(Debug, Clone)]
+pub struct Sidecar {
+    pub namespace: Namespace,
+    pub account: AccountName,
+    /// The service that the program is an instance of; `None`: it only calls.
+    pub service: Option<ServiceName>,
+    pub labels: Labels,
+    pub zone: Option<String>,
+    /// Where the program listens, on its service's target ports.
+    pub program: IpAddr,
+    /// Local listeners that lead plain TCP to one port of a service.
+    pub listeners: Vec<Listener>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    pub address: SocketAddr,
+    pub service: ServiceName,
+    pub port: u16,
+}
+
+impl Config {
+    pub(crate) fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.address, port)
+    }
+
+    pub(crate) fn sidecar(&self) -> Option<&Sidecar> {
+        match &self.role {
+            Role::Sidecar(sidecar) => Some(sidecar),
+            Role::Gateway => None,
+        }
+    }
+
+    /// The service whose requests the inbound half takes.
+    pub(crate) fn own_service(&self) -> Option<&ServiceName> {
+        self.sidecar().and_then(|sidecar| sidecar.service.as_ref())
+    }
+}

@@ -1,0 +1,427 @@
+//! Where the requests for one (service, port, subset) can go, and what has been learnt of it.
+//!
+//! The engines of `balance` decide; here they are fed: facts from the view, tunnels as they come
+//! and go, and the outcome of every try. One per worker, so nothing is locked.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use isthmus_authz::Permit;
+use isthmus_balance::{
+    Barred, Budget, ClusterShare, ClusterTry, Decision, Endpoints, Outcome, Valve, WorkloadView,
+};
+use isthmus_model::{
+    ClusterName, Handle, LocalityOrder, ServiceName, Subset, TrafficSettings, Workload,
+};
+
+use crate::mux::Link;
+use crate::reach::Tunnel;
+use crate::view::{Known, ServiceView, View};
+
+/// Distinct workloads of one remote cluster that a worker keeps tunnels to.
+pub(crate) const MAX_TUNNELS: usize = 4;
+
+/// What is called: the same workloads can be behind several of these.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct DestinationKey {
+    pub(crate) service: ServiceName,
+    pub(crate) port: u16,
+    pub(crate) subset: Subset,
+}
+
+/// All destinations of one worker.
+#[derive(Default)]
+pub(crate) struct Destinations {
+    all: RefCell<HashMap<DestinationKey, Rc<Destination>>>,
+    budgets: RefCell<HashMap<ServiceName, Rc<RefCell<Budget>>>>,
+}
+
+/// One destination.
+pub(crate) struct Destination {
+    pub(crate) key: DestinationKey,
+    state: RefCell<State>,
+    /// One opens the first tunnel to a cluster, the others wait.
+    pub(crate) opening: RefCell<BTreeMap<ClusterName, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+#[derive(Default)]
+struct State {
+    valve: Valve,
+    groups: BTreeMap<ClusterName, Group>,
+    /// The facts that were taken in last.
+    seen: Option<Arc<Known>>,
+}
+
+/// The workloads of one cluster.
+struct Group {
+    endpoints: Endpoints<Handle>,
+    tunnels: BTreeMap<Handle, OpenTunnel>,
+}
+
+struct OpenTunnel {
+    link: Link,
+    opened: Instant,
+}
+
+/// A try that is under way. Whatever becomes of it is told to the engines: by [`Try::finish`], or,
+/// when the request is dropped, as cancelled.
+pub(crate) struct Try {
+    destination: Rc<Destination>,
+    cluster: Option<ClusterTry>,
+    handle: Option<Handle>,
+    began: Instant,
+    replied: Option<Instant>,
+}
+
+impl Destinations {
+    pub(crate) fn find(&self, key: &DestinationKey) -> Rc<Destination> {
+        let mut all = self.all.borrow_mut();
+        if let Some(found) = all.get(key) {
+            return Rc::clone(found);
+        }
+        let new = Rc::new(Destination {
+            key: key.clone(),
+            state: RefCell::default(),
+            opening: RefCell::default(),
+        });
+        all.insert(key.clone(), Rc::clone(&new));
+        new
+    }
+
+    pub(crate) fn budget(&self, service: &ServiceName, now: Instant) -> Rc<RefCell<Budget>> {
+        let mut budgets = self.budgets.borrow_mut();
+        let new = || Rc::new(RefCell::new(Budget::new(now)));
+        Rc::clone(budgets.entry(service.clone()).or_insert_with(new))
+    }
+
+    /// Closes tunnels that were not used for `idle` or are older than `life`, and forgets broken
+    /// ones.
+    pub(crate) fn tidy(&self, idle: Duration, life: Duration, now: Instant) {
+        for destination in self.all.borrow().values() {
+            destination.state.borrow_mut().tidy(idle, life, now);
+        }
+    }
+
+    pub(crate) fn drain(&self) {
+        for destination in self.all.borrow().values() {
+            for group in destination.state.borrow().groups.values() {
+                group
+                    .tunnels
+                    .values()
+                    .for_each(|tunnel| tunnel.link.drain());
+            }
+        }
+    }
+}
+
+impl Destination {
+    /// What the facts say of each cluster, as seen by a caller who holds `permit`.
+    pub(crate) fn shares(
+        &self,
+        view: &View,
+        service: &ServiceView,
+        permit: &Permit,
+        settings: &TrafficSettings,
+    ) -> Vec<ClusterShare> {
+        let own = view.own();
+        let count = |workloads: &mut dyn Iterator<Item = &Workload>| {
+            workloads.fold((0, 0), |(healthy, total), workload| {
+                (
+                    healthy + u32::from(workload.health.takes_traffic()),
+                    total + 1,
+                )
+            })
+        };
+        let (healthy, total) = count(&mut self.local(service));
+        let local = ClusterShare {
+            cluster: own.clone(),
+            local: true,
+            healthy,
+            total,
+            age: Duration::ZERO,
+            rtt: Some(Duration::ZERO),
+            barred: None,
+        };
+        let remote = service
+            .shares
+            .iter()
+            .filter(|share| share.cluster != *own && share.subset == self.key.subset);
+        let remote = remote.filter_map(|share| {
+            let cluster = view.cluster(&share.cluster)?;
+            Some(ClusterShare {
+                cluster: share.cluster.clone(),
+                local: false,
+                healthy: share.healthy,
+                total: share.total,
+                age: cluster.age,
+                rtt: cluster.rtt,
+                barred: if permit.reaches(&share.cluster).is_err() {
+                    Some(Barred::NotExported)
+                } else if settings.locality_order == LocalityOrder::LocalOnly {
+                    Some(Barred::LocalOnly)
+                } else {
+                    None
+                },
+            })
+        });
+        (total > 0)
+            .then_some(local)
+            .into_iter()
+            .chain(remote)
+            .collect()
+    }
+
+    /// Workloads of the own cluster that belong here.
+    fn local<'s>(&'s self, service: &'s ServiceView) -> impl Iterator<Item = &'s Workload> {
+        service
+            .workloads
+            .iter()
+            .filter(|workload| self.key.subset.contains(&workload.labels))
+    }
+
+    /// Takes in facts and settings, if they are new.
+    pub(crate) fn observe(
+        &self,
+        known: &Arc<Known>,
+        service: &ServiceView,
+        shares: &[ClusterShare],
+        settings: &TrafficSettings,
+        now: Instant,
+    ) {
+        let mut state = self.state.borrow_mut();
+        if state
+            .seen
+            .as_ref()
+            .is_some_and(|seen| Arc::ptr_eq(seen, known))
+        {
+            return;
+        }
+        state.seen = Some(Arc::clone(known));
+        state.valve.observe(shares, now);
+        for group in state.groups.values_mut() {
+            group
+                .endpoints
+                .configure(settings.algorithm, settings.outlier.clone());
+        }
+        if let Some(local) = shares.iter().find(|share| share.local) {
+            let workloads = self
+                .local(service)
+                .filter(|workload| workload.health.takes_traffic());
+            let handles = workloads.map(|workload| workload.handle.clone());
+            state
+                .group(&local.cluster, settings)
+                .endpoints
+                .set(handles, now);
+        }
+    }
+
+    pub(crate) fn pick_cluster(
+        &self,
+        shares: &[ClusterShare],
+        avoid: &[ClusterName],
+        now: Instant,
+        draw: u64,
+    ) -> Decision {
+        self.state
+            .borrow()
+            .valve
+            .pick_cluster(shares, avoid, now, draw)
+    }
+
+    /// Chooses among the workloads of `cluster` that are known: healthy ones of the own cluster,
+    /// those with a tunnel elsewhere.
+    pub(crate) fn pick_workload(
+        &self,
+        cluster: &ClusterName,
+        avoid: &[Handle],
+        now: Instant,
+        draw: u64,
+    ) -> Option<Handle> {
+        let state = self.state.borrow();
+        let group = state.groups.get(cluster)?;
+        group
+            .endpoints
+            .pick(avoid, now, draw)
+            .map(|picked| picked.key.clone())
+    }
+
+    /// The workloads of `cluster` that are known here, with their state.
+    pub(crate) fn describe(
+        &self,
+        cluster: &ClusterName,
+        now: Instant,
+    ) -> Vec<WorkloadView<Handle>> {
+        let state = self.state.borrow();
+        state
+            .groups
+            .get(cluster)
+            .map_or_else(Vec::new, |group| group.endpoints.describe(now))
+    }
+
+    /// The tunnel to a workload of another cluster, if it stands.
+    pub(crate) fn tunnel(&self, cluster: &ClusterName, handle: &Handle) -> Option<Link> {
+        let state = self.state.borrow();
+        let tunnel = state.groups.get(cluster)?.tunnels.get(handle)?;
+        tunnel.link.is_usable().then(|| tunnel.link.clone())
+    }
+
+    /// Workloads of `cluster` that tunnels stand to.
+    pub(crate) fn tunnelled(&self, cluster: &ClusterName, now: Instant) -> Vec<Handle> {
+        let mut state = self.state.borrow_mut();
+        let Some(group) = state.groups.get_mut(cluster) else {
+            return Vec::new();
+        };
+        group.drop_broken(now);
+        group.tunnels.keys().cloned().collect()
+    }
+
+    pub(crate) fn add_tunnel(
+        &self,
+        cluster: &ClusterName,
+        tunnel: Tunnel,
+        settings: &TrafficSettings,
+        now: Instant,
+    ) {
+        let mut state = self.state.borrow_mut();
+        let group = state.group(cluster, settings);
+        let open = OpenTunnel {
+            link: tunnel.link,
+            opened: now,
+        };
+        if let Some(earlier) = group.tunnels.insert(tunnel.handle, open) {
+            earlier.link.drain();
+        }
+        group.refresh(now);
+    }
+
+    /// Whom to wait for when a tunnel to `cluster` is being opened.
+    pub(crate) fn turn(&self, cluster: &ClusterName) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(
+            self.opening
+                .borrow_mut()
+                .entry(cluster.clone())
+                .or_default(),
+        )
+    }
+
+    /// A try sets out to `cluster`.
+    pub(crate) fn begin(self: &Rc<Self>, cluster: &ClusterName, now: Instant) -> Try {
+        let cluster = self.state.borrow_mut().valve.begin(cluster, now);
+        Try {
+            destination: Rc::clone(self),
+            cluster: Some(cluster),
+            handle: None,
+            began: now,
+            replied: None,
+        }
+    }
+
+    /// See [`Valve::is_escape`]; a workload that is out counts as well.
+    pub(crate) fn is_escape(
+        &self,
+        failed: &ClusterName,
+        workload: Option<&Handle>,
+        next: &Decision,
+        now: Instant,
+    ) -> bool {
+        let state = self.state.borrow();
+        let ejected = |handle: &Handle| {
+            let group = state.groups.get(failed);
+            group.is_some_and(|group| group.endpoints.is_ejected(handle, now))
+        };
+        let escapes_workload = workload.is_some_and(ejected)
+            && next.chosen().is_some_and(|chosen| chosen.hot.is_none());
+        state.valve.is_escape(failed, next, now) || escapes_workload
+    }
+}
+
+impl Try {
+    pub(crate) fn cluster(&self) -> Option<&ClusterName> {
+        self.cluster.as_ref().map(ClusterTry::cluster)
+    }
+
+    pub(crate) fn workload(&self) -> Option<&Handle> {
+        self.handle.as_ref()
+    }
+
+    /// The workload was chosen.
+    pub(crate) fn start(&mut self, handle: &Handle) {
+        let mut state = self.destination.state.borrow_mut();
+        let cluster = self.cluster.as_ref().map(ClusterTry::cluster);
+        if let Some(group) = cluster.and_then(|cluster| state.groups.get_mut(cluster)) {
+            group.endpoints.start(handle);
+        }
+        self.handle = Some(handle.clone());
+    }
+
+    /// The first byte of the reply is here: what counts as latency.
+    pub(crate) fn replied(&mut self, now: Instant) {
+        self.replied = Some(now);
+    }
+
+    pub(crate) fn finish(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        let Some(cluster) = self.cluster.take() else {
+            return;
+        };
+        let now = Instant::now();
+        let latency = self
+            .replied
+            .unwrap_or(now)
+            .saturating_duration_since(self.began);
+        let mut state = self.destination.state.borrow_mut();
+        if let (Some(handle), Some(group)) = (&self.handle, state.groups.get_mut(cluster.cluster()))
+        {
+            group.endpoints.finish(handle, outcome, latency, now);
+        }
+        state.valve.finish(cluster, outcome, now);
+    }
+}
+
+impl Drop for Try {
+    fn drop(&mut self) {
+        self.end(Outcome::Cancelled);
+    }
+}
+
+impl State {
+    fn group(&mut self, cluster: &ClusterName, settings: &TrafficSettings) -> &mut Group {
+        self.groups.entry(cluster.clone()).or_insert_with(|| Group {
+            endpoints: Endpoints::new(settings.algorithm, settings.outlier.clone()),
+            tunnels: BTreeMap::new(),
+        })
+    }
+
+    fn tidy(&mut self, idle: Duration, life: Duration, now: Instant) {
+        for group in self.groups.values_mut() {
+            for tunnel in group.tunnels.values() {
+                let unused = tunnel.link.idle_since();
+                let is_idle = unused.is_some_and(|at| now.saturating_duration_since(at) > idle);
+                if is_idle || now.saturating_duration_since(tunnel.opened) > life {
+                    tunnel.link.drain();
+                }
+            }
+            group.drop_broken(now);
+        }
+    }
+}
+
+impl Group {
+    fn drop_broken(&mut self, now: Instant) {
+        let before = self.tunnels.len();
+        self.tunnels.retain(|_, tunnel| tunnel.link.is_usable());
+        if self.tunnels.len() != before {
+            self.refresh(now);
+        }
+    }
+
+    fn refresh(&mut self, now: Instant) {
+        self.endpoints.set(self.tunnels.keys().cloned(), now);
+    }
+}

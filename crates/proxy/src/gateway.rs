@@ -1,0 +1,248 @@
+//! The edge between clusters: opens tunnels to workloads of the own cluster and copies their bytes.
+//!
+//! What flows through a tunnel is the inner session of caller and callee. A gateway sees names,
+//! sizes and times, never content, and never speaks for a caller: it dials the workload's mesh port
+//! by plain TCP and the two ends prove themselves to each other.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use isthmus_authz::Caller;
+use isthmus_balance::{Endpoints, Outcome};
+use isthmus_codec::message::{Open, RefusalCode, Reply, TunnelOpen, TunnelReply};
+use isthmus_codec::mux::ResetCode;
+use isthmus_model::{Algorithm, Handle, ServiceName, TrafficSettings, Workload};
+use isthmus_telemetry::Reporter;
+use isthmus_world::Live;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use crate::inbound::{open_session, serve_link};
+use crate::journey::Journey;
+use crate::mux::{Incoming, Stream};
+use crate::outbound::accept;
+use crate::splice::splice;
+use crate::view::{Known, ServiceView, View};
+use crate::worker::Worker;
+
+/// Workloads of the own cluster answer at once or not at all.
+const CONNECT: Duration = Duration::from_secs(1);
+/// Each workload counts alike for now.
+const WEIGHT: u32 = 1;
+
+/// What one worker of a gateway knows of the workloads behind it.
+type Behind = Rc<RefCell<HashMap<ServiceName, Endpoints<Handle>>>>;
+
+/// Why no tunnel was opened.
+struct NoTunnel {
+    code: RefusalCode,
+    detail: String,
+}
+
+impl NoTunnel {
+    fn new(code: RefusalCode, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// Takes sessions until the drain begins.
+pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
+    let behind = Behind::default();
+    accept(&worker.clone(), listener, move |socket, live| {
+        tokio::task::spawn_local(session(
+            Rc::clone(&worker),
+            Rc::clone(&behind),
+            socket,
+            live,
+        ));
+    })
+    .await;
+}
+
+/// One session with a caller's proxy.
+async fn session(worker: Rc<Worker>, behind: Behind, socket: TcpStream, live: Live) {
+    let Some((link, caller)) = open_session(&worker, socket).await else {
+        return;
+    };
+    serve_link(&worker, &link, live, move |worker, incoming| {
+        tokio::task::spawn_local(serve(
+            worker,
+            Rc::clone(&behind),
+            incoming,
+            Arc::clone(&caller),
+        ));
+    })
+    .await;
+}
+
+/// One tunnel.
+async fn serve(worker: Rc<Worker>, behind: Behind, incoming: Incoming, caller: Arc<Caller>) {
+    let Incoming { stream, open, .. } = incoming;
+    let Open::Tunnel(open) = open else {
+        // Requests are for workloads; a gateway could not answer one without reading it.
+        return stream.reset(ResetCode::Refused);
+    };
+    let mut journey = Journey::start(Reporter::Gateway, "tcp");
+    if let Caller::Verified { identity, cluster } = &*caller {
+        let service = ServiceName::new(identity.namespace.as_str(), identity.account.as_str());
+        journey.source(identity, service.ok().as_ref(), cluster);
+    }
+    journey.record.destination_service = Some(open.service.clone());
+    journey.record.destination_cluster = Some(worker.common.me.cluster.clone());
+    match connect(&worker, &behind, &open, &caller).await {
+        Ok((workload, socket)) => {
+            journey.record.destination_workload = Some(workload.handle.clone());
+            carry(&mut journey, stream, &workload, socket).await;
+            let mut behind = behind.borrow_mut();
+            if let Some(endpoints) = behind.get_mut(&open.service) {
+                endpoints.finish(&workload.handle, CARRIED, Duration::ZERO, Instant::now());
+            }
+        }
+        Err(NoTunnel { code, detail }) => {
+            tracing::debug!(service = %open.service, %code, detail, "no tunnel");
+            // A caller that went away needs no answer.
+            let _ = stream.reply(&Reply::Tunnel(TunnelReply::Refused { code, detail }), true);
+        }
+    }
+    journey.finish(&worker.recorder);
+}
+
+/// How a tunnel that was opened counts, however it ended.
+const CARRIED: Outcome = Outcome::Replied {
+    status: 200,
+    retry_unwanted: false,
+};
+
+async fn carry(journey: &mut Journey, stream: Stream, workload: &Workload, socket: TcpStream) {
+    let reply = TunnelReply::Open {
+        handle: workload.handle.clone(),
+        zone: workload.zone.clone(),
+        weight: WEIGHT,
+    };
+    if stream.reply(&Reply::Tunnel(reply), false).is_ok() {
+        let (read, write) = socket.into_split();
+        let carried = splice(read, write, Bytes::new(), &stream).await;
+        journey.record.request_bytes = carried.received;
+        journey.record.response_bytes = carried.sent;
+    }
+}
+
+/// Finds a workload that answers; one that does not is passed over.
+async fn connect(
+    worker: &Worker,
+    behind: &Behind,
+    open: &TunnelOpen,
+    caller: &Arc<Caller>,
+) -> Result<(Workload, TcpStream), NoTunnel> {
+    let own = &worker.common.me.cluster;
+    if open.cluster != *own {
+        let detail = format!("this is a gateway of {own}, not of {}", open.cluster);
+        return Err(NoTunnel::new(RefusalCode::WrongCluster, detail));
+    }
+    let view = worker
+        .view_with(&open.service)
+        .await
+        .map_err(|refusal| NoTunnel::new(RefusalCode::NoSuchService, refusal.detail))?;
+    let service = permitted(&view, open, caller)?;
+    let healthy: Vec<&Workload> = service
+        .workloads
+        .iter()
+        .filter(|workload| workload.health.takes_traffic())
+        .filter(|workload| open.subset.contains(&workload.labels))
+        .collect();
+    let mut failed = open.avoid.clone();
+    for _ in 0..healthy.len() {
+        let Some(workload) = pick(worker, behind, open, service, &healthy, &failed) else {
+            break;
+        };
+        match timeout(CONNECT, TcpStream::connect(workload.address)).await {
+            Ok(Ok(socket)) => {
+                // Without it small writes wait for acknowledgements.
+                let _ = socket.set_nodelay(true);
+                return Ok((workload.clone(), socket));
+            }
+            Ok(Err(_)) | Err(_) => {
+                let mut behind = behind.borrow_mut();
+                if let Some(endpoints) = behind.get_mut(&open.service) {
+                    let outcome = Outcome::ConnectFailed;
+                    endpoints.finish(&workload.handle, outcome, CONNECT, Instant::now());
+                }
+                failed.push(workload.handle.clone());
+            }
+        }
+    }
+    let detail = format!("{} in {own}", open.service);
+    Err(NoTunnel::new(RefusalCode::NoHealthyWorkload, detail))
+}
+
+fn permitted<'v>(
+    view: &'v View,
+    open: &TunnelOpen,
+    caller: &Arc<Caller>,
+) -> Result<&'v ServiceView, NoTunnel> {
+    let service = match view.find(&open.service).map(|known| &**known) {
+        Some(Known::Service(service)) => service,
+        Some(Known::Absent | Known::Unusable(_)) | None => {
+            return Err(NoTunnel::new(
+                RefusalCode::NoSuchService,
+                open.service.to_string(),
+            ));
+        }
+    };
+    let policies = view
+        .policies()
+        .ok_or_else(|| NoTunnel::new(RefusalCode::NotAuthorized, "the mesh is not known yet"))?;
+    let _permit = policies
+        .authorize(caller, &service.service)
+        .map_err(|denied| {
+            let code = match denied {
+                isthmus_authz::Denied::NotExported { .. } => RefusalCode::NotExported,
+                isthmus_authz::Denied::ForeignTrustDomain { .. } => RefusalCode::NotAuthorized,
+            };
+            NoTunnel::new(code, denied.to_string())
+        })?;
+    Ok(service)
+}
+
+/// The workload of the next try: by open tunnels, since a tunnel carries many requests.
+fn pick<'w>(
+    worker: &Worker,
+    behind: &Behind,
+    open: &TunnelOpen,
+    service: &ServiceView,
+    healthy: &[&'w Workload],
+    failed: &[Handle],
+) -> Option<&'w Workload> {
+    let now = Instant::now();
+    let mut behind = behind.borrow_mut();
+    let endpoints = behind.entry(open.service.clone()).or_insert_with(|| {
+        Endpoints::new(Algorithm::LeastRequest, TrafficSettings::default().outlier)
+    });
+    let all = service
+        .workloads
+        .iter()
+        .filter(|workload| workload.health.takes_traffic());
+    endpoints.set(all.map(|workload| workload.handle.clone()), now);
+    // Those of other subsets are avoided like those that failed.
+    let outside = service.workloads.iter().filter(|workload| {
+        !healthy
+            .iter()
+            .any(|inside| inside.handle == workload.handle)
+    });
+    let avoid: Vec<Handle> = failed
+        .iter()
+        .cloned()
+        .chain(outside.map(|workload| workload.handle.clone()))
+        .collect();
+    let handle = endpoints.pick(&avoid, now, worker.draw())?.key.clone();
+    let workload = healthy.iter().find(|workload| workload.handle == handle)?;
+    endpoints.start(&handle);
+    Some(workload)
+}

@@ -1,0 +1,255 @@
+//! HTTP/1.1 over sockets: reading and writing messages with the machines of `codec`.
+//!
+//! Moves bytes between a socket and a decoder or encoder; knows nothing of services or routes.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use isthmus_codec::Fields;
+use isthmus_codec::http1::{
+    Body, BodyEncoder, Item, Limits, Malformed, RequestDecoder, RequestHead, ResponseDecoder,
+    ResponseHead, Unsendable, encode_request, encode_response,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+/// Asked of the socket at once.
+const READ_SIZE: usize = 16 * 1024;
+
+/// Why a message could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    #[error("{0}")]
+    Malformed(#[from] Malformed),
+    #[error("{0}")]
+    Unsendable(#[from] Unsendable),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the connection ended inside a message")]
+    Truncated,
+}
+
+/// A piece of a body.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Data(Bytes),
+    Trailers(Fields),
+    End,
+}
+
+/// The server's reading half of a client's connection.
+pub(crate) struct RequestReader {
+    socket: OwnedReadHalf,
+    input: BytesMut,
+    decoder: RequestDecoder,
+}
+
+/// The server's writing half of a client's connection.
+pub(crate) struct ResponseWriter {
+    socket: OwnedWriteHalf,
+    output: BytesMut,
+}
+
+/// Takes a client's connection.
+pub(crate) fn serve(socket: TcpStream) -> (RequestReader, ResponseWriter) {
+    let (read, write) = socket.into_split();
+    let reader = RequestReader {
+        socket: read,
+        input: BytesMut::new(),
+        decoder: RequestDecoder::new(Limits::default()),
+    };
+    (
+        reader,
+        ResponseWriter {
+            socket: write,
+            output: BytesMut::new(),
+        },
+    )
+}
+
+impl RequestReader {
+    /// The next request; `None` when the client is done.
+    pub(crate) async fn head(&mut self) -> Result<Option<(RequestHead, Body)>, HttpError> {
+        loop {
+            match self.decoder.decode(&mut self.input)? {
+                Some(Item::Head(head, body)) => return Ok(Some((head, body))),
+                Some(Item::Data(_) | Item::Trailers(_) | Item::End) => {}
+                None if self.read().await? == 0 => {
+                    self.decoder.finish()?;
+                    return Ok(None);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The next piece of the body of the request that `head` gave.
+    pub(crate) async fn piece(&mut self) -> Result<Piece, HttpError> {
+        loop {
+            match self.decoder.decode(&mut self.input)? {
+                Some(Item::Data(data)) => return Ok(Piece::Data(data)),
+                Some(Item::Trailers(trailers)) => return Ok(Piece::Trailers(trailers)),
+                Some(Item::End) => return Ok(Piece::End),
+                Some(Item::Head(..)) => return Err(HttpError::Truncated),
+                None if self.read().await? == 0 => return Err(HttpError::Truncated),
+                None => {}
+            }
+        }
+    }
+
+    async fn read(&mut self) -> io::Result<usize> {
+        self.input.reserve(READ_SIZE);
+        self.socket.read_buf(&mut self.input).await
+    }
+
+    /// The socket and what has been read beyond the last request: a tunnel takes over.
+    pub(crate) fn into_tunnel(self) -> (OwnedReadHalf, Bytes) {
+        (self.socket, self.input.freeze())
+    }
+}
+
+impl ResponseWriter {
+    /// Queues a head; it goes out with the first `flush`.
+    pub(crate) fn head(
+        &mut self,
+        head: &ResponseHead,
+        body: Body,
+    ) -> Result<BodyEncoder, HttpError> {
+        Ok(encode_response(head, body, &mut self.output)?)
+    }
+
+    pub(crate) fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    /// Sends what is queued.
+    pub(crate) async fn flush(&mut self) -> io::Result<()> {
+        while !self.output.is_empty() {
+            self.socket.write_buf(&mut self.output).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn into_tunnel(self) -> OwnedWriteHalf {
+        self.socket
+    }
+}
+
+/// A connection to a program that speaks HTTP/1.1.
+pub(crate) struct ProgramConnection {
+    reader: ResponseReader,
+    writer: RequestWriter,
+}
+
+/// Its half that reads responses.
+pub(crate) struct ResponseReader {
+    socket: OwnedReadHalf,
+    input: BytesMut,
+    decoder: ResponseDecoder,
+}
+
+/// Its half that writes requests.
+pub(crate) struct RequestWriter {
+    socket: OwnedWriteHalf,
+    output: BytesMut,
+}
+
+impl ProgramConnection {
+    pub(crate) fn new(socket: TcpStream) -> Self {
+        let (read, write) = socket.into_split();
+        let decoder = ResponseDecoder::new(Limits::default());
+        Self {
+            reader: ResponseReader {
+                socket: read,
+                input: BytesMut::new(),
+                decoder,
+            },
+            writer: RequestWriter {
+                socket: write,
+                output: BytesMut::new(),
+            },
+        }
+    }
+
+    /// Queues the head of a request; it goes out with the first `flush`.
+    pub(crate) fn request(
+        &mut self,
+        head: &RequestHead,
+        body: Body,
+    ) -> Result<BodyEncoder, HttpError> {
+        let encoder = encode_request(head, body, &mut self.writer.output)?;
+        self.reader.decoder.expect(&head.method);
+        Ok(encoder)
+    }
+
+    /// Both halves, to send the body while the response may already be coming.
+    pub(crate) fn split(&mut self) -> (&mut ResponseReader, &mut RequestWriter) {
+        (&mut self.reader, &mut self.writer)
+    }
+
+    /// Nothing has arrived that nobody asked for, and the program has not closed.
+    pub(crate) fn is_reusable(&self) -> bool {
+        let mut byte = [0];
+        let nothing = self.reader.socket.try_read(&mut byte);
+        self.reader.input.is_empty()
+            && matches!(nothing, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl RequestWriter {
+    pub(crate) fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    /// Sends what is queued.
+    pub(crate) async fn flush(&mut self) -> io::Result<()> {
+        while !self.output.is_empty() {
+            self.socket.write_buf(&mut self.output).await?;
+        }
+        Ok(())
+    }
+}
+
+impl ResponseReader {
+    /// The head of the final response; interim ones are read and dropped. Safe to give up on and
+    /// call again.
+    pub(crate) async fn head(&mut self) -> Result<(ResponseHead, Body), HttpError> {
+        loop {
+            match self.decoder.decode(&mut self.input)? {
+                Some(Item::Head(head, body)) if head.status >= 200 => return Ok((head, body)),
+                Some(Item::Head(..) | Item::Data(_) | Item::Trailers(_) | Item::End) => {}
+                None if self.read().await? == 0 => {
+                    self.decoder.finish()?;
+                    return Err(HttpError::Truncated);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The next piece of the response's body. Safe to give up on and call again.
+    pub(crate) async fn piece(&mut self) -> Result<Piece, HttpError> {
+        loop {
+            let item = match self.decoder.decode(&mut self.input)? {
+                Some(item) => item,
+                None if self.read().await? == 0 => match self.decoder.finish()? {
+                    Some(item) => item,
+                    None => return Err(HttpError::Truncated),
+                },
+                None => continue,
+            };
+            match item {
+                Item::Data(data) => return Ok(Piece::Data(data)),
+                Item::Trailers(trailers) => return Ok(Piece::Trailers(trailers)),
+                Item::End => return Ok(Piece::End),
+                Item::Head(..) => return Err(HttpError::Truncated),
+            }
+        }
+    }
+
+    async fn read(&mut self) -> io::Result<usize> {
+        self.input.reserve(READ_SIZE);
+        self.socket.read_buf(&mut self.input).await
+    }
+}

@@ -1,0 +1,235 @@
+//! The callee's side: takes sessions from other proxies, and hands their requests and connections to
+//! the program beside this proxy.
+//!
+//! Trusts neither the caller's proxy nor the gateway that may lie between: who calls is what the
+//! inner certificate proves, and whether it may is decided again here. A request that reached no
+//! program is refused as such, so that the caller may safely try elsewhere.
+
+mod request;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_authz::Caller;
+use isthmus_codec::message::{Open, Reply};
+use isthmus_codec::mux::{ResetCode, Settings, Side};
+use isthmus_identity::{Unacceptable, VerifiedPeer, accept_caller};
+use isthmus_model::{Service, ServiceName};
+use isthmus_telemetry::Reporter;
+use isthmus_world::Live;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use crate::journey::Journey;
+use crate::mux::{Incoming, Link, Stream};
+use crate::outbound::accept;
+use crate::refusal::Refusal;
+use crate::splice::splice;
+use crate::view::{Known, View};
+use crate::worker::Worker;
+
+/// A peer that has not finished its handshake by then is let go.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Takes sessions until the drain begins.
+pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
+    accept(&worker.clone(), listener, move |socket, live| {
+        tokio::task::spawn_local(session(Rc::clone(&worker), socket, live));
+    })
+    .await;
+}
+
+/// One session with another proxy.
+async fn session(worker: Rc<Worker>, socket: TcpStream, live: Live) {
+    let Some((link, caller)) = open_session(&worker, socket).await else {
+        return;
+    };
+    serve_link(&worker, &link, live, move |worker, incoming| {
+        tokio::task::spawn_local(serve(worker, incoming, Arc::clone(&caller)));
+    })
+    .await;
+}
+
+/// Handshake and judgement of the peer. What fails is counted.
+pub(crate) async fn open_session(
+    worker: &Rc<Worker>,
+    socket: TcpStream,
+) -> Option<(Link, Arc<Caller>)> {
+    let common = &worker.common;
+    let accepted = timeout(HANDSHAKE, common.me.accept(socket, &common.metrics)).await;
+    let (session, peer) = match accepted {
+        Ok(Ok(accepted)) => accepted,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a session was not accepted");
+            return None;
+        }
+        Err(_) => return None,
+    };
+    match judge(&common.view.load(), &peer) {
+        Ok(caller) => {
+            let link = Link::start(session, Side::Listener, Settings::default());
+            Some((link, Arc::new(caller)))
+        }
+        Err(error) => {
+            common.metrics.count_tls_refused(error.reason());
+            tracing::warn!(%error, peer = %peer.id(), "a peer was refused");
+            None
+        }
+    }
+}
+
+fn judge(view: &View, peer: &VerifiedPeer) -> Result<Caller, Unacceptable> {
+    let cluster = |name: &_| view.cluster(name).map(|view| &view.cluster);
+    let identity = accept_caller(peer, cluster)?.clone();
+    Ok(Caller::Verified {
+        identity,
+        cluster: peer.cluster().clone(),
+    })
+}
+
+/// Takes streams until the link ends; when the drain begins, those that run may finish.
+pub(crate) async fn serve_link(
+    worker: &Rc<Worker>,
+    link: &Link,
+    _live: Live,
+    serve: impl Fn(Rc<Worker>, Incoming),
+) {
+    let mut drain = worker.common.drain.clone();
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            incoming = link.accept() => match incoming {
+                Some(incoming) => serve(Rc::clone(worker), incoming),
+                None => return,
+            },
+            () = drain.draining(), if !draining => {
+                draining = true;
+                link.drain();
+            }
+        }
+    }
+}
+
+/// One request or connection of a caller.
+async fn serve(worker: Rc<Worker>, incoming: Incoming, caller: Arc<Caller>) {
+    let Incoming { stream, open, end } = incoming;
+    let mut journey = Journey::start(
+        Reporter::Destination,
+        if matches!(open, Open::Tcp(_)) {
+            "tcp"
+        } else {
+            "http/1.1"
+        },
+    );
+    note_caller(&mut journey, &caller);
+    journey.record.destination_cluster = Some(worker.common.me.cluster.clone());
+    match open {
+        Open::Request(request) => {
+            request::serve(&worker, &mut journey, stream, request, end, &caller).await;
+        }
+        Open::Tcp(tcp) => {
+            journey.record.destination_service = Some(tcp.service.clone());
+            serve_tcp(
+                &worker,
+                &mut journey,
+                stream,
+                &tcp.service,
+                tcp.port,
+                &caller,
+            )
+            .await;
+        }
+        // Tunnels are a gateway's business.
+        Open::Tunnel(_) => stream.reset(ResetCode::Refused),
+    }
+    journey.finish(&worker.recorder);
+}
+
+fn note_caller(journey: &mut Journey, caller: &Caller) {
+    if let Caller::Verified { identity, cluster } = caller {
+        let service = ServiceName::new(identity.namespace.as_str(), identity.account.as_str());
+        journey.source(identity, service.ok().as_ref(), cluster);
+    }
+}
+
+async fn serve_tcp(
+    worker: &Worker,
+    journey: &mut Journey,
+    stream: Stream,
+    service: &ServiceName,
+    port: u16,
+    caller: &Arc<Caller>,
+) {
+    let target = match authorize(worker, service, port, caller).await {
+        Ok(target) => target,
+        Err(refusal) => {
+            journey.refused(&refusal, worker.name());
+            // A stream that failed meanwhile needs no answer.
+            let _ = stream.reply(&request::refused(&refusal, worker.name()), true);
+            return;
+        }
+    };
+    match worker.program.connect(target).await {
+        Ok(socket) => {
+            journey.record.attempts = 1;
+            if stream.reply(&Reply::Accepted, false).is_ok() {
+                let (read, write) = socket.into_split();
+                let carried = splice(read, write, bytes::Bytes::new(), &stream).await;
+                journey.record.request_bytes = carried.received;
+                journey.record.response_bytes = carried.sent;
+            }
+        }
+        Err(error) => {
+            tracing::debug!(%error, port = target, "the program does not take connections");
+            stream.reset(ResetCode::Refused);
+        }
+    }
+}
+
+/// Is the service this workload's own, does it have the port, and may the caller call it? Answers
+/// the port that the program listens on.
+async fn authorize(
+    worker: &Worker,
+    service: &ServiceName,
+    port: u16,
+    caller: &Arc<Caller>,
+) -> Result<u16, Refusal> {
+    use isthmus_telemetry::RefusalReason;
+    if worker.common.config.own_service() != Some(service) {
+        let detail = format!("this workload does not run {service}");
+        return Err(Refusal::new(RefusalReason::NoSuchService, detail));
+    }
+    let view = worker.view_with(service).await?;
+    let declared = declared(&view, service)?;
+    let policies = view.policies().ok_or(RefusalReason::NotKnownYet)?;
+    let _permit = policies
+        .authorize(caller, declared)
+        .map_err(|denied| crate::outbound::refuse_denied(&denied))?;
+    let found = declared
+        .ports
+        .iter()
+        .find(|known| known.port == port)
+        .ok_or_else(|| {
+            Refusal::new(
+                RefusalReason::UnknownPort,
+                format!("{service} has no port {port}"),
+            )
+        })?;
+    Ok(found.target_port)
+}
+
+fn declared<'v>(view: &'v View, service: &ServiceName) -> Result<&'v Service, Refusal> {
+    use isthmus_telemetry::RefusalReason;
+    match view.find(service).map(|known| &**known) {
+        Some(Known::Service(found)) => Ok(&found.service),
+        Some(Known::Absent) => Err(Refusal::new(
+            RefusalReason::NoSuchService,
+            service.to_string(),
+        )),
+        Some(Known::Unusable(reason)) => {
+            Err(Refusal::new(RefusalReason::NotKnownYet, reason.clone()))
+        }
+        None => Err(RefusalReason::NotKnownYet.into()),
+    }
+}

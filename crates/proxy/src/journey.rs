@@ -1,0 +1,179 @@
+//! One request from its first byte to its last, as this proxy tells of it afterwards.
+//!
+//! [`Journey::finish`] is the only place that counts and logs requests.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use isthmus_model::{ClusterName, Identity, ServiceName};
+use isthmus_telemetry::{AccessRecord, Flow, FlowKey, Metrics, Outcome, Reporter};
+
+use crate::refusal::Refusal;
+
+/// A request that carries this field is answered with how it went: route, rule, cluster, workload,
+/// reason and attempts, in fields of the reply. It goes no further than the first proxy.
+pub(crate) const TELL_FIELD: &str = "x-isthmus-tell";
+
+/// Counts and logs for one worker.
+pub(crate) struct Recorder {
+    metrics: Arc<Metrics>,
+    flows: RefCell<HashMap<FlowKey, Flow>>,
+    access_log: bool,
+}
+
+/// What is gathered on the way.
+pub(crate) struct Journey {
+    started: Instant,
+    pub(crate) record: AccessRecord,
+    /// The caller asked to be told how its request went.
+    pub(crate) tell: bool,
+    /// Name or place of the rule that matched.
+    pub(crate) rule: Option<String>,
+    /// Why the cluster of the first try was chosen.
+    pub(crate) reason: Option<&'static str>,
+}
+
+impl Recorder {
+    pub(crate) fn new(metrics: Arc<Metrics>, access_log: bool) -> Self {
+        Self {
+            metrics,
+            flows: RefCell::default(),
+            access_log,
+        }
+    }
+
+    fn with_flow(&self, record: &AccessRecord, count: impl FnOnce(&mut Flow)) {
+        let key = FlowKey {
+            reporter: record.reporter,
+            source_service: record.source_service.clone(),
+            source_cluster: record.source_cluster.clone(),
+            destination_service: record.destination_service.clone(),
+            destination_cluster: record.destination_cluster.clone(),
+        };
+        let mut flows = self.flows.borrow_mut();
+        if let Some(flow) = flows.get_mut(&key) {
+            return count(flow);
+        }
+        // Bounded by the registry: beyond its limit all share one flow.
+        let mut flow = self.metrics.flow(&key);
+        count(&mut flow);
+        if flows.len() < Metrics::DEFAULT_MAX_FLOWS {
+            flows.insert(key, flow);
+        }
+    }
+}
+
+impl Journey {
+    pub(crate) fn start(reporter: Reporter, protocol: &'static str) -> Self {
+        Self {
+            started: Instant::now(),
+            tell: false,
+            rule: None,
+            reason: None,
+            record: AccessRecord {
+                started: SystemTime::now(),
+                took: std::time::Duration::ZERO,
+                reporter,
+                request_id: None,
+                protocol,
+                source_identity: None,
+                source_service: None,
+                source_cluster: None,
+                destination_service: None,
+                destination_cluster: None,
+                destination_workload: None,
+                method: None,
+                authority: None,
+                path: None,
+                route: None,
+                response_code: None,
+                refusal: None,
+                refused_at: None,
+                attempts: 0,
+                request_bytes: 0,
+                response_bytes: 0,
+            },
+        }
+    }
+
+    pub(crate) fn source(
+        &mut self,
+        identity: &Identity,
+        service: Option<&ServiceName>,
+        cluster: &ClusterName,
+    ) {
+        self.record.source_identity = Some(identity.clone());
+        self.record.source_service = service.cloned();
+        self.record.source_cluster = Some(cluster.clone());
+    }
+
+    pub(crate) fn refused(&mut self, refusal: &Refusal, at: &str) {
+        self.record.refusal = Some(refusal.reason);
+        self.record.refused_at = Some(at.to_owned());
+        self.record.response_code = Some(refusal.reason.status());
+    }
+
+    /// What a caller who asked is told, as fields of its reply.
+    pub(crate) fn told(&self) -> Vec<(&'static str, String)> {
+        if !self.tell {
+            return Vec::new();
+        }
+        let record = &self.record;
+        let told = [
+            ("x-isthmus-route", record.route.clone()),
+            ("x-isthmus-rule", self.rule.clone()),
+            (
+                "x-isthmus-cluster",
+                record.destination_cluster.as_ref().map(ToString::to_string),
+            ),
+            (
+                "x-isthmus-workload",
+                record
+                    .destination_workload
+                    .as_ref()
+                    .map(ToString::to_string),
+            ),
+            ("x-isthmus-reason", self.reason.map(str::to_owned)),
+            ("x-isthmus-attempts", Some(record.attempts.to_string())),
+        ];
+        told.into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect()
+    }
+
+    /// The end. Counts, and writes the access log where it is switched on.
+    pub(crate) fn finish(mut self, recorder: &Recorder) {
+        self.record.took = self.started.elapsed();
+        let record = &self.record;
+        recorder.with_flow(record, |flow| {
+            if record.protocol == "tcp" {
+                flow.count_tcp_connection();
+            } else {
+                let outcome = Outcome {
+                    status: record.response_code,
+                    refusal: record.refusal,
+                };
+                flow.count_request(outcome, record.took);
+            }
+            for _ in 1..record.attempts {
+                flow.count_retry();
+            }
+            flow.count_request_bytes(record.request_bytes);
+            flow.count_response_bytes(record.response_bytes);
+        });
+        if recorder.access_log {
+            // Nobody can be told when standard output is gone, and requests go on.
+            let _ = std::io::stdout()
+                .lock()
+                .write_all(record.to_json_line().as_bytes());
+        }
+    }
+}
+
+/// Text for people; what is not UTF-8 is shown as such.
+pub(crate) fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

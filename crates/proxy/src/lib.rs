@@ -1,0 +1,33 @@
+//! The data plane.
+//!
+//! One process stands beside a program ([`Role::Sidecar`]) or at the edge of a cluster
+//! ([`Role::Gateway`]). Its *outbound* half takes what the program calls, its *inbound* half what
+//! others call of the program; a gateway opens tunnels. Traffic runs on worker threads of one
+//! single-threaded runtime each; joining, subscribing, health checks and metrics run on the caller's
+//! runtime. All that the two share are immutable views and counters.
+//!
+//! Knows nothing of stores, APIs or other clusters' control planes.
+
+mod admin;
+mod agent;
+mod config;
+mod destination;
+mod gateway;
+mod health;
+mod http;
+mod inbound;
+mod journey;
+mod mux;
+mod outbound;
+mod process;
+mod program;
+mod reach;
+mod refusal;
+mod splice;
+mod tls;
+mod view;
+mod worker;
+
+pub use agent::JoinError;
+pub use config::{Config, Listener, Ports, Role, Sidecar};
+pub use process::{ProxyError, Running, run, start};

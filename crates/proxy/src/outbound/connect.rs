@@ -1,0 +1,171 @@
+//! The workload of a try, and a link to it: dialled in the own cluster, by tunnel into another.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use isthmus_balance::{Attempts, Decision, Outcome};
+use isthmus_model::ClusterName;
+use isthmus_telemetry::RefusalReason;
+use tokio::time::timeout_at;
+
+use super::decided::Decided;
+use super::settle::{Avoided, Failed, deadline, unreached};
+use crate::destination::{Destination, MAX_TUNNELS, Try};
+use crate::mux::Link;
+use crate::reach::Unreachable;
+use crate::refusal::Refusal;
+use crate::worker::Worker;
+
+/// The workload of the try and a link to it.
+pub(super) async fn connect(
+    worker: &Rc<Worker>,
+    destination: &Rc<Destination>,
+    decided: &Decided,
+    decision: &Decision,
+    avoided: &Avoided,
+    attempts: &Attempts,
+) -> Result<(Try, Link), (Option<Try>, Failed)> {
+    let Some(chosen) = decision.chosen() else {
+        return Err((None, unreached(RefusalReason::NoHealthyWorkload.into())));
+    };
+    let cluster = &chosen.share.cluster;
+    let mut attempt = destination.begin(cluster, Instant::now());
+    let connecting = async {
+        if chosen.share.local {
+            connect_local(worker, destination, decided, cluster, avoided, &mut attempt).await
+        } else {
+            connect_remote(worker, destination, decided, cluster, avoided, &mut attempt).await
+        }
+    };
+    match timeout_at(deadline(attempts), connecting).await {
+        Ok(Ok(link)) => Ok((attempt, link)),
+        Ok(Err(failed)) => Err((Some(attempt), failed)),
+        Err(_) => {
+            let outcome = attempts
+                .expired(Instant::now())
+                .unwrap_or(Outcome::ConnectFailed);
+            let detail = format!("{} in cluster {cluster}", decided.key.service);
+            let refusal = Refusal::new(RefusalReason::ConnectTimeout, detail);
+            Err((Some(attempt), Failed::new(outcome, refusal)))
+        }
+    }
+}
+
+async fn connect_local(
+    worker: &Worker,
+    destination: &Destination,
+    decided: &Decided,
+    cluster: &ClusterName,
+    avoided: &Avoided,
+    attempt: &mut Try,
+) -> Result<Link, Failed> {
+    let service = decided.service().map_err(unreached)?;
+    let now = Instant::now();
+    let handle = destination
+        .pick_workload(cluster, &avoided.workloads, now, decided.draw)
+        .ok_or_else(|| unreached(RefusalReason::NoHealthyWorkload.into()))?;
+    attempt.start(&handle);
+    let workload = service
+        .workloads
+        .iter()
+        .find(|workload| workload.handle == handle);
+    let (Some(workload), Some(view)) = (workload, decided.view.cluster(cluster)) else {
+        return Err(unreached(RefusalReason::NoHealthyWorkload.into()));
+    };
+    let limit = decided.settings.timeout.connect;
+    worker
+        .reach
+        .workload(workload, &service.service, view, limit)
+        .await
+        .map_err(|unreachable| unreached((&unreachable).into()))
+}
+
+async fn connect_remote(
+    worker: &Rc<Worker>,
+    destination: &Rc<Destination>,
+    decided: &Decided,
+    cluster: &ClusterName,
+    avoided: &Avoided,
+    attempt: &mut Try,
+) -> Result<Link, Failed> {
+    if destination.tunnelled(cluster, Instant::now()).is_empty() {
+        let turn = destination.turn(cluster);
+        let _turn = turn.lock().await;
+        if destination.tunnelled(cluster, Instant::now()).is_empty() {
+            open_tunnel(worker, destination, decided, cluster)
+                .await
+                .map_err(|unreachable| unreached((&unreachable).into()))?;
+        }
+    } else {
+        widen(worker, destination, decided, cluster);
+    }
+    let now = Instant::now();
+    let handle = destination.pick_workload(cluster, &avoided.workloads, now, decided.draw);
+    let link = handle
+        .as_ref()
+        .and_then(|handle| destination.tunnel(cluster, handle));
+    let (Some(handle), Some(link)) = (handle, link) else {
+        return Err(unreached(RefusalReason::ConnectFailed.into()));
+    };
+    attempt.start(&handle);
+    Ok(link)
+}
+
+/// Opens one more tunnel to another workload of `cluster` in the background, if there is one.
+fn widen(
+    worker: &Rc<Worker>,
+    destination: &Rc<Destination>,
+    decided: &Decided,
+    cluster: &ClusterName,
+) {
+    let now = Instant::now();
+    let Ok(service) = decided.service() else {
+        return;
+    };
+    let share = service
+        .shares
+        .iter()
+        .find(|share| share.cluster == *cluster && share.subset == decided.key.subset);
+    let healthy = share.map_or(0, |share| {
+        usize::try_from(share.healthy).unwrap_or(usize::MAX)
+    });
+    if destination.tunnelled(cluster, now).len() >= healthy.min(MAX_TUNNELS) {
+        return;
+    }
+    let Ok(turn) = destination.turn(cluster).try_lock_owned() else {
+        return;
+    };
+    let (worker, destination, cluster) =
+        (Rc::clone(worker), Rc::clone(destination), cluster.clone());
+    let decided = decided.for_background();
+    tokio::task::spawn_local(async move {
+        let _turn = turn;
+        if let Err(error) = open_tunnel(&worker, &destination, &decided, &cluster).await {
+            tracing::debug!(%cluster, %error, "no further tunnel");
+        }
+    });
+}
+
+async fn open_tunnel(
+    worker: &Worker,
+    destination: &Destination,
+    decided: &Decided,
+    cluster: &ClusterName,
+) -> Result<(), Unreachable> {
+    let view = decided
+        .view
+        .cluster(cluster)
+        .ok_or_else(|| Unreachable::NoGateway(cluster.clone()))?;
+    let service = decided
+        .service()
+        .map_err(|refusal| Unreachable::Ended(refusal.detail))?;
+    let avoid = destination.tunnelled(cluster, Instant::now());
+    let limit = decided.settings.timeout.connect;
+    let key = &decided.key;
+    let tunnel = worker
+        .reach
+        .tunnel(view, &service.service, key.port, &key.subset, avoid, limit)
+        .await?;
+    destination.add_tunnel(cluster, tunnel, &decided.settings, Instant::now());
+    Ok(())
+}

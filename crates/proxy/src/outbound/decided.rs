@@ -1,0 +1,182 @@
+//! What is decided about a request before its first try: the service, the port, the backend, and
+//! that it may be called. The same for HTTP and plain TCP.
+
+use std::sync::Arc;
+
+use isthmus_authz::{Caller, Denied, Permit};
+use isthmus_model::{Backend, Host, ServiceName, TrafficSettings};
+use isthmus_route::Rule;
+use isthmus_telemetry::RefusalReason;
+
+use crate::destination::DestinationKey;
+use crate::refusal::Refusal;
+use crate::view::{Known, ServiceView, View};
+use crate::worker::Worker;
+
+/// What has been decided before the first try; holds one view for the whole request.
+pub(super) struct Decided {
+    pub(super) view: Arc<View>,
+    /// The service that the backend names.
+    pub(super) known: Arc<Known>,
+    pub(super) key: DestinationKey,
+    pub(super) permit: Permit,
+    pub(super) settings: TrafficSettings,
+    /// The service that was called: whose retry budget is drawn on.
+    pub(super) called: ServiceName,
+    pub(super) draw: u64,
+}
+
+impl Decided {
+    /// For work that outlives the request.
+    pub(super) fn for_background(&self) -> Self {
+        Self {
+            view: Arc::clone(&self.view),
+            known: Arc::clone(&self.known),
+            key: self.key.clone(),
+            permit: self.permit.clone(),
+            settings: self.settings.clone(),
+            called: self.called.clone(),
+            draw: self.draw,
+        }
+    }
+
+    pub(super) fn service(&self) -> Result<&ServiceView, Refusal> {
+        usable(&self.known, &self.key.service)
+    }
+}
+
+/// The last steps, the same for requests and for plain TCP.
+pub(super) fn decide_backend(
+    worker: &Worker,
+    view: Arc<View>,
+    called: &ServiceName,
+    backend: &Backend,
+    port: u16,
+    settings: TrafficSettings,
+    draw: u64,
+) -> Result<Decided, Refusal> {
+    let known = view
+        .find(&backend.service)
+        .ok_or_else(|| Refusal::new(RefusalReason::NotKnownYet, backend.service.to_string()))?;
+    let known = Arc::clone(known);
+    let service = usable(&known, &backend.service)?;
+    let same = backend.service == *called;
+    let port = find_port(service, backend.port.or(same.then_some(port)))?;
+    let permit = authorize(worker, &view, service)?;
+    let key = DestinationKey {
+        service: backend.service.clone(),
+        port,
+        subset: backend.subset.clone(),
+    };
+    Ok(Decided {
+        view,
+        known,
+        key,
+        permit,
+        settings,
+        called: called.clone(),
+        draw,
+    })
+}
+
+/// The service that an authority names.
+pub(super) fn detect(authority: &[u8]) -> Result<(ServiceName, Option<u16>), Refusal> {
+    let authority = std::str::from_utf8(authority).unwrap_or_default();
+    match Host::parse(authority) {
+        // The port that a URL does not show is the service's own default.
+        Host::Service { service, port } => Ok((service, port)),
+        Host::Foreign => {
+            let detail = format!("{authority:?} is not a name of this mesh");
+            Err(Refusal::new(RefusalReason::ForeignDestination, detail))
+        }
+    }
+}
+
+pub(super) fn find_service<'v>(
+    view: &'v View,
+    service: &ServiceName,
+) -> Result<&'v ServiceView, Refusal> {
+    match view.find(service) {
+        Some(known) => usable(known, service),
+        None => Err(Refusal::new(
+            RefusalReason::NotKnownYet,
+            service.to_string(),
+        )),
+    }
+}
+
+fn usable<'k>(known: &'k Known, service: &ServiceName) -> Result<&'k ServiceView, Refusal> {
+    match known {
+        Known::Service(found) => Ok(found),
+        Known::Absent => Err(Refusal::new(
+            RefusalReason::NoSuchService,
+            service.to_string(),
+        )),
+        Known::Unusable(reason) => {
+            let detail = format!("the declaration of {service} cannot be used: {reason}");
+            Err(Refusal::new(RefusalReason::NotKnownYet, detail))
+        }
+    }
+}
+
+pub(super) fn find_port(service: &ServiceView, wanted: Option<u16>) -> Result<u16, Refusal> {
+    service
+        .service
+        .find_port(wanted)
+        .map(|port| port.port)
+        .ok_or_else(|| {
+            let ports: Vec<String> = service
+                .service
+                .ports
+                .iter()
+                .map(|port| port.port.to_string())
+                .collect();
+            let wanted = wanted.unwrap_or_default();
+            let name = &service.service.name;
+            let detail = format!("{name} has no port {wanted}, only {}", ports.join(", "));
+            Refusal::new(RefusalReason::UnknownPort, detail)
+        })
+}
+
+pub(super) fn pick_backend(rule: &Rule, draw: u64) -> Result<&Backend, Refusal> {
+    rule.pick_backend(draw).ok_or_else(|| {
+        let route = rule
+            .route()
+            .map_or_else(|| "default".to_owned(), ToString::to_string);
+        Refusal::new(
+            RefusalReason::NoBackend,
+            format!("route {route}, rule {}", rule.index()),
+        )
+    })
+}
+
+/// `namespace/name`, or `default` where no route is bound.
+pub(super) fn route_name(rule: &Rule) -> String {
+    rule.route()
+        .map_or_else(|| "default".to_owned(), ToString::to_string)
+}
+
+/// Its name, else its place in the route, from 0.
+pub(super) fn rule_name(rule: &Rule) -> String {
+    rule.name()
+        .map_or_else(|| rule.index().to_string(), str::to_owned)
+}
+
+fn authorize(worker: &Worker, view: &View, service: &ServiceView) -> Result<Permit, Refusal> {
+    let policies = view.policies().ok_or(RefusalReason::NotKnownYet)?;
+    let caller = Arc::new(Caller::Local {
+        identity: worker.common.me.identity.clone(),
+    });
+    policies
+        .authorize(&caller, &service.service)
+        .map_err(|denied| refuse_denied(&denied))
+}
+
+/// How a denial is told to who was denied.
+pub(crate) fn refuse_denied(denied: &Denied) -> Refusal {
+    let reason = match denied {
+        Denied::NotExported { .. } => RefusalReason::NotExported,
+        Denied::ForeignTrustDomain { .. } => RefusalReason::NotAuthorized,
+    };
+    Refusal::new(reason, denied.to_string())
+}

@@ -1,0 +1,197 @@
+//! One request of a caller, phase by phase: detect, find, authorize, admit, then the tries.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use isthmus_balance::Attempts;
+use isthmus_balance::constants::HELD_BYTES;
+use isthmus_codec::Fields;
+use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Target, Version, strip_hop_by_hop};
+use isthmus_codec::message::{Context, Request};
+use isthmus_route::{Headers, RequestView};
+use isthmus_telemetry::RefusalReason;
+
+use super::decided::{
+    Decided, decide_backend, detect, find_port, find_service, pick_backend, route_name, rule_name,
+};
+use super::deliver::{Ended, KeepAlive};
+use super::exchange::{self, Client, Upload};
+use crate::http::{Piece, RequestReader, ResponseWriter};
+use crate::journey::{Journey, TELL_FIELD, lossy};
+use crate::refusal::Refusal;
+use crate::worker::Worker;
+
+pub(super) async fn serve(
+    worker: &Rc<Worker>,
+    journey: &mut Journey,
+    reader: &mut RequestReader,
+    writer: &mut ResponseWriter,
+    mut head: RequestHead,
+    body: Body,
+) -> Result<KeepAlive, Ended> {
+    let me = &worker.common.me;
+    journey.source(
+        &me.identity,
+        worker.common.config.own_service(),
+        &me.cluster,
+    );
+    note(journey, &head);
+    journey.tell = head.fields.remove(TELL_FIELD);
+    if head.asks_upgrade() {
+        return Err(RefusalReason::UpgradeNotSupported.into());
+    }
+    let (authority, path) = authority_of(&head)?;
+    journey.record.authority = Some(lossy(&authority));
+    journey.record.path = Some(lossy(without_query(&path)));
+
+    let expects_continue = head.expects_continue();
+    strip_hop_by_hop(&mut head.fields);
+    let decided = decide(worker, journey, &head, &authority, &path).await?;
+
+    if expects_continue {
+        writer
+            .head(&interim(100), Body::None)?
+            .end(None, writer.output())?;
+        writer.flush().await?;
+    }
+    let upload = read_short(reader, body).await?;
+    head.fields.remove("host");
+    head.fields.remove("expect");
+    let now = Instant::now();
+    let method = std::str::from_utf8(&head.method).unwrap_or_default();
+    let mut attempts = Attempts::new(&decided.settings, method, None, now);
+    worker
+        .destinations
+        .budget(&decided.called, now)
+        .borrow_mut()
+        .on_request(now);
+    let request = Request {
+        service: decided.key.service.clone(),
+        port: decided.key.port,
+        method: head.method.clone(),
+        path,
+        authority,
+        fields: head.fields,
+        context: Context {
+            source_cluster: Some(me.cluster.clone()),
+            ..Context::default()
+        },
+    };
+    let client = Client {
+        reader,
+        writer,
+        request_version: head.version,
+    };
+    exchange::run(
+        worker,
+        journey,
+        &decided,
+        &mut attempts,
+        request,
+        upload,
+        client,
+    )
+    .await
+}
+
+/// What a request names, or why that is nothing that the mesh serves.
+fn authority_of(head: &RequestHead) -> Result<(Bytes, Bytes), Refusal> {
+    let target = Target::parse(&head.method, &head.target).map_err(|malformed| {
+        Refusal::new(RefusalReason::MalformedRequest, malformed.to_string())
+    })?;
+    let host = || head.fields.find("host").cloned().unwrap_or_default();
+    Ok(match target {
+        // RFC 9112 section 3.2.2: the absolute form outweighs the Host field.
+        Target::Absolute { authority, path } => (authority, path),
+        Target::Origin { path } => (host(), path),
+        Target::Authority(authority) => (authority, Bytes::from_static(b"/")),
+        Target::Asterisk => (host(), Bytes::from_static(b"*")),
+    })
+}
+
+/// Everything that is decided once per request, on one view.
+async fn decide(
+    worker: &Worker,
+    journey: &mut Journey,
+    head: &RequestHead,
+    authority: &[u8],
+    path: &[u8],
+) -> Result<Decided, Refusal> {
+    let (service, port) = detect(authority)?;
+    journey.record.destination_service = Some(service.clone());
+    let view = worker.view_with(&service).await?;
+    let called = find_service(&view, &service)?;
+    let port = find_port(called, port)?;
+    let draw = worker.draw();
+
+    let request = RequestView {
+        method: std::str::from_utf8(&head.method).unwrap_or_default(),
+        path: std::str::from_utf8(without_query(path)).unwrap_or_default(),
+        headers: &HeaderView(&head.fields),
+    };
+    let matched = called.routes.find(port, &request).ok_or_else(|| {
+        let detail = format!(
+            "{service}: no rule matches {} {}",
+            request.method, request.path
+        );
+        Refusal::new(RefusalReason::NoRoute, detail)
+    })?;
+    let rule = matched.rule();
+    journey.record.route = Some(route_name(rule));
+    journey.rule = Some(rule_name(rule));
+    let settings = called.settings(rule);
+    let backend = pick_backend(rule, draw)?;
+    decide_backend(
+        worker,
+        view.clone(),
+        &service,
+        backend,
+        port,
+        settings,
+        draw,
+    )
+}
+
+/// Reads a body that is known to be short, so that it can be sent again.
+async fn read_short(reader: &mut RequestReader, body: Body) -> Result<Upload, Ended> {
+    match body {
+        Body::None => {}
+        Body::Length(length) if length <= HELD_BYTES => {}
+        Body::Length(_) | Body::Chunked | Body::UntilClose => return Ok(Upload::Streamed),
+    }
+    let mut held = BytesMut::new();
+    loop {
+        match reader.piece().await? {
+            Piece::Data(data) => held.extend_from_slice(&data),
+            Piece::Trailers(_) => {}
+            Piece::End => return Ok(Upload::Held(held.freeze())),
+        }
+    }
+}
+
+fn note(journey: &mut Journey, head: &RequestHead) {
+    journey.record.method = Some(lossy(&head.method));
+    journey.record.request_id = head.fields.find("x-request-id").map(|id| lossy(id));
+}
+
+fn without_query(path: &[u8]) -> &[u8] {
+    path.split(|&byte| byte == b'?').next().unwrap_or(path)
+}
+
+fn interim(status: u16) -> ResponseHead {
+    ResponseHead {
+        status,
+        version: Version::Http11,
+        fields: Fields::new(),
+    }
+}
+
+/// Fields as the router looks at them.
+struct HeaderView<'f>(&'f Fields);
+
+impl Headers for HeaderView<'_> {
+    fn values<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
+        self.0.find_all(name).map(|value| &**value)
+    }
+}

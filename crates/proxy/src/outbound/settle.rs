@@ -1,0 +1,220 @@
+//! What follows from a try: the next place, another try, or the end; and what the caller is told then.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use isthmus_balance::{
+    Attempts, Avoid, Barred, Budget, Decision, GiveUp, Outcome, Reason, Verdict,
+};
+use isthmus_codec::mux::{CannotOpen, ResetCode};
+use isthmus_model::{ClusterName, Handle};
+use isthmus_telemetry::RefusalReason;
+
+use super::decided::Decided;
+use crate::destination::{Destination, Try};
+use crate::mux::{Link, StreamError};
+use crate::refusal::Refusal;
+use crate::worker::Worker;
+
+/// A timer that is never reached, for requests without any deadline.
+const FAR: Duration = Duration::from_hours(24);
+
+/// A try that brought no reply.
+pub(super) struct Failed {
+    pub(super) outcome: Outcome,
+    /// What the caller is told if there is no other try.
+    pub(super) refusal: Refusal,
+}
+
+impl Failed {
+    pub(super) fn new(outcome: Outcome, refusal: Refusal) -> Self {
+        Self { outcome, refusal }
+    }
+}
+
+/// Where this request has failed.
+#[derive(Default)]
+pub(super) struct Avoided {
+    pub(super) clusters: Vec<ClusterName>,
+    pub(super) workloads: Vec<Handle>,
+}
+
+/// What follows from a try that has ended.
+pub(super) struct Settle<'r> {
+    destination: &'r Rc<Destination>,
+    decided: &'r Decided,
+    budget: Rc<RefCell<Budget>>,
+}
+
+impl<'r> Settle<'r> {
+    pub(super) fn new(
+        worker: &Worker,
+        destination: &'r Rc<Destination>,
+        decided: &'r Decided,
+        now: Instant,
+    ) -> Self {
+        let budget = worker.destinations.budget(&decided.called, now);
+        Self {
+            destination,
+            decided,
+            budget,
+        }
+    }
+
+    /// A try brought no reply. `Ok`: there is another one.
+    pub(super) fn failed(
+        &self,
+        attempts: &mut Attempts,
+        avoided: &mut Avoided,
+        attempt: Option<Try>,
+        failed: Failed,
+    ) -> Result<(), Refusal> {
+        let Some(attempt) = attempt else {
+            return Err(failed.refusal);
+        };
+        let place = Place::of(&attempt);
+        // The engines learn first, so that a place that is out by now is seen as such.
+        attempt.finish(failed.outcome);
+        match self.judge_at(attempts, avoided, &place, failed.outcome) {
+            Verdict::Retry { .. } => Ok(()),
+            Verdict::Deliver => Err(failed.refusal),
+            Verdict::GiveUp {
+                reason,
+                maybe_executed,
+            } => Err(give_up(reason, maybe_executed, failed)),
+        }
+    }
+
+    /// A try brought a reply.
+    pub(super) fn judge(
+        &self,
+        attempts: &mut Attempts,
+        avoided: &mut Avoided,
+        attempt: &Try,
+        outcome: Outcome,
+    ) -> Verdict {
+        self.judge_at(attempts, avoided, &Place::of(attempt), outcome)
+    }
+
+    fn judge_at(
+        &self,
+        attempts: &mut Attempts,
+        avoided: &mut Avoided,
+        place: &Place,
+        outcome: Outcome,
+    ) -> Verdict {
+        let now = Instant::now();
+        let before = (avoided.clusters.len(), avoided.workloads.len());
+        avoided.add(attempts.avoid(outcome), place);
+        let escape = choose(self.destination, self.decided, avoided, now).is_ok_and(|next| {
+            let failed = place.cluster.as_ref();
+            failed.is_some_and(|failed| {
+                self.destination
+                    .is_escape(failed, place.workload.as_ref(), &next, now)
+            })
+        });
+        let verdict = attempts.judge(outcome, escape, &mut self.budget.borrow_mut(), now);
+        if !matches!(verdict, Verdict::Retry { .. }) {
+            avoided.clusters.truncate(before.0);
+            avoided.workloads.truncate(before.1);
+        }
+        verdict
+    }
+}
+
+/// Where a try was.
+struct Place {
+    cluster: Option<ClusterName>,
+    workload: Option<Handle>,
+}
+
+impl Place {
+    fn of(attempt: &Try) -> Self {
+        Self {
+            cluster: attempt.cluster().cloned(),
+            workload: attempt.workload().cloned(),
+        }
+    }
+}
+
+impl Avoided {
+    fn add(&mut self, avoid: Avoid, place: &Place) {
+        if avoid == Avoid::Cluster || place.workload.is_none() {
+            self.clusters.extend(place.cluster.clone());
+        }
+        self.workloads.extend(place.workload.clone());
+    }
+}
+
+/// What the caller is told at the end of all tries.
+fn give_up(reason: GiveUp, maybe_executed: bool, failed: Failed) -> Refusal {
+    match reason {
+        GiveUp::DeadlinePassed => Refusal::from(RefusalReason::RequestTimeout),
+        _ if maybe_executed && failed.outcome != Outcome::TimedOut => {
+            Refusal::new(RefusalReason::MaybeExecuted, failed.refusal.detail)
+        }
+        _ => Refusal {
+            detail: format!("{} ({})", failed.refusal.detail, reason.code()),
+            ..failed.refusal
+        },
+    }
+}
+
+/// The cluster of the next try.
+pub(super) fn choose(
+    destination: &Destination,
+    decided: &Decided,
+    avoided: &Avoided,
+    now: Instant,
+) -> Result<Decision, Refusal> {
+    let service = decided.service()?;
+    let shares = destination.shares(&decided.view, service, &decided.permit, &decided.settings);
+    destination.observe(&decided.known, service, &shares, &decided.settings, now);
+    let decision = destination.pick_cluster(&shares, &avoided.clusters, now, decided.draw);
+    if decision.chosen().is_some() {
+        return Ok(decision);
+    }
+    let reason = match decision.reason() {
+        Reason::AllBarred(Barred::NotExported) => RefusalReason::NotExported,
+        _ => RefusalReason::NoHealthyWorkload,
+    };
+    let detail = format!("{}: {}", decided.key.service, decision.reason().code());
+    Err(Refusal::new(reason, detail))
+}
+
+/// The workload could not be reached: nothing was sent.
+pub(super) fn unreached(refusal: Refusal) -> Failed {
+    Failed::new(Outcome::ConnectFailed, refusal)
+}
+
+/// The link took no stream: nothing was sent.
+pub(super) fn not_opened(error: &CannotOpen) -> Failed {
+    let refusal = Refusal::new(RefusalReason::ConnectFailed, error.to_string());
+    Failed::new(Outcome::Drained, refusal)
+}
+
+/// The stream ended before the reply was complete.
+pub(super) fn stream_failed(error: StreamError, link: &Link) -> Failed {
+    let outcome = match error {
+        // The connection was being left: nobody is to blame.
+        StreamError::Reset(ResetCode::Refused) if link.is_leaving() => Outcome::Drained,
+        StreamError::Reset(ResetCode::Refused) => Outcome::Refused {
+            retry_unwanted: false,
+        },
+        StreamError::Reset(ResetCode::Timeout) => Outcome::TimedOut,
+        StreamError::Reset(_) | StreamError::Unsendable(_) | StreamError::Gone => Outcome::Reset,
+    };
+    let reason = match outcome {
+        Outcome::Refused { .. } | Outcome::Drained => RefusalReason::ConnectFailed,
+        Outcome::TimedOut => RefusalReason::RequestTimeout,
+        _ => RefusalReason::UpstreamReset,
+    };
+    Failed::new(outcome, Refusal::new(reason, error.to_string()))
+}
+
+/// When the running try is over at the latest.
+pub(super) fn deadline(attempts: &Attempts) -> tokio::time::Instant {
+    let end = attempts.next_timeout();
+    end.map_or_else(|| tokio::time::Instant::now() + FAR, Into::into)
+}

@@ -1,0 +1,392 @@
+//! Ways to workloads: connections to those of the own cluster, tunnels to those of others.
+//!
+//! A link to a workload is the same thing either way: one `isthmus/1` multiplex inside a mutual-TLS
+//! session that ends at the workload's proxy. Across clusters that session runs through a stream of
+//! an outer session with a gateway, which copies it unread. Links are kept and shared; who dials a
+//! peer that others are dialling waits for the same result. Chooses no workload and no cluster.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use isthmus_codec::message::{Open, Priority, RefusalCode, Reply, TunnelOpen, TunnelReply};
+use isthmus_codec::mux::{CannotOpen, Settings, Side};
+use isthmus_identity::{Callee, Unacceptable, accept_callee, accept_gateway, gateway_server_name};
+use isthmus_model::{ClusterName, Gateway, Handle, Service, Subset, Workload};
+use isthmus_telemetry::{Metrics, RefusalReason};
+use isthmus_wire::ClusterView;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::mux::{Item, Link, Pipe, StreamError};
+use crate::refusal::Refusal;
+use crate::tls::{Me, TlsError};
+
+/// Who has just failed is not dialled again for this long: the next request goes elsewhere at once
+/// instead of waiting for the same timeout.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// Proxies that a tunnel may pass behind the first gateway.
+const HOP_LIMIT: u8 = 0;
+
+/// All links of one worker.
+pub(crate) struct Reach {
+    me: Arc<Me>,
+    metrics: Arc<Metrics>,
+    workloads: RefCell<HashMap<Handle, Rc<Way>>>,
+    gateways: RefCell<HashMap<SocketAddr, Rc<Way>>>,
+    /// Takes turns among gateways.
+    turn: Cell<usize>,
+}
+
+/// A way into one workload of another cluster.
+pub(crate) struct Tunnel {
+    pub(crate) handle: Handle,
+    pub(crate) link: Link,
+}
+
+/// Why a workload could not be reached. Nothing was handed to it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Unreachable {
+    #[error("this proxy has no valid certificate")]
+    NoIdentity,
+    #[error("{0} did not answer within {1:?}")]
+    Timeout(SocketAddr, Duration),
+    #[error("{0}: {1}")]
+    Connect(SocketAddr, io::ErrorKind),
+    #[error("{0}: {1}")]
+    Handshake(SocketAddr, String),
+    #[error("{0}: {1}")]
+    NotVerified(SocketAddr, String),
+    #[error("no gateway of cluster {0} is known")]
+    NoGateway(ClusterName),
+    #[error("the gateway of cluster {0} refused: {1} {2}")]
+    Refused(ClusterName, RefusalCode, String),
+    #[error("the connection ended while it was being opened: {0}")]
+    Ended(String),
+}
+
+impl From<&Unreachable> for Refusal {
+    fn from(unreachable: &Unreachable) -> Self {
+        let reason = match unreachable {
+            Unreachable::NoIdentity => RefusalReason::NoIdentity,
+            Unreachable::Timeout(..) => RefusalReason::ConnectTimeout,
+            Unreachable::NotVerified(..) => RefusalReason::PeerNotVerified,
+            Unreachable::Refused(_, code, _) => match code {
+                RefusalCode::NoSuchService => RefusalReason::NoSuchService,
+                RefusalCode::NotExported => RefusalReason::NotExported,
+                RefusalCode::NotAuthorized => RefusalReason::NotAuthorized,
+                RefusalCode::NoHealthyWorkload => RefusalReason::NoHealthyWorkload,
+                _ => RefusalReason::ConnectFailed,
+            },
+            Unreachable::Connect(..)
+            | Unreachable::Handshake(..)
+            | Unreachable::NoGateway(_)
+            | Unreachable::Ended(_) => RefusalReason::ConnectFailed,
+        };
+        Refusal::new(reason, unreachable.to_string())
+    }
+}
+
+impl From<CannotOpen> for Unreachable {
+    fn from(error: CannotOpen) -> Self {
+        Self::Ended(error.to_string())
+    }
+}
+
+impl From<StreamError> for Unreachable {
+    fn from(error: StreamError) -> Self {
+        Self::Ended(error.to_string())
+    }
+}
+
+impl Reach {
+    pub(crate) fn new(me: Arc<Me>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            me,
+            metrics,
+            workloads: RefCell::default(),
+            gateways: RefCell::default(),
+            turn: Cell::new(0),
+        }
+    }
+
+    /// The link to a workload of the own cluster, dialled when there is none.
+    pub(crate) async fn workload(
+        &self,
+        workload: &Workload,
+        service: &Service,
+        cluster: &ClusterView,
+        limit: Duration,
+    ) -> Result<Link, Unreachable> {
+        let way = way(&self.workloads, &workload.handle);
+        let address = workload.address;
+        way.link(within(address, limit, async {
+            let socket = self.dial(address).await?;
+            self.inner(socket, address, service, cluster).await
+        }))
+        .await
+    }
+
+    /// Opens a new tunnel to a workload of another cluster, if possible not to one of `avoid`.
+    pub(crate) async fn tunnel(
+        &self,
+        cluster: &ClusterView,
+        service: &Service,
+        port: u16,
+        subset: &Subset,
+        avoid: Vec<Handle>,
+        limit: Duration,
+    ) -> Result<Tunnel, Unreachable> {
+        let name = &cluster.cluster.name;
+        let mut last = Unreachable::NoGateway(name.clone());
+        for gateway in self.gateways_in_turn(cluster) {
+            let open = TunnelOpen {
+                cluster: name.clone(),
+                service: service.name.clone(),
+                port,
+                subset: subset.clone(),
+                avoid: avoid.clone(),
+                want: None,
+                hop_limit: HOP_LIMIT,
+                priority: Priority::Normal,
+                data_class: None,
+            };
+            match self
+                .tunnel_through(gateway, cluster, service, open, limit)
+                .await
+            {
+                Ok(tunnel) => return Ok(tunnel),
+                // The cluster has spoken; a sibling gateway would say the same.
+                Err(refused @ (Unreachable::Refused(..) | Unreachable::NotVerified(..))) => {
+                    return Err(refused);
+                }
+                Err(other) => last = other,
+            }
+        }
+        Err(last)
+    }
+
+    async fn tunnel_through(
+        &self,
+        gateway: &Gateway,
+        cluster: &ClusterView,
+        service: &Service,
+        open: TunnelOpen,
+        limit: Duration,
+    ) -> Result<Tunnel, Unreachable> {
+        let address = gateway.address;
+        let outer = self.gateway(address, &cluster.cluster.name, limit).await?;
+        within(address, limit, async {
+            let stream = outer.open(&Open::Tunnel(open), false)?;
+            let handle = match stream.receive().await? {
+                Item::Reply(Reply::Tunnel(TunnelReply::Open { handle, .. })) => handle,
+                Item::Reply(Reply::Tunnel(TunnelReply::Refused { code, detail })) => {
+                    let cluster = cluster.cluster.name.clone();
+                    return Err(Unreachable::Refused(cluster, code, detail));
+                }
+                Item::Reply(_) | Item::Data(_) | Item::End(_) => {
+                    return Err(Unreachable::Ended("the gateway did not answer".to_owned()));
+                }
+            };
+            let link = self
+                .inner(Pipe::new(stream), address, service, cluster)
+                .await?;
+            Ok(Tunnel { handle, link })
+        })
+        .await
+    }
+
+    /// The outer session with a gateway.
+    async fn gateway(
+        &self,
+        address: SocketAddr,
+        cluster: &ClusterName,
+        limit: Duration,
+    ) -> Result<Link, Unreachable> {
+        let way = way(&self.gateways, &address);
+        way.link(within(address, limit, async {
+            let socket = self.dial(address).await?;
+            let name = gateway_server_name(cluster);
+            let (session, peer) = self
+                .me
+                .connect(name, socket, &self.metrics)
+                .await
+                .map_err(|error| handshake(address, &error))?;
+            accept_gateway(&peer, cluster).map_err(|error| self.unacceptable(address, &error))?;
+            Ok(Link::start(session, Side::Dialler, Settings::default()))
+        }))
+        .await
+    }
+
+    async fn dial(&self, address: SocketAddr) -> Result<TcpStream, Unreachable> {
+        if !self.me.has_valid_leaf() {
+            return Err(Unreachable::NoIdentity);
+        }
+        let failed = |error: io::Error| Unreachable::Connect(address, error.kind());
+        let socket = TcpStream::connect(address).await.map_err(failed)?;
+        socket.set_nodelay(true).map_err(failed)?;
+        Ok(socket)
+    }
+
+    /// The session with the workload's proxy, and the proof that it may be this service.
+    async fn inner<T>(
+        &self,
+        io: T,
+        address: SocketAddr,
+        service: &Service,
+        cluster: &ClusterView,
+    ) -> Result<Link, Unreachable>
+    where
+        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+    {
+        let name = ServerName::try_from(service.name.host())
+            .map_err(|_| Unreachable::Ended("the service's name is too long".to_owned()))?;
+        let (session, peer) = self
+            .me
+            .connect(name, io, &self.metrics)
+            .await
+            .map_err(|error| handshake(address, &error))?;
+        let callee = Callee {
+            cluster: &cluster.cluster,
+            namespace: &service.name.namespace,
+            accounts: &service.accounts,
+        };
+        accept_callee(&peer, &callee).map_err(|error| self.unacceptable(address, &error))?;
+        Ok(Link::start(session, Side::Dialler, Settings::default()))
+    }
+
+    fn unacceptable(&self, address: SocketAddr, error: &Unacceptable) -> Unreachable {
+        self.metrics.count_tls_refused(error.reason());
+        Unreachable::NotVerified(address, error.to_string())
+    }
+
+    /// Healthy gateways, a different one first each time, then the others as a last resort.
+    fn gateways_in_turn<'c>(&self, cluster: &'c ClusterView) -> impl Iterator<Item = &'c Gateway> {
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        let healthy: Vec<_> = cluster
+            .gateways
+            .iter()
+            .filter(|gateway| gateway.healthy)
+            .collect();
+        let others = cluster.gateways.iter().filter(|gateway| !gateway.healthy);
+        let first = turn.checked_rem(healthy.len()).unwrap_or(0);
+        let (before, from) = healthy.split_at(first);
+        from.iter()
+            .chain(before)
+            .copied()
+            .chain(others)
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
+    /// Closes links that nobody has used for `idle`, and forgets ways that lead nowhere.
+    pub(crate) fn tidy(&self, idle: Duration, now: Instant) {
+        self.workloads
+            .borrow_mut()
+            .retain(|_, way| way.tidy(idle, now));
+        self.gateways
+            .borrow_mut()
+            .retain(|_, way| way.tidy(idle, now));
+    }
+
+    /// No new streams on any link; those that run may finish.
+    pub(crate) fn drain(&self) {
+        for way in self
+            .workloads
+            .borrow()
+            .values()
+            .chain(self.gateways.borrow().values())
+        {
+            if let Some(link) = &*way.link.borrow() {
+                link.drain();
+            }
+        }
+    }
+}
+
+fn way<K: Clone + Eq + std::hash::Hash>(ways: &RefCell<HashMap<K, Rc<Way>>>, key: &K) -> Rc<Way> {
+    Rc::clone(ways.borrow_mut().entry(key.clone()).or_default())
+}
+
+fn handshake(address: SocketAddr, error: &TlsError) -> Unreachable {
+    if error.is_transport() {
+        Unreachable::Handshake(address, error.to_string())
+    } else {
+        Unreachable::NotVerified(address, error.to_string())
+    }
+}
+
+async fn within<T>(
+    address: SocketAddr,
+    limit: Duration,
+    work: impl Future<Output = Result<T, Unreachable>>,
+) -> Result<T, Unreachable> {
+    timeout(limit, work)
+        .await
+        .unwrap_or(Err(Unreachable::Timeout(address, limit)))
+}
+
+/// A peer that may be connected, being dialled, or just failed.
+#[derive(Default)]
+struct Way {
+    link: RefCell<Option<Link>>,
+    failed: RefCell<Option<(Instant, Unreachable)>>,
+    dialling: Mutex<()>,
+}
+
+impl Way {
+    /// The link that stands, or what `dial` makes; one dials, the others wait.
+    async fn link(
+        &self,
+        dial: impl Future<Output = Result<Link, Unreachable>>,
+    ) -> Result<Link, Unreachable> {
+        if let Some(known) = self.known() {
+            return known;
+        }
+        let _turn = self.dialling.lock().await;
+        if let Some(known) = self.known() {
+            return known;
+        }
+        let dialled = dial.await;
+        match &dialled {
+            Ok(link) => *self.link.borrow_mut() = Some(link.clone()),
+            Err(error) => *self.failed.borrow_mut() = Some((Instant::now(), error.clone())),
+        }
+        dialled
+    }
+
+    fn known(&self) -> Option<Result<Link, Unreachable>> {
+        if let Some(link) = self.link.borrow().as_ref().filter(|link| link.is_usable()) {
+            return Some(Ok(link.clone()));
+        }
+        match &*self.failed.borrow() {
+            Some((at, error)) if at.elapsed() < AFTER_FAILURE => Some(Err(error.clone())),
+            _ => None,
+        }
+    }
+
+    /// False when there is nothing to keep.
+    fn tidy(&self, idle: Duration, now: Instant) -> bool {
+        let mut link = self.link.borrow_mut();
+        let Some(standing) = &*link else {
+            return self.dialling.try_lock().is_err();
+        };
+        let unused = standing
+            .idle_since()
+            .is_some_and(|since| now.saturating_duration_since(since) > idle);
+        if unused {
+            standing.drain();
+        }
+        if unused || !standing.is_usable() {
+            *link = None;
+        }
+        true
+    }
+}

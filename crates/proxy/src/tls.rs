@@ -1,0 +1,152 @@
+//! Mutual TLS with other proxies: who we are, and proof of who they are.
+//!
+//! A handshake that succeeds yields a `VerifiedPeer`; whether that peer is the right one is judged
+//! before the first byte is sent (`identity::accept_…`). What fails is counted by reason.
+
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use isthmus_codec::mux;
+use isthmus_identity::{
+    ClientAuth, LeafCell, PeerError, PeerRole, TrustCell, VerifiedPeer, client_config, peer,
+    server_config,
+};
+use isthmus_model::{ClusterName, Identity};
+use isthmus_telemetry::Metrics;
+use rustls::pki_types::ServerName;
+use rustls::time_provider::DefaultTimeProvider;
+use rustls::{ClientConfig, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+/// Who this proxy is, and whom it trusts. Both change under way, in their cells.
+pub(crate) struct Me {
+    pub(crate) identity: Identity,
+    pub(crate) cluster: ClusterName,
+    pub(crate) leaf: Arc<LeafCell>,
+    pub(crate) trust: Arc<TrustCell>,
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+/// Why there is no session with a peer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    #[error("TLS handshake: {0}")]
+    Handshake(#[from] io::Error),
+    #[error("the peer's identity: {0}")]
+    Peer(#[from] PeerError),
+    #[error("the peer does not speak isthmus/1 on this port")]
+    Protocol,
+}
+
+impl TlsError {
+    /// A short stable word for counters.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Handshake(error) => {
+                let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+                inner
+                    .and_then(PeerError::of)
+                    .map_or("handshake", |error| error.reason())
+            }
+            Self::Peer(error) => error.reason(),
+            Self::Protocol => "protocol",
+        }
+    }
+
+    /// The connection itself failed; nothing is said about the peer.
+    pub(crate) fn is_transport(&self) -> bool {
+        matches!(self, Self::Handshake(error) if error.get_ref().is_none_or(|inner| !inner.is::<rustls::Error>()))
+    }
+}
+
+impl Me {
+    pub(crate) fn new(
+        identity: Identity,
+        cluster: ClusterName,
+        leaf: Arc<LeafCell>,
+        trust: Arc<TrustCell>,
+    ) -> Self {
+        let time = Arc::new(DefaultTimeProvider);
+        let alpn = [mux::ALPN];
+        let server = server_config(
+            Arc::clone(&leaf),
+            Arc::clone(&trust),
+            &alpn,
+            ClientAuth::Required,
+            time.clone(),
+        );
+        let client = client_config(Some(Arc::clone(&leaf)), Arc::clone(&trust), &alpn, time);
+        Self {
+            identity,
+            cluster,
+            leaf,
+            trust,
+            server: server.into(),
+            client: client.into(),
+        }
+    }
+
+    /// Is there a certificate that peers still accept?
+    pub(crate) fn has_valid_leaf(&self) -> bool {
+        !self.leaf.load().expired(SystemTime::now())
+    }
+
+    /// Takes a peer's session. Failures are counted.
+    pub(crate) async fn accept<T>(
+        &self,
+        io: T,
+        metrics: &Metrics,
+    ) -> Result<(server::TlsStream<T>, VerifiedPeer), TlsError>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let session = async {
+            let stream = TlsAcceptor::from(Arc::clone(&self.server))
+                .accept(io)
+                .await?;
+            let (_, session) = stream.get_ref();
+            if session.alpn_protocol() != Some(mux::ALPN) {
+                return Err(TlsError::Protocol);
+            }
+            let now = SystemTime::now();
+            let peer = peer(session, &self.trust.load(), PeerRole::Client, now)?;
+            Ok((stream, peer))
+        };
+        session.await.inspect_err(|error| count(error, metrics))
+    }
+
+    /// Opens a session with a peer. Failures are counted.
+    pub(crate) async fn connect<T>(
+        &self,
+        name: ServerName<'static>,
+        io: T,
+        metrics: &Metrics,
+    ) -> Result<(client::TlsStream<T>, VerifiedPeer), TlsError>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let session = async {
+            let stream = TlsConnector::from(Arc::clone(&self.client))
+                .connect(name, io)
+                .await?;
+            let (_, session) = stream.get_ref();
+            if session.alpn_protocol() != Some(mux::ALPN) {
+                return Err(TlsError::Protocol);
+            }
+            let now = SystemTime::now();
+            let peer = peer(session, &self.trust.load(), PeerRole::Server, now)?;
+            Ok((stream, peer))
+        };
+        session.await.inspect_err(|error| count(error, metrics))
+    }
+}
+
+/// A peer that went away is no refusal.
+fn count(error: &TlsError, metrics: &Metrics) {
+    if !error.is_transport() {
+        metrics.count_tls_refused(error.reason());
+    }
+}

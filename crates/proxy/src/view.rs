@@ -1,0 +1,214 @@
+//! What the proxy knows, compiled for deciding.
+//!
+//! A [`View`] is immutable: a request loads one and is decided on it alone. [`ViewBuilder`] is the
+//! only thing that makes them, from the resources that the control plane pushed. A resource that
+//! cannot be read is rejected alone; the last good one stays, and where there is none the service
+//! refuses. Never does I/O.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use isthmus_authz::Policies;
+use isthmus_model::{
+    ClusterName, Route, Service, ServiceName, Share, TrafficPolicy, TrafficSettings, Workload,
+};
+use isthmus_route::{RouteId, RouteTable, Rule, settings};
+use isthmus_wire::{Body, ClusterView, Topic};
+
+/// One version of everything that the proxy knows.
+#[derive(Debug)]
+pub(crate) struct View {
+    own: ClusterName,
+    policies: Option<Policies>,
+    clusters: BTreeMap<ClusterName, Arc<ClusterView>>,
+    services: HashMap<ServiceName, Arc<Known>>,
+}
+
+/// A service that the control plane has answered for.
+#[derive(Debug)]
+pub(crate) enum Known {
+    Service(ServiceView),
+    /// No such service exists.
+    Absent,
+    /// Its declaration could not be read, and there was no earlier one.
+    Unusable(String),
+}
+
+/// A service with everything that bears on it.
+#[derive(Debug)]
+pub(crate) struct ServiceView {
+    pub(crate) service: Service,
+    pub(crate) routes: RouteTable,
+    /// Workloads of the own cluster.
+    pub(crate) workloads: Vec<Workload>,
+    /// Shares of the other clusters.
+    pub(crate) shares: Vec<Share>,
+    settings: Arc<TrafficSettings>,
+    route_settings: HashMap<RouteId, Arc<TrafficSettings>>,
+}
+
+impl View {
+    /// What a proxy of `own` knows before it has heard anything.
+    pub(crate) fn empty(own: ClusterName) -> Self {
+        Self {
+            own,
+            policies: None,
+            clusters: BTreeMap::new(),
+            services: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn own(&self) -> &ClusterName {
+        &self.own
+    }
+
+    /// `None` until the mesh itself is known: then nobody is permitted anything.
+    pub(crate) fn policies(&self) -> Option<&Policies> {
+        self.policies.as_ref()
+    }
+
+    pub(crate) fn cluster(&self, name: &ClusterName) -> Option<&Arc<ClusterView>> {
+        self.clusters.get(name)
+    }
+
+    /// `None`: not known yet, which is not the same as [`Known::Absent`].
+    pub(crate) fn find(&self, service: &ServiceName) -> Option<&Arc<Known>> {
+        self.services.get(service)
+    }
+}
+
+impl ServiceView {
+    /// What holds for a request that matched `rule`.
+    pub(crate) fn settings(&self, rule: &Rule) -> TrafficSettings {
+        let of_route = rule
+            .route()
+            .and_then(|route| self.route_settings.get(route));
+        let mut settings = TrafficSettings::clone(of_route.unwrap_or(&self.settings));
+        rule.outweigh(&mut settings.timeout);
+        settings
+    }
+
+    /// What holds where no route is looked at: plain TCP, health checks.
+    pub(crate) fn own_settings(&self) -> &TrafficSettings {
+        &self.settings
+    }
+
+    /// Services that its routes lead to, itself left out.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = &ServiceName> {
+        self.routes
+            .rules()
+            .flat_map(Rule::backends)
+            .map(|backend| &backend.service)
+            .filter(|service| **service != self.service.name)
+    }
+}
+
+/// Makes views of what the subscription holds.
+#[derive(Debug)]
+pub(crate) struct ViewBuilder {
+    own: ClusterName,
+    policies: Option<Policies>,
+    clusters: BTreeMap<ClusterName, Arc<ClusterView>>,
+    services: HashMap<ServiceName, Arc<Known>>,
+}
+
+impl ViewBuilder {
+    pub(crate) fn new(own: ClusterName) -> Self {
+        Self {
+            own,
+            policies: None,
+            clusters: BTreeMap::new(),
+            services: HashMap::new(),
+        }
+    }
+
+    /// Compiles one topic that has been answered. `bodies`: its good resources. `unusable`: why one
+    /// of its resources was rejected without an earlier good one, if so.
+    pub(crate) fn compile(&mut self, topic: &Topic, bodies: Vec<Body>, unusable: Option<String>) {
+        match topic {
+            Topic::Mesh => self.compile_mesh(bodies),
+            Topic::Service(service) => {
+                let known = compile_service(service, bodies, unusable);
+                self.services.insert(service.clone(), Arc::new(known));
+            }
+        }
+    }
+
+    fn compile_mesh(&mut self, bodies: Vec<Body>) {
+        self.clusters.clear();
+        for body in bodies {
+            match body {
+                Body::Mesh(mesh) => {
+                    self.policies = Some(Policies::compile(mesh.trust_domain, self.own.clone()));
+                }
+                Body::Cluster(view) => {
+                    self.clusters
+                        .insert(view.cluster.name.clone(), Arc::new(view));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn build(&self) -> View {
+        View {
+            own: self.own.clone(),
+            policies: self.policies.clone(),
+            clusters: self.clusters.clone(),
+            services: self.services.clone(),
+        }
+    }
+
+    /// Services that routes of known services lead to, and that nobody has asked for yet.
+    pub(crate) fn wanted(&self) -> BTreeSet<ServiceName> {
+        let known = self.services.values().filter_map(|known| match &**known {
+            Known::Service(service) => Some(service),
+            Known::Absent | Known::Unusable(_) => None,
+        });
+        known
+            .flat_map(ServiceView::backends)
+            .filter(|service| !self.services.contains_key(*service))
+            .cloned()
+            .collect()
+    }
+}
+
+fn compile_service(name: &ServiceName, bodies: Vec<Body>, unusable: Option<String>) -> Known {
+    let mut service = None;
+    let mut routes: Vec<Route> = Vec::new();
+    let mut policies: Vec<TrafficPolicy> = Vec::new();
+    let mut workloads = Vec::new();
+    let mut shares = Vec::new();
+    for body in bodies {
+        match body {
+            Body::Service(found) => service = Some(found),
+            Body::Route(route) => routes.push(route),
+            Body::TrafficPolicy(policy) => policies.push(policy),
+            Body::Workload(workload) => workloads.push(workload),
+            Body::Share(share) => shares.push(share),
+            Body::Mesh(_) | Body::Cluster(_) | Body::Gateway(_) => {}
+        }
+    }
+    let Some(service) = service else {
+        return unusable.map_or(Known::Absent, Known::Unusable);
+    };
+    let routes: Vec<&Route> = routes.iter().collect();
+    let policies: Vec<&TrafficPolicy> = policies.iter().collect();
+    let resolve = |route: Option<&RouteId>| Arc::new(settings::resolve(&policies, name, route));
+    let route_settings = routes.iter().map(|route| {
+        let id = RouteId {
+            namespace: route.namespace.clone(),
+            name: route.name.clone(),
+        };
+        let settings = resolve(Some(&id));
+        (id, settings)
+    });
+    Known::Service(ServiceView {
+        routes: RouteTable::compile(&service, &routes),
+        settings: resolve(None),
+        route_settings: route_settings.collect(),
+        workloads,
+        shares,
+        service,
+    })
+}

@@ -1,0 +1,151 @@
+//! What one worker thread has: everything that a request passes on its way, and nothing shared with
+//! other workers but immutable views.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use isthmus_api::ExplainReply;
+use isthmus_model::ServiceName;
+use isthmus_telemetry::{Metrics, RefusalReason};
+use isthmus_wire::proto;
+use isthmus_world::{Chance, DrainWatch, RealChance, Snapshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout_at;
+
+use crate::config::Config;
+use crate::destination::Destinations;
+use crate::journey::Recorder;
+use crate::program::Program;
+use crate::reach::Reach;
+use crate::refusal::Refusal;
+use crate::tls::Me;
+use crate::view::{Known, View};
+
+/// How long a first call waits for the control plane's answer.
+const NOT_KNOWN_YET: Duration = Duration::from_secs(2);
+/// Links and tunnels that nobody has used for this long are closed.
+const IDLE: Duration = Duration::from_secs(90);
+/// Tunnels are opened anew after this time, so that callers spread over new workloads.
+const TUNNEL_LIFE: Duration = Duration::from_mins(5);
+/// How often that is looked after.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+
+/// What all workers of a process have in common.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) config: Arc<Config>,
+    pub(crate) me: Arc<Me>,
+    pub(crate) view: Snapshot<View>,
+    pub(crate) interest: Interest,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) drain: DrainWatch,
+}
+
+/// A question about the worker's state, and where the answer goes.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) question: proto::Explain,
+    pub(crate) answer: oneshot::Sender<Result<ExplainReply, String>>,
+}
+
+/// Asks the control plane for services that somebody calls.
+#[derive(Debug, Clone)]
+pub(crate) struct Interest(mpsc::Sender<ServiceName>);
+
+impl Interest {
+    pub(crate) fn new(sender: mpsc::Sender<ServiceName>) -> Self {
+        Self(sender)
+    }
+}
+
+pub(crate) struct Worker {
+    pub(crate) common: Common,
+    pub(crate) recorder: Recorder,
+    pub(crate) reach: Reach,
+    pub(crate) destinations: Destinations,
+    pub(crate) program: Program,
+    chance: RefCell<RealChance>,
+}
+
+impl Worker {
+    pub(crate) fn new(common: Common, chance: RealChance) -> Rc<Self> {
+        let recorder = Recorder::new(Arc::clone(&common.metrics), common.config.access_log);
+        let reach = Reach::new(Arc::clone(&common.me), Arc::clone(&common.metrics));
+        Rc::new(Self {
+            program: Program::of(&common.config),
+            recorder,
+            reach,
+            destinations: Destinations::default(),
+            chance: RefCell::new(chance),
+            common,
+        })
+    }
+
+    /// The name of this process.
+    pub(crate) fn name(&self) -> &str {
+        &self.common.config.name
+    }
+
+    /// A uniformly distributed number.
+    pub(crate) fn draw(&self) -> u64 {
+        self.chance.borrow_mut().draw()
+    }
+
+    /// A view in which `service` is known, one way or the other. A service that nobody has called
+    /// before is asked for, with a bounded wait.
+    ///
+    /// Errors: the control plane has not answered in time.
+    pub(crate) async fn view_with(&self, service: &ServiceName) -> Result<Arc<View>, Refusal> {
+        let mut published = self.common.view.subscribe();
+        let view = self.common.view.load_full();
+        if is_known(&view, service) {
+            return Ok(view);
+        }
+        let deadline = tokio::time::Instant::now() + NOT_KNOWN_YET;
+        let late = || {
+            let detail = format!("asked for service {service}, no answer in {NOT_KNOWN_YET:?}");
+            Refusal::new(RefusalReason::NotKnownYet, detail)
+        };
+        let asked = self.common.interest.0.send(service.clone());
+        timeout_at(deadline, asked)
+            .await
+            .map_err(|_| late())?
+            .map_err(|_| late())?;
+        loop {
+            let view = self.common.view.load_full();
+            if is_known(&view, service) {
+                return Ok(view);
+            }
+            match timeout_at(deadline, published.changed()).await {
+                Ok(true) => {}
+                Ok(false) | Err(_) => return Err(late()),
+            }
+        }
+    }
+
+    /// Closes what nobody uses, until the worker ends.
+    pub(crate) async fn keep_tidy(self: Rc<Self>) {
+        let mut every = tokio::time::interval(TIDY_EVERY);
+        loop {
+            every.tick().await;
+            let now = Instant::now();
+            self.reach.tidy(IDLE, now);
+            self.destinations.tidy(IDLE, TUNNEL_LIFE, now);
+            self.program.tidy(now);
+        }
+    }
+}
+
+fn is_known(view: &View, service: &ServiceName) -> bool {
+    match view.find(service).map(|known| &**known) {
+        // A route may lead to services that were not asked for before.
+        Some(Known::Service(found)) => {
+            found.backends().all(|backend| view.find(backend).is_some())
+                && view.policies().is_some()
+        }
+        Some(Known::Absent | Known::Unusable(_)) => true,
+        None => false,
+    }
+}

@@ -1,0 +1,135 @@
+//! The name, type, labels and meaning of every metric.
+
+/// How a metric's values are to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only grows; restarts at zero with its process.
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// One metric family as it is exposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetricName {
+    /// The full name; counters end in `_total`.
+    pub name: &'static str,
+    pub kind: MetricKind,
+    pub labels: &'static [&'static str],
+    /// One sentence, with the unit.
+    pub help: &'static str,
+}
+
+impl MetricName {
+    /// What the registry is told: it adds a counter's `_total` itself.
+    pub(crate) fn registered(&self) -> &'static str {
+        self.name.strip_suffix("_total").unwrap_or(self.name)
+    }
+}
+
+const FLOW: &[&str] = &[
+    "reporter",
+    "source_service",
+    "source_cluster",
+    "destination_service",
+    "destination_cluster",
+];
+
+pub(crate) const REQUESTS: MetricName = MetricName {
+    name: "isthmus_requests_total",
+    kind: MetricKind::Counter,
+    labels: &[
+        "reporter",
+        "source_service",
+        "source_cluster",
+        "destination_service",
+        "destination_cluster",
+        "response_code",
+        "refusal",
+    ],
+    help: "Requests that have ended, by the status the caller saw and the mesh's reason if it refused",
+};
+
+pub(crate) const REQUEST_DURATION: MetricName = MetricName {
+    name: "isthmus_request_duration_seconds",
+    kind: MetricKind::Histogram,
+    labels: FLOW,
+    help: "Seconds from a request's first byte to the last byte of its reply, retries included",
+};
+
+pub(crate) const TCP_CONNECTIONS: MetricName = MetricName {
+    name: "isthmus_tcp_connections_total",
+    kind: MetricKind::Counter,
+    labels: FLOW,
+    help: "Plain TCP connections that were carried",
+};
+
+pub(crate) const BYTES: MetricName = MetricName {
+    name: "isthmus_bytes_total",
+    kind: MetricKind::Counter,
+    labels: &[
+        "reporter",
+        "source_service",
+        "source_cluster",
+        "destination_service",
+        "destination_cluster",
+        "direction",
+    ],
+    help: "Bytes of bodies and of TCP streams; direction is request (towards the destination) or response",
+};
+
+pub(crate) const RETRIES: MetricName = MetricName {
+    name: "isthmus_retries_total",
+    kind: MetricKind::Counter,
+    labels: FLOW,
+    help: "Attempts beyond a request's first",
+};
+
+pub(crate) const STREAMS_OPEN: MetricName = MetricName {
+    name: "isthmus_streams_open",
+    kind: MetricKind::Gauge,
+    labels: &["reporter"],
+    help: "Streams between proxies that are open now",
+};
+
+pub(crate) const TLS_REFUSED: MetricName = MetricName {
+    name: "isthmus_tls_refused_total",
+    kind: MetricKind::Counter,
+    labels: &["reason"],
+    help: "Handshakes refused because the peer's identity was missing, wrong or not trusted",
+};
+
+pub(crate) const SNAPSHOT_REFUSED: MetricName = MetricName {
+    name: "isthmus_snapshot_refused_total",
+    kind: MetricKind::Counter,
+    labels: &["reason"],
+    help: "Saved snapshots not used because they were damaged, foreign, expired or of an unknown version",
+};
+
+pub(crate) const LABEL_OVERFLOW: MetricName = MetricName {
+    name: "isthmus_label_overflow_total",
+    kind: MetricKind::Counter,
+    labels: &[],
+    help: "Label sets that were counted as 'other' because the bound on distinct ones was reached",
+};
+
+pub(crate) const BUILD_INFO: MetricName = MetricName {
+    name: "isthmus_build_info",
+    kind: MetricKind::Gauge,
+    labels: &["version"],
+    help: "Always 1; the version of this process stands in its label",
+};
+
+/// Every metric, in the order of the reference page.
+pub const METRICS: [MetricName; 10] = [
+    REQUESTS,
+    REQUEST_DURATION,
+    RETRIES,
+    TCP_CONNECTIONS,
+    BYTES,
+    STREAMS_OPEN,
+    TLS_REFUSED,
+    SNAPSHOT_REFUSED,
+    LABEL_OVERFLOW,
+    BUILD_INFO,
+];
