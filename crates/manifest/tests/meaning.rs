@@ -85,7 +85,7 @@ fn each_field_of_a_policy_sets_that_and_nothing_else() {
             },
         ),
         ("timeout: {request: 1h30m}", |p| {
-            p.request_timeout = Some(Duration::from_secs(5400));
+            p.request_timeout = Some(Duration::from_mins(90));
         }),
         ("timeout: {perTry: 0s}", |p| {
             p.per_try_timeout = Some(Duration::ZERO);
@@ -97,7 +97,7 @@ fn each_field_of_a_policy_sets_that_and_nothing_else() {
             p.consecutive_errors = Some(7);
         }),
         ("outlier: {baseEjection: 1m}", |p| {
-            p.base_ejection = Some(Duration::from_secs(60));
+            p.base_ejection = Some(Duration::from_mins(1));
         }),
         ("outlier: {maxEjectedPercent: 0}", |p| {
             p.max_ejected = Percent::new(0).ok();
