@@ -9,15 +9,11 @@
 //! the decision does not depend on the draw.
 
 use std::cmp::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use isthmus_model::ClusterName;
 
-use crate::breaker::Gate;
-use crate::constants::{EVIDENCE, STALE_AFTER};
 use crate::draw;
-use crate::ramp;
-use crate::valve::{ClusterState, Valve};
 
 /// What facts say about one cluster's part of a (service, port, subset).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +154,23 @@ impl Hot {
 }
 
 impl Decision {
+    /// The choice among all `candidates`, in any order; `draw` is uniformly distributed.
+    pub(crate) fn among(mut candidates: Vec<Considered>, draw: u64) -> Self {
+        candidates.sort_by(nearer);
+        for (rank, candidate) in candidates.iter_mut().enumerate() {
+            candidate.rank = rank;
+        }
+        let (chosen, reason) = match choose(&candidates, draw) {
+            Ok((chosen, reason)) => (Some(chosen.rank), reason),
+            Err(reason) => (None, reason),
+        };
+        Self {
+            chosen,
+            reason,
+            candidates,
+        }
+    }
+
     /// `None` only if no lawful cluster has a workload.
     pub fn chosen(&self) -> Option<&Considered> {
         self.chosen.map(|index| &self.candidates[index])
@@ -173,60 +186,6 @@ impl Decision {
     }
 }
 
-impl Valve {
-    /// Chooses the cluster for a try. `avoid`: clusters where this request has failed. `draw`:
-    /// uniformly distributed, one per request.
-    ///
-    /// Changes nothing: asked twice with the same state, it answers twice the same.
-    pub fn pick_cluster(
-        &self,
-        shares: &[ClusterShare],
-        avoid: &[ClusterName],
-        now: Instant,
-        draw: u64,
-    ) -> Decision {
-        let consider = |share| self.consider(share, avoid, now);
-        let mut candidates: Vec<Considered> = shares.iter().map(consider).collect();
-        candidates.sort_by(nearer);
-        for (rank, candidate) in candidates.iter_mut().enumerate() {
-            candidate.rank = rank;
-        }
-        let (chosen, reason) = match choose(&candidates, draw) {
-            Ok((chosen, reason)) => (Some(chosen.rank), reason),
-            Err(reason) => (None, reason),
-        };
-        Decision {
-            chosen,
-            reason,
-            candidates,
-        }
-    }
-
-    fn consider(&self, share: &ClusterShare, avoid: &[ClusterName], now: Instant) -> Considered {
-        let unused = ClusterState::default();
-        let state = self.clusters.get(&share.cluster).unwrap_or(&unused);
-        let gate = state.breaker.gate(now);
-        let hot = heat(share, state, gate, !avoid.is_empty());
-        Considered {
-            rank: 0,
-            trusted: share.age <= STALE_AFTER || state.succeeded_lately(now),
-            in_flight: state.in_flight,
-            hot,
-            probe: gate == Gate::MayProbe && hot.is_none(),
-            slow_start: ramp::share(state.ramp, now),
-            avoided: avoid.contains(&share.cluster),
-            share: share.clone(),
-        }
-    }
-}
-
-impl ClusterState {
-    fn succeeded_lately(&self, now: Instant) -> bool {
-        self.succeeded
-            .is_some_and(|at| now.saturating_duration_since(at) <= EVIDENCE)
-    }
-}
-
 impl Considered {
     /// May serve and has something to serve with.
     fn runs(&self) -> bool {
@@ -236,27 +195,6 @@ impl Considered {
     fn usable(&self) -> bool {
         self.hot.is_none() && !self.avoided
     }
-}
-
-/// The phases of the valve, the surest evidence first.
-fn heat(share: &ClusterShare, state: &ClusterState, gate: Gate, is_retry: bool) -> Option<Hot> {
-    if share.healthy == 0 {
-        return Some(Hot::NoHealthyWorkload);
-    }
-    match gate {
-        Gate::Open { remaining } => return Some(Hot::BreakerOpen { remaining }),
-        Gate::Probing => return Some(Hot::Probing),
-        // A request that has failed once should go where it surely works.
-        Gate::MayProbe if is_retry => {
-            return Some(Hot::BreakerOpen {
-                remaining: Duration::ZERO,
-            });
-        }
-        Gate::MayProbe | Gate::Closed => {}
-    }
-    let in_flight = state.in_flight;
-    let limit = state.limit.exceeded_by(in_flight)?;
-    Some(Hot::OverLimit { in_flight, limit })
 }
 
 /// The caller's own cluster first, whatever the age of its facts: losing a control plane must not

@@ -48,10 +48,10 @@ pub const LATENCY_FLOOR: Duration = Duration::from_micros(100);
 pub const FAILURE_LATENCY: Duration = Duration::from_secs(1);
 
 /// An ejection never lasts longer, so that a workload that was repaired is found again.
-pub const EJECTION_LONGEST: Duration = Duration::from_secs(300);
+pub const EJECTION_LONGEST: Duration = Duration::from_mins(5);
 
 /// A workload that took traffic this long since its last ejection is as good as new.
-pub const EJECTION_MEMORY: Duration = Duration::from_secs(60);
+pub const EJECTION_MEMORY: Duration = Duration::from_mins(1);
 
 /// Bodies up to this many bytes are kept, so that they can be sent again, and replies up to this
 /// length are held until complete while a retry is possible.

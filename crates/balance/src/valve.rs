@@ -1,32 +1,33 @@
 //! What a proxy knows about each cluster of one (service, port, subset) from its own requests and
-//! from the facts it was told. Changing it is here; choosing from it is [`crate::choice`].
+//! from the facts it was told: what changes it, and whether it makes a cluster hot. Choosing among
+//! clusters so considered is [`crate::choice`].
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use isthmus_model::ClusterName;
 
 use crate::breaker::{Breaker, Change, Gate, Pass};
-use crate::choice::{ClusterShare, Decision};
+use crate::choice::{ClusterShare, Considered, Decision, Hot};
+use crate::constants::{EVIDENCE, STALE_AFTER};
 use crate::limit::Limit;
-
 use crate::outcome::{Evidence, Outcome};
-use crate::ramp::Ramp;
+use crate::ramp::{self, Ramp};
 
 /// The state behind the choice of a cluster. One per (service, port, subset) that is called.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Valve {
-    pub(crate) clusters: BTreeMap<ClusterName, ClusterState>,
+    clusters: BTreeMap<ClusterName, ClusterState>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct ClusterState {
-    pub(crate) breaker: Breaker,
-    pub(crate) in_flight: u32,
-    pub(crate) limit: Limit,
+struct ClusterState {
+    breaker: Breaker,
+    in_flight: u32,
+    limit: Limit,
     /// Set while it gets back its share.
-    pub(crate) ramp: Option<Ramp>,
-    pub(crate) succeeded: Option<Instant>,
+    ramp: Option<Ramp>,
+    succeeded: Option<Instant>,
     /// What the last facts said: had it a healthy workload?
     was_healthy: Option<bool>,
 }
@@ -60,6 +61,21 @@ impl Valve {
             }
             state.was_healthy = Some(healthy);
         }
+    }
+
+    /// Chooses the cluster for a try. `avoid`: clusters where this request has failed. `draw`:
+    /// uniformly distributed, one per request.
+    ///
+    /// Changes nothing: asked twice with the same state, it answers twice the same.
+    pub fn pick_cluster(
+        &self,
+        shares: &[ClusterShare],
+        avoid: &[ClusterName],
+        now: Instant,
+        draw: u64,
+    ) -> Decision {
+        let consider = |share| self.consider(share, avoid, now);
+        Decision::among(shares.iter().map(consider).collect(), draw)
     }
 
     /// A try sets out to `cluster`.
@@ -113,7 +129,53 @@ impl Valve {
         out && to.is_some_and(|to| to.share.cluster != *failed && to.hot.is_none())
     }
 
+    fn consider(&self, share: &ClusterShare, avoid: &[ClusterName], now: Instant) -> Considered {
+        let unused = ClusterState::default();
+        let state = self.clusters.get(&share.cluster).unwrap_or(&unused);
+        let gate = state.breaker.gate(now);
+        let hot = heat(share, state, gate, !avoid.is_empty());
+        Considered {
+            // Known once all are compared.
+            rank: 0,
+            trusted: share.age <= STALE_AFTER || state.succeeded_lately(now),
+            in_flight: state.in_flight,
+            hot,
+            probe: gate == Gate::MayProbe && hot.is_none(),
+            slow_start: ramp::share(state.ramp, now),
+            avoided: avoid.contains(&share.cluster),
+            share: share.clone(),
+        }
+    }
+
     fn state(&mut self, cluster: &ClusterName) -> &mut ClusterState {
         self.clusters.entry(cluster.clone()).or_default()
     }
+}
+
+impl ClusterState {
+    fn succeeded_lately(&self, now: Instant) -> bool {
+        self.succeeded
+            .is_some_and(|at| now.saturating_duration_since(at) <= EVIDENCE)
+    }
+}
+
+/// The phases of the valve, the surest evidence first.
+fn heat(share: &ClusterShare, state: &ClusterState, gate: Gate, is_retry: bool) -> Option<Hot> {
+    if share.healthy == 0 {
+        return Some(Hot::NoHealthyWorkload);
+    }
+    match gate {
+        Gate::Open { remaining } => return Some(Hot::BreakerOpen { remaining }),
+        Gate::Probing => return Some(Hot::Probing),
+        // A request that has failed once should go where it surely works.
+        Gate::MayProbe if is_retry => {
+            return Some(Hot::BreakerOpen {
+                remaining: Duration::ZERO,
+            });
+        }
+        Gate::MayProbe | Gate::Closed => {}
+    }
+    let in_flight = state.in_flight;
+    let limit = state.limit.exceeded_by(in_flight)?;
+    Some(Hot::OverLimit { in_flight, limit })
 }

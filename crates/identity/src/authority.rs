@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How far before now a new certificate begins, for clocks that are behind.
-pub const BACKDATE: Duration = Duration::from_secs(5 * 60);
+pub const BACKDATE: Duration = Duration::from_mins(5);
 /// How long a mesh root lives.
 pub const ROOT_LIFETIME: Duration = days(3650);
 /// How long a cluster's intermediate lives unless the operator says otherwise.
@@ -30,7 +30,7 @@ pub const CLUSTER_LIFETIME: Duration = days(365);
 /// How long a leaf lives unless the mesh says otherwise.
 pub const LEAF_LIFETIME: Duration = days(1);
 /// The age at which a leaf is renewed unless the mesh says otherwise.
-pub const RENEW_AFTER: Duration = Duration::from_secs(60 * 60);
+pub const RENEW_AFTER: Duration = Duration::from_hours(1);
 
 /// X.520's upper bound on a common name, in characters.
 const COMMON_NAME_LIMIT: usize = 64;

@@ -14,7 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 
 use crate::certificate::{self, CertificateProblem, Certificates, ReadError};
-use crate::{BACKDATE, KeyError, KeyPair, TrustBundle, tls, trust};
+use crate::{BACKDATE, KeyError, KeyPair, TrustBundle, provider, trust};
 
 /// A certificate chain with the private key that it certifies.
 pub struct Leaf {
@@ -59,11 +59,12 @@ impl Leaf {
     /// Errors: the chain's first certificate names nobody of a mesh, or is not of this key.
     pub fn new(key: KeyPair, chain: Certificates) -> Result<Self, LeafError> {
         let certified =
-            CertifiedKey::from_der(chain.as_slice().to_vec(), key.to_der(), &tls::provider())
-                .map_err(|error| match error {
+            CertifiedKey::from_der(chain.as_slice().to_vec(), key.to_der(), &provider()).map_err(
+                |error| match error {
                     rustls::Error::InconsistentKeys(_) => LeafError::OtherKey,
                     other => LeafError::Tls(other.to_string()),
-                })?;
+                },
+            )?;
         let [leaf, ..] = chain.as_slice() else {
             return Err(ReadError::Empty.into());
         };

@@ -14,6 +14,7 @@
 mod accept;
 mod authority;
 mod certificate;
+mod crypto;
 mod key;
 mod leaf;
 mod seal;
@@ -32,13 +33,14 @@ pub use authority::{
     MeshKey, RENEW_AFTER, ROOT_LIFETIME,
 };
 pub use certificate::{CertificateProblem, Certificates, ReadError, RootFingerprint};
+pub use crypto::provider;
 pub use key::{CertificateRequest, KeyError, KeyHash, KeyPair, RequestError};
 pub use leaf::{Leaf, LeafCell, LeafError, OtherIdentity};
 pub use seal::{OpenError, SealError, open, seal};
 pub use statement::{BadStatement, STATEMENT_PURPOSE_LIMIT};
 pub use tls::{
     ClientAuth, FirstContactError, client_config, control_server_name, first_contact,
-    gateway_server_name, peer, pinned_client_config, provider, server_config,
+    gateway_server_name, peer, pinned_client_config, server_config,
 };
 pub use token::{
     JoinToken, JoinTokenError, TokenError, TokenGrant, TokenId, TokenRecord, TokenSecret, TokenUse,

@@ -1,5 +1,4 @@
-//! TLS 1.3 between members of a mesh (RFC 8446): hybrid post-quantum key exchange first, identities
-//! instead of host names, no resumption.
+//! TLS 1.3 between members of a mesh (RFC 8446): identities instead of host names, no resumption.
 //!
 //! Sessions are not resumed yet, on either side: connections between proxies live long and a resumed
 //! session would have to be judged again (expiry, revocation, grant) before its first request. So
@@ -8,14 +7,13 @@
 //! A configuration is made once per identity and protocol. What changes while it lives (leaf, trust)
 //! lies in cells, and wall time comes from the caller's [`TimeProvider`].
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isthmus_model::{ClusterName, SpiffeId};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
-use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::crypto::verify_tls13_signature;
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::time_provider::TimeProvider;
@@ -29,7 +27,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use crate::certificate::Certificates;
 use crate::{
     LeafCell, PeerError, PeerRole, RootFingerprint, TrustBundle, TrustCell, TrustError,
-    VerifiedPeer,
+    VerifiedPeer, provider,
 };
 
 /// Must a client present a certificate?
@@ -69,28 +67,6 @@ impl FirstContactError {
         }
         PeerError::of(error).map(Self::Peer)
     }
-}
-
-/// What all sessions of a mesh are made of: aws-lc, the suites of TLS 1.3, X25519MLKEM768 before
-/// X25519 and the NIST curves.
-pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-        Arc::new(CryptoProvider {
-            cipher_suites: vec![
-                cipher_suite::TLS13_AES_256_GCM_SHA384,
-                cipher_suite::TLS13_AES_128_GCM_SHA256,
-                cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-            ],
-            kx_groups: vec![
-                kx_group::X25519MLKEM768,
-                kx_group::X25519,
-                kx_group::SECP256R1,
-                kx_group::SECP384R1,
-            ],
-            ..aws_lc_rs::default_provider()
-        })
-    });
-    PROVIDER.clone()
 }
 
 /// For whoever accepts sessions as `leaf`, with protocols `alpn` in order of preference (RFC 7301).

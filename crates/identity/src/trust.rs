@@ -19,7 +19,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::X509Certificate;
 
 use crate::certificate::{self, CertificateProblem, Certificates, ReadError, RootFingerprint};
-use crate::{time, tls};
+use crate::{provider, time};
 
 /// The roots of one trust domain. During a rotation there are two of them.
 #[derive(Clone)]
@@ -131,7 +131,7 @@ impl TrustBundle {
             root_subjects.push(root.subject().as_raw().to_vec());
         }
         let anchors = Arc::new(anchors);
-        let clients = WebPkiClientVerifier::builder_with_provider(anchors.clone(), tls::provider())
+        let clients = WebPkiClientVerifier::builder_with_provider(anchors.clone(), provider())
             .build()
             .map_err(|error| TrustError::Anchors(error.to_string()))?;
         Ok(Self {
@@ -227,7 +227,7 @@ impl TrustBundle {
                     &self.anchors,
                     intermediates,
                     now,
-                    tls::provider().signature_verification_algorithms.all,
+                    provider().signature_verification_algorithms.all,
                 )
             }),
         };

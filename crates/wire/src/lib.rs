@@ -6,6 +6,7 @@
 
 mod body;
 mod convert;
+mod field;
 mod report;
 mod sync;
 mod topic;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use isthmus_model::{ClusterName, Gateway, Health, Labels, ServiceName};
 
 use crate::body::BodyError;
-use crate::convert::{labels_in, parse, service_name, text};
+use crate::field::{labels_in, parse, service_name, text};
 use crate::proto;
 
 /// The workload that a proxy stands beside. Who it is, its connection has proven.

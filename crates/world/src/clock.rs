@@ -47,8 +47,8 @@ impl Default for VirtualClock {
 }
 
 impl VirtualClock {
-    /// Wall time of every new virtual clock, 2026-01-01T00:00:00Z, in seconds since the Unix epoch.
-    const WALL_START: Duration = Duration::from_secs(1_767_225_600);
+    /// Wall time of every new virtual clock, 2026-01-01T00:00:00Z, since the Unix epoch.
+    const WALL_START: Duration = Duration::from_hours(20_454 * 24);
 
     pub fn new() -> Self {
         Self(Arc::new(VirtualTime {
@@ -111,7 +111,7 @@ mod tests {
         let (now, wall) = (clock.now(), clock.wall());
         assert_eq!((shared.now(), shared.wall()), (now, wall));
 
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         clock.advance(minute);
         assert_eq!(shared.now(), now + minute);
         assert_eq!(shared.wall(), wall + minute);

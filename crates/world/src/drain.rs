@@ -127,7 +127,7 @@ mod tests {
             Err(StillLive { live: 1 })
         );
         let finishing = async move { drop(second) };
-        let (finished, ()) = tokio::join!(drain.finished(Duration::from_secs(60)), finishing);
+        let (finished, ()) = tokio::join!(drain.finished(Duration::from_mins(1)), finishing);
         assert_eq!((finished, drain.live()), (Ok(()), 0));
     }
 }

@@ -1,10 +1,12 @@
 //! Every rule of the choice, and what holds for all input.
 
 use super::*;
-use crate::constants::{BREAKER_OPEN, SLOW_START};
+use crate::constants::{BREAKER_OPEN, EVIDENCE, SLOW_START, STALE_AFTER};
 use crate::limit::Limit;
 use crate::outcome::Outcome;
+use crate::valve::Valve;
 use proptest::prelude::*;
+use std::time::Instant;
 
 fn name(name: &str) -> ClusterName {
     ClusterName::new(name).unwrap()

@@ -4,8 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::body::BodyDecoder;
 use super::head::{Asked, HeadScan, parse_request, parse_response};
-use super::{Body, Malformed, RequestHead, ResponseHead};
-use crate::Fields;
+use super::{Body, Item, Malformed, RequestHead, ResponseHead};
 
 /// What a decoder holds a peer to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,16 +17,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self { head: 64 * 1024 }
     }
-}
-
-/// A piece of a message. Each message is one `Head`, any `Data`, at most one `Trailers`, one `End`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Item<H> {
-    Head(H, Body),
-    /// Never empty; shares the memory of the input.
-    Data(Bytes),
-    Trailers(Fields),
-    End,
 }
 
 /// Reads requests.

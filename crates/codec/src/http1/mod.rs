@@ -12,8 +12,22 @@ mod head;
 mod malformed;
 mod semantics;
 
-pub use decode::{Item, Limits, RequestDecoder, ResponseDecoder};
+use bytes::Bytes;
+
+use crate::Fields;
+
+pub use decode::{Limits, RequestDecoder, ResponseDecoder};
 pub use encode::{BodyEncoder, Unsendable, encode_request, encode_response};
 pub use head::{Body, MAX_FIELDS, RequestHead, ResponseHead, Version};
 pub use malformed::Malformed;
 pub use semantics::{Target, strip_hop_by_hop};
+
+/// A piece of a message. Each message is one `Head`, any `Data`, at most one `Trailers`, one `End`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item<H> {
+    Head(H, Body),
+    /// Never empty; shares the memory of the input.
+    Data(Bytes),
+    Trailers(Fields),
+    End,
+}

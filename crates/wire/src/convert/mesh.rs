@@ -1,0 +1,93 @@
+//! The mesh, its clusters and their gateways.
+
+use std::time::Duration;
+
+use isthmus_model::{Cluster, Gateway, Mesh, Namespace};
+
+use crate::body::{BodyError, ClusterView};
+use crate::field::{Parsed, all, micros, millis, parse, parse_all, strings, text};
+use crate::proto;
+
+impl From<&Mesh> for proto::Mesh {
+    fn from(mesh: &Mesh) -> Self {
+        Self {
+            name: mesh.name.to_string(),
+            trust_domain: mesh.trust_domain.to_string(),
+        }
+    }
+}
+
+impl TryFrom<proto::Mesh> for Mesh {
+    type Error = BodyError;
+
+    fn try_from(mesh: proto::Mesh) -> Parsed<Self> {
+        Ok(Self {
+            name: parse("mesh.name", &mesh.name)?,
+            trust_domain: parse("mesh.trust_domain", &mesh.trust_domain)?,
+        })
+    }
+}
+
+impl From<&ClusterView> for proto::Cluster {
+    fn from(view: &ClusterView) -> Self {
+        let cluster = &view.cluster;
+        Self {
+            name: cluster.name.to_string(),
+            region: cluster.region.to_string(),
+            zone: cluster.zone.clone().unwrap_or_default(),
+            all_namespaces: cluster.namespaces.is_none(),
+            namespaces: strings(cluster.namespaces.iter().flatten()),
+            gateways: view.gateways.iter().map(Into::into).collect(),
+            rtt_us: view.rtt.map_or(0, micros),
+            age_ms: millis(view.age),
+            control: cluster.control.to_string(),
+            jurisdiction: cluster.jurisdiction.clone().unwrap_or_default(),
+            latitude: cluster.coordinates.map(|(latitude, _)| latitude),
+            longitude: cluster.coordinates.map(|(_, longitude)| longitude),
+        }
+    }
+}
+
+impl TryFrom<proto::Cluster> for ClusterView {
+    type Error = BodyError;
+
+    fn try_from(cluster: proto::Cluster) -> Parsed<Self> {
+        let namespaces = parse_all::<Namespace>("cluster.namespaces", &cluster.namespaces)?;
+        Ok(Self {
+            cluster: Cluster {
+                name: parse("cluster.name", &cluster.name)?,
+                region: parse("cluster.region", &cluster.region)?,
+                zone: text(cluster.zone),
+                coordinates: cluster.latitude.zip(cluster.longitude),
+                jurisdiction: text(cluster.jurisdiction),
+                control: parse("cluster.control", &cluster.control)?,
+                namespaces: (!cluster.all_namespaces).then_some(namespaces),
+            },
+            gateways: all(cluster.gateways)?,
+            rtt: (cluster.rtt_us != 0).then(|| Duration::from_micros(cluster.rtt_us)),
+            age: Duration::from_millis(cluster.age_ms),
+        })
+    }
+}
+
+impl From<&Gateway> for proto::Gateway {
+    fn from(gateway: &Gateway) -> Self {
+        Self {
+            name: gateway.name.clone(),
+            address: gateway.address.to_string(),
+            healthy: gateway.healthy,
+        }
+    }
+}
+
+impl TryFrom<proto::Gateway> for Gateway {
+    type Error = BodyError;
+
+    fn try_from(gateway: proto::Gateway) -> Parsed<Self> {
+        Ok(Self {
+            name: gateway.name,
+            address: parse("gateway.address", &gateway.address)?,
+            healthy: gateway.healthy,
+        })
+    }
+}

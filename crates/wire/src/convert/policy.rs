@@ -1,0 +1,167 @@
+//! Traffic policies and what they are attached to.
+
+use std::time::Duration;
+
+use isthmus_model::{
+    Algorithm, HealthCheck, HealthProbe, LocalityOrder, Percent, RetryOn, Target, TrafficPolicy,
+};
+
+use crate::body::BodyError;
+use crate::field::{Parsed, millis, parse, service_name, text};
+use crate::proto;
+
+impl From<&TrafficPolicy> for proto::TrafficPolicy {
+    fn from(policy: &TrafficPolicy) -> Self {
+        Self {
+            namespace: policy.namespace.to_string(),
+            name: policy.name.to_string(),
+            targets: policy.targets.iter().map(target_out).collect(),
+            algorithm: policy.algorithm.map(|value| word(&ALGORITHMS, value)),
+            locality_order: policy
+                .locality_order
+                .map(|value| word(&LOCALITY_ORDERS, value)),
+            retry_attempts: policy.retry_attempts,
+            retry_budget_percent: policy.retry_budget.map(|percent| percent.value().into()),
+            retry_on: policy.retry_on.as_ref().map(|on| proto::RetryOn {
+                on: on.iter().map(|&value| word(&RETRY_ONS, value)).collect(),
+            }),
+            request_timeout_ms: policy.request_timeout.map(millis),
+            per_try_timeout_ms: policy.per_try_timeout.map(millis),
+            connect_timeout_ms: policy.connect_timeout.map(millis),
+            consecutive_errors: policy.consecutive_errors,
+            base_ejection_ms: policy.base_ejection.map(millis),
+            max_ejected_percent: policy.max_ejected.map(|percent| percent.value().into()),
+            health_check: policy
+                .health_check
+                .as_ref()
+                .map(|check| proto::HealthCheck {
+                    http_path: match &check.probe {
+                        HealthProbe::Tcp => String::new(),
+                        HealthProbe::Http { path } => path.clone(),
+                    },
+                    interval_ms: millis(check.interval),
+                    timeout_ms: millis(check.timeout),
+                }),
+        }
+    }
+}
+
+impl TryFrom<proto::TrafficPolicy> for TrafficPolicy {
+    type Error = BodyError;
+
+    fn try_from(policy: proto::TrafficPolicy) -> Parsed<Self> {
+        let percent = |field, value: Option<u32>| {
+            let percent = |value: u32| Percent::new(value.into());
+            value
+                .map(percent)
+                .transpose()
+                .map_err(|error| BodyError::field(field, error))
+        };
+        let retry_on = |on: proto::RetryOn| {
+            let value = |text: &String| value("policy.retry_on", &RETRY_ONS, text);
+            on.on.iter().map(value).collect::<Parsed<Vec<_>>>()
+        };
+        let algorithm = |text: &String| value("policy.algorithm", &ALGORITHMS, text);
+        let order = |text: &String| value("policy.locality_order", &LOCALITY_ORDERS, text);
+        Ok(Self {
+            namespace: parse("policy.namespace", &policy.namespace)?,
+            name: parse("policy.name", &policy.name)?,
+            targets: policy
+                .targets
+                .iter()
+                .map(target_in)
+                .collect::<Parsed<_>>()?,
+            algorithm: policy.algorithm.as_ref().map(algorithm).transpose()?,
+            locality_order: policy.locality_order.as_ref().map(order).transpose()?,
+            retry_attempts: policy.retry_attempts,
+            retry_budget: percent("policy.retry_budget_percent", policy.retry_budget_percent)?,
+            retry_on: policy.retry_on.map(retry_on).transpose()?,
+            request_timeout: policy.request_timeout_ms.map(Duration::from_millis),
+            per_try_timeout: policy.per_try_timeout_ms.map(Duration::from_millis),
+            connect_timeout: policy.connect_timeout_ms.map(Duration::from_millis),
+            consecutive_errors: policy.consecutive_errors,
+            base_ejection: policy.base_ejection_ms.map(Duration::from_millis),
+            max_ejected: percent("policy.max_ejected_percent", policy.max_ejected_percent)?,
+            health_check: policy.health_check.map(|check| HealthCheck {
+                probe: text(check.http_path)
+                    .map_or(HealthProbe::Tcp, |path| HealthProbe::Http { path }),
+                interval: Duration::from_millis(check.interval_ms),
+                timeout: Duration::from_millis(check.timeout_ms),
+            }),
+        })
+    }
+}
+
+/// The word of a value on the wire, the same as in YAML.
+type Words<T, const N: usize> = [(&'static str, T); N];
+
+const ALGORITHMS: Words<Algorithm, 3> = [
+    ("PeakEWMA", Algorithm::PeakEwma),
+    ("RoundRobin", Algorithm::RoundRobin),
+    ("LeastRequest", Algorithm::LeastRequest),
+];
+
+const LOCALITY_ORDERS: Words<LocalityOrder, 2> = [
+    ("Nearest", LocalityOrder::Nearest),
+    ("LocalOnly", LocalityOrder::LocalOnly),
+];
+
+const RETRY_ONS: Words<RetryOn, 4> = [
+    ("ConnectFailure", RetryOn::ConnectFailure),
+    ("Refused", RetryOn::Refused),
+    ("Reset", RetryOn::Reset),
+    ("GatewayError", RetryOn::GatewayError),
+];
+
+fn word<T: Copy + PartialEq, const N: usize>(words: &Words<T, N>, value: T) -> String {
+    let found = words.iter().find(|(_, known)| *known == value);
+    found.map_or_else(String::new, |(word, _)| (*word).to_owned())
+}
+
+fn value<T: Copy, const N: usize>(
+    field: &'static str,
+    words: &Words<T, N>,
+    text: &str,
+) -> Parsed<T> {
+    let found = words.iter().find(|(word, _)| *word == text);
+    found
+        .map(|(_, value)| *value)
+        .ok_or_else(|| BodyError::field(field, format!("{text:?} is not a known value")))
+}
+
+fn target_out(target: &Target) -> proto::Target {
+    let (kind, namespace, name) = match target {
+        Target::Mesh => ("mesh", String::new(), String::new()),
+        Target::Namespace(namespace) => ("namespace", namespace.to_string(), String::new()),
+        Target::Service(service) => (
+            "service",
+            service.namespace.to_string(),
+            service.name.to_string(),
+        ),
+        Target::Route { namespace, name } => ("route", namespace.to_string(), name.to_string()),
+    };
+    proto::Target {
+        kind: kind.to_owned(),
+        namespace,
+        name,
+    }
+}
+
+fn target_in(target: &proto::Target) -> Parsed<Target> {
+    let namespace = || parse("target.namespace", &target.namespace);
+    Ok(match target.kind.as_str() {
+        "mesh" => Target::Mesh,
+        "namespace" => Target::Namespace(namespace()?),
+        "service" => Target::Service(service_name("target", &target.namespace, &target.name)?),
+        "route" => Target::Route {
+            namespace: namespace()?,
+            name: parse("target.name", &target.name)?,
+        },
+        other => {
+            return Err(BodyError::field(
+                "target.kind",
+                format!("{other:?} is not known"),
+            ));
+        }
+    })
+}
