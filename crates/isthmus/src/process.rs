@@ -1,68 +1,146 @@
 //! The mesh's own processes: from a configuration file to a control plane, a gateway, a proxy.
 //!
-//! What the files mean is checked here; what the processes do is in the crates behind.
+//! What the files mean is resolved here; what the processes do is in the crates behind.
 
+use std::io::{self, IsTerminal};
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
 
-use crate::config::{self, ControlFile, GatewayFile, WorkloadFile};
+use isthmus_model::LabelKey;
+use isthmus_proxy::{Config, Listener, ProxyError, Role, Sidecar};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{self, ControlFile, GatewayFile, Text, WorkloadFile};
 use crate::failure::{Failure, Result};
+use crate::invocation::runtime;
+
+/// How long what runs may take to finish when a process stops.
+pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// `isthmus control -c FILE`: until SIGTERM or Ctrl-C.
 pub(crate) fn control(path: &Path) -> Result<ExitCode> {
     let file: ControlFile = config::read(path)?;
     check_control(path, &file)?;
-    Err(not_connected("control"))
+    // CONNECT HERE: `isthmus_control::run(config, stop_signal()?)` on `runtime()`.
+    Err(Failure::failed(
+        "not-built",
+        "this build has no control process",
+    ))
 }
 
 /// `isthmus gateway -c FILE`: until SIGTERM or Ctrl-C.
 pub(crate) fn gateway(path: &Path) -> Result<ExitCode> {
-    let file: GatewayFile = config::read(path)?;
-    let token = token(path, file.token_file.as_deref())?;
-    let _ = (file, token);
-    Err(not_connected("gateway"))
+    serve(gateway_config(path, &config::read(path)?)?)
 }
 
 /// `isthmus proxy -c FILE`: until SIGTERM or Ctrl-C.
 pub(crate) fn proxy(path: &Path) -> Result<ExitCode> {
     let file: WorkloadFile = config::read(path)?;
     if !file.program.command.is_empty() {
-        return Err(Failure::usage(
-            "program-in-proxy",
-            format!("{} starts a program", path.display()),
-        )
-        .next("use `isthmus run -c` for it, or take `program.command` out"));
+        let what = format!("{} starts a program", path.display());
+        return Err(Failure::failed("program-in-proxy", what)
+            .next("use `isthmus run -c` for it, or take `program.command` out"));
     }
-    sidecar(path, &file, std::future::pending())?;
-    Ok(ExitCode::SUCCESS)
+    serve(workload_config(path, &file)?)
 }
 
-/// The proxy of a workload, until `stop`; returns when it has drained. Blocks.
-pub(crate) fn sidecar(
-    path: &Path,
-    file: &WorkloadFile,
-    stop: impl Future<Output = ()> + Send,
-) -> Result<()> {
-    let token = token(path, file.token_file.as_deref())?;
-    let _ = (token, stop);
-    Err(not_connected("proxy"))
+fn serve(config: Config) -> Result<ExitCode> {
+    log_to_stderr();
+    runtime()?.block_on(async {
+        let stop = stop_signal()?;
+        isthmus_proxy::run(config, stop, DRAIN_LIMIT)
+            .await
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|error| proxy_failure(&error))
+    })
 }
 
-/// CONNECT HERE: crates `control` and `proxy` are called in place of this.
-fn not_connected(process: &str) -> Failure {
-    Failure::failed("not-built", format!("this build has no {process} process"))
+pub(crate) fn proxy_failure(error: &ProxyError) -> Failure {
+    let failure = |code, next| {
+        Failure::failed(code, "the proxy cannot run")
+            .caused_by(error)
+            .next(next)
+    };
+    match error {
+        ProxyError::Listen { .. } => failure(
+            "address-in-use",
+            "free the address or choose another in the file",
+        ),
+        ProxyError::Join(_) => failure(
+            "not-joined",
+            "make a new token with `isthmus token create`; a token is good for one process",
+        ),
+        ProxyError::Chance(_) | ProxyError::Thread(_) => {
+            failure("no-resources", "look at the limits of this machine")
+        }
+    }
+}
+
+fn gateway_config(path: &Path, file: &GatewayFile) -> Result<Config> {
+    Ok(Config {
+        name: file.name.clone(),
+        cluster: file.cluster.0.clone(),
+        address: own_address(path, file.address)?,
+        ports: isthmus_proxy::Ports::default(),
+        control: file.control.clone(),
+        token: token(path, file.token_file.as_deref())?,
+        state: config::beside(path, &file.state),
+        role: Role::Gateway,
+        access_log: file.access_log,
+        workers: file
+            .workers
+            .unwrap_or_else(|| available_parallelism().map_or(1, Into::into)),
+    })
+}
+
+/// The proxy beside a program.
+pub(crate) fn workload_config(path: &Path, file: &WorkloadFile) -> Result<Config> {
+    let service = file.service.as_ref().map(|Text(service)| service);
+    let account = file.account.as_ref().map(|Text(account)| account);
+    let Some((namespace, account)) = config::runs_as(account, service) else {
+        let what = format!("{}: it says no service and no account", path.display());
+        return Err(Failure::failed("bad-config", what)
+            .next("say what it runs as: `service: namespace/name` or `account: namespace/name`"));
+    };
+    let label =
+        |(key, value): (&Text<LabelKey>, &String)| (key.0.clone(), Arc::from(value.as_str()));
+    let listeners = file.listeners.iter().map(|entry| Listener {
+        address: entry.listen,
+        service: entry.service.0.clone(),
+        port: entry.port,
+    });
+    Ok(Config {
+        name: file.name.clone(),
+        cluster: file.cluster.0.clone(),
+        address: own_address(path, file.address)?,
+        ports: isthmus_proxy::Ports::default(),
+        control: file.control.clone(),
+        token: token(path, file.token_file.as_deref())?,
+        state: config::beside(path, &file.state),
+        role: Role::Sidecar(Sidecar {
+            namespace,
+            account,
+            service: service.cloned(),
+            labels: file.labels.iter().map(label).collect(),
+            zone: file.zone.clone(),
+            program: file.program.address,
+            listeners: listeners.collect(),
+        }),
+        access_log: file.access_log,
+        workers: file.workers.unwrap_or(1),
+    })
 }
 
 fn check_control(path: &Path, file: &ControlFile) -> Result<()> {
+    let address = own_address(path, file.address)?;
     let mut problems = Vec::new();
-    if file.address.is_unspecified() {
-        problems.push("address: 0.0.0.0 is not an address that others can reach".to_owned());
-    }
-    if file.peers.iter().any(|peer| peer.ip() == file.address) {
-        problems.push(format!(
-            "peers: {} is this control plane itself",
-            file.address
-        ));
+    if file.peers.iter().any(|peer| peer.ip() == address) {
+        problems.push(format!("peers: {address} is this control plane itself"));
     }
     for (index, token) in file.api_tokens.iter().enumerate() {
         if token.name.is_empty() {
@@ -72,9 +150,21 @@ fn check_control(path: &Path, file: &ControlFile) -> Result<()> {
     if problems.is_empty() {
         return Ok(());
     }
-    let mut failure = Failure::usage("bad-config", format!("{} is not right", path.display()));
+    let mut failure = Failure::failed("bad-config", format!("{} is not right", path.display()));
     failure.causes = problems;
     Err(failure)
+}
+
+/// The address that others are told must be one that they can reach.
+fn own_address(path: &Path, address: IpAddr) -> Result<IpAddr> {
+    if !address.is_unspecified() {
+        return Ok(address);
+    }
+    let what = format!(
+        "{}: address: {address} is no address that others can reach",
+        path.display()
+    );
+    Err(Failure::failed("bad-config", what).next("write the address of this machine or process"))
 }
 
 /// The join token, if a file for it is named. A file that is gone is no error: the state may hold an
@@ -86,10 +176,79 @@ fn token(path: &Path, token_file: Option<&Path>) -> Result<Option<String>> {
     let token_file = config::beside(path, token_file);
     match std::fs::read_to_string(&token_file) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => {
             let what = format!("{} cannot be read", token_file.display());
             Err(Failure::failed("file-unreadable", what).caused_by(&error))
         }
+    }
+}
+
+/// Ends when this process is asked to stop.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let catch = |kind| {
+        signal(kind).map_err(|error| {
+            Failure::failed("no-signals", "signals cannot be waited for").caused_by(&error)
+        })
+    };
+    let mut terminate = catch(SignalKind::terminate())?;
+    let mut interrupt = catch(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// What a process has to say goes to standard error; `ISTHMUS_LOG` chooses what (default: `info`).
+pub(crate) fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("ISTHMUS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(more: &str) -> Result<Config> {
+        let text = format!(
+            "name: a-1\ncluster: a\naddress: 127.1.1.10\ncontrol: ['127.1.1.1:15012']\nstate: state\n\
+             program: {{address: 127.0.0.1}}\n{more}"
+        );
+        let path = Path::new("/etc/isthmus/proxy.yaml");
+        workload_config(path, &config::parse(path, &text)?)
+    }
+
+    #[test]
+    fn a_workload_runs_as_its_service_or_as_it_says() {
+        for (more, expect) in [
+            ("service: shop/cart", Some("shop/cart")),
+            ("service: shop/cart\naccount: carts", Some("shop/carts")),
+            ("account: shop/visitor", Some("shop/visitor")),
+            ("account: visitor", None),
+            ("", None),
+        ] {
+            let config = workload(more).ok();
+            let runs_as = config.as_ref().and_then(|config| match &config.role {
+                Role::Sidecar(sidecar) => {
+                    Some(format!("{}/{}", sidecar.namespace, sidecar.account))
+                }
+                Role::Gateway => None,
+            });
+            assert_eq!(runs_as.as_deref(), expect, "{more}");
+        }
+        let config = workload("service: shop/cart").unwrap();
+        assert_eq!(config.state, Path::new("/etc/isthmus/state"));
+        assert!(
+            workload("service: shop/cart\ntokenFile: none")
+                .unwrap()
+                .token
+                .is_none()
+        );
     }
 }

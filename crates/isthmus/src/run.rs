@@ -1,7 +1,7 @@
-//! `isthmus run`: a program in the mesh. Its proxy comes first and leaves first.
+//! `isthmus run`: a program in the mesh. Its proxy comes first and leaves last.
 //!
-//! On stop the proxy drains, then the program is told; its exit code is passed on. If this process
-//! is killed, the program ends with it.
+//! On stop the proxy drains, then the program is told to end, then the proxy deregisters; the
+//! program's exit code is passed on. If this process is killed, the program ends with it.
 
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,25 +10,22 @@ use std::path::Path;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
+use isthmus_proxy::Running;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
-use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::args::RunArgs;
 use crate::config::{self, WorkloadFile};
 use crate::failure::{Failure, Result};
 use crate::guest;
 use crate::invocation::{Setting, runtime};
-use crate::process;
+use crate::process::{self, DRAIN_LIMIT};
 use crate::up::OUTBOUND_PORT;
 
-/// How long a proxy may drain, and a program take to end.
-const DRAIN_LIMIT: Duration = Duration::from_secs(6);
+/// How long a program may take to end.
 const END_LIMIT: Duration = Duration::from_secs(3);
-const AGAIN: Duration = Duration::from_millis(10);
 
 pub(crate) fn run(setting: &Setting, args: RunArgs) -> Result<ExitCode> {
     match args.config {
@@ -42,7 +39,9 @@ pub(crate) fn run(setting: &Setting, args: RunArgs) -> Result<ExitCode> {
 
 fn run_file(path: &Path, file: &WorkloadFile) -> Result<ExitCode> {
     let command = command_line(path, file)?;
-    runtime()?.block_on(beside_proxy(path, file, &command))
+    let config = process::workload_config(path, file)?;
+    process::log_to_stderr();
+    runtime()?.block_on(beside_proxy(path, file, config, &command))
 }
 
 /// What the program is called with.
@@ -71,12 +70,6 @@ fn command_line(path: &Path, file: &WorkloadFile) -> Result<Vec<String>> {
     Ok(command)
 }
 
-/// The proxy's thread, as seen from here.
-struct Proxy {
-    stop: Option<oneshot::Sender<()>>,
-    ended: oneshot::Receiver<Result<()>>,
-}
-
 /// Signals from outside.
 struct Signals {
     stop: [SignalStream; 2],
@@ -93,22 +86,29 @@ enum Caught {
 enum Reason {
     Ended(io::Result<ExitStatus>),
     Stop,
-    ProxyEnded(Result<()>),
 }
 
-async fn beside_proxy(path: &Path, file: &WorkloadFile, command: &[String]) -> Result<ExitCode> {
+async fn beside_proxy(
+    path: &Path,
+    file: &WorkloadFile,
+    config: isthmus_proxy::Config,
+    command: &[String],
+) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let mut proxy = Proxy::start(path, file)?;
-    let outbound = SocketAddr::new(file.address, OUTBOUND_PORT);
-    tokio::select! {
-        () = listening(outbound) => {}
-        ended = proxy.ended() => return ended.map(|()| ExitCode::SUCCESS),
-        () = signals.stop() => {
-            proxy.stop().await?;
-            return Ok(ExitCode::SUCCESS);
-        }
-    }
-    let mut program = spawn(path, file, command, outbound)?;
+    let proxy = tokio::select! {
+        started = isthmus_proxy::start(config) => started.map_err(|error| process::proxy_failure(&error))?,
+        () = signals.stop() => return Ok(ExitCode::SUCCESS),
+    };
+    let outcome = match spawn(path, file, command) {
+        Ok(program) => attend(program, &proxy, &mut signals).await,
+        Err(failure) => Err(failure),
+    };
+    proxy.leave().await;
+    outcome
+}
+
+/// From the program's start to its end.
+async fn attend(mut program: Child, proxy: &Running, signals: &mut Signals) -> Result<ExitCode> {
     let group = program
         .id()
         .and_then(|id| i32::try_from(id).ok())
@@ -122,35 +122,30 @@ async fn beside_proxy(path: &Path, file: &WorkloadFile, command: &[String]) -> R
     let reason = loop {
         tokio::select! {
             status = program.wait() => break Reason::Ended(status),
-            ended = proxy.ended() => break Reason::ProxyEnded(ended),
             caught = signals.next() => match caught {
                 Caught::Stop => break Reason::Stop,
                 Caught::PassOn(signal) => send(signal),
             },
         }
     };
-    match reason {
+    let status = match reason {
         Reason::Ended(status) => {
-            proxy.stop().await?;
-            exit_code(&status)
+            proxy.drain(Duration::ZERO).await;
+            status
         }
         Reason::Stop => {
-            // The program serves what it has begun until its proxy has drained.
-            let drained = tokio::select! {
-                drained = proxy.stop() => drained,
-                () = signals.stop() => {
-                    send(Signal::KILL);
-                    Ok(())
-                }
+            // The program serves what it has begun; a second signal cuts that short.
+            let hurried = tokio::select! {
+                () = proxy.drain(DRAIN_LIMIT) => false,
+                () = signals.stop() => true,
             };
-            let status = end(&mut program, &mut signals, send).await;
-            drained.and_then(|()| exit_code(&status))
+            if hurried {
+                send(Signal::KILL);
+            }
+            end(&mut program, signals, send).await
         }
-        Reason::ProxyEnded(outcome) => {
-            let status = end(&mut program, &mut signals, send).await;
-            outcome.and_then(|()| exit_code(&status))
-        }
-    }
+    };
+    exit_code(&status)
 }
 
 /// Asks the program to end, and makes it end when it takes too long or a second signal comes.
@@ -169,19 +164,7 @@ async fn end(
     program.wait().await
 }
 
-/// Returns when somebody accepts connections at `address`.
-async fn listening(address: SocketAddr) {
-    while TcpStream::connect(address).await.is_err() {
-        sleep(AGAIN).await;
-    }
-}
-
-fn spawn(
-    path: &Path,
-    file: &WorkloadFile,
-    command: &[String],
-    outbound: SocketAddr,
-) -> Result<Child> {
+fn spawn(path: &Path, file: &WorkloadFile, command: &[String]) -> Result<Child> {
     let failed = |error: io::Error| {
         Failure::failed(
             "program-not-started",
@@ -190,7 +173,7 @@ fn spawn(
         .caused_by(&error)
     };
     let own = std::env::current_exe().map_err(failed)?;
-    let proxy = format!("http://{outbound}");
+    let proxy = format!("http://{}", SocketAddr::new(file.address, OUTBOUND_PORT));
     let mut child = Command::new(own);
     child
         .arg("--die-with-parent")
@@ -230,46 +213,6 @@ fn exit_code(status: &io::Result<ExitStatus>) -> Result<ExitCode> {
         Err(error) => Err(
             Failure::failed("program-lost", "the program cannot be waited for").caused_by(error),
         ),
-    }
-}
-
-impl Proxy {
-    fn start(path: &Path, file: &WorkloadFile) -> Result<Self> {
-        let (stop, stopped) = oneshot::channel::<()>();
-        let (done, ended) = oneshot::channel();
-        let (path, file) = (path.to_owned(), file.clone());
-        std::thread::Builder::new()
-            .name("proxy".to_owned())
-            .spawn(move || {
-                let stop = async {
-                    // Dropped without a word means stop as well.
-                    let _ = stopped.await;
-                };
-                // The receiver goes only when the process does.
-                let _ = done.send(process::sidecar(&path, &file, stop));
-            })
-            .map_err(|error| {
-                Failure::failed("no-thread", "the proxy cannot be started").caused_by(&error)
-            })?;
-        Ok(Self {
-            stop: Some(stop),
-            ended,
-        })
-    }
-
-    async fn ended(&mut self) -> Result<()> {
-        (&mut self.ended)
-            .await
-            .unwrap_or_else(|_| Err(Failure::failed("proxy-crashed", "the proxy has crashed")))
-    }
-
-    /// Returns when it has drained, or has had its time.
-    async fn stop(&mut self) -> Result<()> {
-        if let Some(stop) = self.stop.take() {
-            // Who has ended already need not be told.
-            let _ = stop.send(());
-        }
-        timeout(DRAIN_LIMIT, self.ended()).await.unwrap_or(Ok(()))
     }
 }
 

@@ -41,7 +41,7 @@ use self::children::Nursery;
 use self::supervisor::{Charge, supervise};
 
 /// How long `up --detach` waits for the mesh to be ready, and `down` for it to be gone.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const AGAIN: Duration = Duration::from_millis(50);
 /// Last lines of a background `up` that are told when it fails.
 const LINES_TOLD: usize = 8;

@@ -31,7 +31,7 @@ pub(crate) struct Prepared {
 }
 
 /// A cluster whose certificate ends sooner is signed again at the next start.
-const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
+const RENEW_BEFORE: Duration = Duration::from_hours(30 * 24);
 
 /// Reads everything, writes nothing.
 pub(crate) fn plan(home: &Home, args: &UpArgs) -> Result<Prepared> {
