@@ -243,6 +243,11 @@ impl Publisher {
         })
     }
 
+    /// What the subscriber wants, by name.
+    pub fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.topics.keys()
+    }
+
     pub fn wants(&self, topic: &Topic) -> bool {
         self.topics.contains_key(topic)
     }

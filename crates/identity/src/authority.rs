@@ -4,6 +4,7 @@
 //! operator); here a name becomes a certificate. What a request asks for is never read.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use isthmus_model::{ClusterIdentity, ClusterName, Identity, SpiffeId, TrustDomain};
@@ -107,7 +108,7 @@ impl MeshKey {
         let key = KeyPair::generate()?;
         let name = format!("spiffe://{trust_domain}");
         let not_after = time::after(now, ROOT_LIFETIME);
-        let mut params = template(key.signing(), &name, &[], now, not_after)?;
+        let mut params = template(key.signing(), &name, Vec::new(), now, not_after)?;
         params.distinguished_name = issuer_subject("mesh root", key.hash(), trust_domain.as_str());
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![
@@ -165,7 +166,7 @@ impl MeshKey {
         };
         let not_after = capped(&self.root, now, lifetime)?;
         let public_key = &request.public_key;
-        let mut params = template(public_key, &id.to_string(), &[], now, not_after)?;
+        let mut params = template(public_key, &id.to_string(), Vec::new(), now, not_after)?;
         params.distinguished_name = issuer_subject("cluster", request.key_hash(), cluster.as_str());
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![
@@ -254,12 +255,19 @@ impl ClusterAuthority {
                 expected: self.id.trust_domain.clone(),
             });
         }
-        let mut dns = Vec::new();
+        let mut names = Vec::new();
         if *identity == gateway_identity(&self.id.trust_domain) {
-            dns.push(format!("gateway.{}.mesh", self.id.cluster));
+            names.push(dns_name(&format!("gateway.{}.mesh", self.id.cluster))?);
         }
         let subject = subject(identity.namespace.as_str(), identity.account.as_str());
-        self.issue_leaf(request, &identity.to_string(), &dns, subject, now, lifetime)
+        self.issue_leaf(
+            request,
+            &identity.to_string(),
+            names,
+            subject,
+            now,
+            lifetime,
+        )
     }
 
     /// A leaf for this cluster's own control plane, with the cluster's id and the DNS name
@@ -270,23 +278,35 @@ impl ClusterAuthority {
         now: SystemTime,
         lifetime: Duration,
     ) -> Result<Certificates, IssueError> {
-        let dns = [format!("control.{}.mesh", self.id.cluster)];
+        self.issue_control_at(request, &[], now, lifetime)
+    }
+
+    /// The same, with the addresses that clients which check names (such as curl) connect to.
+    pub fn issue_control_at(
+        &self,
+        request: &CertificateRequest,
+        addresses: &[IpAddr],
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Certificates, IssueError> {
+        let mut names = vec![dns_name(&format!("control.{}.mesh", self.id.cluster))?];
+        names.extend(addresses.iter().copied().map(SanType::IpAddress));
         let subject = subject("control plane", self.id.cluster.as_str());
-        self.issue_leaf(request, &self.id.to_string(), &dns, subject, now, lifetime)
+        self.issue_leaf(request, &self.id.to_string(), names, subject, now, lifetime)
     }
 
     fn issue_leaf(
         &self,
         request: &CertificateRequest,
         uri: &str,
-        dns: &[String],
+        names: Vec<SanType>,
         subject: DistinguishedName,
         now: SystemTime,
         lifetime: Duration,
     ) -> Result<Certificates, IssueError> {
         let not_after = capped(&self.intermediate, now, lifetime)?;
         let public_key = &request.public_key;
-        let mut params = template(public_key, uri, dns, now, not_after)?;
+        let mut params = template(public_key, uri, names, now, not_after)?;
         params.distinguished_name = subject;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -310,23 +330,26 @@ impl fmt::Debug for ClusterAuthority {
 fn template(
     key: &impl PublicKeyData,
     uri: &str,
-    dns: &[String],
+    names: Vec<SanType>,
     now: SystemTime,
     not_after: SystemTime,
 ) -> Result<CertificateParams, IssueError> {
-    let text = |name: &str| Ia5String::try_from(name).map_err(not_signed);
-    let mut names = vec![SanType::URI(text(uri)?)];
-    for name in dns {
-        names.push(SanType::DnsName(text(name)?));
-    }
+    let mut all = vec![SanType::URI(Ia5String::try_from(uri).map_err(not_signed)?)];
+    all.extend(names);
     let not_before = time::before(now, BACKDATE);
     let mut params = CertificateParams::default();
-    params.subject_alt_names = names;
+    params.subject_alt_names = all;
     params.not_before = not_before.into();
     params.not_after = not_after.into();
     params.use_authority_key_identifier_extension = true;
     params.serial_number = Some(serial(key, uri, not_before, not_after));
     Ok(params)
+}
+
+fn dns_name(name: &str) -> Result<SanType, IssueError> {
+    Ia5String::try_from(name)
+        .map(SanType::DnsName)
+        .map_err(not_signed)
 }
 
 /// 127 bits of a hash over what the certificate says: no counter to keep, no chance needed.

@@ -484,7 +484,7 @@ mod tests {
         let mut new = lab.connect().await;
         old.write_all(b"two").await.unwrap();
         new.write_all(b"three").await.unwrap();
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         assert!(tokio::time::timeout(hour, old.read_u8()).await.is_err());
         assert!(tokio::time::timeout(hour, new.read_u8()).await.is_err());
         assert_eq!(lab.link.counters().bytes_out, 3);

@@ -1,17 +1,19 @@
 //! The one language that proxies and control planes share.
 //!
 //! Protobuf messages (`proto`), and their conversions from and to `model` values: a message is
-//! checked once, at this edge, and is a `model` value (or a message of `delta`) from then on. No
-//! other crate reads or writes protobuf fields of resources. Never does I/O.
+//! checked once, at this edge, and is a `model` value (or a message of `delta` or `replica`) from
+//! then on. No other crate reads or writes protobuf fields of resources. Never does I/O.
 
 mod body;
 mod convert;
 mod field;
+mod peer;
 mod report;
 mod sync;
 mod topic;
 
 pub use body::{Body, BodyError, ClusterView, FEATURES};
+pub use peer::{PeerFrameError, PeerIncoming};
 pub use report::{LinkReport, WorkloadReport};
 pub use topic::{Topic, UnknownTopic};
 

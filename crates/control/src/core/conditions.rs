@@ -1,0 +1,123 @@
+//! Conditions of objects: accepted, resolved, programmed on how many proxies. Computed when read;
+//! they speak of the cluster that answers.
+
+use std::collections::BTreeMap;
+
+use isthmus_manifest::{Finding, Severity, check_references};
+use isthmus_model::{Position, ResourceKey};
+use isthmus_world::Store;
+use serde_json::{Value, json};
+
+use super::Core;
+use super::objects::Stored;
+use super::publishing::Programmed;
+use crate::time::rfc3339;
+
+/// What references lead nowhere, as of a position.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    at: Option<Position>,
+    by_key: BTreeMap<ResourceKey, Vec<Finding>>,
+}
+
+impl<S: Store> Core<S> {
+    /// `None` when there is no such object.
+    pub(super) fn conditions(&mut self, key: &ResourceKey) -> Option<Value> {
+        self.refresh_findings();
+        let (_, stored) = self.objects.get(key)?;
+        let mut conditions = vec![self.accepted(key, stored), self.resolved(key, stored)];
+        let appearances = self.index.appearances(key);
+        if !appearances.is_empty() {
+            let programmed = self.publishing.programmed(&appearances);
+            conditions.push(self.programmed(stored, &programmed));
+        }
+        Some(Value::Array(conditions))
+    }
+
+    fn refresh_findings(&mut self) {
+        let position = self.position();
+        if self.findings.at == Some(position) {
+            return;
+        }
+        let all: Vec<_> = self.index.declared().all().collect();
+        let mut by_key: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for finding in check_references(&all) {
+            by_key.entry(finding.key.clone()).or_default().push(finding);
+        }
+        self.findings = Findings {
+            at: Some(position),
+            by_key,
+        };
+    }
+
+    fn accepted(&self, key: &ResourceKey, stored: &Stored) -> Value {
+        match self.unreadable.get(key) {
+            None => condition(stored, "Accepted", true, "Accepted", "it is valid"),
+            Some(reason) => {
+                let message = format!(
+                    "this version of isthmus cannot read it, what it said before stays in force: \
+                     {reason}"
+                );
+                condition(stored, "Accepted", false, "NotUnderstood", &message)
+            }
+        }
+    }
+
+    fn resolved(&self, key: &ResourceKey, stored: &Stored) -> Value {
+        let findings = self
+            .findings
+            .by_key
+            .get(key)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let dangling = findings
+            .iter()
+            .any(|finding| finding.severity == Severity::Error);
+        let messages: Vec<_> = findings.iter().map(finding_text).collect();
+        let (reason, message) = match (dangling, messages.is_empty()) {
+            (true, _) => ("RefNotFound", messages.join("; ")),
+            (false, false) => ("ResolvedRefs", messages.join("; ")),
+            (false, true) => ("ResolvedRefs", "all that it names exists".to_owned()),
+        };
+        condition(stored, "ResolvedRefs", !dangling, reason, &message)
+    }
+
+    fn programmed(&self, stored: &Stored, programmed: &Programmed) -> Value {
+        let Programmed {
+            wanting,
+            using,
+            rejecting,
+        } = programmed;
+        let cluster = &self.settings.cluster;
+        let mut message = format!("on {using} of {wanting} proxies of {cluster}");
+        for (process, reason) in rejecting {
+            message.push_str(&format!("; {process} rejects it: {reason}"));
+        }
+        let reason = match (rejecting.is_empty(), using == wanting) {
+            (false, _) => "Rejected",
+            (true, true) => "Programmed",
+            (true, false) => "Pending",
+        };
+        condition(stored, "Programmed", using == wanting, reason, &message)
+    }
+}
+
+fn finding_text(finding: &Finding) -> String {
+    let hint = finding
+        .hint
+        .as_ref()
+        .map(|hint| format!("; {hint}"))
+        .unwrap_or_default();
+    format!("{}: {}{hint}", finding.path, finding.message)
+}
+
+fn condition(stored: &Stored, kind: &str, holds: bool, reason: &str, message: &str) -> Value {
+    json!({
+        "type": kind,
+        "status": if holds { "True" } else { "False" },
+        "reason": reason,
+        "message": message,
+        "observedGeneration": stored.generation,
+        "lastTransitionTime": rfc3339(stored.changed),
+    })
+}

@@ -1,0 +1,384 @@
+//! Writes of config: accepted here when this cluster is the authority, carried to it otherwise.
+
+use std::time::Duration;
+
+use isthmus_api::{Cause, Failure};
+use isthmus_manifest::{Problem, parse_object};
+use isthmus_model::{Kind, Mesh, Position, Resource, ResourceKey};
+use isthmus_replica::{Change as LedgerChange, Expect, LedgerName, WriteError};
+use isthmus_wire::proto;
+use isthmus_world::Store;
+use serde_json::Value;
+
+use super::answer::{Answer, Held, ReplyTo};
+use super::objects::{Stored, ledger_key, resource_key};
+use super::peers::Asked;
+use super::{Core, Now, RequestId};
+use crate::time::unix_millis;
+
+/// How long a forwarded write may take.
+pub(super) const FORWARD: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    Create,
+    Update,
+    Delete,
+}
+
+/// One write, as the API was asked.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// The name of the user's token.
+    pub author: String,
+    pub verb: Verb,
+    pub key: ResourceKey,
+    /// `None` for a delete only.
+    pub object: Option<Value>,
+    /// Say what would happen, and do nothing.
+    pub dry_run: bool,
+}
+
+/// A write that holds.
+#[derive(Debug)]
+enum Decided {
+    Unchanged(ResourceKey),
+    Put {
+        key: ResourceKey,
+        stored: Stored,
+        before: Option<Position>,
+    },
+    Delete {
+        key: ResourceKey,
+        before: Position,
+    },
+}
+
+impl Verb {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Create, Self::Update, Self::Delete]
+            .into_iter()
+            .find(|verb| verb.as_str() == text)
+    }
+
+    fn code(self) -> u16 {
+        match self {
+            Self::Create => 201,
+            Self::Update | Self::Delete => 200,
+        }
+    }
+}
+
+impl<S: Store> Core<S> {
+    pub(super) fn on_write(&mut self, id: RequestId, write: Write, now: Now) {
+        let reply_to = ReplyTo::Request(id);
+        if self.is_authority() || write.dry_run {
+            self.decide_and_write(reply_to, &write, now);
+        } else {
+            self.forward(reply_to, &write, now);
+        }
+    }
+
+    /// Another cluster forwards a write of one of its users.
+    pub(super) fn on_commit(&mut self, reply_to: ReplyTo, commit: &proto::Commit, now: Now) {
+        if !self.is_authority() {
+            let authority = &self.settings.authority;
+            let message = format!("this cluster is not the authority, {authority} is");
+            return self.reply(reply_to, Failure::unavailable(message).into());
+        }
+        match read_commit(commit) {
+            Ok(write) => self.decide_and_write(reply_to, &write, now),
+            Err(failure) => self.reply(reply_to, failure.into()),
+        }
+    }
+
+    fn decide_and_write(&mut self, reply_to: ReplyTo, write: &Write, now: Now) {
+        let decided = self.decide(write, now);
+        match decided {
+            Err(failure) => self.reply(reply_to, failure.into()),
+            Ok(decided) if write.dry_run => {
+                let answer = self.foretell(write.verb, decided);
+                self.reply(reply_to, answer);
+            }
+            Ok(decided) => self.stage(reply_to, write.verb, decided),
+        }
+    }
+
+    /// Does the write hold, against everything that was accepted, saved or not?
+    fn decide(&self, write: &Write, now: Now) -> Result<Decided, Failure> {
+        let key = &write.key;
+        if !key.kind.is_config() {
+            return Err(Failure::new(
+                405,
+                "MethodNotAllowed",
+                format!(
+                    "{} objects are facts: their own proxies report them",
+                    key.kind
+                ),
+            ));
+        }
+        let current = self.latest(key)?;
+        let exists = current.as_ref().map(|(position, _)| *position);
+        match (write.verb, exists) {
+            (Verb::Create, Some(_)) => {
+                return Err(Failure::already_exists(format!(
+                    "{key} exists already: update it, or choose another name"
+                )));
+            }
+            (Verb::Update | Verb::Delete, None) => {
+                return Err(Failure::not_found(format!("there is no {key}")));
+            }
+            (Verb::Create, None) | (Verb::Update | Verb::Delete, Some(_)) => {}
+        }
+        if let Some(found) = exists {
+            check_version(key, write.object.as_ref(), found)?;
+        }
+        if write.verb == Verb::Delete {
+            let before = exists.unwrap_or_default();
+            let key = key.clone();
+            return Ok(Decided::Delete { key, before });
+        }
+        let object = write.object.clone().unwrap_or_default();
+        self.check_object(key, &object)?;
+        let before = current.as_ref().map(|(_, stored)| stored);
+        let stored = Stored::after(before, key, object, &write.author, unix_millis(now.wall));
+        let key = key.clone();
+        Ok(match stored {
+            None => Decided::Unchanged(key),
+            Some(stored) => Decided::Put {
+                key,
+                stored,
+                before: exists,
+            },
+        })
+    }
+
+    /// The newest version that was accepted, and where.
+    fn latest(&self, key: &ResourceKey) -> Result<Option<(Position, Stored)>, Failure> {
+        let Some(ledger) = self.replica.ledger(&LedgerName::Config) else {
+            return Ok(self.objects.get(key).cloned());
+        };
+        let Some((position, record)) = ledger.find_latest(&ledger_key(key)) else {
+            return Ok(None);
+        };
+        let stored = Stored::decode(record)
+            .map_err(|error| Failure::internal(format!("{key} cannot be read: {error}")))?;
+        Ok(Some((position, stored)))
+    }
+
+    fn check_object(&self, key: &ResourceKey, object: &Value) -> Result<(), Failure> {
+        let (found, resource) =
+            parse_object(object.clone()).map_err(|problems| invalid(key, problems))?;
+        if found != *key {
+            return Err(Failure::bad_request(format!(
+                "the object is {found}, the path says {key}"
+            )));
+        }
+        match resource {
+            Resource::Mesh(mesh) => self.check_mesh(key, &mesh),
+            _ => Ok(()),
+        }
+    }
+
+    /// The name and the trust domain were decided when the mesh was founded.
+    fn check_mesh(&self, key: &ResourceKey, mesh: &Mesh) -> Result<(), Failure> {
+        let causes = [
+            (
+                "metadata.name",
+                mesh.name.as_str(),
+                self.settings.mesh.as_str(),
+            ),
+            (
+                "spec.trustDomain",
+                mesh.trust_domain.as_str(),
+                self.settings.trust_domain.as_str(),
+            ),
+        ];
+        let wrong: Vec<_> = causes
+            .into_iter()
+            .filter(|(_, found, expected)| found != expected)
+            .map(|(field, found, expected)| Cause {
+                field: field.to_owned(),
+                message: format!("it is {found:?}, this mesh was founded as {expected:?}"),
+            })
+            .collect();
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::invalid(format!("{key} describes another mesh")).with_causes(wrong))
+    }
+
+    fn stage(&mut self, reply_to: ReplyTo, verb: Verb, decided: Decided) {
+        let (key, value, expect) = match decided {
+            Decided::Unchanged(key) => {
+                let code = verb.code();
+                return self.hold(reply_to, Held::Object { code, key });
+            }
+            Decided::Put {
+                key,
+                stored,
+                before,
+            } => {
+                let expect = before.map_or(Expect::Absent, Expect::UnchangedSince);
+                (key, Some(stored.encode()), expect)
+            }
+            Decided::Delete { key, before } => (key, None, Expect::UnchangedSince(before)),
+        };
+        let deletes = value.is_none();
+        let change = LedgerChange {
+            key: ledger_key(&key),
+            value,
+            expect,
+        };
+        match self.replica.write(&LedgerName::Config, vec![change]) {
+            Ok(written) => {
+                self.perform(written.outputs);
+                let held = if deletes { Held::Ready(Answer::deleted(&key, written.position)) } else { Held::Object {
+                    code: verb.code(),
+                    key,
+                } };
+                self.hold(reply_to, held);
+            }
+            Err(error) => self.reply(reply_to, not_written(&key, &error).into()),
+        }
+    }
+
+    /// What a write would answer.
+    fn foretell(&mut self, verb: Verb, decided: Decided) -> Answer {
+        match decided {
+            Decided::Unchanged(key) => match self.show(&key) {
+                Some(body) => Answer::Json {
+                    code: verb.code(),
+                    body,
+                },
+                None => Failure::not_found(format!("there is no {key}")).into(),
+            },
+            Decided::Put { stored, before, .. } => Answer::Json {
+                code: verb.code(),
+                body: stored.show(before.unwrap_or_default()),
+            },
+            Decided::Delete { key, before } => Answer::deleted(&key, before),
+        }
+    }
+
+    fn forward(&mut self, reply_to: ReplyTo, write: &Write, now: Now) {
+        let authority = self.settings.authority.clone();
+        let Some(session) = self.peers.session_of(&authority) else {
+            let failure = self.authority_unreachable(now);
+            return self.reply(reply_to, failure.into());
+        };
+        let object = write.object.as_ref().map(Value::to_string);
+        let commit = proto::Commit {
+            author: write.author.clone(),
+            verb: write.verb.as_str().to_owned(),
+            key: String::from_utf8_lossy(&ledger_key(&write.key)).into_owned(),
+            object: object.unwrap_or_default().into(),
+        };
+        let asked = Asked::Commit {
+            reply_to,
+            key: write.key.clone(),
+            answered: None,
+        };
+        let deadline = now.monotonic + FORWARD;
+        let question = proto::peer_question::Question::Commit(commit);
+        self.ask(session, question, asked, deadline);
+    }
+
+    pub(super) fn authority_unreachable(&self, now: Now) -> Failure {
+        let authority = &self.settings.authority;
+        let seen = match self.replica.contact(authority, now.monotonic) {
+            (_, Some(age)) => format!("last seen {} s ago", age.as_secs()),
+            (_, None) => "not seen since this control plane started".to_owned(),
+        };
+        Failure::unavailable(format!(
+            "authority {authority} unreachable, {seen}; the mesh serves on, config writes wait for it"
+        ))
+    }
+}
+
+fn read_commit(commit: &proto::Commit) -> Result<Write, Failure> {
+    let bad = |what: &str| Failure::bad_request(format!("the forwarded write's {what} is not one"));
+    Ok(Write {
+        author: commit.author.clone(),
+        verb: Verb::parse(&commit.verb).ok_or_else(|| bad("verb"))?,
+        key: resource_key(commit.key.as_bytes()).map_err(|_| bad("key"))?,
+        object: if commit.object.is_empty() { None } else { Some(serde_json::from_slice(&commit.object).map_err(|_| bad("object"))?) },
+        dry_run: false,
+    })
+}
+
+/// Does the write speak of the version that is there?
+fn check_version(
+    key: &ResourceKey,
+    object: Option<&Value>,
+    found: Position,
+) -> Result<(), Failure> {
+    let metadata = object.and_then(|object| object.get("metadata"));
+    let based_on = metadata.and_then(|metadata| metadata.get("resourceVersion"));
+    let Some(based_on) = based_on.filter(|version| !version.is_null()) else {
+        return Ok(());
+    };
+    let number = based_on.as_str().and_then(|text| text.parse().ok());
+    let Some(number) = number else {
+        return Err(Failure::bad_request(format!(
+            "metadata.resourceVersion {based_on} is not one that this API gave out"
+        )));
+    };
+    // Positions are the same for every object: what did not change since is not stale.
+    if found > Position(number) {
+        return Err(Failure::conflict(format!(
+            "{key} was changed after you read it (you have version {number}, it changed at \
+             {found}): read it again, and make your change there"
+        )));
+    }
+    Ok(())
+}
+
+fn invalid(key: &ResourceKey, problems: Vec<Problem>) -> Failure {
+    let causes: Vec<_> = problems
+        .iter()
+        .map(|problem| Cause {
+            field: problem.path.to_string(),
+            message: match &problem.hint {
+                Some(hint) => format!("{}; {hint}", problem.message),
+                None => problem.message.clone(),
+            },
+        })
+        .collect();
+    let first = problems
+        .first()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let more = match causes.len() {
+        0 | 1 => String::new(),
+        several => format!(" (and {} more)", several - 1),
+    };
+    Failure::invalid(format!("{key} is not valid: {first}{more}")).with_causes(causes)
+}
+
+fn not_written(key: &ResourceKey, error: &WriteError) -> Failure {
+    match error {
+        WriteError::Conflict { .. } => {
+            Failure::conflict(format!("{key} was changed at the same time: read it again"))
+        }
+        WriteError::TooLarge { .. } => {
+            Failure::new(413, "RequestEntityTooLarge", format!("{key}: {error}"))
+        }
+        WriteError::NotOurs { .. } | WriteError::Exhausted => {
+            Failure::internal(format!("{key}: {error}"))
+        }
+    }
+}
+
+/// Which kinds of config there are, for messages.
+pub(crate) fn kinds() -> String {
+    Kind::ALL.map(Kind::plural).join(", ")
+}

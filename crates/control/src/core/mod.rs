@@ -1,0 +1,437 @@
+//! One cluster's control plane as one machine: everything that can happen to it is an [`Event`],
+//! everything that it does about it an [`Action`].
+//!
+//! It has a single owner and runs over any [`Store`]; time comes with each event. `on` takes an
+//! event in, `flush` makes durable what events since then asked for and gives out what follows:
+//! many writes share one commit, and nobody is told of a write before it is safe. It never opens a
+//! socket, reads a clock or waits.
+
+mod answer;
+mod conditions;
+mod config;
+mod dial;
+mod members;
+mod objects;
+mod peers;
+mod proxies;
+mod publishing;
+mod read;
+mod restore;
+mod tokens;
+mod views;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use isthmus_identity::{KeyHash, TokenId, TokenRecord, TokenSecret};
+use isthmus_model::{
+    ClusterName, Identity, MeshName, Position, ResourceKey, ServiceName, TrustDomain,
+};
+use isthmus_replica::{LedgerName, Replica};
+use isthmus_wire::proto;
+use isthmus_world::{Batch, Chance, SeededChance, Store};
+
+pub use answer::Answer;
+pub(crate) use config::kinds;
+pub use config::{Verb, Write};
+pub use dial::Target;
+pub use isthmus_replica::SessionId as PeerSessionId;
+pub(crate) use read::selection;
+pub use restore::OpenError;
+pub use watch::{Selection, WatchEvent};
+
+use crate::index::{Index, Touched};
+use answer::{Held, ReplyTo};
+use dial::Dialling;
+use members::Members;
+use objects::Stored;
+use peers::Peers;
+use publishing::Publishing;
+use tokens::Tokens;
+use watch::Watches;
+
+/// A stream to a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// A connection that a proxy opened; its streams share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// A request of the API that waits for its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What a control plane is told when it starts.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub mesh: MeshName,
+    pub trust_domain: TrustDomain,
+    pub cluster: ClusterName,
+    /// The cluster whose control plane accepts config.
+    pub authority: ClusterName,
+    /// Control planes to dial while config does not say where they are.
+    pub bootstrap: Vec<SocketAddr>,
+    /// 64 random bits.
+    pub seed: u64,
+}
+
+/// What time it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    pub monotonic: Instant,
+    pub wall: SystemTime,
+}
+
+/// What can happen.
+#[derive(Debug)]
+pub enum Event {
+    Request {
+        id: RequestId,
+        request: Request,
+    },
+    /// Nobody reads this watch any more.
+    WatchEnded {
+        id: RequestId,
+    },
+    /// A proxy of this cluster has opened its stream.
+    ProxyOpened {
+        session: SessionId,
+        connection: ConnectionId,
+        identity: Identity,
+    },
+    ProxyMessage {
+        session: SessionId,
+        message: proto::FromProxy,
+    },
+    ProxyClosed {
+        session: SessionId,
+    },
+    /// A stream with another control plane is open. `target`: what was dialled, if we did.
+    PeerOpened {
+        session: PeerSessionId,
+        cluster: ClusterName,
+        target: Option<Target>,
+    },
+    PeerMessage {
+        session: PeerSessionId,
+        frame: proto::PeerFrame,
+    },
+    PeerClosed {
+        session: PeerSessionId,
+    },
+    DialFailed {
+        target: Target,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What the API asks.
+#[derive(Debug)]
+pub enum Request {
+    /// One object or a list.
+    Read(Selection),
+    /// Changes from now on, after `since`; `None`: after all that there is, which comes first.
+    Watch {
+        selection: Selection,
+        since: Option<Position>,
+    },
+    Write(Write),
+    Status,
+    /// Remember a join token before it is given out.
+    AddToken(TokenRecord),
+    /// Use a join token for a key.
+    Enroll {
+        token: TokenId,
+        secret: TokenSecret,
+        key: KeyHash,
+    },
+    /// Connections of proxies whose workload runs the service.
+    FindProxies(ServiceName),
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Action {
+    Answer {
+        id: RequestId,
+        answer: Answer,
+    },
+    /// The next line of a watch.
+    Watch {
+        id: RequestId,
+        event: WatchEvent,
+    },
+    ToProxy {
+        session: SessionId,
+        message: proto::ToProxy,
+    },
+    CloseProxy {
+        session: SessionId,
+        reason: String,
+    },
+    ToPeer {
+        session: PeerSessionId,
+        frame: proto::PeerFrame,
+    },
+    ClosePeer {
+        session: PeerSessionId,
+        reason: String,
+    },
+    Dial {
+        target: Target,
+        address: SocketAddr,
+    },
+    /// Something that a person should know.
+    Notice(Notice),
+}
+
+/// What goes to the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    StoreFailed {
+        error: String,
+    },
+    StoreRecovered,
+    /// An entry of a ledger is not understood; the last good one stays.
+    BadEntry {
+        ledger: String,
+        key: String,
+        reason: String,
+    },
+    /// A proxy reported something that is not shown.
+    BadReport {
+        process: String,
+        reason: String,
+    },
+    Contact {
+        cluster: ClusterName,
+        contact: isthmus_replica::Contact,
+    },
+    /// The other cluster knows more of our ledger than we do.
+    Outlived {
+        ledger: String,
+        cluster: ClusterName,
+    },
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Core<S> {
+    settings: Settings,
+    store: S,
+    chance: SeededChance,
+    index: Index,
+    /// Config as it is shown: saved, and where each object last changed.
+    objects: BTreeMap<ResourceKey, (Position, Stored)>,
+    /// Objects that this version cannot read, and why. They stay in the ledger.
+    unreadable: BTreeMap<ResourceKey, String>,
+    findings: conditions::Findings,
+    replica: Replica,
+    peers: Peers,
+    dialling: Dialling,
+    members: Members,
+    tokens: Tokens,
+    publishing: Publishing,
+    watches: Watches,
+    /// Writes of our own tables that are not saved.
+    pending: Batch,
+    touched: Touched,
+    /// Own facts must be compared with their ledger: a save failed.
+    facts_unsure: bool,
+    /// Answers that go out when what they speak of is saved.
+    held: Vec<(ReplyTo, Held)>,
+    actions: Vec<Action>,
+    store_failing: bool,
+    next_bookmark: Instant,
+    started: Instant,
+}
+
+/// How often watches are told that nothing changed.
+const BOOKMARKS: Duration = Duration::from_secs(30);
+
+impl<S: Store> Core<S> {
+    /// Takes one event in. What follows from it is given out by the next `flush`.
+    pub fn on(&mut self, event: Event, now: Now) {
+        match event {
+            Event::Request { id, request } => self.on_request(id, request, now),
+            Event::WatchEnded { id } => self.watches.end(id),
+            Event::ProxyOpened {
+                session,
+                connection,
+                identity,
+            } => self.publishing.open(session, connection, identity),
+            Event::ProxyMessage { session, message } => self.on_proxy_message(session, message),
+            Event::ProxyClosed { session } => {
+                self.members.on_closed(session, now.monotonic);
+                self.publishing.close(session, now.monotonic);
+            }
+            Event::PeerOpened {
+                session,
+                cluster,
+                target,
+            } => self.on_peer_opened(session, cluster, target, now.monotonic),
+            Event::PeerMessage { session, frame } => self.on_peer_frame(session, frame, now),
+            Event::PeerClosed { session } => self.on_peer_closed(session, now.monotonic),
+            Event::DialFailed { target } => {
+                let chance = &mut self.chance;
+                self.dialling
+                    .on_ended(&target, false, now.monotonic, chance);
+            }
+            Event::Tick => self.on_tick(now),
+        }
+    }
+
+    fn on_request(&mut self, id: RequestId, request: Request, now: Now) {
+        match request {
+            Request::Read(selection) => self.on_read(id, selection, now.monotonic),
+            Request::Watch { selection, since } => self.on_watch(id, selection, since),
+            Request::Write(write) => self.on_write(id, write, now),
+            Request::Status => {
+                let view = self.status(now.monotonic);
+                self.answer(id, Answer::view(&view));
+            }
+            Request::AddToken(record) => {
+                self.tokens.add(record, &mut self.pending);
+                self.hold(ReplyTo::Request(id), Held::Ready(Answer::Done));
+            }
+            Request::Enroll { token, secret, key } => {
+                let pending = &mut self.pending;
+                let answer = match self.tokens.redeem(token, &secret, key, now.wall, pending) {
+                    Ok(grant) => Answer::Granted(grant),
+                    Err(refused) => Answer::TokenRefused(refused.to_string()),
+                };
+                self.hold(ReplyTo::Request(id), Held::Ready(answer));
+            }
+            Request::FindProxies(service) => {
+                let connections = self.proxies_of(&service);
+                self.answer(id, Answer::Proxies(connections));
+            }
+        }
+    }
+
+    fn on_tick(&mut self, now: Now) {
+        for change in self.members.on_timeout(now.monotonic) {
+            self.apply_member(change);
+        }
+        self.publishing.on_timeout(now.monotonic);
+        self.tokens.on_timeout(now.wall, &mut self.pending);
+        let outputs = self.replica.on_tick(now.monotonic);
+        self.perform(outputs);
+        self.refresh_contacts(now.monotonic);
+        self.on_question_timeouts(now.monotonic);
+        self.dial(now.monotonic);
+        if self.next_bookmark <= now.monotonic {
+            self.next_bookmark = now.monotonic + BOOKMARKS;
+            for (id, event) in self.watches.bookmarks(self.position()) {
+                self.actions.push(Action::Watch { id, event });
+            }
+        }
+    }
+
+    /// Saves what was asked for since the last flush, and gives what is to be done now. When the
+    /// store fails, writes that wait are refused and everything else goes on from memory.
+    pub fn flush(&mut self) -> Vec<Action> {
+        // What is saved may touch facts, and those are saved too: two rounds, at most a few.
+        while self.save() {}
+        self.publish();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// One commit. False when there is nothing left to save, or it failed.
+    fn save(&mut self) -> bool {
+        self.write_facts();
+        let unsaved = self.replica.unsaved();
+        let mut batch = self.pending.clone();
+        if let Some(unsaved) = &unsaved {
+            batch.append(unsaved.batch.clone());
+        }
+        if unsaved.is_none() && batch.is_empty() {
+            self.release();
+            return false;
+        }
+        let committed = if batch.is_empty() { Ok(()) } else { self.store.commit(&batch) };
+        match committed {
+            Ok(()) => {
+                self.pending = Batch::new();
+                if std::mem::take(&mut self.store_failing) {
+                    self.actions.push(Action::Notice(Notice::StoreRecovered));
+                }
+                if let Some(unsaved) = unsaved {
+                    let outputs = self.replica.on_saved(unsaved);
+                    self.perform(outputs);
+                }
+                self.release();
+                true
+            }
+            Err(error) => {
+                if let Some(unsaved) = unsaved {
+                    self.replica.on_not_saved(unsaved);
+                }
+                self.facts_unsure = true;
+                self.refuse_held(&error.to_string());
+                if !std::mem::replace(&mut self.store_failing, true) {
+                    let error = error.to_string();
+                    self.actions
+                        .push(Action::Notice(Notice::StoreFailed { error }));
+                }
+                false
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let topics = std::mem::take(&mut self.touched.topics);
+        if !topics.is_empty() {
+            self.publishing.on_touched(&topics, &self.index);
+            self.judge_reports(&topics);
+            let more = std::mem::take(&mut self.touched.topics);
+            self.publishing.on_touched(&more, &self.index);
+        }
+        for (session, push) in self.publishing.pushes(self.position()) {
+            self.send_to_proxy(session, proto::to_proxy::Message::Push(push));
+        }
+    }
+
+    /// Where this cluster's copy of config stands.
+    pub fn position(&self) -> Position {
+        let config = LedgerName::Config;
+        match self.replica.ledger(&config) {
+            Some(ledger) => ledger.mark().position,
+            None => self.copied_position(),
+        }
+    }
+
+    /// The store, for whoever simulates its failures.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    fn copied_position(&self) -> Position {
+        let copy = self.replica.copy(&LedgerName::Config);
+        copy.map(|copy| copy.mark().position).unwrap_or_default()
+    }
+
+    fn is_authority(&self) -> bool {
+        self.settings.authority == self.settings.cluster
+    }
+
+    /// Is there config to speak of? Until then nothing is said about any topic.
+    fn is_config_known(&self) -> bool {
+        self.is_authority() || self.copied_position() > Position(0)
+    }
+
+    fn answer(&mut self, id: RequestId, answer: Answer) {
+        self.actions.push(Action::Answer { id, answer });
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.chance.draw()
+    }
+}
+
+#[cfg(test)]
+mod tests;

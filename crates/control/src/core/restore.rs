@@ -1,0 +1,160 @@
+//! Starting from what the store holds.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use isthmus_model::{Gateway, Workload};
+use isthmus_replica::{LedgerName, LoadError, Replica};
+use isthmus_wire::Body;
+use isthmus_world::{Batch, SeededChance, Store, StoreError, Table};
+
+use super::members::{Member, MemberKey, Members};
+use super::{
+    BOOKMARKS, Core, Dialling, Now, Peers, Publishing, Settings, Tokens, Watches, conditions,
+};
+use crate::index::{Change, Index, Touched};
+
+const MEMBERS: Table = Table::new("members");
+/// The first byte of every record.
+const FORMAT: u8 = 1;
+
+/// Why a control plane cannot start with its store.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Ledger(#[from] LoadError),
+    #[error(
+        "table {table} of the store has format {found}, this version of isthmus reads format \
+         {known}: use the version that wrote it"
+    )]
+    Format {
+        table: &'static str,
+        found: u8,
+        known: u8,
+    },
+    #[error("a record in table {table} of the store is damaged: restore the store from a backup")]
+    Damaged { table: &'static str },
+}
+
+impl OpenError {
+    pub(super) fn damaged(table: Table) -> Self {
+        Self::Damaged {
+            table: table.name(),
+        }
+    }
+
+    /// The record without its format.
+    pub(super) fn check_format(table: Table, known: u8, record: &[u8]) -> Result<&[u8], Self> {
+        match record.split_first() {
+            Some((&found, rest)) if found == known => Ok(rest),
+            Some((&found, _)) => Err(Self::Format {
+                table: table.name(),
+                found,
+                known,
+            }),
+            None => Err(Self::damaged(table)),
+        }
+    }
+}
+
+impl<S: Store> Core<S> {
+    /// Starts with what an earlier process left in the store, or with nothing.
+    ///
+    /// Errors: the store cannot be read, or what is in it is damaged or of a format that this
+    /// version does not know. It is left as it is.
+    pub fn open(settings: Settings, store: S, now: Now) -> Result<Self, OpenError> {
+        let (own, authority) = (settings.cluster.clone(), settings.authority.clone());
+        let replica = Replica::load(own.clone(), authority, &store, settings.seed, now.monotonic)?;
+        let mut core = Self {
+            chance: SeededChance::new(settings.seed),
+            index: Index::new(own),
+            objects: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            findings: conditions::Findings::default(),
+            peers: Peers::default(),
+            dialling: Dialling::default(),
+            members: Members::default(),
+            tokens: Tokens::load(&store)?,
+            publishing: Publishing::default(),
+            watches: Watches::default(),
+            pending: Batch::new(),
+            touched: Touched::default(),
+            facts_unsure: true,
+            held: Vec::new(),
+            actions: Vec::new(),
+            store_failing: false,
+            next_bookmark: now.monotonic + BOOKMARKS,
+            started: now.monotonic,
+            replica,
+            settings,
+            store,
+        };
+        core.draw(); // The replica draws from the same seed.
+        let ledgers: Vec<_> = core.replica.marks().into_keys().cloned().collect();
+        for ledger in ledgers {
+            let keys = core.keys(&ledger);
+            core.on_entries(&ledger, keys);
+        }
+        core.restore_members(now)?;
+        core.watches = Watches::new(core.position());
+        Ok(core)
+    }
+
+    fn keys(&self, ledger: &LedgerName) -> Vec<Bytes> {
+        if let Some(ledger) = self.replica.ledger(ledger) {
+            return ledger.entries().map(|(key, _, _)| key.clone()).collect();
+        }
+        let copy = self.replica.copy(ledger).into_iter();
+        copy.flat_map(isthmus_replica::Follower::entries)
+            .map(|(key, _, _)| key.clone())
+            .collect()
+    }
+
+    fn restore_members(&mut self, now: Now) -> Result<(), OpenError> {
+        for (_, record) in self.store.scan_prefix(MEMBERS, b"")? {
+            let body = OpenError::check_format(MEMBERS, FORMAT, &record)?;
+            let member = match Body::decode(body) {
+                Ok(Body::Workload(workload)) => Member::Workload(workload),
+                Ok(Body::Gateway(gateway)) => Member::Gateway(gateway),
+                _ => return Err(OpenError::damaged(MEMBERS)),
+            };
+            let change = self.members.restore(member, now.monotonic);
+            let touched = self.index.apply(change);
+            self.touched.merge(touched);
+        }
+        Ok(())
+    }
+
+    /// Keeps what the change says for the next start.
+    pub(super) fn save_member(&mut self, change: &Change) {
+        let (key, body) = match change {
+            Change::Workload { handle, workload } => (
+                MemberKey::Workload(handle.clone()),
+                workload
+                    .clone()
+                    .map(|workload: Workload| Body::Workload(workload)),
+            ),
+            Change::Gateway { name, gateway } => (
+                MemberKey::Gateway(name.clone()),
+                gateway
+                    .clone()
+                    .map(|gateway: Gateway| Body::Gateway(gateway)),
+            ),
+            Change::Config { .. } | Change::Fact { .. } | Change::Contact { .. } => return,
+        };
+        let key = match key {
+            MemberKey::Workload(handle) => format!("workload/{handle}"),
+            MemberKey::Gateway(name) => format!("gateway/{name}"),
+        };
+        match body {
+            Some(body) => {
+                let mut record = vec![FORMAT];
+                record.extend(body.encode());
+                self.pending.put(MEMBERS, key, record);
+            }
+            None => self.pending.delete(MEMBERS, key),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The mesh as this cluster sees it.
+
+use std::time::Instant;
+
+use isthmus_api::{
+    AuthorityStatus, ClusterStatus, Contact, GatewayStatus, ProxyStatus, ServiceShare,
+    ServiceStatus, StatusView,
+};
+use isthmus_model::Cluster;
+use isthmus_world::Store;
+
+use super::Core;
+use super::publishing::ProxySession;
+
+impl<S: Store> Core<S> {
+    pub(super) fn status(&self, now: Instant) -> StatusView {
+        let authority = &self.settings.authority;
+        let reachable = self.is_authority() || self.peers.session_of(authority).is_some();
+        let declared = self.index.declared();
+        let connected = self.publishing.sessions().map(|(_, proxy)| (proxy, true));
+        let gone = self.publishing.gone().map(|proxy| (proxy, false));
+        let proxies = connected
+            .chain(gone)
+            .filter(|(proxy, _)| !proxy.process.is_empty());
+        let mut proxies: Vec<_> = proxies
+            .map(|(proxy, on)| self.proxy_status(proxy, on))
+            .collect();
+        proxies.sort_by(|a, b| a.process.cmp(&b.process));
+        StatusView {
+            mesh: self.settings.mesh.to_string(),
+            trust_domain: self.settings.trust_domain.to_string(),
+            cluster: self.settings.cluster.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            position: self.position().0,
+            authority: AuthorityStatus {
+                cluster: Some(authority.to_string()),
+                reachable,
+            },
+            clusters: declared
+                .clusters()
+                .map(|cluster| self.cluster_status(cluster, now))
+                .collect(),
+            services: declared
+                .services()
+                .map(|name| self.service_status(name))
+                .collect(),
+            proxies,
+        }
+    }
+
+    fn cluster_status(&self, cluster: &Cluster, now: Instant) -> ClusterStatus {
+        let own = cluster.name == self.settings.cluster;
+        let (contact, age) = self.replica.contact(&cluster.name, now);
+        let rtt = self.replica.rtt(&cluster.name).filter(|_| !own);
+        let gateways = self.index.gateways(&cluster.name).into_iter();
+        ClusterStatus {
+            name: cluster.name.to_string(),
+            region: cluster.region.to_string(),
+            contact: match contact {
+                _ if own => Contact::Own,
+                isthmus_replica::Contact::Never => Contact::Never,
+                isthmus_replica::Contact::Live => Contact::Live,
+                isthmus_replica::Contact::Stale => Contact::Stale,
+                isthmus_replica::Contact::Lost => Contact::Lost,
+            },
+            age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            rtt_ms: rtt.map(|rtt| rtt.smoothed.as_secs_f64() * 1000.0),
+            gateways: gateways
+                .map(|gateway| GatewayStatus {
+                    name: gateway.name.clone(),
+                    address: gateway.address.to_string(),
+                    healthy: gateway.healthy,
+                })
+                .collect(),
+        }
+    }
+
+    fn service_status(&self, name: &isthmus_model::ServiceName) -> ServiceStatus {
+        let shares = self.index.whole_shares(name).into_iter();
+        ServiceStatus {
+            name: name.to_string(),
+            exported: self.index.declared().is_exported(name),
+            clusters: shares
+                .map(|share| ServiceShare {
+                    cluster: share.cluster.to_string(),
+                    healthy: share.healthy,
+                    total: share.total,
+                })
+                .collect(),
+        }
+    }
+
+    fn proxy_status(&self, proxy: &ProxySession, connected: bool) -> ProxyStatus {
+        ProxyStatus {
+            process: proxy.process.clone(),
+            identity: proxy.identity.to_string(),
+            connected,
+            position: proxy.position(self.position()).0,
+            rejected: proxy.rejections(),
+        }
+    }
+}

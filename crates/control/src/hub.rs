@@ -1,0 +1,336 @@
+//! Between the core, which runs alone on a thread of its own, and the tasks that hold sockets.
+//!
+//! Decides nothing: events go in, actions are taken to whoever they are for.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use isthmus_wire::proto;
+use isthmus_world::{Clock, Store};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::Stream;
+use tonic::Status;
+
+use crate::core::{
+    Action, Answer, ConnectionId, Core, Event, Notice, Now, PeerSessionId, Request, RequestId,
+    SessionId, Target, WatchEvent,
+};
+
+/// Events that wait for the core.
+const EVENTS: usize = 1024;
+/// Messages that wait for one stream. The core sends a proxy a few pushes at a time, so a stream
+/// that fills this is not read at all.
+const STREAM: usize = 256;
+/// Events that wait for one watch: all objects of a kind may come at once.
+const WATCH: usize = 65_536;
+/// Events of one commit.
+const TOGETHER: usize = 256;
+
+/// Handed to every task of the shell.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    events: mpsc::Sender<Event>,
+    ids: AtomicU64,
+    streams: Mutex<Streams>,
+}
+
+#[derive(Debug, Default)]
+struct Streams {
+    requests: BTreeMap<RequestId, oneshot::Sender<Answer>>,
+    watches: BTreeMap<RequestId, mpsc::Sender<WatchEvent>>,
+    proxies: BTreeMap<SessionId, mpsc::Sender<Result<proto::ToProxy, Status>>>,
+    peers: BTreeMap<PeerSessionId, mpsc::Sender<Result<proto::PeerFrame, Status>>>,
+    asks: BTreeMap<ConnectionId, mpsc::Sender<Result<proto::Question, Status>>>,
+    answers: BTreeMap<u64, oneshot::Sender<proto::Answer>>,
+}
+
+/// The core's thread has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this control plane is stopping")]
+pub(crate) struct Stopped;
+
+/// What `Hub::new` leaves to be run.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) actions: mpsc::Sender<Vec<Action>>,
+    pub(crate) performed: mpsc::Receiver<Vec<Action>>,
+}
+
+impl Hub {
+    pub(crate) fn new() -> (Self, Ends) {
+        let (events, received) = mpsc::channel(EVENTS);
+        let (actions, performed) = mpsc::channel(EVENTS);
+        let hub = Self {
+            events,
+            ids: AtomicU64::new(1),
+            streams: Mutex::default(),
+        };
+        let ends = Ends {
+            events: received,
+            actions,
+            performed,
+        };
+        (hub, ends)
+    }
+
+    /// Never given out twice in a process.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) async fn tell(&self, event: Event) -> Result<(), Stopped> {
+        self.events.send(event).await.map_err(|_| Stopped)
+    }
+
+    /// Asks the core.
+    pub(crate) async fn ask(&self, request: Request) -> Result<Answer, Stopped> {
+        let id = RequestId(self.next_id());
+        let (sender, answer) = oneshot::channel();
+        self.streams().requests.insert(id, sender);
+        self.tell(Event::Request { id, request }).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Asks the core for a watch. The events are those that follow the answer `Watching`.
+    pub(crate) async fn watch(&self, request: Request) -> Result<(Answer, WatchStream), Stopped> {
+        let id = RequestId(self.next_id());
+        let (sender, answer) = oneshot::channel();
+        let (watch, events) = mpsc::channel(WATCH);
+        {
+            let mut streams = self.streams();
+            streams.requests.insert(id, sender);
+            streams.watches.insert(id, watch);
+        }
+        self.tell(Event::Request { id, request }).await?;
+        let ended = self.events.clone();
+        let stream = WatchStream { id, events, ended };
+        Ok((answer.await.map_err(|_| Stopped)?, stream))
+    }
+
+    pub(crate) fn open_proxy(
+        &self,
+        session: SessionId,
+    ) -> mpsc::Receiver<Result<proto::ToProxy, Status>> {
+        let (sender, receiver) = mpsc::channel(STREAM);
+        self.streams().proxies.insert(session, sender);
+        receiver
+    }
+
+    pub(crate) fn close_proxy(&self, session: SessionId) {
+        self.streams().proxies.remove(&session);
+    }
+
+    pub(crate) fn open_peer(
+        &self,
+        session: PeerSessionId,
+    ) -> mpsc::Receiver<Result<proto::PeerFrame, Status>> {
+        let (sender, receiver) = mpsc::channel(STREAM);
+        self.streams().peers.insert(session, sender);
+        receiver
+    }
+
+    pub(crate) fn close_peer(&self, session: PeerSessionId) {
+        self.streams().peers.remove(&session);
+    }
+
+    pub(crate) fn open_ask(
+        &self,
+        connection: ConnectionId,
+    ) -> mpsc::Receiver<Result<proto::Question, Status>> {
+        let (sender, receiver) = mpsc::channel(STREAM);
+        self.streams().asks.insert(connection, sender);
+        receiver
+    }
+
+    pub(crate) fn close_ask(&self, connection: ConnectionId) {
+        self.streams().asks.remove(&connection);
+    }
+
+    /// Puts a question to the proxy of a connection. `None`: it does not answer questions.
+    pub(crate) fn question(
+        &self,
+        connection: ConnectionId,
+        question: proto::question::Question,
+    ) -> Option<oneshot::Receiver<proto::Answer>> {
+        let id = self.next_id();
+        let (sender, answer) = oneshot::channel();
+        let mut streams = self.streams();
+        let question = proto::Question {
+            id,
+            question: Some(question),
+        };
+        let asked = streams.asks.get(&connection)?.try_send(Ok(question));
+        asked.ok()?;
+        streams.answers.retain(|_, waiting| !waiting.is_closed());
+        streams.answers.insert(id, sender);
+        Some(answer)
+    }
+
+    pub(crate) fn on_answer(&self, answer: proto::Answer) {
+        let waiting = self.streams().answers.remove(&answer.id);
+        if let Some(waiting) = waiting {
+            // An error means that nobody waits any more.
+            let _ = waiting.send(answer);
+        }
+    }
+
+    /// Tells all proxies that this control plane is going, and ends all streams.
+    pub(crate) fn end_streams(&self) {
+        let mut streams = self.streams();
+        for proxy in std::mem::take(&mut streams.proxies).into_values() {
+            let closing = proto::to_proxy::Message::Closing(proto::Closing {});
+            let message = proto::ToProxy {
+                message: Some(closing),
+            };
+            // A full stream ends without it.
+            let _ = proxy.try_send(Ok(message));
+        }
+        *streams = Streams::default();
+    }
+
+    /// Takes actions to where they belong; gives back what is to be dialled.
+    pub(crate) fn perform(&self, actions: Vec<Action>) -> Vec<(Target, std::net::SocketAddr)> {
+        let mut dials = Vec::new();
+        let mut streams = self.streams();
+        for action in actions {
+            match action {
+                Action::Answer { id, answer } => streams.answer(id, answer),
+                Action::Watch { id, event } => {
+                    if !streams.tell_watch(id, event) {
+                        // The core learns it when the stream is dropped.
+                        streams.watches.remove(&id);
+                    }
+                }
+                Action::ToProxy { session, message } => {
+                    let sender = streams.proxies.get(&session);
+                    if sender.is_some_and(|sender| sender.try_send(Ok(message)).is_err()) {
+                        streams.proxies.remove(&session);
+                    }
+                }
+                Action::CloseProxy { session, reason } => {
+                    tracing::warn!(%reason, "closing a proxy's stream");
+                    if let Some(sender) = streams.proxies.remove(&session) {
+                        let _ = sender.try_send(Err(Status::invalid_argument(reason)));
+                    }
+                }
+                Action::ToPeer { session, frame } => {
+                    let sender = streams.peers.get(&session);
+                    if sender.is_some_and(|sender| sender.try_send(Ok(frame)).is_err()) {
+                        streams.peers.remove(&session);
+                    }
+                }
+                Action::ClosePeer { session, reason } => {
+                    tracing::info!(%reason, "closing a stream with another control plane");
+                    if let Some(sender) = streams.peers.remove(&session) {
+                        let _ = sender.try_send(Err(Status::aborted(reason)));
+                    }
+                }
+                Action::Dial { target, address } => dials.push((target, address)),
+                Action::Notice(notice) => log(&notice),
+            }
+        }
+        dials
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        // No call leaves the maps half changed, so a panic elsewhere does not matter.
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Streams {
+    fn answer(&mut self, id: RequestId, answer: Answer) {
+        if answer != Answer::Watching {
+            self.watches.remove(&id);
+        }
+        if let Some(request) = self.requests.remove(&id) {
+            // An error means that nobody waits any more.
+            let _ = request.send(answer);
+        }
+    }
+
+    /// False when nobody reads it, or not fast enough.
+    fn tell_watch(&self, id: RequestId, event: WatchEvent) -> bool {
+        let watch = self.watches.get(&id);
+        watch.is_some_and(|watch| watch.try_send(event).is_ok())
+    }
+}
+
+/// The events of one watch. Dropping it ends the watch.
+#[derive(Debug)]
+pub(crate) struct WatchStream {
+    id: RequestId,
+    events: mpsc::Receiver<WatchEvent>,
+    ended: mpsc::Sender<Event>,
+}
+
+impl Stream for WatchStream {
+    type Item = WatchEvent;
+
+    /// Ends when the watch was ended here; the client lists again.
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
+        self.events.poll_recv(context)
+    }
+}
+
+impl Drop for WatchStream {
+    fn drop(&mut self) {
+        // When the core is too busy to hear it, it goes on telling a watch that nobody reads.
+        let _ = self.ended.try_send(Event::WatchEnded { id: self.id });
+    }
+}
+
+/// The core's thread: as many events as there are, one commit, then what follows.
+pub(crate) fn drive<S: Store>(
+    mut core: Core<S>,
+    clock: &impl Clock,
+    mut events: mpsc::Receiver<Event>,
+    actions: &mpsc::Sender<Vec<Action>>,
+) {
+    let now = || Now {
+        monotonic: clock.now(),
+        wall: clock.wall(),
+    };
+    while let Some(event) = events.blocking_recv() {
+        core.on(event, now());
+        for _ in 1..TOGETHER {
+            let Ok(event) = events.try_recv() else { break };
+            core.on(event, now());
+        }
+        let follows = core.flush();
+        if !follows.is_empty() && actions.blocking_send(follows).is_err() {
+            return;
+        }
+    }
+}
+
+fn log(notice: &Notice) {
+    match notice {
+        Notice::StoreFailed { error } => {
+            tracing::error!(%error, "the store failed: writes are refused until it recovers");
+        }
+        Notice::StoreRecovered => tracing::info!("the store works again"),
+        Notice::BadEntry {
+            ledger,
+            key,
+            reason,
+        } => {
+            tracing::error!(%ledger, %key, %reason, "an entry is not understood: the last good one stays");
+        }
+        Notice::BadReport { process, reason } => {
+            tracing::warn!(%process, %reason, "a proxy may not stand for its workload");
+        }
+        Notice::Contact { cluster, contact } => {
+            tracing::info!(%cluster, ?contact, "contact with another cluster");
+        }
+        Notice::Outlived { ledger, cluster } => tracing::error!(
+            %ledger,
+            %cluster,
+            "another cluster knows more of this ledger than its owner: was this store restored from a backup?"
+        ),
+    }
+}

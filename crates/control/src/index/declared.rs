@@ -1,0 +1,246 @@
+//! What people declared, with the ways in which resources find each other: children name their
+//! parents, so the other direction is kept here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use isthmus_model::{
+    Cluster, ClusterName, Kind, Link, Mesh, Resource, ResourceKey, Route, Service, ServiceName,
+    Subset, Target, TrafficPolicy,
+};
+
+use super::multi::Multi;
+
+/// All config resources, and what points to what.
+#[derive(Debug, Default)]
+pub(crate) struct Declared {
+    resources: BTreeMap<ResourceKey, Resource>,
+    mesh: Option<ResourceKey>,
+    clusters: BTreeMap<ClusterName, ResourceKey>,
+    services: BTreeMap<ServiceName, ResourceKey>,
+    exports: BTreeSet<ServiceName>,
+    routes_to: Multi<ServiceName, ResourceKey>,
+    policies_at: Multi<Target, ResourceKey>,
+    subsets: Multi<(ServiceName, Subset), ResourceKey>,
+}
+
+/// The subsets that a route's backends name, without the whole.
+pub(super) fn subsets(route: &Route) -> impl Iterator<Item = (ServiceName, Subset)> {
+    let backends = route.rules.iter().flat_map(|rule| &rule.backends);
+    backends
+        .filter(|backend| !backend.subset.is_all())
+        .map(|backend| (backend.service.clone(), backend.subset.clone()))
+}
+
+impl Declared {
+    /// Puts the resource in the place of what had its key; gives what was there.
+    pub(super) fn replace(
+        &mut self,
+        key: ResourceKey,
+        resource: Option<Resource>,
+    ) -> Option<Resource> {
+        let before = self.resources.remove(&key);
+        if let Some(before) = &before {
+            self.unlink(&key, before);
+        }
+        if let Some(resource) = resource {
+            self.link(&key, &resource);
+            self.resources.insert(key, resource);
+        }
+        before
+    }
+
+    fn link(&mut self, key: &ResourceKey, resource: &Resource) {
+        match resource {
+            Resource::Mesh(_) => self.mesh = Some(key.clone()),
+            Resource::Cluster(cluster) => {
+                self.clusters.insert(cluster.name.clone(), key.clone());
+            }
+            Resource::Service(service) => {
+                self.services.insert(service.name.clone(), key.clone());
+            }
+            Resource::ServiceExport(service) => {
+                self.exports.insert(service.clone());
+            }
+            Resource::HttpRoute(route) => {
+                for (service, _) in &route.parents {
+                    self.routes_to.insert(service.clone(), key.clone());
+                }
+                for subset in subsets(route) {
+                    self.subsets.insert(subset, key.clone());
+                }
+            }
+            Resource::TrafficPolicy(policy) => {
+                for target in &policy.targets {
+                    self.policies_at.insert(target.clone(), key.clone());
+                }
+            }
+            Resource::Link(_) | Resource::Namespace(_) | Resource::Workload(_) => {}
+        }
+    }
+
+    fn unlink(&mut self, key: &ResourceKey, resource: &Resource) {
+        match resource {
+            Resource::Mesh(_) => self.mesh = None,
+            Resource::Cluster(cluster) => {
+                self.clusters.remove(&cluster.name);
+            }
+            Resource::Service(service) => {
+                self.services.remove(&service.name);
+            }
+            Resource::ServiceExport(service) => {
+                self.exports.remove(service);
+            }
+            Resource::HttpRoute(route) => {
+                for (service, _) in &route.parents {
+                    self.routes_to.remove(service, key);
+                }
+                for subset in subsets(route) {
+                    self.subsets.remove(&subset, key);
+                }
+            }
+            Resource::TrafficPolicy(policy) => {
+                for target in &policy.targets {
+                    self.policies_at.remove(target, key);
+                }
+            }
+            Resource::Link(_) | Resource::Namespace(_) | Resource::Workload(_) => {}
+        }
+    }
+
+    pub(crate) fn resource(&self, key: &ResourceKey) -> Option<&Resource> {
+        self.resources.get(key)
+    }
+
+    pub(crate) fn mesh(&self) -> Option<&Mesh> {
+        match self.resource(self.mesh.as_ref()?)? {
+            Resource::Mesh(mesh) => Some(mesh),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn cluster(&self, name: &ClusterName) -> Option<&Cluster> {
+        match self.resource(self.clusters.get(name)?)? {
+            Resource::Cluster(cluster) => Some(cluster),
+            _ => None,
+        }
+    }
+
+    /// By name.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Cluster> {
+        self.clusters.keys().filter_map(|name| self.cluster(name))
+    }
+
+    /// The link between two clusters; of several the first by name.
+    pub(crate) fn link_between(&self, a: &ClusterName, b: &ClusterName) -> Option<&Link> {
+        self.of_kind(Kind::Link)
+            .find_map(|resource| match resource {
+                Resource::Link(link) if link.other_side(a) == Some(b) => Some(link),
+                _ => None,
+            })
+    }
+
+    pub(crate) fn knows(&self, service: &ServiceName) -> bool {
+        self.services.contains_key(service)
+    }
+
+    /// The service as declared, with its export.
+    pub(crate) fn service(&self, name: &ServiceName) -> Option<Service> {
+        match self.resource(self.services.get(name)?)? {
+            Resource::Service(service) => Some(Service {
+                exported: self.is_exported(name),
+                ..service.clone()
+            }),
+            _ => None,
+        }
+    }
+
+    /// By name.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.services.keys()
+    }
+
+    pub(crate) fn is_exported(&self, service: &ServiceName) -> bool {
+        self.exports.contains(service)
+    }
+
+    /// Routes that are bound to the service, by (namespace, name).
+    pub(crate) fn routes_to(&self, service: &ServiceName) -> impl Iterator<Item = &Route> {
+        let keys = self.routes_to.of(service);
+        keys.filter_map(|key| match self.resource(key) {
+            Some(Resource::HttpRoute(route)) => Some(route),
+            _ => None,
+        })
+    }
+
+    /// Policies that reach the service or one of its routes, each once, by (namespace, name).
+    pub(crate) fn policies_for(&self, service: &ServiceName) -> Vec<&TrafficPolicy> {
+        let mut targets = vec![
+            Target::Mesh,
+            Target::Namespace(service.namespace.clone()),
+            Target::Service(service.clone()),
+        ];
+        targets.extend(self.routes_to(service).map(|route| Target::Route {
+            namespace: route.namespace.clone(),
+            name: route.name.clone(),
+        }));
+        let keys: BTreeSet<_> = targets
+            .iter()
+            .flat_map(|t| self.policies_at.of(t))
+            .collect();
+        let policy = |key| match self.resource(key) {
+            Some(Resource::TrafficPolicy(policy)) => Some(policy),
+            _ => None,
+        };
+        keys.into_iter().filter_map(policy).collect()
+    }
+
+    /// Declared services that a policy with this target reaches.
+    pub(super) fn reached_by<'a>(&'a self, target: &'a Target) -> Vec<&'a ServiceName> {
+        match target {
+            Target::Mesh => self.services.keys().collect(),
+            Target::Namespace(namespace) => {
+                let inside = |service: &&ServiceName| service.namespace == *namespace;
+                self.services.keys().filter(inside).collect()
+            }
+            Target::Service(service) => vec![service],
+            Target::Route { namespace, name } => {
+                let route = self
+                    .of_kind(Kind::HttpRoute)
+                    .find_map(|resource| match resource {
+                        Resource::HttpRoute(route)
+                            if route.namespace == *namespace && route.name == *name =>
+                        {
+                            Some(route)
+                        }
+                        _ => None,
+                    });
+                let parents = route.into_iter().flat_map(|route| &route.parents);
+                parents.map(|(service, _)| service).collect()
+            }
+        }
+    }
+
+    /// Subsets of the service that some route names, without the whole.
+    pub(super) fn subsets_of(&self, service: &ServiceName) -> impl Iterator<Item = Subset> {
+        let first = (service.clone(), Subset::default());
+        let keys = self.subsets.keys_from(&first);
+        let subsets: Vec<_> = keys
+            .take_while(|(of, _)| of == service)
+            .map(|(_, subset)| subset.clone())
+            .collect();
+        subsets.into_iter()
+    }
+
+    /// Everything, by key.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (ResourceKey, Resource)> {
+        let resources = self.resources.iter();
+        resources.map(|(key, resource)| (key.clone(), resource.clone()))
+    }
+
+    /// In the order of their keys.
+    pub(crate) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Resource> {
+        let of_kind = move |(key, _): &(&ResourceKey, _)| key.kind == kind;
+        let resources = self.resources.iter().filter(of_kind);
+        resources.map(|(_, resource)| resource)
+    }
+}

@@ -1,0 +1,30 @@
+//! The control plane of one cluster: its API, its certificate authority, what it publishes to its
+//! proxies and replicates with the other clusters.
+//!
+//! All decisions are made by one machine, [`Core`], which has a single owner and no sockets. The
+//! rest (`hub`, `serve`, `api`, `peers`) carries bytes between it and the world. This crate never
+//! sees a request of an application and knows nothing of how proxies serve them.
+
+#![allow(
+    clippy::result_large_err,
+    reason = "a refusal of the API is rare, and goes straight to whoever asked"
+)]
+
+mod api;
+mod config;
+mod core;
+mod hub;
+mod index;
+mod metrics;
+mod peers;
+mod run;
+mod serve;
+mod time;
+mod tls;
+
+pub use config::{ApiToken, Config, DataError, Initialised, Ports, init};
+pub use core::{
+    Action, Answer, ConnectionId, Core, Event, Notice, Now, OpenError, PeerSessionId, Request,
+    RequestId, Selection, SessionId, Settings, Target, Verb, WatchEvent, Write,
+};
+pub use run::{Addresses, Control, ControlError, OwnLeafError, run};

@@ -1,0 +1,238 @@
+//! The mesh's port, 15012: certificates, streams of proxies, streams of other control planes.
+//!
+//! A connection without a client certificate may enrol, and nothing else.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use isthmus_identity::{
+    CertificateRequest, Certificates, ClusterAuthority, TokenId, TokenSecret, VerifiedPeer,
+    accept_control,
+};
+use isthmus_model::{Identity, MeshName, SpiffeId};
+use isthmus_wire::proto;
+use isthmus_wire::proto::control_server::Control;
+use isthmus_wire::proto::peers_server::Peers;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::core::{Answer, ConnectionId, Event, PeerSessionId, SessionId};
+use crate::hub::{Hub, Stopped};
+use crate::tls::Caller;
+
+/// Serves both services of the port.
+#[derive(Debug, Clone)]
+pub(crate) struct MeshPort {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) authority: Arc<ClusterAuthority>,
+    pub(crate) mesh: MeshName,
+    pub(crate) leaf_lifetime: Duration,
+    pub(crate) renew_after: Duration,
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+type Stream<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
+
+impl From<Stopped> for Status {
+    fn from(stopped: Stopped) -> Self {
+        Self::unavailable(stopped.to_string())
+    }
+}
+
+#[tonic::async_trait]
+impl Control for MeshPort {
+    async fn enroll(&self, request: Request<proto::EnrollRequest>) -> Reply<proto::Certificates> {
+        let request = request.into_inner();
+        let asked = certificate_request(&request.certificate_request)?;
+        let (token, secret) = token(&request)?;
+        let redeem = crate::core::Request::Enroll {
+            token,
+            secret,
+            key: asked.key_hash(),
+        };
+        let grant = match self.hub.ask(redeem).await? {
+            Answer::Granted(grant) => grant,
+            Answer::TokenRefused(reason) => return Err(Status::permission_denied(reason)),
+            _ => return Err(Status::internal("the token could not be used: try again")),
+        };
+        let identity = Identity {
+            trust_domain: self.authority.id().trust_domain.clone(),
+            namespace: grant.namespace,
+            account: grant.account,
+        };
+        let mut certificates = self.issue(&asked, &identity)?;
+        let mut node_key = [0; 32];
+        getrandom::fill(&mut node_key)
+            .map_err(|_| Status::internal("the system gives no random bytes"))?;
+        certificates.node_key = node_key.to_vec().into();
+        tracing::info!(%identity, token = %token, "a process has joined");
+        Ok(Response::new(certificates))
+    }
+
+    async fn renew(&self, request: Request<proto::RenewRequest>) -> Reply<proto::Certificates> {
+        let (_, peer) = caller(&request)?;
+        let identity = self.own_workload(&peer)?;
+        let asked = certificate_request(&request.get_ref().certificate_request)?;
+        Ok(Response::new(self.issue(&asked, &identity)?))
+    }
+
+    type SyncStream = Stream<proto::ToProxy>;
+
+    async fn sync(&self, request: Request<Streaming<proto::FromProxy>>) -> Reply<Self::SyncStream> {
+        let (connection, peer) = caller(&request)?;
+        let identity = self.own_workload(&peer)?;
+        let session = SessionId(self.hub.next_id());
+        let outgoing = self.hub.open_proxy(session);
+        let opened = Event::ProxyOpened {
+            session,
+            connection,
+            identity,
+        };
+        self.hub.tell(opened).await?;
+        let hub = self.hub.clone();
+        let mut incoming = request.into_inner();
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = incoming.message().await {
+                let message = Event::ProxyMessage { session, message };
+                if hub.tell(message).await.is_err() {
+                    break;
+                }
+            }
+            hub.close_proxy(session);
+            // An error means that the core is gone, and with it the session.
+            let _ = hub.tell(Event::ProxyClosed { session }).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+
+    type AskStream = Stream<proto::Question>;
+
+    async fn ask(&self, request: Request<Streaming<proto::Answer>>) -> Reply<Self::AskStream> {
+        let (connection, peer) = caller(&request)?;
+        self.own_workload(&peer)?;
+        let questions = self.hub.open_ask(connection);
+        let hub = self.hub.clone();
+        let mut answers = request.into_inner();
+        tokio::spawn(async move {
+            while let Ok(Some(answer)) = answers.message().await {
+                hub.on_answer(answer);
+            }
+            hub.close_ask(connection);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(questions))))
+    }
+}
+
+#[tonic::async_trait]
+impl Peers for MeshPort {
+    type ReplicateStream = Stream<proto::PeerFrame>;
+
+    async fn replicate(
+        &self,
+        request: Request<Streaming<proto::PeerFrame>>,
+    ) -> Reply<Self::ReplicateStream> {
+        let (_, peer) = caller(&request)?;
+        let cluster = peer.cluster().clone();
+        accept_control(&peer, &cluster)
+            .map_err(|error| Status::permission_denied(error.to_string()))?;
+        if cluster == self.authority.id().cluster {
+            return Err(Status::permission_denied(
+                "this is the control plane of the same cluster",
+            ));
+        }
+        let session = PeerSessionId(self.hub.next_id());
+        let outgoing = self.hub.open_peer(session);
+        let opened = Event::PeerOpened {
+            session,
+            cluster,
+            target: None,
+        };
+        self.hub.tell(opened).await?;
+        let hub = self.hub.clone();
+        tokio::spawn(async move { receive(&hub, session, request.into_inner()).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}
+
+/// Takes in everything of a stream with another control plane, until it ends.
+pub(crate) async fn receive(
+    hub: &Hub,
+    session: PeerSessionId,
+    mut incoming: Streaming<proto::PeerFrame>,
+) {
+    while let Ok(Some(frame)) = incoming.message().await {
+        if hub
+            .tell(Event::PeerMessage { session, frame })
+            .await
+            .is_err()
+        {
+            break;
+        }
+    }
+    hub.close_peer(session);
+    // An error means that the core is gone, and with it the session.
+    let _ = hub.tell(Event::PeerClosed { session }).await;
+}
+
+impl MeshPort {
+    /// Proxies of other clusters ask their own control plane.
+    fn own_workload(&self, peer: &VerifiedPeer) -> Result<Identity, Status> {
+        let own = &self.authority.id().cluster;
+        match peer.id() {
+            SpiffeId::Workload(identity) if peer.cluster() == own => Ok(identity.clone()),
+            SpiffeId::Workload(_) => Err(Status::permission_denied(format!(
+                "this is the control plane of {own}, your certificate is of {}",
+                peer.cluster()
+            ))),
+            other @ SpiffeId::Cluster(_) => Err(Status::permission_denied(format!(
+                "{other} is not a workload"
+            ))),
+        }
+    }
+
+    fn issue(
+        &self,
+        request: &CertificateRequest,
+        identity: &Identity,
+    ) -> Result<proto::Certificates, Status> {
+        let now = SystemTime::now();
+        let chain: Certificates = self
+            .authority
+            .issue(request, identity, now, self.leaf_lifetime)
+            .map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(proto::Certificates {
+            chain: chain.to_pem(),
+            trust_bundle: self.authority.bundle().to_pem(),
+            mesh: self.mesh.to_string(),
+            trust_domain: identity.trust_domain.to_string(),
+            cluster: self.authority.id().cluster.to_string(),
+            identity: identity.to_string(),
+            node_key: Vec::new().into(),
+            renew_after_ms: u64::try_from(self.renew_after.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+}
+
+/// Who calls, proven.
+fn caller<T>(request: &Request<T>) -> Result<(ConnectionId, VerifiedPeer), Status> {
+    let caller = request.extensions().get::<Arc<Caller>>();
+    let caller = caller.ok_or_else(|| Status::internal("the connection is not known"))?;
+    let peer = caller.peer.clone().ok_or_else(|| {
+        tracing::warn!(address = %caller.address, "a call without a certificate was refused");
+        Status::unauthenticated("a certificate of this mesh is needed: enrol first")
+    })?;
+    Ok((caller.connection, peer))
+}
+
+fn certificate_request(pem: &str) -> Result<CertificateRequest, Status> {
+    CertificateRequest::from_pem(pem)
+        .map_err(|error| Status::invalid_argument(format!("the certificate request: {error}")))
+}
+
+fn token(request: &proto::EnrollRequest) -> Result<(TokenId, TokenSecret), Status> {
+    let bad = || Status::permission_denied("that is not a join token of this cluster");
+    let id = u64::from_str_radix(&request.token_id, 16).map_err(|_| bad())?;
+    let secret = <[u8; 32]>::try_from(&*request.token_secret).map_err(|_| bad())?;
+    Ok((TokenId(id.to_be_bytes()), TokenSecret::new(secret)))
+}
