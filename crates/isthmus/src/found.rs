@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use isthmus_identity::{CLUSTER_LIFETIME, CertificateRequest, KeyPair, MeshKey};
+use isthmus_control::Initialised;
+use isthmus_identity::{CLUSTER_LIFETIME, CertificateRequest, MeshKey};
 use isthmus_model::{ClusterName, TrustDomain};
 
-use crate::config::{self, ControlFile};
+use crate::config;
 use crate::failure::{Failure, Result};
 use crate::home::{self, Home};
 use crate::invocation::Setting;
-use crate::output;
+use crate::{output, process};
 
 /// What a control plane's data directory holds of its identity.
 #[derive(Debug, Clone)]
@@ -60,15 +61,14 @@ pub(crate) fn sign(setting: &Setting, request: &Path, out: &Path) -> Result<Exit
 
 /// `isthmus control init`.
 pub(crate) fn init(path: &Path) -> Result<ExitCode> {
-    let file: ControlFile = config::read(path)?;
-    let files = ClusterFiles::of(&config::beside(path, &file.data));
-    make_cluster_key(&files)?;
+    let config = process::control_config(path, &config::read(path)?)?;
+    let made = make_cluster_key(&config)?;
     output::print(&format!(
         "{}\nHave it signed:\n  isthmus mesh sign --cluster {} --request {} --out {}\n",
-        files.request.display(),
-        file.cluster,
-        files.request.display(),
-        files.certificate.display()
+        made.request.display(),
+        config.cluster,
+        made.request.display(),
+        made.certificate.display()
     ))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -84,16 +84,10 @@ pub(crate) fn make_mesh_key(home: &Home, trust_domain: &TrustDomain) -> Result<(
 }
 
 /// Makes a cluster's key and request, unless they are there.
-pub(crate) fn make_cluster_key(files: &ClusterFiles) -> Result<()> {
-    if files.request.exists() {
-        return Ok(());
-    }
-    let failed =
-        |error| Failure::failed("no-key", "the cluster's key cannot be made").caused_by(&error);
-    let key = KeyPair::generate().map_err(failed)?;
-    let request = key.certificate_request().map_err(failed)?;
-    home::write_file(&files.key, &key.to_pem())?;
-    home::write_file(&files.request, &request)
+pub(crate) fn make_cluster_key(config: &isthmus_control::Config) -> Result<Initialised> {
+    isthmus_control::init(config).map_err(|error| {
+        Failure::failed("no-key", "the cluster's key cannot be made").caused_by(&error)
+    })
 }
 
 /// Turns a cluster's request into its certificate.
@@ -140,10 +134,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::resolve(Some(directory.path().join("home")), None, None).unwrap();
         let cluster: ClusterName = "us-west".parse().unwrap();
-        let files = ClusterFiles::of(&directory.path().join("data"));
-        make_cluster_key(&files).unwrap();
+        let path = directory.path().join("control.yaml");
+        let text = "{mesh: shop, trustDomain: shop.example, cluster: us-west, address: 127.1.1.1, data: data, authority: us-west}";
+        let config = process::control_config(&path, &config::parse(&path, text).unwrap()).unwrap();
+        let files = ClusterFiles::of(&config.data);
+        make_cluster_key(&config).unwrap();
         let key = home::read_file(&files.key).unwrap();
-        make_cluster_key(&files).unwrap();
+        make_cluster_key(&config).unwrap();
         assert_eq!(
             home::read_file(&files.key).unwrap(),
             key,

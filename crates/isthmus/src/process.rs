@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use isthmus_control::ApiToken;
+use isthmus_identity::{LEAF_LIFETIME, RENEW_AFTER};
 use isthmus_model::LabelKey;
 use isthmus_proxy::{Config, Listener, ProxyError, Role, Sidecar};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{self, ControlFile, GatewayFile, Text, WorkloadFile};
+use crate::config::{self, ApiTokenEntry, ControlFile, GatewayFile, Span, Text, WorkloadFile};
 use crate::failure::{Failure, Result};
 use crate::invocation::runtime;
 
@@ -24,13 +26,17 @@ pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// `isthmus control -c FILE`: until SIGTERM or Ctrl-C.
 pub(crate) fn control(path: &Path) -> Result<ExitCode> {
-    let file: ControlFile = config::read(path)?;
-    check_control(path, &file)?;
-    // CONNECT HERE: `isthmus_control::run(config, stop_signal()?)` on `runtime()`.
-    Err(Failure::failed(
-        "not-built",
-        "this build has no control process",
-    ))
+    let config = control_config(path, &config::read(path)?)?;
+    log_to_stderr();
+    runtime()?.block_on(async {
+        let stop = stop_signal()?;
+        isthmus_control::run(config, stop)
+            .await
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|error| {
+                Failure::failed("control", "the control plane cannot run").caused_by(&error)
+            })
+    })
 }
 
 /// `isthmus gateway -c FILE`: until SIGTERM or Ctrl-C.
@@ -136,7 +142,8 @@ pub(crate) fn workload_config(path: &Path, file: &WorkloadFile) -> Result<Config
     })
 }
 
-fn check_control(path: &Path, file: &ControlFile) -> Result<()> {
+/// A control plane, as its file says.
+pub(crate) fn control_config(path: &Path, file: &ControlFile) -> Result<isthmus_control::Config> {
     let address = own_address(path, file.address)?;
     let mut problems = Vec::new();
     if file.peers.iter().any(|peer| peer.ip() == address) {
@@ -147,12 +154,37 @@ fn check_control(path: &Path, file: &ControlFile) -> Result<()> {
             problems.push(format!("apiTokens[{index}].name: it is empty"));
         }
     }
-    if problems.is_empty() {
-        return Ok(());
+    let leaf_lifetime = file.leaf_lifetime.map_or(LEAF_LIFETIME, |span| span.0);
+    let renew_after = file.renew_after.map_or(RENEW_AFTER, |span| span.0);
+    if renew_after >= leaf_lifetime {
+        let (renew, lifetime) = (Span(renew_after), Span(leaf_lifetime));
+        problems.push(format!(
+            "renewAfter: {renew} is not before the end of a leaf after {lifetime}"
+        ));
     }
-    let mut failure = Failure::failed("bad-config", format!("{} is not right", path.display()));
-    failure.causes = problems;
-    Err(failure)
+    if !problems.is_empty() {
+        let what = format!("{} is not right", path.display());
+        let mut failure = Failure::failed("bad-config", what);
+        failure.causes = problems;
+        return Err(failure);
+    }
+    let token = |entry: &ApiTokenEntry| ApiToken {
+        name: entry.name.clone(),
+        sha256: entry.sha256.0.0,
+    };
+    Ok(isthmus_control::Config {
+        mesh: file.mesh.0.clone(),
+        trust_domain: file.trust_domain.0.clone(),
+        cluster: file.cluster.0.clone(),
+        address,
+        ports: isthmus_control::Ports::default(),
+        data: config::beside(path, &file.data),
+        authority: file.authority.0.clone(),
+        peers: file.peers.clone(),
+        api_tokens: file.api_tokens.iter().map(token).collect(),
+        leaf_lifetime,
+        renew_after,
+    })
 }
 
 /// The address that others are told must be one that they can reach.

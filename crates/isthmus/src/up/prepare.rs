@@ -16,10 +16,11 @@ use super::fleet::Stage;
 use super::plan::{API_PORT, CONTROL_PORT, Given, Plan, PlanProblem, PlannedCluster};
 use super::screen::shell_word;
 use crate::args::UpArgs;
-use crate::config::{Sha256, Text};
+use crate::config::{self, Sha256, Text};
 use crate::failure::{Failure, Result};
 use crate::found::{self, ClusterFiles};
 use crate::home::{self, Home, MESH_FORMAT, MeshFile};
+use crate::process;
 use crate::resources::{self, UP_FILE};
 
 /// A plan and what goes into the home beside it.
@@ -175,18 +176,19 @@ pub(crate) fn write(home: &Home, prepared: &Prepared) -> Result<()> {
     if !home.mesh_key().exists() {
         found::make_mesh_key(home, &plan.trust_domain)?;
     }
-    for cluster in &plan.clusters {
-        sign_in(home, cluster)?;
-    }
     for process in &plan.processes {
         home::write_file(&process.config, &process.config_text)?;
+    }
+    for cluster in &plan.clusters {
+        sign_in(home, cluster)?;
     }
     home::write_file(&manifest_path(home), &plan.manifest())
 }
 
 fn sign_in(home: &Home, cluster: &PlannedCluster) -> Result<()> {
     let files = ClusterFiles::of(&cluster.data);
-    found::make_cluster_key(&files)?;
+    let config = process::control_config(&cluster.config, &config::read(&cluster.config)?)?;
+    found::make_cluster_key(&config)?;
     if is_signed(&files) {
         Ok(())
     } else {
