@@ -262,7 +262,7 @@ spec: {ports: [{port: 80, targetPort: 8080, appProtocol: http}]}
 ";
 
     pub(crate) fn made(resources: &str, quiet: bool) -> Result<Plan, Vec<PlanProblem>> {
-        let home = Home::resolve(Some("/home".into()), None, None).unwrap();
+        let home = Home::resolve(Some("/h".into()), None, None).unwrap();
         let (documents, problems) = isthmus_manifest::read_files(&[("r.yaml", resources)], None);
         assert_eq!(problems, []);
         Plan::make(Given {
@@ -298,16 +298,16 @@ spec: {ports: [{port: 80, targetPort: 8080, appProtocol: http}]}
         assert_eq!(
             lines,
             [
-                "us-west/control 127.7.1.1 control -c /home/clusters/us-west/control.yaml",
-                "eu-central/control 127.7.2.1 control -c /home/clusters/eu-central/control.yaml",
-                "us-west/gateway-1 127.7.1.2 gateway -c /home/clusters/us-west/gateway-1/gateway.yaml",
-                "us-west/frontend-1 127.7.1.10 run -c /home/clusters/us-west/frontend-1/run.yaml",
-                "us-west/frontend-2 127.7.1.11 run -c /home/clusters/us-west/frontend-2/run.yaml",
-                "us-west/payment-1 127.7.1.12 run -c /home/clusters/us-west/payment-1/run.yaml",
-                "us-west/payment-2 127.7.1.13 run -c /home/clusters/us-west/payment-2/run.yaml",
-                "us-west/visitor-1 127.7.1.14 run -c /home/clusters/us-west/visitor-1/run.yaml",
-                "eu-central/gateway-1 127.7.2.2 gateway -c /home/clusters/eu-central/gateway-1/gateway.yaml",
-                "eu-central/gateway-2 127.7.2.3 gateway -c /home/clusters/eu-central/gateway-2/gateway.yaml",
+                "us-west/control 127.7.1.1 control -c /h/clusters/us-west/control.yaml",
+                "eu-central/control 127.7.2.1 control -c /h/clusters/eu-central/control.yaml",
+                "us-west/gateway-1 127.7.1.2 gateway -c /h/clusters/us-west/gateway-1/gateway.yaml",
+                "us-west/frontend-1 127.7.1.10 run -c /h/clusters/us-west/frontend-1/run.yaml",
+                "us-west/frontend-2 127.7.1.11 run -c /h/clusters/us-west/frontend-2/run.yaml",
+                "us-west/payment-1 127.7.1.12 run -c /h/clusters/us-west/payment-1/run.yaml",
+                "us-west/payment-2 127.7.1.13 run -c /h/clusters/us-west/payment-2/run.yaml",
+                "us-west/visitor-1 127.7.1.14 run -c /h/clusters/us-west/visitor-1/run.yaml",
+                "eu-central/gateway-1 127.7.2.2 gateway -c /h/clusters/eu-central/gateway-1/gateway.yaml",
+                "eu-central/gateway-2 127.7.2.3 gateway -c /h/clusters/eu-central/gateway-2/gateway.yaml",
             ]
         );
         let quiet = made(RESOURCES, true).unwrap();
