@@ -115,6 +115,11 @@ impl Home {
         self.0.join("generated")
     }
 
+    /// The resources as `up` has completed them.
+    pub(crate) fn manifest(&self) -> PathBuf {
+        self.generated().join("resources.yaml")
+    }
+
     pub(crate) fn clusters(&self) -> PathBuf {
         self.0.join("clusters")
     }

@@ -161,6 +161,7 @@ impl Supervisor {
             self.plan.clone(),
             credentials(),
             self.charge.apply,
+            self.charge.home.manifest(),
             events(),
         ));
         for index in 0..self.plan.clusters.len() {
