@@ -6,6 +6,7 @@
 mod api_client;
 mod args;
 mod config;
+mod disk;
 mod failure;
 mod faults;
 mod found;

@@ -241,10 +241,14 @@ impl<S: Store> Core<S> {
         match self.replica.write(&LedgerName::Config, vec![change]) {
             Ok(written) => {
                 self.perform(written.outputs);
-                let held = if deletes { Held::Ready(Answer::deleted(&key, written.position)) } else { Held::Object {
-                    code: verb.code(),
-                    key,
-                } };
+                let held = if deletes {
+                    Held::Ready(Answer::deleted(&key, written.position))
+                } else {
+                    Held::Object {
+                        code: verb.code(),
+                        key,
+                    }
+                };
                 self.hold(reply_to, held);
             }
             Err(error) => self.reply(reply_to, not_written(&key, &error).into()),
@@ -310,7 +314,11 @@ fn read_commit(commit: &proto::Commit) -> Result<Write, Failure> {
         author: commit.author.clone(),
         verb: Verb::parse(&commit.verb).ok_or_else(|| bad("verb"))?,
         key: resource_key(commit.key.as_bytes()).map_err(|_| bad("key"))?,
-        object: if commit.object.is_empty() { None } else { Some(serde_json::from_slice(&commit.object).map_err(|_| bad("object"))?) },
+        object: if commit.object.is_empty() {
+            None
+        } else {
+            Some(serde_json::from_slice(&commit.object).map_err(|_| bad("object"))?)
+        },
         dry_run: false,
     })
 }

@@ -353,7 +353,11 @@ impl<S: Store> Core<S> {
             self.release();
             return false;
         }
-        let committed = if batch.is_empty() { Ok(()) } else { self.store.commit(&batch) };
+        let committed = if batch.is_empty() {
+            Ok(())
+        } else {
+            self.store.commit(&batch)
+        };
         match committed {
             Ok(()) => {
                 self.pending = Batch::new();

@@ -172,7 +172,11 @@ pub(super) fn resource_key(key: &[u8]) -> Result<ResourceKey, BadRecord> {
         }
     };
     let kind: Kind = next()?.parse().map_err(|_| BadRecord::Key)?;
-    let namespace = if kind.namespaced() { Some(Namespace::new(next()?).map_err(|_| BadRecord::Key)?) } else { None };
+    let namespace = if kind.namespaced() {
+        Some(Namespace::new(next()?).map_err(|_| BadRecord::Key)?)
+    } else {
+        None
+    };
     let name = ObjectName::new(next()?).map_err(|_| BadRecord::Key)?;
     match parts.next() {
         None => Ok(ResourceKey {

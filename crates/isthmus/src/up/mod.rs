@@ -12,6 +12,7 @@ mod fleet;
 mod layout;
 mod metrics;
 mod plan;
+mod planned;
 mod prepare;
 mod readiness;
 mod screen;
@@ -34,7 +35,8 @@ use crate::failure::{Failure, Result};
 use crate::home::{Home, HomeLock, read_file};
 use crate::invocation::{Setting, block_on, runtime};
 use crate::output;
-pub(crate) use plan::{CONTROL_PORT, GUESTS, MESH_PORT, OUTBOUND_PORT};
+pub(crate) use plan::GUESTS;
+pub(crate) use planned::{CONTROL_PORT, MESH_PORT, OUTBOUND_PORT};
 use socket::{Reply, Request, UpStatus};
 
 use self::children::Nursery;

@@ -13,7 +13,8 @@ use isthmus_model::Namespace;
 
 use super::declared::UpFile;
 use super::fleet::Stage;
-use super::plan::{API_PORT, CONTROL_PORT, Given, Plan, PlanProblem, PlannedCluster};
+use super::plan::{Given, Plan};
+use super::planned::{API_PORT, CONTROL_PORT, PlanProblem, PlannedCluster};
 use super::screen::shell_word;
 use crate::args::UpArgs;
 use crate::config::{self, Sha256, Text};

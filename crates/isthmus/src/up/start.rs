@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 
 use super::event::{Event, Events, tell};
 use super::fleet::{ProcessId, Stage};
-use super::plan::{API_PORT, Plan, PlannedCluster};
+use super::plan::Plan;
+use super::planned::{API_PORT, PlannedCluster};
 use crate::api_client::{ApiClient, ApiError, Credentials};
 use crate::failure::{Failure, Result};
 use crate::home;
