@@ -19,6 +19,7 @@ mod parent;
 mod process;
 mod resources;
 mod run;
+mod setting;
 mod status;
 mod token;
 mod up;
