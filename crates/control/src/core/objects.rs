@@ -6,6 +6,7 @@ use isthmus_model::{Kind, Namespace, ObjectName, Origin, Position, ResourceKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::hex::hex;
 use crate::time::rfc3339;
 
 /// The first byte of every record.
@@ -137,7 +138,7 @@ fn uid(key: &ResourceKey, created: u64) -> String {
     bytes.copy_from_slice(&hash.as_ref()[..16]);
     bytes[6] = bytes[6] & 0x0f | 0x80;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(&bytes);
     format!(
         "{}-{}-{}-{}-{}",
         &hex[..8],
