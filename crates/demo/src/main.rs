@@ -4,6 +4,8 @@
 //! `HTTP_PROXY`. Every program prints one JSON line per request it has executed, so that a test can
 //! tell what was done once, twice or never.
 //!
+//! `shopper` is no service: it visits the frontend at a steady rate.
+//!
 //! It knows nothing of the mesh beyond those names, and is never part of the product.
 
 mod body;
@@ -11,12 +13,13 @@ mod client;
 mod pages;
 mod server;
 mod settings;
+mod shopper;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::settings::{Arguments, Settings};
+use crate::settings::{Arguments, Program, Settings};
 
 fn main() -> ExitCode {
     match Settings::resolve(Arguments::parse()).and_then(run) {
@@ -32,5 +35,8 @@ fn run(settings: Settings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(server::serve(settings))
+    match settings.program {
+        Program::Shopper => runtime.block_on(shopper::visit(settings)),
+        _ => runtime.block_on(server::serve(settings)),
+    }
 }

@@ -35,6 +35,10 @@ pub(crate) struct Arguments {
     #[arg(long, env = "ISTHMUS_SERVICE")]
     service: Option<String>,
 
+    /// Visits per second of a shopper.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rate: u32,
+
     #[arg(long, env = "http_proxy", hide = true)]
     proxy_lower: Option<String>,
 
@@ -49,6 +53,8 @@ pub(crate) enum Program {
     Cart,
     Catalog,
     Payment,
+    /// Visits the frontend.
+    Shopper,
 }
 
 impl Program {
@@ -58,6 +64,7 @@ impl Program {
             Self::Cart => "cart",
             Self::Catalog => "catalog",
             Self::Payment => "payment",
+            Self::Shopper => "shopper",
         }
     }
 
@@ -65,7 +72,7 @@ impl Program {
     pub(crate) fn parts(self) -> &'static [&'static str] {
         match self {
             Self::Frontend => &["cart", "catalog", "payment"],
-            Self::Cart | Self::Catalog | Self::Payment => &[],
+            Self::Cart | Self::Catalog | Self::Payment | Self::Shopper => &[],
         }
     }
 }
@@ -80,6 +87,8 @@ pub(crate) struct Settings {
     pub(crate) cluster: String,
     /// `host:port` of the proxy for outgoing calls.
     pub(crate) proxy: Option<String>,
+    /// Visits per second; never 0.
+    pub(crate) rate: u32,
 }
 
 impl Settings {
@@ -99,6 +108,7 @@ impl Settings {
             service: service.to_owned(),
             version: arguments.version,
             cluster: arguments.cluster,
+            rate: arguments.rate,
             proxy: proxy.as_deref().map(proxy_address).transpose()?,
         })
     }

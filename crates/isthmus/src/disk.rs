@@ -63,7 +63,8 @@ pub(crate) fn read_file(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-fn unwritable(path: &Path, error: &dyn std::error::Error) -> Failure {
+/// `path` cannot be written.
+pub(crate) fn unwritable(path: &Path, error: &dyn std::error::Error) -> Failure {
     Failure::failed(
         "home-unwritable",
         format!("{} cannot be written", path.display()),
@@ -72,7 +73,8 @@ fn unwritable(path: &Path, error: &dyn std::error::Error) -> Failure {
     .next("choose a directory that you may write to with --home DIR or ISTHMUS_HOME")
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Failure {
+/// `path` cannot be read.
+pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::failed(
         "file-unreadable",
         format!("{} cannot be read", path.display()),

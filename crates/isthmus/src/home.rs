@@ -10,6 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Text;
+use crate::disk::{unreadable, unwritable};
 pub(crate) use crate::disk::{make_directory, read_file, try_lock, write_file};
 use crate::failure::{Failure, Result};
 

@@ -14,7 +14,7 @@ use crate::args::{
 };
 use crate::failure::{Failure, Result};
 use crate::home::Home;
-use crate::setting::Setting;
+use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{faults, found, logs, output, parent, process, resources, run, status, token, up};
 

@@ -181,7 +181,10 @@ impl Agent {
             };
             self.subscription.on_lost(Instant::now());
             // Read before it is written: holding the one during the other would never end.
-            let now = Status { connected: false, ..*self.status.borrow() };
+            let now = Status {
+                connected: false,
+                ..*self.status.borrow()
+            };
             let was = self.status.send_replace(now);
             match end {
                 SessionEnd::Left => break,
