@@ -3,6 +3,7 @@
 //! Decides nothing: events go in, actions are taken to whoever they are for.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,6 @@ use std::task::{Context, Poll};
 use isthmus_wire::proto;
 use isthmus_world::{Clock, Store};
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::core::{
@@ -41,11 +41,31 @@ pub(crate) struct Hub {
 struct Streams {
     requests: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     watches: BTreeMap<RequestId, mpsc::Sender<WatchEvent>>,
-    proxies: BTreeMap<SessionId, mpsc::Sender<Result<proto::ToProxy, Status>>>,
-    peers: BTreeMap<PeerSessionId, mpsc::Sender<Result<proto::PeerFrame, Status>>>,
+    proxies: BTreeMap<SessionId, Stream<proto::ToProxy>>,
+    peers: BTreeMap<PeerSessionId, Stream<proto::PeerFrame>>,
     asks: BTreeMap<ConnectionId, mpsc::Sender<Result<proto::Question, Status>>>,
     answers: BTreeMap<u64, oneshot::Sender<proto::Answer>>,
 }
+
+/// The hub's end of a stream.
+#[derive(Debug)]
+struct Stream<T> {
+    outgoing: mpsc::Sender<Result<T, Status>>,
+    /// Dropped with the stream.
+    _open: oneshot::Sender<Infallible>,
+}
+
+/// A task's end of a stream.
+#[derive(Debug)]
+pub(crate) struct Opened<T> {
+    pub(crate) outgoing: mpsc::Receiver<Result<T, Status>>,
+    pub(crate) closed: Closed,
+}
+
+/// Done when the stream was closed here: nothing more is taken in, whether the other side hears of
+/// it or not.
+#[derive(Debug)]
+pub(crate) struct Closed(oneshot::Receiver<Infallible>);
 
 /// What the core's thread is to do next.
 #[derive(Debug)]
@@ -125,26 +145,20 @@ impl Hub {
         Ok((answer.await.map_err(|_| Stopped)?, stream))
     }
 
-    pub(crate) fn open_proxy(
-        &self,
-        session: SessionId,
-    ) -> mpsc::Receiver<Result<proto::ToProxy, Status>> {
-        let (sender, receiver) = mpsc::channel(STREAM);
-        self.streams().proxies.insert(session, sender);
-        receiver
+    pub(crate) fn open_proxy(&self, session: SessionId) -> Opened<proto::ToProxy> {
+        let (opened, stream) = stream();
+        self.streams().proxies.insert(session, stream);
+        opened
     }
 
     pub(crate) fn close_proxy(&self, session: SessionId) {
         self.streams().proxies.remove(&session);
     }
 
-    pub(crate) fn open_peer(
-        &self,
-        session: PeerSessionId,
-    ) -> mpsc::Receiver<Result<proto::PeerFrame, Status>> {
-        let (sender, receiver) = mpsc::channel(STREAM);
-        self.streams().peers.insert(session, sender);
-        receiver
+    pub(crate) fn open_peer(&self, session: PeerSessionId) -> Opened<proto::PeerFrame> {
+        let (opened, stream) = stream();
+        self.streams().peers.insert(session, stream);
+        opened
     }
 
     pub(crate) fn close_peer(&self, session: PeerSessionId) {
@@ -201,7 +215,7 @@ impl Hub {
                 message: Some(closing),
             };
             // A full stream ends without it.
-            let _ = proxy.try_send(Ok(message));
+            proxy.send(message);
         }
         *streams = Streams::default();
     }
@@ -220,27 +234,27 @@ impl Hub {
                     }
                 }
                 Action::ToProxy { session, message } => {
-                    let sender = streams.proxies.get(&session);
-                    if sender.is_some_and(|sender| sender.try_send(Ok(message)).is_err()) {
+                    let stream = streams.proxies.get(&session);
+                    if stream.is_some_and(|stream| !stream.send(message)) {
                         streams.proxies.remove(&session);
                     }
                 }
                 Action::CloseProxy { session, reason } => {
                     tracing::warn!(%reason, "closing a proxy's stream");
-                    if let Some(sender) = streams.proxies.remove(&session) {
-                        let _ = sender.try_send(Err(Status::invalid_argument(reason)));
+                    if let Some(stream) = streams.proxies.remove(&session) {
+                        stream.end(Status::invalid_argument(reason));
                     }
                 }
                 Action::ToPeer { session, frame } => {
-                    let sender = streams.peers.get(&session);
-                    if sender.is_some_and(|sender| sender.try_send(Ok(frame)).is_err()) {
+                    let stream = streams.peers.get(&session);
+                    if stream.is_some_and(|stream| !stream.send(frame)) {
                         streams.peers.remove(&session);
                     }
                 }
                 Action::ClosePeer { session, reason } => {
                     tracing::info!(%reason, "closing a stream with another control plane");
-                    if let Some(sender) = streams.peers.remove(&session) {
-                        let _ = sender.try_send(Err(Status::aborted(reason)));
+                    if let Some(stream) = streams.peers.remove(&session) {
+                        stream.end(Status::aborted(reason));
                     }
                 }
                 Action::Dial { target, address } => dials.push((target, address)),
@@ -253,6 +267,36 @@ impl Hub {
     fn streams(&self) -> MutexGuard<'_, Streams> {
         // No call leaves the maps half changed, so a panic elsewhere does not matter.
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Closed {
+    pub(crate) async fn wait(&mut self) {
+        // Nothing is ever sent; the error says that the other end was dropped.
+        let _ = (&mut self.0).await;
+    }
+}
+
+fn stream<T>() -> (Opened<T>, Stream<T>) {
+    let (sender, outgoing) = mpsc::channel(STREAM);
+    let (open, closed) = oneshot::channel();
+    let stream = Stream {
+        outgoing: sender,
+        _open: open,
+    };
+    let closed = Closed(closed);
+    (Opened { outgoing, closed }, stream)
+}
+
+impl<T> Stream<T> {
+    /// False when the other side does not read fast enough, or has gone.
+    fn send(&self, message: T) -> bool {
+        self.outgoing.try_send(Ok(message)).is_ok()
+    }
+
+    /// Says why, if there is room for it.
+    fn end(self, status: Status) {
+        let _ = self.outgoing.try_send(Err(status));
     }
 }
 
@@ -282,7 +326,7 @@ pub(crate) struct WatchStream {
     ended: mpsc::Sender<Turn>,
 }
 
-impl Stream for WatchStream {
+impl tokio_stream::Stream for WatchStream {
     type Item = WatchEvent;
 
     /// Ends when the watch was ended here; the client lists again.
@@ -351,5 +395,26 @@ fn log(notice: &Notice) {
             %cluster,
             "another cluster knows more of this ledger than its owner: was this store restored from a backup?"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_is_closed_here_takes_nothing_more_in() {
+        let (hub, _ends) = Hub::new();
+        let session = PeerSessionId(1);
+        let mut opened = hub.open_peer(session);
+        let reason = "nothing was heard".to_owned();
+        hub.perform(vec![Action::ClosePeer { session, reason }]);
+        opened.closed.wait().await;
+        let last = opened.outgoing.recv().await;
+        assert_eq!(
+            last.map(|last| last.unwrap_err().code()),
+            Some(tonic::Code::Aborted)
+        );
+        assert!(opened.outgoing.recv().await.is_none());
     }
 }

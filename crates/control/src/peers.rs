@@ -73,9 +73,9 @@ impl Dialler {
         let (stream, cluster) = connecting.await.map_err(|_| DialError::Slow)??;
         let mut client = PeersClient::new(channel(stream).await?);
         let session = PeerSessionId(self.hub.next_id());
-        let outgoing = ReceiverStream::new(self.hub.open_peer(session));
+        let opened = self.hub.open_peer(session);
         // An error ends the stream; what it says goes to the log.
-        let outgoing = outgoing.map_while(Result::ok);
+        let outgoing = ReceiverStream::new(opened.outgoing).map_while(Result::ok);
         let replicating = tokio::time::timeout(CONNECT, client.replicate(outgoing)).await;
         let incoming = match replicating {
             Ok(Ok(incoming)) => incoming.into_inner(),
@@ -87,13 +87,13 @@ impl Dialler {
                 });
             }
         };
-        let opened = Event::PeerOpened {
+        let event = Event::PeerOpened {
             session,
             cluster,
             target: Some(target.clone()),
         };
-        if self.hub.tell(opened).await.is_ok() {
-            serve::receive(&self.hub, session, incoming).await;
+        if self.hub.tell(event).await.is_ok() {
+            serve::receive(&self.hub, session, incoming, opened.closed).await;
         }
         Ok(())
     }

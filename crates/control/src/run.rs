@@ -35,6 +35,8 @@ use crate::tls;
 const TICK: Duration = Duration::from_millis(100);
 /// How long streams may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long a connection of the API may wait for its next request.
+const IDLE: Duration = Duration::from_mins(1);
 /// Flow control of HTTP/2: a piece of a ledger fits, also over a long way.
 const WINDOW: u32 = 1024 * 1024;
 /// HTTP/2 pings: a peer that does not answer is gone.
@@ -384,7 +386,7 @@ async fn serve_http(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(KEEPALIVE);
+        .header_read_timeout(IDLE);
     builder
         .http2()
         .timer(TokioTimer::new())

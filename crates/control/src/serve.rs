@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::core::{Answer, ConnectionId, Event, PeerSessionId, SessionId};
-use crate::hub::{Hub, Stopped};
+use crate::hub::{Closed, Hub, Stopped};
 use crate::tls::Caller;
 
 /// Serves both services of the port.
@@ -83,17 +83,23 @@ impl Control for MeshPort {
         let (connection, peer) = caller(&request)?;
         let identity = self.own_workload(&peer)?;
         let session = SessionId(self.hub.next_id());
-        let outgoing = self.hub.open_proxy(session);
-        let opened = Event::ProxyOpened {
+        let opened = self.hub.open_proxy(session);
+        let mut closed = opened.closed;
+        let event = Event::ProxyOpened {
             session,
             connection,
             identity,
         };
-        self.hub.tell(opened).await?;
+        self.hub.tell(event).await?;
         let hub = self.hub.clone();
         let mut incoming = request.into_inner();
         tokio::spawn(async move {
-            while let Ok(Some(message)) = incoming.message().await {
+            loop {
+                let message = tokio::select! {
+                    message = incoming.message() => message,
+                    () = closed.wait() => break,
+                };
+                let Ok(Some(message)) = message else { break };
                 let message = Event::ProxyMessage { session, message };
                 if hub.tell(message).await.is_err() {
                     break;
@@ -103,7 +109,9 @@ impl Control for MeshPort {
             // An error means that the core is gone, and with it the session.
             let _ = hub.tell(Event::ProxyClosed { session }).await;
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+        Ok(Response::new(Box::pin(ReceiverStream::new(
+            opened.outgoing,
+        ))))
     }
 
     type AskStream = Stream<proto::Question>;
@@ -142,26 +150,35 @@ impl Peers for MeshPort {
             ));
         }
         let session = PeerSessionId(self.hub.next_id());
-        let outgoing = self.hub.open_peer(session);
-        let opened = Event::PeerOpened {
+        let opened = self.hub.open_peer(session);
+        let event = Event::PeerOpened {
             session,
             cluster,
             target: None,
         };
-        self.hub.tell(opened).await?;
+        self.hub.tell(event).await?;
         let hub = self.hub.clone();
-        tokio::spawn(async move { receive(&hub, session, request.into_inner()).await });
-        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+        let incoming = request.into_inner();
+        tokio::spawn(async move { receive(&hub, session, incoming, opened.closed).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(
+            opened.outgoing,
+        ))))
     }
 }
 
-/// Takes in everything of a stream with another control plane, until it ends.
+/// Takes in everything of a stream with another control plane, until it ends or is closed here.
 pub(crate) async fn receive(
     hub: &Hub,
     session: PeerSessionId,
     mut incoming: Streaming<proto::PeerFrame>,
+    mut closed: Closed,
 ) {
-    while let Ok(Some(frame)) = incoming.message().await {
+    loop {
+        let frame = tokio::select! {
+            frame = incoming.message() => frame,
+            () = closed.wait() => break,
+        };
+        let Ok(Some(frame)) = frame else { break };
         if hub
             .tell(Event::PeerMessage { session, frame })
             .await

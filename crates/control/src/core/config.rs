@@ -233,7 +233,8 @@ impl<S: Store> Core<S> {
 
     fn forward(&mut self, reply_to: ReplyTo, write: &Write, now: Now) {
         let authority = self.settings.authority.clone();
-        let Some(session) = self.peers.session_of(&authority) else {
+        let session = self.peers.session_of(&authority);
+        let Some(session) = session.filter(|_| self.is_heard(&authority, now.monotonic)) else {
             let failure = self.authority_unreachable(now);
             return self.reply(reply_to, failure.into());
         };

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use isthmus_model::ClusterName;
-use isthmus_replica::Output;
+use isthmus_replica::{Contact, Output};
 use isthmus_wire::{PeerIncoming, proto};
 use isthmus_world::Store;
 
@@ -167,6 +167,12 @@ impl<S: Store> Core<S> {
         let steps = AGE_STEPS.iter().rev();
         let step = steps.copied().find(|step| *step <= age);
         Duration::from_secs(step.unwrap_or(0))
+    }
+
+    /// Is the cluster's control plane heard now?
+    pub(super) fn is_heard(&self, cluster: &ClusterName, now: Instant) -> bool {
+        self.replica.contact(cluster, now).0 == Contact::Live
+            && self.peers.session_of(cluster).is_some()
     }
 
     // ---- Dialling

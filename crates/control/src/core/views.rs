@@ -15,7 +15,7 @@ use super::publishing::ProxySession;
 impl<S: Store> Core<S> {
     pub(super) fn status(&self, now: Instant) -> StatusView {
         let authority = &self.settings.authority;
-        let reachable = self.is_authority() || self.peers.session_of(authority).is_some();
+        let reachable = self.is_authority() || self.is_heard(authority, now);
         let declared = self.index.declared();
         let connected = self.publishing.sessions().map(|(_, proxy)| (proxy, true));
         let gone = self.publishing.gone().map(|proxy| (proxy, false));
