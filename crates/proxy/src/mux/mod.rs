@@ -200,6 +200,7 @@ impl Link {
                     shared.streams.insert(
                         stream,
                         Slot {
+                            served: true,
                             got_end: end,
                             ..Slot::default()
                         },
