@@ -112,3 +112,27 @@ fn a_refusal_by_the_callee_arrives_though_the_body_is_still_coming() {
         assert!(reply.contains("x-isthmus-at: cart-1\r\n"), "{reply}");
     });
 }
+
+#[test]
+fn what_a_program_may_have_executed_is_told_as_such() {
+    run(async {
+        // It takes the request and dies.
+        let address = program(|mut socket| async move {
+            read_head(&mut socket).await;
+            socket.read_u8().await.unwrap();
+        })
+        .await;
+        for scene in [Scene::local, Scene::stretched] {
+            let scene = scene(address);
+            let post = format!(
+                "POST / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx"
+            );
+            let reply = scene.ask(&post).await;
+            assert!(reply.starts_with("HTTP/1.1 502"), "{reply}");
+            assert!(
+                reply.contains("x-isthmus-refusal: maybe-executed\r\n"),
+                "{reply}"
+            );
+        }
+    });
+}
