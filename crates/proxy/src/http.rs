@@ -187,7 +187,7 @@ impl ProgramConnection {
         &mut self,
         head: &RequestHead,
         body: Body,
-    ) -> Result<BodyEncoder, HttpError> {
+    ) -> Result<BodyEncoder, Unsendable> {
         let encoder = encode_request(head, body, &mut self.writer.output)?;
         self.reader.decoder.expect(&head.method);
         Ok(encoder)

@@ -136,3 +136,96 @@ fn what_a_program_may_have_executed_is_told_as_such() {
         }
     });
 }
+
+#[test]
+fn a_refusal_of_the_callee_has_no_body_in_the_answer_to_head() {
+    run(async {
+        let mut scene = Scene::local(answering(HELLO).await);
+        let mut facts = scene.facts.clone();
+        facts.service.ports[0].port = 81;
+        scene.callee.learn(&facts);
+        let link = play_caller(&scene).await;
+        let stream = link.open(&request("HEAD", &[]), true).unwrap();
+        let Ok(Item::Reply(Reply::Response(head))) = within(stream.receive()).await else {
+            panic!("no reply");
+        };
+        assert_eq!(head.status, 404);
+        let next = within(stream.receive()).await.unwrap();
+        assert!(matches!(next, Item::End(None)), "{next:?}");
+    });
+}
+
+#[test]
+fn only_proxies_speak_for_the_mesh() {
+    run(async {
+        let reply = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-isthmus-refusal: no-route\r\n\
+            X-Isthmus-At: nowhere\r\nx-isthmus-cluster: mars\r\nx-own: stays\r\n\r\n";
+        let scene = Scene::local(answering(reply).await);
+        let asked = get("/").replace("\r\n\r\n", "\r\nx-isthmus-tell: 1\r\n\r\n");
+        let reply = scene.ask(&asked).await.to_ascii_lowercase();
+        assert!(reply.starts_with("http/1.1 200"), "{reply}");
+        assert!(!reply.contains("x-isthmus-refusal"), "{reply}");
+        assert!(!reply.contains("x-isthmus-at:"), "{reply}");
+        assert_eq!(reply.matches("x-isthmus-cluster").count(), 1, "{reply}");
+        assert!(reply.contains("x-isthmus-cluster: west\r\n"), "{reply}");
+        assert!(reply.contains("x-own: stays\r\n"), "{reply}");
+    });
+}
+
+#[test]
+fn a_peer_cannot_give_a_program_what_no_client_could() {
+    run(async {
+        let (address, heads) = remembering().await;
+        let scene = Scene::local(address);
+        let link = play_caller(&scene).await;
+        let fields = [
+            ("host", "admin.internal"),
+            ("connection", "upgrade, x-named"),
+            ("upgrade", "websocket"),
+            ("x-named", "1"),
+            ("transfer-encoding", "chunked"),
+            ("expect", "100-continue"),
+            ("x-isthmus-tell", "1"),
+            ("x-own", "stays"),
+        ];
+        let stream = link.open(&request("GET", &fields), true).unwrap();
+        let reply = within(stream.receive()).await.unwrap();
+        assert!(matches!(reply, Item::Reply(_)), "{reply:?}");
+        let seen = heads.borrow()[0].to_ascii_lowercase();
+        assert_eq!(seen.matches("host:").count(), 1, "{seen}");
+        for hidden in [
+            "connection",
+            "upgrade",
+            "x-named",
+            "transfer-encoding",
+            "expect",
+            "tell",
+        ] {
+            assert!(!seen.contains(hidden), "{hidden} in {seen}");
+        }
+        assert!(seen.contains("x-own: stays\r\n"), "{seen}");
+    });
+}
+
+#[test]
+fn a_body_that_breaks_its_announced_length_ends_the_exchange() {
+    run(async {
+        let (gone, mut went) = mpsc::unbounded_channel();
+        let address = program(move |mut socket| {
+            let gone = gone.clone();
+            async move {
+                read_head(&mut socket).await;
+                let mut rest = Vec::new();
+                let _ = socket.read_to_end(&mut rest).await;
+                gone.send(rest).unwrap();
+            }
+        })
+        .await;
+        let scene = Scene::local(address);
+        let link = play_caller(&scene).await;
+        let fields = [("content-length", "5")];
+        let stream = link.open(&request("POST", &fields), true).unwrap();
+        assert!(within(stream.receive()).await.is_err());
+        assert_eq!(within(went.recv()).await.unwrap(), b"");
+    });
+}
