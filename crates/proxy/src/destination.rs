@@ -415,7 +415,14 @@ impl State {
 impl Group {
     fn drop_broken(&mut self, now: Instant) {
         let before = self.tunnels.len();
-        self.tunnels.retain(|_, tunnel| tunnel.link.is_usable());
+        self.tunnels.retain(|_, tunnel| {
+            let usable = tunnel.link.is_usable();
+            if !usable {
+                // One that takes no more streams ends when those that run have ended.
+                tunnel.link.drain();
+            }
+            usable
+        });
         if self.tunnels.len() != before {
             self.refresh(now);
         }

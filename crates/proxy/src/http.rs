@@ -21,13 +21,23 @@ const READ_SIZE: usize = 16 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
     #[error("{0}")]
-    Malformed(#[from] Malformed),
+    Malformed(Malformed),
     #[error("{0}")]
     Unsendable(#[from] Unsendable),
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("the connection ended inside a message")]
     Truncated,
+}
+
+impl From<Malformed> for HttpError {
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            // Not what was said, but that it was not said to the end.
+            Malformed::Truncated => Self::Truncated,
+            malformed => Self::Malformed(malformed),
+        }
+    }
 }
 
 /// A piece of a body.
@@ -177,7 +187,7 @@ impl ProgramConnection {
         &mut self,
         head: &RequestHead,
         body: Body,
-    ) -> Result<BodyEncoder, HttpError> {
+    ) -> Result<BodyEncoder, Unsendable> {
         let encoder = encode_request(head, body, &mut self.writer.output)?;
         self.reader.decoder.expect(&head.method);
         Ok(encoder)

@@ -24,6 +24,10 @@ mod program;
 mod reach;
 mod refusal;
 mod splice;
+#[cfg(test)]
+mod stories;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod view;
 mod worker;

@@ -356,7 +356,12 @@ impl Way {
         }
         let dialled = dial.await;
         match &dialled {
-            Ok(link) => *self.link.borrow_mut() = Some(link.clone()),
+            Ok(link) => {
+                // One that takes no more streams for now ends when those that run have ended.
+                if let Some(full) = self.link.borrow_mut().replace(link.clone()) {
+                    full.drain();
+                }
+            }
             Err(error) => *self.failed.borrow_mut() = Some((Instant::now(), error.clone())),
         }
         dialled
@@ -381,12 +386,51 @@ impl Way {
         let unused = standing
             .idle_since()
             .is_some_and(|since| now.saturating_duration_since(since) > idle);
-        if unused {
-            standing.drain();
-        }
         if unused || !standing.is_usable() {
+            standing.drain();
             *link = None;
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_codec::message::{Context, TcpOpen};
+    use isthmus_codec::mux::LEAST_STREAMS;
+
+    use super::*;
+    use crate::mux::Stream;
+    use crate::testing::run;
+
+    /// A link whose peer has not said yet how many streams it takes, and as many as it takes anyway.
+    fn full() -> (Link, Vec<Stream>, tokio::io::DuplexStream) {
+        let (io, peer) = tokio::io::duplex(1_000);
+        let link = Link::start(io, Side::Dialler, Settings::default());
+        let open = Open::Tcp(TcpOpen {
+            service: isthmus_model::ServiceName::new("shop", "cart").unwrap(),
+            port: 80,
+            context: Context::default(),
+        });
+        let open = || link.open(&open, false).unwrap();
+        let streams = (0..LEAST_STREAMS).map(|_| open()).collect();
+        (link, streams, peer)
+    }
+
+    #[test]
+    fn a_full_link_that_is_replaced_ends_when_its_streams_have_ended() {
+        run(async {
+            let (first, _streams, _peer) = full();
+            let (second, _more_streams, _other_peer) = full();
+            let way = Way::default();
+            for link in [&first, &second] {
+                let dialled = way.link(async { Ok(link.clone()) });
+                dialled.await.ok().expect("it was dialled");
+            }
+            assert!(first.is_leaving());
+            assert!(!second.is_leaving());
+            way.tidy(Duration::from_secs(90), Instant::now());
+            assert!(second.is_leaving());
+        });
     }
 }

@@ -13,6 +13,15 @@ pub(crate) const REFUSAL_FIELD: &str = "x-isthmus-refusal";
 /// Carries the name of the proxy that refused.
 pub(crate) const AT_FIELD: &str = "x-isthmus-at";
 
+/// What fields of the mesh's own begin with.
+const OF_MESH: &[u8] = b"x-isthmus-";
+
+/// Is this field one that only proxies write?
+pub(crate) fn is_of_mesh(name: &[u8]) -> bool {
+    name.get(..OF_MESH.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(OF_MESH))
+}
+
 /// The mesh ends a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {

@@ -21,9 +21,9 @@ use tokio::time::timeout_at;
 
 use super::authorize;
 use crate::http::{HttpError, Piece, ProgramConnection, RequestWriter, ResponseReader};
-use crate::journey::{Journey, lossy};
+use crate::journey::{Journey, TELL_FIELD, lossy};
 use crate::mux::{Item, Stream, StreamError};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, is_of_mesh};
 use crate::worker::Worker;
 
 /// A request without a deadline may take this long.
@@ -39,6 +39,8 @@ enum Broken {
     Cut,
     /// What the program answered is not HTTP.
     NotHttp(HttpError),
+    /// What the caller sends does not fit what it announced.
+    Request(Unsendable),
     /// The caller went away.
     Caller(StreamError),
     Late,
@@ -89,6 +91,10 @@ pub(super) async fn serve(
         Err(Broken::Caller(error)) => {
             tracing::debug!(%error, "a caller went away");
         }
+        Err(Broken::Request(error)) => {
+            tracing::debug!(%error, "a caller broke its own announcement");
+            stream.reset(ResetCode::Protocol);
+        }
         Err(Broken::NotHttp(error)) => {
             let refusal = Refusal::new(RefusalReason::BadUpstreamReply, error.to_string());
             refuse(worker, journey, &stream, &refusal).await;
@@ -101,6 +107,9 @@ async fn refuse(worker: &Worker, journey: &mut Journey, stream: &Stream, refusal
     journey.refused(refusal, worker.name());
     let body = refusal.render(worker.name()).body;
     let answered = async {
+        if journey.record.method.as_deref() == Some("HEAD") {
+            return stream.reply(&refused(refusal, worker.name()), true);
+        }
         stream.reply(&refused(refusal, worker.name()), false)?;
         stream.send(body).await?;
         stream.finish(None)
@@ -135,7 +144,7 @@ async fn exchange(
     };
     journey.record.attempts = 1;
     let (head, body) = to_program(request, end);
-    let encoder = program.request(&head, body).map_err(Broken::NotHttp)?;
+    let encoder = program.request(&head, body).map_err(Broken::Request)?;
     let keep = converse(journey, stream, &mut program, encoder, &request.method).await?;
     if keep {
         worker.program.give_back(port, program);
@@ -153,12 +162,18 @@ async fn connect(worker: &Worker, port: u16) -> Result<ProgramConnection, Broken
     }
 }
 
-/// The request as the program is to see it. `end`: it has no body.
+/// The request as the program is to see it, whatever a peer has put into it: what a client could not
+/// have said through its own proxy is not handed on. `end`: it has no body.
 fn to_program(request: &Request, end: bool) -> (RequestHead, Body) {
+    let mut said = request.fields.clone();
+    strip_hop_by_hop(&mut said);
+    for name in ["host", "expect", TELL_FIELD] {
+        said.remove(name);
+    }
     let mut fields = Fields::new();
     // All of these were checked when the message was decoded.
     let _ = fields.push("host", request.authority.clone());
-    for (name, value) in request.fields.iter() {
+    for (name, value) in said.iter() {
         let _ = fields.push(name.clone(), value.clone());
     }
     let length = request.fields.find("content-length").and_then(|length| {
@@ -201,7 +216,7 @@ async fn converse(
                 _ => Broken::Unknown,
             })?,
             done = &mut uploading, if uploaded.is_none() => match done {
-                Err(gone @ Broken::Caller(_)) => return Err(gone),
+                Err(gone @ (Broken::Caller(_) | Broken::Request(_))) => return Err(gone),
                 // The program may stop reading and still answer.
                 done => uploaded = Some(done.is_ok()),
             },
@@ -228,10 +243,12 @@ async fn converse(
     Ok(keep && uploaded == Some(true))
 }
 
-/// The program's head as it travels.
+/// The program's head as it travels. Programs do not speak for the mesh: a refusal that one has got
+/// itself and hands on is none of ours.
 fn reply(head: ResponseHead, body: Body) -> Reply {
     let mut fields = head.fields;
     strip_hop_by_hop(&mut fields);
+    fields.retain(|name, _| !is_of_mesh(name));
     if let Body::Length(length) = body {
         // One spelling, whatever the program wrote; digits are a field value.
         let _ = fields.set("content-length", length.to_string());
@@ -257,22 +274,20 @@ async fn upload(
         match stream.receive().await.map_err(Broken::Caller)? {
             Item::Data(data) => {
                 sent.set(sent.get() + data.len() as u64);
-                encoder.data(&data, program.output()).map_err(unsendable)?;
+                encoder
+                    .data(&data, program.output())
+                    .map_err(Broken::Request)?;
                 program.flush().await.map_err(|_| Broken::Unknown)?;
             }
             Item::End(trailers) => {
                 encoder
                     .end(trailers.as_ref(), program.output())
-                    .map_err(unsendable)?;
+                    .map_err(Broken::Request)?;
                 return program.flush().await.map_err(|_| Broken::Unknown);
             }
             Item::Reply(_) => return Err(Broken::Unknown),
         }
     }
-}
-
-fn unsendable(error: Unsendable) -> Broken {
-    Broken::NotHttp(error.into())
 }
 
 async fn download(

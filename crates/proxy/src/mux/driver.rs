@@ -113,11 +113,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         let driver = self.get_mut();
         let closed = loop {
             driver.link.0.borrow_mut().driver = Some(cx.waker().clone());
-            // A timer or a read may queue something to write, so writing comes last.
-            let timed = driver.poll_timer(cx);
+            // What has arrived proves that the peer lives, however late we look; a timer or a read may
+            // queue something to write, so writing comes last.
             let read = driver.poll_read(cx);
+            let timed = driver.poll_timer(cx);
             let written = driver.poll_write(cx);
-            let outcomes = [&timed, &read, &written];
+            let outcomes = [&read, &timed, &written];
             if let Some(Poll::Ready(Err(closed))) = outcomes
                 .into_iter()
                 .find(|outcome| matches!(outcome, Poll::Ready(Err(_))))

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use isthmus_codec::message::Open;
 use isthmus_codec::mux::{
-    CannotOpen, Connection, ConnectionError, Event, LeaveCode, Settings, Side, StreamId,
+    CannotOpen, Connection, ConnectionError, Event, LeaveCode, ResetCode, Settings, Side, StreamId,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -36,6 +36,8 @@ pub(crate) struct Link(Rc<RefCell<Shared>>);
 
 struct Shared {
     machine: Connection,
+    /// Who dialled opens streams and takes none.
+    side: Side,
     streams: HashMap<StreamId, Slot>,
     incoming: VecDeque<Incoming>,
     acceptor: Option<Waker>,
@@ -65,6 +67,7 @@ impl Link {
         let now = Instant::now();
         let link = Self(Rc::new(RefCell::new(Shared {
             machine: Connection::new(side, settings, now),
+            side,
             streams: HashMap::new(),
             incoming: VecDeque::new(),
             acceptor: None,
@@ -196,10 +199,14 @@ impl Link {
                 return;
             };
             match event {
+                Event::Opened { stream, .. } if shared.side == Side::Dialler => {
+                    shared.machine.reset(stream, ResetCode::Refused);
+                }
                 Event::Opened { stream, open, end } => {
                     shared.streams.insert(
                         stream,
                         Slot {
+                            served: true,
                             got_end: end,
                             ..Slot::default()
                         },
@@ -251,7 +258,6 @@ impl Link {
 mod tests {
     use bytes::{Bytes, BytesMut};
     use isthmus_codec::message::{Context as Carried, Reply, TcpOpen};
-    use isthmus_codec::mux::ResetCode;
     use isthmus_model::ServiceName;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::LocalSet;
@@ -364,6 +370,54 @@ mod tests {
             drop(stream);
             let told = far.stream.receive().await.unwrap_err();
             assert_eq!(told, StreamError::Reset(ResetCode::Cancelled));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn who_dialled_takes_no_streams() {
+        run(async {
+            let (a, b) = pair(64_000);
+            let stream = b.open(&open(), false).unwrap();
+            let told = stream.receive().await.unwrap_err();
+            assert_eq!(told, StreamError::Reset(ResetCode::Refused));
+            assert!(a.is_usable());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_has_arrived_counts_though_its_time_is_over() {
+        run(async {
+            // Who was stopped for a while finds the answer to its ping in the socket at the moment at
+            // which its patience has ended.
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let io = tokio::net::TcpStream::connect(address).await.unwrap();
+            let (mut peer, _) = listener.accept().unwrap();
+            let patience = std::time::Duration::from_millis(5);
+            let settings = Settings {
+                patience,
+                ..Settings::default()
+            };
+            let link = Link::start(io, Side::Dialler, settings);
+            tokio::task::yield_now().await;
+
+            let now = Instant::now();
+            let mut bytes = BytesMut::new();
+            let mut far = Connection::new(Side::Listener, Settings::default(), now);
+            let mut near = Connection::new(Side::Dialler, Settings::default(), now);
+            near.transmit(&mut bytes, usize::MAX);
+            far.receive(&mut bytes, now).unwrap();
+            far.transmit(&mut bytes, usize::MAX);
+            std::io::Write::write_all(&mut peer, &bytes).unwrap();
+            while now.elapsed() < 10 * patience {
+                std::thread::yield_now();
+            }
+            while link.0.borrow().machine.peer().is_none() {
+                tokio::task::yield_now().await;
+                assert!(link.is_usable());
+            }
         })
         .await;
     }

@@ -11,7 +11,9 @@ use isthmus_codec::mux::{CannotSend, ResetCode, StreamId};
 
 use super::Link;
 
-/// One stream of a link. Dropping it before both halves are done resets it.
+/// One stream of a link. Dropping it before both halves are done ends it: a caller's stream is
+/// cancelled, and so is one that was not answered to the end; what was answered is still sent, and the
+/// rest of what the peer has to say is not wanted.
 pub(crate) struct Stream {
     pub(super) id: StreamId,
     pub(super) link: Link,
@@ -49,11 +51,31 @@ pub(super) struct Slot {
     pub(super) failed: Option<StreamError>,
     pub(super) receiver: Option<Waker>,
     pub(super) sender: Option<Waker>,
+    /// The peer opened the stream; we answer.
+    pub(super) served: bool,
     pub(super) sent_end: bool,
     pub(super) got_end: bool,
 }
 
+/// What becomes of a stream that nobody holds any more.
+enum Ending {
+    Done,
+    /// A reset would throw away what of the answer is still queued.
+    Answered,
+    Cancelled,
+}
+
 impl Slot {
+    fn ending(&self) -> Ending {
+        if self.failed.is_some() || (self.sent_end && self.got_end) {
+            Ending::Done
+        } else if self.served && self.sent_end {
+            Ending::Answered
+        } else {
+            Ending::Cancelled
+        }
+    }
+
     pub(super) fn wake(&mut self) {
         for waker in [self.receiver.take(), self.sender.take()]
             .into_iter()
@@ -166,12 +188,11 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         let mut shared = self.link.0.borrow_mut();
-        let done = shared
-            .streams
-            .get(&self.id)
-            .is_none_or(|slot| slot.failed.is_some() || (slot.sent_end && slot.got_end));
-        if !done {
-            shared.machine.reset(self.id, ResetCode::Cancelled);
+        let ending = shared.streams.get(&self.id).map(Slot::ending);
+        match ending {
+            Some(Ending::Answered) => shared.machine.stop(self.id),
+            Some(Ending::Cancelled) => shared.machine.reset(self.id, ResetCode::Cancelled),
+            Some(Ending::Done) | None => {}
         }
         shared.forget(self.id);
         shared.wake_driver();

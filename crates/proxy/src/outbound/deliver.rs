@@ -7,7 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use isthmus_balance::{Attempts, Outcome};
 use isthmus_codec::Fields;
-use isthmus_codec::http1::{Body, ResponseHead, Unsendable, Version};
+use isthmus_codec::http1::{Body, ResponseHead, Unsendable, Version, strip_hop_by_hop};
 use isthmus_codec::message::Response;
 use isthmus_telemetry::RefusalReason;
 use tokio::time::sleep_until;
@@ -104,6 +104,8 @@ pub(super) async fn deliver(
 ) -> Result<KeepAlive, Ended> {
     attempts.begin_reply();
     let Held { mut head, body } = held;
+    // Another's proxy should have done it; this connection is ours to describe.
+    strip_hop_by_hop(&mut head.fields);
     for (name, value) in journey.told() {
         // Names of ours are plain text.
         let _ = head.fields.push(name, value);
@@ -224,6 +226,8 @@ async fn deliver_coming(
         match item
             .map_err(|error| Cut::Upstream(stream_failed(error, rest.stream.link()).outcome))?
         {
+            // The answer to HEAD, and 204 and 304, have none, whatever comes.
+            Item::Data(_) if framing == Body::None => {}
             Item::Data(data) => {
                 journey.record.response_bytes += data.len() as u64;
                 encoder.data(&data, writer.output())?;

@@ -1,0 +1,231 @@
+//! What users see, through whole proxies on real sockets: see [`crate::testing`].
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use isthmus_codec::Fields;
+use isthmus_codec::message::{Context, Open, Reply, Request};
+use isthmus_codec::mux::{Settings, Side};
+use isthmus_model::ServiceName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use crate::mux::{Item, Link};
+use crate::testing::{HOST, Scene, answering, cluster, program, read_head, run, within};
+
+const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n")
+}
+
+/// A caller's proxy that the test plays itself: a link to the callee's.
+async fn play_caller(scene: &Scene) -> Link {
+    let me = scene.issuer.workload(&cluster("west"), "frontend");
+    let socket = TcpStream::connect(scene.callee.mesh).await.unwrap();
+    let name = HOST.try_into().unwrap();
+    let connected = me.connect(name, socket, &scene.caller.metrics);
+    let (session, _) = within(connected).await.unwrap();
+    Link::start(session, Side::Dialler, Settings::default())
+}
+
+fn request(method: &'static str, fields: &[(&'static str, &'static str)]) -> Open {
+    let mut all = Fields::new();
+    for (name, value) in fields {
+        all.push(*name, *value).unwrap();
+    }
+    Open::Request(Request {
+        service: ServiceName::new("shop", "cart").unwrap(),
+        port: 80,
+        method: method.into(),
+        path: "/".into(),
+        authority: HOST.into(),
+        fields: all,
+        context: Context::default(),
+    })
+}
+
+/// A program that keeps the heads that it has read.
+async fn remembering() -> (std::net::SocketAddr, Rc<RefCell<Vec<String>>>) {
+    let heads = Rc::new(RefCell::new(Vec::new()));
+    let kept = Rc::clone(&heads);
+    let address = program(move |mut socket| {
+        let kept = Rc::clone(&kept);
+        async move {
+            loop {
+                let head = read_head(&mut socket).await;
+                if head.is_empty() {
+                    return;
+                }
+                kept.borrow_mut().push(head);
+                socket.write_all(HELLO.as_bytes()).await.unwrap();
+            }
+        }
+    })
+    .await;
+    (address, heads)
+}
+
+#[test]
+fn an_answer_that_does_not_wait_for_the_body_arrives() {
+    run(async {
+        let address = program(|mut socket| async move {
+            read_head(&mut socket).await;
+            let reply = "HTTP/1.1 413 Content Too Large\r\ncontent-length: 3\r\n\r\nbig";
+            socket.write_all(reply.as_bytes()).await.unwrap();
+            // It reads no more and keeps the connection.
+            std::future::pending::<()>().await;
+        })
+        .await;
+        for scene in [Scene::local, Scene::stretched] {
+            let scene = scene(address);
+            let mut client = scene.client().await;
+            let head = format!("PUT / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 9000000\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            client.write_all(&[b'x'; 100_000]).await.unwrap();
+            let reply = within(read_head(&mut client)).await;
+            assert!(reply.starts_with("HTTP/1.1 413"), "{reply}");
+            let mut body = [0; 3];
+            within(client.read_exact(&mut body)).await.unwrap();
+            assert_eq!(&body, b"big");
+        }
+    });
+}
+
+#[test]
+fn a_refusal_by_the_callee_arrives_though_the_body_is_still_coming() {
+    run(async {
+        let mut scene = Scene::local(answering(HELLO).await);
+        let mut facts = scene.facts.clone();
+        facts.service.ports[0].port = 81;
+        scene.callee.learn(&facts);
+        let mut client = scene.client().await;
+        let head = format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 9000000\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&[b'x'; 100_000]).await.unwrap();
+        let reply = within(read_head(&mut client)).await;
+        assert!(
+            reply.contains("x-isthmus-refusal: unknown-port\r\n"),
+            "{reply}"
+        );
+        assert!(reply.contains("x-isthmus-at: cart-1\r\n"), "{reply}");
+    });
+}
+
+#[test]
+fn what_a_program_may_have_executed_is_told_as_such() {
+    run(async {
+        // It takes the request and dies.
+        let address = program(|mut socket| async move {
+            read_head(&mut socket).await;
+            socket.read_u8().await.unwrap();
+        })
+        .await;
+        for scene in [Scene::local, Scene::stretched] {
+            let scene = scene(address);
+            let post = format!(
+                "POST / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx"
+            );
+            let reply = scene.ask(&post).await;
+            assert!(reply.starts_with("HTTP/1.1 502"), "{reply}");
+            assert!(
+                reply.contains("x-isthmus-refusal: maybe-executed\r\n"),
+                "{reply}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_refusal_of_the_callee_has_no_body_in_the_answer_to_head() {
+    run(async {
+        let mut scene = Scene::local(answering(HELLO).await);
+        let mut facts = scene.facts.clone();
+        facts.service.ports[0].port = 81;
+        scene.callee.learn(&facts);
+        let link = play_caller(&scene).await;
+        let stream = link.open(&request("HEAD", &[]), true).unwrap();
+        let Ok(Item::Reply(Reply::Response(head))) = within(stream.receive()).await else {
+            panic!("no reply");
+        };
+        assert_eq!(head.status, 404);
+        let next = within(stream.receive()).await.unwrap();
+        assert!(matches!(next, Item::End(None)), "{next:?}");
+    });
+}
+
+#[test]
+fn only_proxies_speak_for_the_mesh() {
+    run(async {
+        let reply = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-isthmus-refusal: no-route\r\n\
+            X-Isthmus-At: nowhere\r\nx-isthmus-cluster: mars\r\nx-own: stays\r\n\r\n";
+        let scene = Scene::local(answering(reply).await);
+        let asked = get("/").replace("\r\n\r\n", "\r\nx-isthmus-tell: 1\r\n\r\n");
+        let reply = scene.ask(&asked).await.to_ascii_lowercase();
+        assert!(reply.starts_with("http/1.1 200"), "{reply}");
+        assert!(!reply.contains("x-isthmus-refusal"), "{reply}");
+        assert!(!reply.contains("x-isthmus-at:"), "{reply}");
+        assert_eq!(reply.matches("x-isthmus-cluster").count(), 1, "{reply}");
+        assert!(reply.contains("x-isthmus-cluster: west\r\n"), "{reply}");
+        assert!(reply.contains("x-own: stays\r\n"), "{reply}");
+    });
+}
+
+#[test]
+fn a_peer_cannot_give_a_program_what_no_client_could() {
+    run(async {
+        let (address, heads) = remembering().await;
+        let scene = Scene::local(address);
+        let link = play_caller(&scene).await;
+        let fields = [
+            ("host", "admin.internal"),
+            ("connection", "upgrade, x-named"),
+            ("upgrade", "websocket"),
+            ("x-named", "1"),
+            ("transfer-encoding", "chunked"),
+            ("expect", "100-continue"),
+            ("x-isthmus-tell", "1"),
+            ("x-own", "stays"),
+        ];
+        let stream = link.open(&request("GET", &fields), true).unwrap();
+        let reply = within(stream.receive()).await.unwrap();
+        assert!(matches!(reply, Item::Reply(_)), "{reply:?}");
+        let seen = heads.borrow()[0].to_ascii_lowercase();
+        assert_eq!(seen.matches("host:").count(), 1, "{seen}");
+        for hidden in [
+            "connection",
+            "upgrade",
+            "x-named",
+            "transfer-encoding",
+            "expect",
+            "tell",
+        ] {
+            assert!(!seen.contains(hidden), "{hidden} in {seen}");
+        }
+        assert!(seen.contains("x-own: stays\r\n"), "{seen}");
+    });
+}
+
+#[test]
+fn a_body_that_breaks_its_announced_length_ends_the_exchange() {
+    run(async {
+        let (gone, mut went) = mpsc::unbounded_channel();
+        let address = program(move |mut socket| {
+            let gone = gone.clone();
+            async move {
+                read_head(&mut socket).await;
+                let mut rest = Vec::new();
+                let _ = socket.read_to_end(&mut rest).await;
+                gone.send(rest).unwrap();
+            }
+        })
+        .await;
+        let scene = Scene::local(address);
+        let link = play_caller(&scene).await;
+        let fields = [("content-length", "5")];
+        let stream = link.open(&request("POST", &fields), true).unwrap();
+        assert!(within(stream.receive()).await.is_err());
+        assert_eq!(within(went.recv()).await.unwrap(), b"");
+    });
+}

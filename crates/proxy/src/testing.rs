@@ -1,0 +1,442 @@
+//! A mesh in one thread, for tests: real sockets, real mutual TLS, a view made by hand, and a program
+//! that does what the test says. No control plane.
+//!
+//! ```text
+//! client ─ text ─► caller's outbound ─► [gateway of east ─►] callee's inbound ─► program
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use isthmus_identity::{
+    CLUSTER_LIFETIME, CertificateRequest, ClusterAuthority, KeyPair, LEAF_LIFETIME, Leaf, LeafCell,
+    MeshKey, TrustCell, gateway_identity,
+};
+use isthmus_model::{
+    AccountName, AppProtocol, Cluster, ClusterName, Gateway, Handle, Health, Identity, Labels,
+    Mesh, MeshName, Namespace, RegionName, Service, ServiceName, ServicePort, Share, Subset,
+    TrustDomain, Workload,
+};
+use isthmus_telemetry::Metrics;
+use isthmus_wire::{Body, ClusterView, Topic};
+use isthmus_world::{Drain, RealChance, Snapshot, SnapshotWriter};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use crate::config::{Config, Ports, Role, Sidecar};
+use crate::tls::Me;
+use crate::view::{View, ViewBuilder};
+use crate::worker::{Common, Interest, Worker};
+use crate::{gateway, inbound, outbound};
+
+/// The service that tests call.
+pub(crate) const HOST: &str = "cart.shop.mesh";
+/// Whoever waits longer has found a hang.
+const HANG: Duration = Duration::from_secs(10);
+
+/// A caller and a callee, with a gateway between them or not.
+pub(crate) struct Scene {
+    pub(crate) caller: Node,
+    pub(crate) callee: Node,
+    pub(crate) gateway: Option<Node>,
+    pub(crate) issuer: Issuer,
+    /// What callee and gateway see.
+    pub(crate) facts: Facts,
+}
+
+/// One process of the mesh.
+pub(crate) struct Node {
+    pub(crate) worker: Rc<Worker>,
+    /// Where other proxies connect.
+    pub(crate) mesh: SocketAddr,
+    /// Where its program's clients connect.
+    pub(crate) outbound: SocketAddr,
+    pub(crate) drain: Drain,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) view: SnapshotWriter<View>,
+    _wanted: mpsc::Receiver<ServiceName>,
+}
+
+/// Issues identities.
+pub(crate) struct Issuer {
+    mesh: MeshKey,
+}
+
+/// What stands in the views of a scene.
+#[derive(Clone)]
+pub(crate) struct Facts {
+    pub(crate) service: Service,
+    pub(crate) clusters: Vec<ClusterView>,
+    pub(crate) workloads: Vec<Workload>,
+    pub(crate) shares: Vec<Share>,
+}
+
+/// Runs a test on one thread; a hang is a failure.
+pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, async { within(test).await })
+}
+
+/// What must happen soon.
+pub(crate) async fn within<T>(act: impl Future<Output = T>) -> T {
+    tokio::time::timeout(HANG, act).await.expect("it hangs")
+}
+
+impl Scene {
+    /// Both sides in cluster `west`.
+    pub(crate) fn local(program: SocketAddr) -> Self {
+        Self::build("west", program)
+    }
+
+    /// The callee in cluster `east`, behind a gateway.
+    pub(crate) fn stretched(program: SocketAddr) -> Self {
+        Self::build("east", program)
+    }
+
+    fn build(callee: &str, program: SocketAddr) -> Self {
+        let issuer = Issuer::new();
+        let (west, there) = (cluster("west"), cluster(callee));
+        let callee_node = Unbound::new();
+        let mut facts = Facts {
+            service: service(program.port()),
+            clusters: vec![view_of(&west, None)],
+            workloads: vec![workload(&there, callee_node.mesh_address())],
+            shares: Vec::new(),
+        };
+        let cart = sidecar("cart", Some(HOST), program.ip());
+        let frontend = sidecar("frontend", None, program.ip());
+        if there == west {
+            return Self {
+                caller: Unbound::new().start(&issuer, &west, frontend, &facts),
+                callee: callee_node.start(&issuer, &west, cart, &facts),
+                gateway: None,
+                issuer,
+                facts,
+            };
+        }
+        let gateway = Unbound::new();
+        facts
+            .clusters
+            .push(view_of(&there, Some(gateway.mesh_address())));
+        let seen_from_west = Facts {
+            workloads: Vec::new(),
+            shares: vec![Share {
+                cluster: there.clone(),
+                service: facts.service.name.clone(),
+                subset: Subset::default(),
+                healthy: 1,
+                total: 1,
+            }],
+            ..facts.clone()
+        };
+        Self {
+            caller: Unbound::new().start(&issuer, &west, frontend, &seen_from_west),
+            callee: callee_node.start(&issuer, &there, cart, &facts),
+            gateway: Some(gateway.start(&issuer, &there, Role::Gateway, &facts)),
+            issuer,
+            facts,
+        }
+    }
+
+    /// A client beside the caller's proxy.
+    pub(crate) async fn client(&self) -> TcpStream {
+        TcpStream::connect(self.caller.outbound).await.unwrap()
+    }
+
+    /// Sends `request` on a connection of its own and reads until the proxy closes it.
+    pub(crate) async fn ask(&self, request: &str) -> String {
+        let mut client = self.client().await;
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = Vec::new();
+        within(client.read_to_end(&mut reply)).await.unwrap();
+        String::from_utf8_lossy(&reply).into_owned()
+    }
+}
+
+impl Node {
+    /// Others see `facts` from now on.
+    pub(crate) fn learn(&mut self, facts: &Facts) {
+        let view = facts.view(self.worker.common.me.cluster.clone());
+        self.view.publish(Arc::new(view));
+    }
+}
+
+/// Sockets are bound before views are made, since addresses stand in views.
+struct Unbound {
+    mesh: TcpListener,
+    outbound: TcpListener,
+}
+
+impl Unbound {
+    fn new() -> Self {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self {
+            mesh: outbound::bind(any, false).unwrap(),
+            outbound: outbound::bind(any, false).unwrap(),
+        }
+    }
+
+    fn mesh_address(&self) -> SocketAddr {
+        self.mesh.local_addr().unwrap()
+    }
+
+    fn start(self, issuer: &Issuer, cluster: &ClusterName, role: Role, facts: &Facts) -> Node {
+        let identity = match &role {
+            Role::Gateway => gateway_identity(issuer.mesh.bundle().trust_domain()),
+            Role::Sidecar(sidecar) => Identity {
+                trust_domain: issuer.mesh.bundle().trust_domain().clone(),
+                namespace: sidecar.namespace.clone(),
+                account: sidecar.account.clone(),
+            },
+        };
+        let me = issuer.me(cluster, &identity);
+        let metrics = Arc::new(Metrics::new("test", Metrics::DEFAULT_MAX_FLOWS));
+        let drain = Drain::new();
+        let (view, snapshot) = Snapshot::new(facts.view(cluster.clone()));
+        let (interest, wanted) = mpsc::channel(16);
+        let (mesh, outbound) = (self.mesh_address(), self.outbound.local_addr().unwrap());
+        let common = Common {
+            config: Arc::new(config(cluster, role)),
+            me: Arc::new(me),
+            view: snapshot,
+            interest: Interest::new(interest),
+            metrics: Arc::clone(&metrics),
+            drain: drain.watch(),
+        };
+        let worker = Worker::new(common, RealChance::new().unwrap());
+        if worker.common.config.sidecar().is_some() {
+            tokio::task::spawn_local(inbound::listen(Rc::clone(&worker), self.mesh));
+        } else {
+            tokio::task::spawn_local(gateway::listen(Rc::clone(&worker), self.mesh));
+        }
+        tokio::task::spawn_local(outbound::listen_http(Rc::clone(&worker), self.outbound));
+        Node {
+            worker,
+            mesh,
+            outbound,
+            drain,
+            metrics,
+            view,
+            _wanted: wanted,
+        }
+    }
+}
+
+impl Issuer {
+    fn new() -> Self {
+        let domain = TrustDomain::new("test.mesh").unwrap();
+        Self {
+            mesh: MeshKey::found(&domain, SystemTime::now()).unwrap(),
+        }
+    }
+
+    /// Who runs as `account` of namespace `shop` in `cluster`.
+    pub(crate) fn workload(&self, cluster: &ClusterName, account: &str) -> Me {
+        self.me(
+            cluster,
+            &Identity {
+                trust_domain: self.mesh.bundle().trust_domain().clone(),
+                namespace: Namespace::new("shop").unwrap(),
+                account: AccountName::new(account).unwrap(),
+            },
+        )
+    }
+
+    fn me(&self, cluster: &ClusterName, identity: &Identity) -> Me {
+        let now = SystemTime::now();
+        let request = |key: &KeyPair| {
+            CertificateRequest::from_pem(&key.certificate_request().unwrap()).unwrap()
+        };
+        let key = KeyPair::generate().unwrap();
+        let chain = self
+            .mesh
+            .sign_cluster(&request(&key), cluster, now, CLUSTER_LIFETIME)
+            .unwrap();
+        let authority = ClusterAuthority::new(key, chain, now).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let chain = authority
+            .issue(&request(&key), identity, now, LEAF_LIFETIME)
+            .unwrap();
+        Me::new(
+            identity.clone(),
+            cluster.clone(),
+            Arc::new(LeafCell::new(Leaf::new(key, chain).unwrap())),
+            Arc::new(TrustCell::new(self.mesh.bundle().clone())),
+        )
+    }
+}
+
+impl Facts {
+    fn view(&self, own: ClusterName) -> View {
+        let mesh = Mesh {
+            name: MeshName::new("test").unwrap(),
+            trust_domain: TrustDomain::new("test.mesh").unwrap(),
+        };
+        let clusters = self.clusters.iter().cloned().map(Body::Cluster);
+        let mut builder = ViewBuilder::new(own);
+        let bodies = [Body::Mesh(mesh)].into_iter().chain(clusters).collect();
+        builder.compile(&Topic::Mesh, bodies, None);
+        let workloads = self.workloads.iter().cloned().map(Body::Workload);
+        let shares = self.shares.iter().cloned().map(Body::Share);
+        let bodies = [Body::Service(self.service.clone())];
+        let bodies = bodies.into_iter().chain(workloads).chain(shares).collect();
+        builder.compile(&Topic::Service(self.service.name.clone()), bodies, None);
+        let absent = Topic::Service(ServiceName::new("shop", "absent").unwrap());
+        builder.compile(&absent, Vec::new(), None);
+        builder.build()
+    }
+}
+
+pub(crate) fn cluster(name: &str) -> ClusterName {
+    ClusterName::new(name).unwrap()
+}
+
+fn view_of(name: &ClusterName, gateway: Option<SocketAddr>) -> ClusterView {
+    ClusterView {
+        cluster: Cluster {
+            name: name.clone(),
+            region: RegionName::new(name.as_str()).unwrap(),
+            zone: None,
+            coordinates: None,
+            jurisdiction: None,
+            control: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+            namespaces: None,
+        },
+        gateways: gateway
+            .map(|address| Gateway {
+                name: "gateway-1".to_owned(),
+                address,
+                healthy: true,
+            })
+            .into_iter()
+            .collect(),
+        rtt: Some(Duration::from_millis(1)),
+        age: Duration::ZERO,
+    }
+}
+
+fn service(target_port: u16) -> Service {
+    Service {
+        name: ServiceName::new("shop", "cart").unwrap(),
+        ports: vec![ServicePort {
+            name: None,
+            port: 80,
+            target_port,
+            protocol: AppProtocol::Http1,
+        }],
+        accounts: vec![AccountName::new("cart").unwrap()],
+        exported: true,
+    }
+}
+
+fn workload(cluster: &ClusterName, address: SocketAddr) -> Workload {
+    let domain = TrustDomain::new("test.mesh").unwrap();
+    Workload {
+        handle: Handle::new("cart-1"),
+        service: ServiceName::new("shop", "cart").unwrap(),
+        cluster: cluster.clone(),
+        identity: Identity {
+            trust_domain: domain,
+            namespace: Namespace::new("shop").unwrap(),
+            account: AccountName::new("cart").unwrap(),
+        },
+        address,
+        zone: None,
+        labels: Labels::new(),
+        health: Health::Healthy,
+    }
+}
+
+fn sidecar(account: &str, host: Option<&str>, program: IpAddr) -> Role {
+    Role::Sidecar(Sidecar {
+        namespace: Namespace::new("shop").unwrap(),
+        account: AccountName::new(account).unwrap(),
+        service: host.map(|_| ServiceName::new("shop", "cart").unwrap()),
+        labels: Labels::new(),
+        zone: None,
+        program,
+        listeners: Vec::new(),
+    })
+}
+
+fn config(cluster: &ClusterName, role: Role) -> Config {
+    Config {
+        name: match &role {
+            Role::Gateway => "gateway-1".to_owned(),
+            Role::Sidecar(sidecar) => format!("{}-1", sidecar.account),
+        },
+        cluster: cluster.clone(),
+        address: Ipv4Addr::LOCALHOST.into(),
+        ports: Ports::default(),
+        control: Vec::new(),
+        token: None,
+        state: std::path::PathBuf::new(),
+        role,
+        access_log: false,
+        workers: 1,
+    }
+}
+
+/// A program that serves every connection with `script`.
+pub(crate) async fn program<S: Future<Output = ()> + 'static>(
+    script: impl Fn(TcpStream) -> S + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::task::spawn_local(script(socket));
+        }
+    });
+    address
+}
+
+/// A program that answers every request without a body in the same way.
+pub(crate) async fn answering(reply: &'static str) -> SocketAddr {
+    program(move |mut socket| async move {
+        while !read_head(&mut socket).await.is_empty() {
+            socket.write_all(reply.as_bytes()).await.unwrap();
+        }
+    })
+    .await
+}
+
+/// Reads one head, byte by byte; empty at the end of the connection.
+pub(crate) async fn read_head(socket: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match socket.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => break,
+        }
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+
+    #[test]
+    fn a_request_reaches_a_program_beside_and_a_program_far_away() {
+        run(async {
+            for scene in [Scene::local, Scene::stretched] {
+                let scene = scene(answering(HELLO).await);
+                let request =
+                    format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n");
+                let reply = scene.ask(&request).await;
+                assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
+                assert!(reply.ends_with("hello"), "{reply}");
+            }
+        });
+    }
+}
