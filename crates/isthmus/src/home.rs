@@ -1,17 +1,16 @@
 //! The home directory of a mesh on this machine: what is where, who may read it, who holds it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File};
+use std::io::{self};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use isthmus_model::{ClusterName, MeshName, TrustDomain};
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Text;
-use crate::disk::{unreadable, unwritable};
 pub(crate) use crate::disk::{make_directory, read_file, try_lock, write_file};
+use crate::disk::{unreadable, unwritable};
 use crate::failure::{Failure, Result};
 
 /// A home directory. It may not exist yet.

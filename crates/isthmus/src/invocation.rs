@@ -6,11 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
-use isthmus_model::{ClusterName, Namespace};
 
 use crate::args::{
-    Args, ClusterArgs, CommandArgs, ControlAction, ControlArgs, LinkArgs, MeshArgs,
-    StructuredFormat, TokenArgs,
+    Args, ClusterArgs, CommandArgs, ControlAction, ControlArgs, LinkArgs, MeshArgs, TokenArgs,
 };
 use crate::failure::{Failure, Result};
 use crate::home::Home;

@@ -1,14 +1,15 @@
 //! What users see, through whole proxies on real sockets: see [`crate::testing`].
 
 use std::cell::RefCell;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use isthmus_codec::Fields;
-use isthmus_codec::message::{Context, Open, Reply, Request};
+use isthmus_codec::message::{Context, Open, Reply, Request, Response};
 use isthmus_codec::mux::{Settings, Side};
 use isthmus_model::ServiceName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::mux::{Item, Link};
@@ -83,7 +84,7 @@ fn an_answer_that_does_not_wait_for_the_body_arrives() {
             let mut client = scene.client().await;
             let head = format!("PUT / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 9000000\r\n\r\n");
             client.write_all(head.as_bytes()).await.unwrap();
-            client.write_all(&[b'x'; 100_000]).await.unwrap();
+            client.write_all(&vec![b'x'; 100_000]).await.unwrap();
             let reply = within(read_head(&mut client)).await;
             assert!(reply.starts_with("HTTP/1.1 413"), "{reply}");
             let mut body = [0; 3];
@@ -103,7 +104,7 @@ fn a_refusal_by_the_callee_arrives_though_the_body_is_still_coming() {
         let mut client = scene.client().await;
         let head = format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 9000000\r\n\r\n");
         client.write_all(head.as_bytes()).await.unwrap();
-        client.write_all(&[b'x'; 100_000]).await.unwrap();
+        client.write_all(&vec![b'x'; 100_000]).await.unwrap();
         let reply = within(read_head(&mut client)).await;
         assert!(
             reply.contains("x-isthmus-refusal: unknown-port\r\n"),
@@ -227,5 +228,41 @@ fn a_body_that_breaks_its_announced_length_ends_the_exchange() {
         let stream = link.open(&request("POST", &fields), true).unwrap();
         assert!(within(stream.receive()).await.is_err());
         assert_eq!(within(went.recv()).await.unwrap(), b"");
+    });
+}
+
+#[test]
+fn a_callee_that_says_more_than_it_announced_fills_no_memory() {
+    run(async {
+        let mut scene = Scene::local(answering(HELLO).await);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut facts = scene.facts.clone();
+        facts.workloads[0].address = listener.local_addr().unwrap();
+        scene.caller.learn(&facts);
+        let me = scene.issuer.workload(&cluster("west"), "cart");
+        let metrics = std::sync::Arc::clone(&scene.callee.metrics);
+        tokio::task::spawn_local(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let (session, _) = me.accept(socket, &metrics).await.unwrap();
+            let link = Link::start(session, Side::Listener, Settings::default());
+            while let Some(incoming) = link.accept().await {
+                tokio::task::spawn_local(async move {
+                    let mut fields = Fields::new();
+                    fields.push("content-length", "5").unwrap();
+                    let head = Response {
+                        status: 200,
+                        fields,
+                        utilisation: None,
+                        do_not_retry: false,
+                        refusal: None,
+                    };
+                    let stream = incoming.stream;
+                    stream.reply(&Reply::Response(head), false).unwrap();
+                    while stream.send(vec![0; 60_000].into()).await.is_ok() {}
+                });
+            }
+        });
+        let reply = scene.ask(&get("/")).await;
+        assert!(!reply.contains("200 OK"), "{reply}");
     });
 }

@@ -42,6 +42,7 @@ const HANG: Duration = Duration::from_secs(10);
 pub(crate) struct Scene {
     pub(crate) caller: Node,
     pub(crate) callee: Node,
+    #[expect(dead_code, reason = "lives as long as the scene")]
     pub(crate) gateway: Option<Node>,
     pub(crate) issuer: Issuer,
     /// What callee and gateway see.
@@ -55,6 +56,7 @@ pub(crate) struct Node {
     pub(crate) mesh: SocketAddr,
     /// Where its program's clients connect.
     pub(crate) outbound: SocketAddr,
+    #[expect(dead_code, reason = "lives as long as the node")]
     pub(crate) drain: Drain,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) view: SnapshotWriter<View>,

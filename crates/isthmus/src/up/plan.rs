@@ -1,18 +1,15 @@
 //! What `up` will do, as a value: addresses, files, commands, relays, completed resources. Pure.
 
-use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use isthmus_api::TokenRequest;
 use isthmus_lab::relay::LinkPlan;
-use isthmus_manifest::{Document, Parsed, Problem};
+use isthmus_manifest::{Document, Parsed};
 use isthmus_model::{ClusterName, MeshName, Resource, ServiceName, TrustDomain};
 
 use super::declared::{ProcessDeclared, UpFile};
 use super::files::Writer;
-use super::fleet::Stage;
 use super::layout::Layout;
-use super::planned::{PlanProblem, PlannedCluster, PlannedProcess};
+use super::planned::{API_PORT, PlanProblem, PlannedCluster, PlannedProcess};
 use crate::config::{self, Sha256, Text};
 use crate::home::{Context, Home};
 
@@ -185,6 +182,7 @@ fn resolve(documents: Vec<Document>) -> (Vec<Parsed>, Vec<PlanProblem>) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::super::declared::tests::TWO_CLUSTERS;
+    use super::super::fleet::Stage;
     use isthmus_model::Kind;
 
     use super::*;

@@ -184,8 +184,9 @@ impl From<HttpError> for Cut {
 }
 
 impl From<Unsendable> for Cut {
-    fn from(error: Unsendable) -> Self {
-        Self::Client(error.into())
+    /// The reply is longer or shorter than it announced.
+    fn from(_: Unsendable) -> Self {
+        Self::Upstream(Outcome::Reset)
     }
 }
 

@@ -197,6 +197,15 @@ async fn send_streamed(stream: Rc<Stream>, reader: &mut RequestReader) -> Result
     }
 }
 
+/// What is there of a reply's body is not what its head announced.
+fn misannounced() -> Failed {
+    let refusal = Refusal::new(
+        RefusalReason::BadUpstreamReply,
+        "the body is not as long as announced",
+    );
+    Failed::new(Outcome::Reset, refusal)
+}
+
 /// Collects a short reply while another try could still make good for a cut one.
 async fn hold<'c>(answered: Answered<'c>, attempts: &Attempts) -> Result<Held<'c>, Failed> {
     let Answered { head, rest } = answered;
@@ -205,12 +214,12 @@ async fn hold<'c>(answered: Answered<'c>, attempts: &Attempts) -> Result<Held<'c
             .ok()
             .and_then(|digits| digits.parse::<u64>().ok())
     });
-    if !attempts.holds_reply(length, Instant::now()) {
+    let Some(length) = length.filter(|_| attempts.holds_reply(length, Instant::now())) else {
         return Ok(Held {
             head,
             body: HeldBody::Coming(rest),
         });
-    }
+    };
     let mut body = BytesMut::new();
     loop {
         let item = match timeout_at(deadline(attempts), rest.stream.receive()).await {
@@ -224,7 +233,14 @@ async fn hold<'c>(answered: Answered<'c>, attempts: &Attempts) -> Result<Held<'c
             }
         };
         match item {
+            Item::Data(data) if (body.len() + data.len()) as u64 > length => {
+                return Err(misannounced());
+            }
             Item::Data(data) => body.extend_from_slice(&data),
+            // The answer to HEAD has the length that the answer to GET would have.
+            Item::End(_) if !body.is_empty() && (body.len() as u64) < length => {
+                return Err(misannounced());
+            }
             Item::End(trailers) => {
                 return Ok(Held {
                     head,
