@@ -129,9 +129,8 @@ impl Config {
     /// Reads the cluster's key and its signed certificate.
     pub(crate) fn authority_at(&self, now: SystemTime) -> Result<ClusterAuthority, DataError> {
         let key_path = self.key();
-        let key = match read(&key_path)? {
-            Some(key) => key,
-            None => return Err(DataError::NoKey { path: key_path }),
+        let Some(key) = read(&key_path)? else {
+            return Err(DataError::NoKey { path: key_path });
         };
         let path = self.certificate();
         let Some(chain) = read(&path)? else {

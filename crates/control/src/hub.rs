@@ -32,7 +32,7 @@ const TOGETHER: usize = 256;
 /// Handed to every task of the shell.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Turn>,
     ids: AtomicU64,
     streams: Mutex<Streams>,
 }
@@ -47,6 +47,13 @@ struct Streams {
     answers: BTreeMap<u64, oneshot::Sender<proto::Answer>>,
 }
 
+/// What the core's thread is to do next.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    On(Event),
+    Stop,
+}
+
 /// The core's thread has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this control plane is stopping")]
@@ -55,7 +62,7 @@ pub(crate) struct Stopped;
 /// What `Hub::new` leaves to be run.
 #[derive(Debug)]
 pub(crate) struct Ends {
-    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) events: mpsc::Receiver<Turn>,
     pub(crate) actions: mpsc::Sender<Vec<Action>>,
     pub(crate) performed: mpsc::Receiver<Vec<Action>>,
 }
@@ -83,7 +90,14 @@ impl Hub {
     }
 
     pub(crate) async fn tell(&self, event: Event) -> Result<(), Stopped> {
-        self.events.send(event).await.map_err(|_| Stopped)
+        let turn = Turn::On(event);
+        self.events.send(turn).await.map_err(|_| Stopped)
+    }
+
+    /// Ends the core's thread, after everything that it was told.
+    pub(crate) async fn stop(&self) {
+        // An error means that it has ended.
+        let _ = self.events.send(Turn::Stop).await;
     }
 
     /// Asks the core.
@@ -265,7 +279,7 @@ impl Streams {
 pub(crate) struct WatchStream {
     id: RequestId,
     events: mpsc::Receiver<WatchEvent>,
-    ended: mpsc::Sender<Event>,
+    ended: mpsc::Sender<Turn>,
 }
 
 impl Stream for WatchStream {
@@ -280,7 +294,9 @@ impl Stream for WatchStream {
 impl Drop for WatchStream {
     fn drop(&mut self) {
         // When the core is too busy to hear it, it goes on telling a watch that nobody reads.
-        let _ = self.ended.try_send(Event::WatchEnded { id: self.id });
+        let _ = self
+            .ended
+            .try_send(Turn::On(Event::WatchEnded { id: self.id }));
     }
 }
 
@@ -288,18 +304,21 @@ impl Drop for WatchStream {
 pub(crate) fn drive<S: Store>(
     mut core: Core<S>,
     clock: &impl Clock,
-    mut events: mpsc::Receiver<Event>,
+    mut events: mpsc::Receiver<Turn>,
     actions: &mpsc::Sender<Vec<Action>>,
 ) {
     let now = || Now {
         monotonic: clock.now(),
         wall: clock.wall(),
     };
-    while let Some(event) = events.blocking_recv() {
-        core.on(event, now());
-        for _ in 1..TOGETHER {
-            let Ok(event) = events.try_recv() else { break };
-            core.on(event, now());
+    let mut stopping = false;
+    while !stopping && let Some(first) = events.blocking_recv() {
+        let more = std::iter::from_fn(|| events.try_recv().ok());
+        for turn in std::iter::once(first).chain(more).take(TOGETHER) {
+            match turn {
+                Turn::On(event) => core.on(event, now()),
+                Turn::Stop => stopping = true,
+            }
         }
         let follows = core.flush();
         if !follows.is_empty() && actions.blocking_send(follows).is_err() {

@@ -13,6 +13,7 @@
 mod api;
 mod config;
 mod core;
+mod hex;
 mod hub;
 mod index;
 mod metrics;

@@ -9,9 +9,16 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use isthmus_api::{Contact, StatusView};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 
 use crate::core::{Answer, Request};
 use crate::hub::Hub;
+
+/// The media type of OpenMetrics text.
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub(crate) fn router(hub: Arc<Hub>) -> Router {
     Router::new()
@@ -32,65 +39,51 @@ async fn metrics(State(hub): State<Arc<Hub>>) -> Response {
         Ok(Answer::Json { body, .. }) => serde_json::from_value(body).ok(),
         _ => None,
     };
-    match view {
-        Some(view) => {
-            const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(CONTENT_TYPE, TYPE)], text(&view)).into_response()
+    match view.map(|view| text(&view)) {
+        Some(Ok(text)) => ([(CONTENT_TYPE, METRICS)], text).into_response(),
+        Some(Err(std::fmt::Error)) | None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+/// What the status says, in numbers.
+fn text(view: &StatusView) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::with_prefix("isthmus");
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    };
+    let connected = view.proxies.iter().filter(|proxy| proxy.connected);
+    let rejected = view.proxies.iter().map(|proxy| proxy.rejected.len() as u64);
+    let position = "Position of this cluster's copy of config";
+    gauge("config_position", position, view.position);
+    gauge(
+        "proxies_connected",
+        "Proxies with an open stream",
+        connected.count() as u64,
+    );
+    gauge(
+        "resources_rejected",
+        "Resources that proxies reject",
+        rejected.sum(),
+    );
+    let writable = u64::from(view.authority.reachable);
+    gauge(
+        "authority_reachable",
+        "1 when config can be written",
+        writable,
+    );
+    let heard = Family::<[(&str, String); 1], Gauge>::default();
+    for cluster in &view.clusters {
+        if cluster.contact != Contact::Own {
+            let label = [("cluster", cluster.name.clone())];
+            heard
+                .get_or_create(&label)
+                .set((cluster.contact == Contact::Live).into());
         }
-        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
-}
-
-/// OpenMetrics text (RFC draft-ietf-opsawg-openmetrics).
-fn text(view: &StatusView) -> String {
-    let heard = |contact| !matches!(contact, Contact::Never | Contact::Lost | Contact::Stale);
+    registry.register("cluster_heard", "1 while the other cluster is heard", heard);
     let mut text = String::new();
-    gauge(
-        &mut text,
-        "isthmus_config_position",
-        "Position of this cluster's copy of config.",
-    );
-    text.push_str(&format!("isthmus_config_position {}\n", view.position));
-    gauge(
-        &mut text,
-        "isthmus_proxies_connected",
-        "Proxies with an open stream.",
-    );
-    let connected = view.proxies.iter().filter(|proxy| proxy.connected).count();
-    text.push_str(&format!("isthmus_proxies_connected {connected}\n"));
-    gauge(
-        &mut text,
-        "isthmus_resources_rejected",
-        "Resources that proxies reject.",
-    );
-    let rejected: usize = view.proxies.iter().map(|proxy| proxy.rejected.len()).sum();
-    text.push_str(&format!("isthmus_resources_rejected {rejected}\n"));
-    gauge(
-        &mut text,
-        "isthmus_authority_reachable",
-        "1 when config can be written.",
-    );
-    let reachable = u8::from(view.authority.reachable);
-    text.push_str(&format!("isthmus_authority_reachable {reachable}\n"));
-    gauge(
-        &mut text,
-        "isthmus_cluster_heard",
-        "1 when the other cluster is heard.",
-    );
-    for cluster in view
-        .clusters
-        .iter()
-        .filter(|cluster| cluster.contact != Contact::Own)
-    {
-        let (name, heard) = (&cluster.name, u8::from(heard(cluster.contact)));
-        text.push_str(&format!(
-            "isthmus_cluster_heard{{cluster=\"{name}\"}} {heard}\n"
-        ));
-    }
-    text.push_str("# EOF\n");
-    text
-}
-
-fn gauge(text: &mut String, name: &str, help: &str) {
-    text.push_str(&format!("# TYPE {name} gauge\n# HELP {name} {help}\n"));
+    encode(&mut text, &registry)?;
+    Ok(text)
 }

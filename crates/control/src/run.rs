@@ -287,11 +287,12 @@ impl Control {
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
             tracing::warn!("some connections did not end in time");
         }
-        // The core ends with the last of its senders.
         self.servers.shutdown().await;
+        self.hub.stop().await;
+        if tokio::time::timeout(DRAIN, self.core).await.is_err() {
+            tracing::warn!("the thread that decides did not end in time");
+        }
         self.tasks.shutdown().await;
-        drop(self.hub);
-        let _ = tokio::time::timeout(DRAIN, self.core).await;
         Ok(())
     }
 }

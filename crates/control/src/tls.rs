@@ -64,7 +64,7 @@ pub(crate) async fn accept(
             let stream = match shaken {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
-                    tracing::debug!(%address, %error, "a handshake failed");
+                    refused(address, &error);
                     return;
                 }
                 Err(_) => return,
@@ -90,6 +90,18 @@ pub(crate) async fn accept(
             // An error means that the server is stopping.
             let _ = accepted.send(Ok(Connection { stream, caller })).await;
         });
+    }
+}
+
+/// A handshake failed; when it was our refusal of the other side, somebody should know.
+fn refused(address: SocketAddr, error: &io::Error) {
+    let tls = error.get_ref().and_then(|error| error.downcast_ref());
+    match tls.and_then(PeerError::of) {
+        Some(peer) => {
+            let reason = peer.reason();
+            tracing::warn!(%address, reason, error = %peer, "a caller is not of this mesh");
+        }
+        None => tracing::debug!(%address, %error, "a handshake failed"),
     }
 }
 

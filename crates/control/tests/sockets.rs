@@ -1,5 +1,7 @@
 //! Control planes on real sockets: the API, joining, a proxy's stream, clusters that find each other.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -141,10 +143,7 @@ impl Cluster {
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body.to_string())))
             .unwrap();
-        let reply = sender.send_request(request).await.unwrap();
-        // Keeps the connection for as long as the reply is read.
-        std::mem::forget(sender);
-        reply
+        sender.send_request(request).await.unwrap()
     }
 
     async fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
@@ -460,10 +459,10 @@ async fn a_proxy_joins_with_a_token_and_is_told_what_it_wants() {
     assert_eq!(list["items"][0]["spec"]["address"], "127.0.0.9:15008");
 
     west.stop.send(()).unwrap();
-    let last = next().await;
+    let end = next().await;
     assert!(
-        matches!(last, proto::to_proxy::Message::Closing(_)),
-        "{last:?}"
+        matches!(end, proto::to_proxy::Message::Closing(_)),
+        "{end:?}"
     );
     west.running.await.unwrap();
 }

@@ -17,8 +17,8 @@ use isthmus_model::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::disk;
 use crate::failure::{Failure, Result};
-use crate::home;
 
 /// A value that is written as its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -178,7 +178,7 @@ pub(crate) fn runs_as(
 
 /// Reads a configuration file. Relative paths in it are as written.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    parse(path, &home::read_file(path)?)
+    parse(path, &disk::read_file(path)?)
 }
 
 /// As [`read`], from text that stands in `path`.

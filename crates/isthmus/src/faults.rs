@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use crate::failure::{Failure, Result};
-use crate::invocation::{Setting, block_on};
 use crate::output;
+use crate::setting::{Setting, block_on};
 use crate::up::socket::{self, Reply, Request};
 
 pub(crate) fn ask(setting: &Setting, request: &Request) -> Result<ExitCode> {

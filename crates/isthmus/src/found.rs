@@ -11,7 +11,7 @@ use isthmus_model::{ClusterName, TrustDomain};
 use crate::config;
 use crate::failure::{Failure, Result};
 use crate::home::{self, Home};
-use crate::invocation::Setting;
+use crate::setting::Setting;
 use crate::{output, process};
 
 /// What a control plane's data directory holds of its identity.

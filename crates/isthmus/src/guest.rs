@@ -14,8 +14,8 @@ use crate::args::RunArgs;
 use crate::config::{self, ProgramEntry, Text, WorkloadFile};
 use crate::failure::{Failure, Result};
 use crate::home::{self, Context, Home, try_lock};
-use crate::invocation::{Setting, runtime};
 use crate::run::PROGRAM_DEFAULT;
+use crate::setting::{Setting, runtime};
 use crate::token;
 use crate::up::{CONTROL_PORT, GUESTS, MESH_PORT};
 

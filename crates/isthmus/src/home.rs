@@ -10,6 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Text;
+pub(crate) use crate::disk::{make_directory, read_file, try_lock, write_file};
 use crate::failure::{Failure, Result};
 
 /// A home directory. It may not exist yet.
@@ -115,6 +116,11 @@ impl Home {
         self.0.join("generated")
     }
 
+    /// The resources as `up` has completed them.
+    pub(crate) fn manifest(&self) -> PathBuf {
+        self.generated().join("resources.yaml")
+    }
+
     pub(crate) fn clusters(&self) -> PathBuf {
         self.0.join("clusters")
     }
@@ -180,77 +186,6 @@ impl MeshFile {
         let text = serde_json::to_string_pretty(self);
         text.expect("strings, numbers and lists are always JSON") + "\n"
     }
-}
-
-/// Opens and locks a file; `None`: somebody else has it locked.
-pub(crate) fn try_lock(path: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Makes a directory and its parents, for their owner only.
-pub(crate) fn make_directory(path: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|error| unwritable(path, &error))
-}
-
-/// Writes a file that only its owner may read, whole or not at all.
-pub(crate) fn write_file(path: &Path, text: &str) -> Result<()> {
-    let write = || -> io::Result<()> {
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".new");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    if let Some(parent) = path.parent() {
-        make_directory(parent)?;
-    }
-    write().map_err(|error| unwritable(path, &error))
-}
-
-pub(crate) fn read_file(path: &Path) -> Result<String> {
-    let mut text = String::new();
-    File::open(path)
-        .and_then(|mut file| file.read_to_string(&mut text))
-        .map_err(|error| unreadable(path, &error))?;
-    Ok(text)
-}
-
-fn unwritable(path: &Path, error: &dyn std::error::Error) -> Failure {
-    Failure::failed(
-        "home-unwritable",
-        format!("{} cannot be written", path.display()),
-    )
-    .caused_by(error)
-    .next("choose a directory that you may write to with --home DIR or ISTHMUS_HOME")
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> Failure {
-    Failure::failed(
-        "file-unreadable",
-        format!("{} cannot be read", path.display()),
-    )
-    .caused_by(error)
 }
 
 #[cfg(test)]

@@ -14,21 +14,9 @@ use crate::args::{
 };
 use crate::failure::{Failure, Result};
 use crate::home::Home;
+use crate::setting::Setting;
 use crate::up::socket::{LinkMode, Request};
 use crate::{faults, found, logs, output, parent, process, resources, run, status, token, up};
-
-/// Everything that all commands go by.
-#[derive(Debug)]
-pub(crate) struct Setting {
-    pub(crate) home: Home,
-    /// The home is where it is looked for without a flag or variable.
-    pub(crate) usual_home: bool,
-    pub(crate) cluster: Option<ClusterName>,
-    pub(crate) namespace: Namespace,
-    /// `None`: text for people.
-    pub(crate) format: Option<StructuredFormat>,
-    pub(crate) color: bool,
-}
 
 /// A command that makes sense.
 #[derive(Debug)]
@@ -57,15 +45,6 @@ impl Invocation {
             },
             command,
             parent: global.die_with_parent,
-        })
-    }
-}
-
-impl Setting {
-    /// The cluster that must be named with `--cluster`.
-    pub(crate) fn required_cluster(&self) -> Result<&ClusterName> {
-        self.cluster.as_ref().ok_or_else(|| {
-            Failure::usage("no-cluster", "this needs a cluster").next("name it with --cluster NAME")
         })
     }
 }
@@ -150,18 +129,4 @@ fn control(setting: &Setting, args: ControlArgs) -> Result<ExitCode> {
             faults::ask(setting, &Request::StartControl { cluster })
         }
     }
-}
-
-/// Runs a short command to its end on a runtime of its own.
-pub(crate) fn block_on(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
-    runtime()?.block_on(command)
-}
-
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            Failure::failed("no-runtime", "no event loop can be made").caused_by(&error)
-        })
 }

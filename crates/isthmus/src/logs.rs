@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::args::LogsArgs;
 use crate::failure::{Failure, Result};
-use crate::invocation::Setting;
 use crate::output;
+use crate::setting::Setting;
 
 /// How often files are looked at for more.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);

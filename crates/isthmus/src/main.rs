@@ -6,6 +6,7 @@
 mod api_client;
 mod args;
 mod config;
+mod disk;
 mod failure;
 mod faults;
 mod found;
@@ -18,6 +19,7 @@ mod parent;
 mod process;
 mod resources;
 mod run;
+mod setting;
 mod status;
 mod token;
 mod up;

@@ -19,7 +19,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, ApiTokenEntry, ControlFile, GatewayFile, Span, Text, WorkloadFile};
 use crate::failure::{Failure, Result};
-use crate::invocation::runtime;
+use crate::setting::runtime;
 
 /// How long what runs may take to finish when a process stops.
 pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(5);

@@ -20,8 +20,8 @@ use crate::args::RunArgs;
 use crate::config::{self, WorkloadFile};
 use crate::failure::{Failure, Result};
 use crate::guest;
-use crate::invocation::{Setting, runtime};
 use crate::process::{self, DRAIN_LIMIT};
+use crate::setting::{Setting, runtime};
 use crate::up::OUTBOUND_PORT;
 
 /// How long a program may take to end.

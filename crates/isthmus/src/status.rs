@@ -7,8 +7,8 @@ use isthmus_api::{ClusterStatus, Contact, ServiceStatus, StatusView};
 
 use crate::api_client::connect;
 use crate::failure::Result;
-use crate::invocation::Setting;
 use crate::output::{self, ago, table};
+use crate::setting::Setting;
 
 /// Where a control plane shows the mesh.
 pub(crate) const STATUS_PATH: &str = "/mesh/v1/status";

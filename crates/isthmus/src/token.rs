@@ -10,8 +10,8 @@ use crate::api_client::{ApiClient, ApiError, connect};
 use crate::args::TokenCreateArgs;
 use crate::config::{AccountRef, parse_span, runs_as};
 use crate::failure::{Failure, Result};
-use crate::invocation::Setting;
 use crate::output;
+use crate::setting::Setting;
 
 pub(crate) async fn create(setting: &Setting, args: &TokenCreateArgs) -> Result<ExitCode> {
     let request = request(setting, args)?;

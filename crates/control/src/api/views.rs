@@ -104,12 +104,9 @@ pub(super) async fn explain(
         );
         return Err(Failure::not_found(message).into());
     };
-    let answer = match tokio::time::timeout(EXPLAIN, answer).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) | Err(_) => {
-            let message = format!("the proxy of {source} did not answer in time");
-            return Err(Failure::new(504, "Timeout", message).into());
-        }
+    let Ok(Ok(answer)) = tokio::time::timeout(EXPLAIN, answer).await else {
+        let message = format!("the proxy of {source} did not answer in time");
+        return Err(Failure::new(504, "Timeout", message).into());
     };
     if !answer.error.is_empty() {
         return Err(Failure::invalid(answer.error).into());

@@ -89,10 +89,11 @@ impl<S: Store> Core<S> {
             rejecting,
         } = programmed;
         let cluster = &self.settings.cluster;
-        let mut message = format!("on {using} of {wanting} proxies of {cluster}");
-        for (process, reason) in rejecting {
-            message.push_str(&format!("; {process} rejects it: {reason}"));
-        }
+        let rejections = rejecting.iter();
+        let rejections: String = rejections
+            .flat_map(|(process, reason)| ["; ", process, " rejects it: ", reason])
+            .collect();
+        let message = format!("on {using} of {wanting} proxies of {cluster}{rejections}");
         let reason = match (rejecting.is_empty(), using == wanting) {
             (false, _) => "Rejected",
             (true, true) => "Programmed",

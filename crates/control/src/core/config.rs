@@ -12,32 +12,13 @@ use serde_json::Value;
 
 use super::answer::{Answer, Held, ReplyTo};
 use super::objects::{Stored, ledger_key, resource_key};
-use super::peers::Asked;
+use super::questions::Asked;
+use super::write::{Verb, Write};
 use super::{Core, Now, RequestId};
 use crate::time::unix_millis;
 
 /// How long a forwarded write may take.
 pub(super) const FORWARD: Duration = Duration::from_secs(5);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
-    Create,
-    Update,
-    Delete,
-}
-
-/// One write, as the API was asked.
-#[derive(Debug, Clone)]
-pub struct Write {
-    /// The name of the user's token.
-    pub author: String,
-    pub verb: Verb,
-    pub key: ResourceKey,
-    /// `None` for a delete only.
-    pub object: Option<Value>,
-    /// Say what would happen, and do nothing.
-    pub dry_run: bool,
-}
 
 /// A write that holds.
 #[derive(Debug)]
@@ -54,36 +35,13 @@ enum Decided {
     },
 }
 
-impl Verb {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Update => "update",
-            Self::Delete => "delete",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        [Self::Create, Self::Update, Self::Delete]
-            .into_iter()
-            .find(|verb| verb.as_str() == text)
-    }
-
-    fn code(self) -> u16 {
-        match self {
-            Self::Create => 201,
-            Self::Update | Self::Delete => 200,
-        }
-    }
-}
-
 impl<S: Store> Core<S> {
-    pub(super) fn on_write(&mut self, id: RequestId, write: Write, now: Now) {
+    pub(super) fn on_write(&mut self, id: RequestId, write: &Write, now: Now) {
         let reply_to = ReplyTo::Request(id);
         if self.is_authority() || write.dry_run {
-            self.decide_and_write(reply_to, &write, now);
+            self.decide_and_write(reply_to, write, now);
         } else {
-            self.forward(reply_to, &write, now);
+            self.forward(reply_to, write, now);
         }
     }
 
@@ -176,7 +134,7 @@ impl<S: Store> Core<S> {
 
     fn check_object(&self, key: &ResourceKey, object: &Value) -> Result<(), Failure> {
         let (found, resource) =
-            parse_object(object.clone()).map_err(|problems| invalid(key, problems))?;
+            parse_object(object.clone()).map_err(|problems| invalid(key, &problems))?;
         if found != *key {
             return Err(Failure::bad_request(format!(
                 "the object is {found}, the path says {key}"
@@ -241,10 +199,14 @@ impl<S: Store> Core<S> {
         match self.replica.write(&LedgerName::Config, vec![change]) {
             Ok(written) => {
                 self.perform(written.outputs);
-                let held = if deletes { Held::Ready(Answer::deleted(&key, written.position)) } else { Held::Object {
-                    code: verb.code(),
-                    key,
-                } };
+                let held = if deletes {
+                    Held::Ready(Answer::deleted(&key, written.position))
+                } else {
+                    Held::Object {
+                        code: verb.code(),
+                        key,
+                    }
+                };
                 self.hold(reply_to, held);
             }
             Err(error) => self.reply(reply_to, not_written(&key, &error).into()),
@@ -284,6 +246,7 @@ impl<S: Store> Core<S> {
         };
         let asked = Asked::Commit {
             reply_to,
+            verb: write.verb,
             key: write.key.clone(),
             answered: None,
         };
@@ -310,7 +273,11 @@ fn read_commit(commit: &proto::Commit) -> Result<Write, Failure> {
         author: commit.author.clone(),
         verb: Verb::parse(&commit.verb).ok_or_else(|| bad("verb"))?,
         key: resource_key(commit.key.as_bytes()).map_err(|_| bad("key"))?,
-        object: if commit.object.is_empty() { None } else { Some(serde_json::from_slice(&commit.object).map_err(|_| bad("object"))?) },
+        object: if commit.object.is_empty() {
+            None
+        } else {
+            Some(serde_json::from_slice(&commit.object).map_err(|_| bad("object"))?)
+        },
         dry_run: false,
     })
 }
@@ -342,7 +309,7 @@ fn check_version(
     Ok(())
 }
 
-fn invalid(key: &ResourceKey, problems: Vec<Problem>) -> Failure {
+fn invalid(key: &ResourceKey, problems: &[Problem]) -> Failure {
     let causes: Vec<_> = problems
         .iter()
         .map(|problem| Cause {

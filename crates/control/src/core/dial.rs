@@ -126,7 +126,7 @@ mod tests {
         let mut dialling = Dialling::default();
         for _ in 0..20 {
             let due = dialling.due(&name("west"), vec![target.clone()], now);
-            assert_eq!(due, [target.clone()]);
+            assert_eq!(due, std::slice::from_ref(&target));
             dialling.on_ended(&target, false, now, &mut chance);
             assert_eq!(dialling.due(&name("west"), vec![target.clone()], now), []);
             now += LONGEST_BACKOFF;

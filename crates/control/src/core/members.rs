@@ -186,12 +186,18 @@ mod tests {
         })
     }
 
-    /// What is shown after the changes: nothing changed, gone, or how healthy.
-    fn shown(changes: &[Change]) -> Option<Option<bool>> {
-        changes.last().map(|change| match change {
-            Change::Gateway { gateway, .. } => gateway.as_ref().map(|gateway| gateway.healthy),
-            other => panic!("{other:?}"),
-        })
+    /// What the changes show.
+    fn shown(changes: &[Change]) -> &'static str {
+        match changes.last() {
+            None => "as before",
+            Some(Change::Gateway { gateway: None, .. }) => "gone",
+            Some(Change::Gateway {
+                gateway: Some(gateway),
+                ..
+            }) if gateway.healthy => "healthy",
+            Some(Change::Gateway { .. }) => "unhealthy",
+            Some(other) => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -200,20 +206,17 @@ mod tests {
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut members = Members::default();
         let (first, second) = (SessionId(1), SessionId(2));
-        assert_eq!(
-            shown(&members.report(first, gateway(true))),
-            Some(Some(true))
-        );
+        assert_eq!(shown(&members.report(first, gateway(true))), "healthy");
         members.on_closed(first, at(0));
-        assert_eq!(shown(&members.on_timeout(at(2))), None);
-        assert_eq!(shown(&members.report(second, gateway(true))), None);
+        assert_eq!(shown(&members.on_timeout(at(2))), "as before");
+        assert_eq!(shown(&members.report(second, gateway(true))), "as before");
         members.on_closed(first, at(2)); // An old session's end says nothing.
-        assert_eq!(shown(&members.on_timeout(at(100))), None);
+        assert_eq!(shown(&members.on_timeout(at(100))), "as before");
         members.on_closed(second, at(100));
-        assert_eq!(shown(&members.on_timeout(at(103))), Some(Some(false)));
-        assert_eq!(shown(&members.on_timeout(at(159))), None);
-        assert_eq!(shown(&members.on_timeout(at(160))), Some(None));
-        assert_eq!(shown(&members.on_timeout(at(200))), None);
+        assert_eq!(shown(&members.on_timeout(at(103))), "unhealthy");
+        assert_eq!(shown(&members.on_timeout(at(159))), "as before");
+        assert_eq!(shown(&members.on_timeout(at(160))), "gone");
+        assert_eq!(shown(&members.on_timeout(at(200))), "as before");
     }
 
     #[test]
@@ -222,16 +225,16 @@ mod tests {
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut members = Members::default();
         members.restore(gateway(true), start);
-        assert_eq!(shown(&members.on_timeout(at(14))), None);
-        assert_eq!(shown(&members.on_timeout(at(15))), Some(Some(false)));
-        assert_eq!(shown(&members.on_timeout(at(30))), Some(None));
+        assert_eq!(shown(&members.on_timeout(at(14))), "as before");
+        assert_eq!(shown(&members.on_timeout(at(15))), "unhealthy");
+        assert_eq!(shown(&members.on_timeout(at(30))), "gone");
     }
 
     #[test]
     fn who_leaves_is_gone_at_once() {
         let mut members = Members::default();
         members.report(SessionId(1), gateway(true));
-        assert_eq!(shown(&members.on_left(SessionId(1))), Some(None));
-        assert_eq!(shown(&members.on_left(SessionId(1))), None);
+        assert_eq!(shown(&members.on_left(SessionId(1))), "gone");
+        assert_eq!(shown(&members.on_left(SessionId(1))), "as before");
     }
 }

@@ -10,22 +10,27 @@ mod answer;
 mod conditions;
 mod config;
 mod dial;
+mod entries;
 mod members;
 mod objects;
+mod open_error;
 mod peers;
 mod proxies;
 mod publishing;
+mod questions;
 mod read;
 mod restore;
 mod tokens;
 mod views;
 mod watch;
+mod write;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_identity::{KeyHash, TokenId, TokenRecord, TokenSecret};
+use isthmus_api::Failure;
+use isthmus_identity::{KeyHash, TokenId, TokenRecord, TokenSecret, gateway_identity};
 use isthmus_model::{
     ClusterName, Identity, MeshName, Position, ResourceKey, ServiceName, TrustDomain,
 };
@@ -35,12 +40,12 @@ use isthmus_world::{Batch, Chance, SeededChance, Store};
 
 pub use answer::Answer;
 pub(crate) use config::kinds;
-pub use config::{Verb, Write};
 pub use dial::Target;
 pub use isthmus_replica::SessionId as PeerSessionId;
+pub use open_error::OpenError;
 pub(crate) use read::selection;
-pub use restore::OpenError;
 pub use watch::{Selection, WatchEvent};
+pub use write::{Verb, Write};
 
 use crate::index::{Index, Touched};
 use answer::{Held, ReplyTo};
@@ -49,6 +54,8 @@ use members::Members;
 use objects::Stored;
 use peers::Peers;
 use publishing::Publishing;
+use questions::Questions;
+use read::Gathers;
 use tokens::Tokens;
 use watch::Watches;
 
@@ -232,6 +239,8 @@ pub struct Core<S> {
     findings: conditions::Findings,
     replica: Replica,
     peers: Peers,
+    questions: Questions,
+    gathers: Gathers,
     dialling: Dialling,
     members: Members,
     tokens: Tokens,
@@ -289,15 +298,12 @@ impl<S: Store> Core<S> {
         match request {
             Request::Read(selection) => self.on_read(id, selection, now.monotonic),
             Request::Watch { selection, since } => self.on_watch(id, selection, since),
-            Request::Write(write) => self.on_write(id, write, now),
+            Request::Write(write) => self.on_write(id, &write, now),
             Request::Status => {
                 let view = self.status(now.monotonic);
                 self.answer(id, Answer::view(&view));
             }
-            Request::AddToken(record) => {
-                self.tokens.add(record, &mut self.pending);
-                self.hold(ReplyTo::Request(id), Held::Ready(Answer::Done));
-            }
+            Request::AddToken(record) => self.on_add_token(id, record),
             Request::Enroll { token, secret, key } => {
                 let pending = &mut self.pending;
                 let answer = match self.tokens.redeem(token, &secret, key, now.wall, pending) {
@@ -311,6 +317,20 @@ impl<S: Store> Core<S> {
                 self.answer(id, Answer::Proxies(connections));
             }
         }
+    }
+
+    /// This cluster speaks for nobody in a namespace that it is not granted: not even a token.
+    fn on_add_token(&mut self, id: RequestId, record: TokenRecord) {
+        let namespace = &record.grant.namespace;
+        let gateways = gateway_identity(&self.settings.trust_domain).namespace;
+        let own = self.index.declared().cluster(&self.settings.cluster);
+        if *namespace != gateways && own.is_some_and(|own| !own.grants(namespace)) {
+            let cluster = &self.settings.cluster;
+            let message = format!("cluster {cluster} is not granted namespace {namespace}");
+            return self.answer(id, Failure::invalid(message).into());
+        }
+        self.tokens.add(record, &mut self.pending);
+        self.hold(ReplyTo::Request(id), Held::Ready(Answer::Done));
     }
 
     fn on_tick(&mut self, now: Now) {
@@ -353,7 +373,11 @@ impl<S: Store> Core<S> {
             self.release();
             return false;
         }
-        let committed = if batch.is_empty() { Ok(()) } else { self.store.commit(&batch) };
+        let committed = if batch.is_empty() {
+            Ok(())
+        } else {
+            self.store.commit(&batch)
+        };
         match committed {
             Ok(()) => {
                 self.pending = Batch::new();

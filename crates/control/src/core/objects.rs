@@ -6,6 +6,7 @@ use isthmus_model::{Kind, Namespace, ObjectName, Origin, Position, ResourceKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::hex::hex;
 use crate::time::rfc3339;
 
 /// The first byte of every record.
@@ -137,7 +138,7 @@ fn uid(key: &ResourceKey, created: u64) -> String {
     bytes.copy_from_slice(&hash.as_ref()[..16]);
     bytes[6] = bytes[6] & 0x0f | 0x80;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(&bytes);
     format!(
         "{}-{}-{}-{}-{}",
         &hex[..8],
@@ -172,7 +173,11 @@ pub(super) fn resource_key(key: &[u8]) -> Result<ResourceKey, BadRecord> {
         }
     };
     let kind: Kind = next()?.parse().map_err(|_| BadRecord::Key)?;
-    let namespace = if kind.namespaced() { Some(Namespace::new(next()?).map_err(|_| BadRecord::Key)?) } else { None };
+    let namespace = if kind.namespaced() {
+        Some(Namespace::new(next()?).map_err(|_| BadRecord::Key)?)
+    } else {
+        None
+    };
     let name = ObjectName::new(next()?).map_err(|_| BadRecord::Key)?;
     match parts.next() {
         None => Ok(ResourceKey {

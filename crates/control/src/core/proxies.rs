@@ -13,6 +13,7 @@ use isthmus_world::Store;
 use super::members::Member;
 use super::publishing::ProtocolError;
 use super::{Action, ConnectionId, Core, Notice, SessionId};
+use crate::hex::hex;
 use crate::index::Change;
 
 impl<S: Store> Core<S> {
@@ -209,9 +210,6 @@ impl<S: Store> Core<S> {
 fn workload_handle(cluster: &ClusterName, identity: &Identity, report: &WorkloadReport) -> Handle {
     let whole = format!("{cluster} {identity} {}", report.address);
     let hash = digest(&SHA256, whole.as_bytes());
-    let hex: String = hash.as_ref()[..6]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex = hex(&hash.as_ref()[..6]);
     Handle::new(&format!("{}-{hex}", report.service.name))
 }

@@ -184,8 +184,10 @@ impl Publishing {
         let nonce = ack.nonce;
         self.publisher(session)?.on_reply(ack.into())?;
         if let Some(proxy) = self.sessions.get_mut(&session)
-            && let Some((_, position)) = proxy.pushed.pop_front_if(|(sent, _)| *sent == nonce)
+            && let Some((sent, position)) = proxy.pushed.front().copied()
+            && sent == nonce
         {
+            proxy.pushed.pop_front();
             proxy.acknowledged = position;
         }
         Ok(())

@@ -13,15 +13,12 @@ use isthmus_world::Store;
 use serde_json::Value;
 
 use super::answer::Answer;
-use super::peers::Asked;
+use super::questions::{Asked, GatherId};
 use super::watch::{Selection, WatchEvent};
 use super::{Action, Core, RequestId};
 
 /// How long another cluster may take to list its workloads.
 const INQUIRY: Duration = Duration::from_secs(1);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct GatherId(u64);
 
 /// Lists that wait for other clusters.
 #[derive(Debug, Default)]
@@ -111,8 +108,8 @@ impl<S: Store> Core<S> {
             .map(|cluster| cluster.name.clone())
             .filter(|name| *name != self.settings.cluster && !found)
             .collect();
-        self.peers.gathers.next += 1;
-        let gather = GatherId(self.peers.gathers.next);
+        self.gathers.next += 1;
+        let gather = GatherId(self.gathers.next);
         let deadline = now + INQUIRY;
         let (waiting, silent): (BTreeSet<_>, BTreeSet<_>) = others
             .into_iter()
@@ -126,7 +123,7 @@ impl<S: Store> Core<S> {
             silent,
             deadline,
         };
-        self.peers.gathers.open.insert(gather, open);
+        self.gathers.open.insert(gather, open);
         for cluster in waiting {
             if let Some(session) = self.peers.session_of(&cluster) {
                 let inquiry = proto::Inquiry {
@@ -149,7 +146,7 @@ impl<S: Store> Core<S> {
         body: &Value,
         now: Instant,
     ) {
-        if let Some(open) = self.peers.gathers.open.get_mut(&gather) {
+        if let Some(open) = self.gathers.open.get_mut(&gather) {
             open.waiting.remove(&cluster);
             match body.get("items").and_then(Value::as_array) {
                 Some(items) if code == 200 => open.items.extend(items.iter().cloned()),
@@ -162,7 +159,7 @@ impl<S: Store> Core<S> {
     }
 
     pub(super) fn on_silent(&mut self, gather: GatherId, cluster: &ClusterName, now: Instant) {
-        if let Some(open) = self.peers.gathers.open.get_mut(&gather)
+        if let Some(open) = self.gathers.open.get_mut(&gather)
             && open.waiting.remove(cluster)
         {
             open.silent.insert(cluster.clone());
@@ -172,7 +169,7 @@ impl<S: Store> Core<S> {
 
     /// Answers when nobody is waited for.
     fn finish_gather(&mut self, gather: GatherId, now: Instant) {
-        let open = &mut self.peers.gathers.open;
+        let open = &mut self.gathers.open;
         if !open
             .get(&gather)
             .is_some_and(|open| open.waiting.is_empty())
@@ -275,13 +272,13 @@ impl<S: Store> Core<S> {
     }
 
     pub(super) fn on_gather_timeouts(&mut self, now: Instant) {
-        let gathers = self.peers.gathers.open.iter();
+        let gathers = self.gathers.open.iter();
         let late: Vec<_> = gathers
             .filter(|(_, open)| open.deadline <= now)
             .map(|(id, _)| *id)
             .collect();
         for gather in late {
-            if let Some(open) = self.peers.gathers.open.get_mut(&gather) {
+            if let Some(open) = self.gathers.open.get_mut(&gather) {
                 open.silent.append(&mut open.waiting);
             }
             self.finish_gather(gather, now);

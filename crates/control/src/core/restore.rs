@@ -4,60 +4,21 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use isthmus_model::{Gateway, Workload};
-use isthmus_replica::{LedgerName, LoadError, Replica};
+use isthmus_replica::{LedgerName, Replica};
 use isthmus_wire::Body;
-use isthmus_world::{Batch, SeededChance, Store, StoreError, Table};
+use isthmus_world::{Batch, SeededChance, Store, Table};
 
 use super::members::{Member, MemberKey, Members};
+use super::open_error::OpenError;
 use super::{
-    BOOKMARKS, Core, Dialling, Now, Peers, Publishing, Settings, Tokens, Watches, conditions,
+    BOOKMARKS, Core, Dialling, Gathers, Now, Peers, Publishing, Questions, Settings, Tokens,
+    Watches, conditions,
 };
 use crate::index::{Change, Index, Touched};
 
 const MEMBERS: Table = Table::new("members");
 /// The first byte of every record.
 const FORMAT: u8 = 1;
-
-/// Why a control plane cannot start with its store.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Ledger(#[from] LoadError),
-    #[error(
-        "table {table} of the store has format {found}, this version of isthmus reads format \
-         {known}: use the version that wrote it"
-    )]
-    Format {
-        table: &'static str,
-        found: u8,
-        known: u8,
-    },
-    #[error("a record in table {table} of the store is damaged: restore the store from a backup")]
-    Damaged { table: &'static str },
-}
-
-impl OpenError {
-    pub(super) fn damaged(table: Table) -> Self {
-        Self::Damaged {
-            table: table.name(),
-        }
-    }
-
-    /// The record without its format.
-    pub(super) fn check_format(table: Table, known: u8, record: &[u8]) -> Result<&[u8], Self> {
-        match record.split_first() {
-            Some((&found, rest)) if found == known => Ok(rest),
-            Some((&found, _)) => Err(Self::Format {
-                table: table.name(),
-                found,
-                known,
-            }),
-            None => Err(Self::damaged(table)),
-        }
-    }
-}
 
 impl<S: Store> Core<S> {
     /// Starts with what an earlier process left in the store, or with nothing.
@@ -74,6 +35,8 @@ impl<S: Store> Core<S> {
             unreadable: BTreeMap::new(),
             findings: conditions::Findings::default(),
             peers: Peers::default(),
+            questions: Questions::default(),
+            gathers: Gathers::default(),
             dialling: Dialling::default(),
             members: Members::default(),
             tokens: Tokens::load(&store)?,

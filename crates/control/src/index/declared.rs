@@ -35,16 +35,16 @@ impl Declared {
     /// Puts the resource in the place of what had its key; gives what was there.
     pub(super) fn replace(
         &mut self,
-        key: ResourceKey,
+        key: &ResourceKey,
         resource: Option<Resource>,
     ) -> Option<Resource> {
-        let before = self.resources.remove(&key);
+        let before = self.resources.remove(key);
         if let Some(before) = &before {
-            self.unlink(&key, before);
+            self.unlink(key, before);
         }
         if let Some(resource) = resource {
-            self.link(&key, &resource);
-            self.resources.insert(key, resource);
+            self.link(key, &resource);
+            self.resources.insert(key.clone(), resource);
         }
         before
     }

@@ -117,9 +117,9 @@ impl Index {
     pub(crate) fn apply(&mut self, change: Change) -> Touched {
         let declares = matches!(&change, Change::Config { key, .. } if key.kind == Kind::Service);
         let mut touched = match change {
-            Change::Config { key, resource } => self.apply_config(key, resource),
-            Change::Workload { handle, workload } => self.apply_workload(handle, workload),
-            Change::Gateway { name, gateway } => self.apply_gateway(name, gateway),
+            Change::Config { key, resource } => self.apply_config(&key, resource.as_ref()),
+            Change::Workload { handle, workload } => self.apply_workload(handle, workload.as_ref()),
+            Change::Gateway { name, gateway } => self.apply_gateway(name, gateway.as_ref()),
             Change::Fact { cluster, key, fact } => self.apply_fact(&cluster, key, fact),
             Change::Contact { cluster, contact } => self.apply_contact(&cluster, contact),
         };
@@ -133,14 +133,14 @@ impl Index {
         touched
     }
 
-    fn apply_config(&mut self, key: ResourceKey, resource: Option<Resource>) -> Touched {
+    fn apply_config(&mut self, key: &ResourceKey, resource: Option<&Resource>) -> Touched {
         let mut touched = Touched::default();
-        let before = self.declared.replace(key.clone(), resource.clone());
-        if before == resource {
+        let before = self.declared.replace(key, resource.cloned());
+        if before.as_ref() == resource {
             return touched;
         }
         let mut subsets = BTreeSet::new();
-        for version in [&before, &resource].into_iter().flatten() {
+        for version in [before.as_ref(), resource].into_iter().flatten() {
             self.reach(version, &mut touched, &mut subsets);
         }
         for (service, _) in &subsets {
@@ -193,43 +193,41 @@ impl Index {
         }
     }
 
-    fn apply_workload(&mut self, handle: Handle, workload: Option<Workload>) -> Touched {
+    fn apply_workload(&mut self, handle: Handle, workload: Option<&Workload>) -> Touched {
         let mut touched = Touched::default();
-        let before = match workload.clone() {
-            Some(workload) => self.workloads.insert(handle.clone(), workload),
+        let before = match workload {
+            Some(workload) => self.workloads.insert(handle.clone(), workload.clone()),
             None => self.workloads.remove(&handle),
         };
-        if before == workload {
+        if before.as_ref() == workload {
             return touched;
         }
         if let Some(before) = &before {
             self.workloads_of.remove(&before.service, &handle);
         }
-        if let Some(workload) = &workload {
+        if let Some(workload) = workload {
             let service = workload.service.clone();
             self.workloads_of.insert(service, handle);
         }
-        for version in [&before, &workload].into_iter().flatten() {
+        for version in [before.as_ref(), workload].into_iter().flatten() {
             touched.service(&version.service);
             self.refresh_shares(&version.service, &mut touched);
         }
         touched
     }
 
-    fn apply_gateway(&mut self, name: String, gateway: Option<Gateway>) -> Touched {
+    fn apply_gateway(&mut self, name: String, gateway: Option<&Gateway>) -> Touched {
         let mut touched = Touched::default();
-        let before = match gateway.clone() {
-            Some(gateway) => self.gateways.insert(name, gateway),
+        let before = match gateway {
+            Some(gateway) => self.gateways.insert(name, gateway.clone()),
             None => self.gateways.remove(&name),
         };
-        if before == gateway {
+        if before.as_ref() == gateway {
             return touched;
         }
-        for version in [before, gateway.clone()].into_iter().flatten() {
-            let key = Fact::Gateway(version).key();
-            let value = gateway
-                .clone()
-                .map(|gateway| encode(&Body::Gateway(gateway)));
+        for version in before.iter().chain(gateway) {
+            let key = Fact::Gateway(version.clone()).key();
+            let value = gateway.map(|gateway| encode(&Body::Gateway(gateway.clone())));
             self.set_fact(key, value, &mut touched);
         }
         if self.declared.cluster(&self.own).is_some() {

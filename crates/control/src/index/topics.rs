@@ -59,10 +59,7 @@ impl Index {
 
     fn mesh_topic(&self) -> Vec<Resource> {
         let mesh = self.declared.mesh().cloned().map(Body::Mesh);
-        let mut resources: Vec<_> = mesh
-            .iter()
-            .map(|mesh| resource("mesh".to_owned(), mesh))
-            .collect();
+        let mut resources: Vec<_> = mesh.iter().map(|mesh| resource("mesh", mesh)).collect();
         for cluster in self.declared.clusters() {
             let name = format!("cluster/{}", cluster.name);
             let (gateways, rtt, age) = self.way_to(&cluster.name);
@@ -72,7 +69,7 @@ impl Index {
                 rtt,
                 age,
             };
-            resources.push(resource(name, &Body::Cluster(view)));
+            resources.push(resource(&name, &Body::Cluster(view)));
         }
         resources
     }
@@ -96,19 +93,19 @@ impl Index {
             return Vec::new();
         };
         let exported = service.exported;
-        let mut resources = vec![resource("service".to_owned(), &Body::Service(service))];
+        let mut resources = vec![resource("service", &Body::Service(service))];
         for route in self.declared.routes_to(name) {
-            resources.push(resource(route_name(route), &Body::Route(route.clone())));
+            resources.push(resource(&route_name(route), &Body::Route(route.clone())));
         }
         for policy in self.declared.policies_for(name) {
             resources.push(resource(
-                policy_name(policy),
+                &policy_name(policy),
                 &Body::TrafficPolicy(policy.clone()),
             ));
         }
         for workload in self.workloads_of(name) {
             let name = format!("workload/{}", workload.handle);
-            resources.push(resource(name, &Body::Workload(workload.clone())));
+            resources.push(resource(&name, &Body::Workload(workload.clone())));
         }
         if exported {
             self.add_foreign_shares(name, &mut resources);
@@ -126,7 +123,7 @@ impl Index {
             for (_, fact) in shares.take_while(|(key, _)| key.starts_with(&prefix)) {
                 if let Fact::Share(share) = fact {
                     let name = format!("share/{cluster}/{}", share.subset);
-                    resources.push(resource(name, &Body::Share(share.clone())));
+                    resources.push(resource(&name, &Body::Share(share.clone())));
                 }
             }
         }
@@ -141,13 +138,13 @@ fn policy_name(policy: &TrafficPolicy) -> String {
     format!("policy/{}/{}", policy.namespace, policy.name)
 }
 
-fn resource(name: String, body: &Body) -> Resource {
+fn resource(name: &str, body: &Body) -> Resource {
     let body = body.encode();
     let hash = digest(&SHA256, &body);
     let mut first = [0; 8];
     first.copy_from_slice(&hash.as_ref()[..8]);
     Resource {
-        name: ResourceName::new(&name),
+        name: ResourceName::new(name),
         version: Version(u64::from_be_bytes(first)),
         body: body.into(),
     }

@@ -14,8 +14,8 @@ use super::reference::ObjectRef;
 use crate::api_client::{ApiClient, ApiError, connect};
 use crate::args::{ApplyArgs, DeleteArgs, DiffArgs};
 use crate::failure::{Exit, Failure, Result};
-use crate::invocation::Setting;
 use crate::output;
+use crate::setting::Setting;
 
 /// What became of one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -12,8 +12,8 @@ use crate::api_client::{ApiClient, connect};
 use crate::args::{DescribeArgs, GetArgs};
 use crate::config;
 use crate::failure::{Failure, Result};
-use crate::invocation::Setting;
 use crate::output::{self, ago, field, table};
+use crate::setting::Setting;
 use crate::status::STATUS_PATH;
 
 pub(crate) async fn get(setting: &Setting, args: &GetArgs) -> Result<ExitCode> {

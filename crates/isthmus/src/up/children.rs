@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Command;
 
 use super::fleet::Signal;
-use super::plan::PlannedProcess;
+use super::planned::PlannedProcess;
 use crate::home::Home;
 
 /// Size at which a log is put aside, and how many are kept.

@@ -9,7 +9,7 @@ use isthmus_model::{AccountName, ClusterName, Namespace};
 use super::declared::ProcessDeclared;
 use super::fleet::Stage;
 use super::layout::{GATEWAYS, Layout, Standing, WORKLOADS};
-use super::plan::{CONTROL_PORT, PlannedCluster, PlannedProcess};
+use super::planned::{CONTROL_PORT, PlannedCluster, PlannedProcess};
 use crate::config::{
     self, AccountRef, ApiTokenEntry, ControlFile, GatewayFile, ListenerEntry, ProgramEntry, Sha256,
     Text, WorkloadFile,

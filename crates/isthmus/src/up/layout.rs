@@ -9,7 +9,7 @@ use isthmus_model::{ClusterName, Kind};
 use serde_json::{Value, json};
 
 use super::declared::UpFile;
-use super::plan::{CONTROL_PORT, MESH_PORT, PlanProblem, PlannedCluster};
+use super::planned::{CONTROL_PORT, MESH_PORT, PlanProblem, PlannedCluster};
 use crate::home::Home;
 
 /// Where each kind of address begins in a cluster: 127.mesh.cluster.n.

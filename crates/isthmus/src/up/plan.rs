@@ -12,14 +12,9 @@ use super::declared::{ProcessDeclared, UpFile};
 use super::files::Writer;
 use super::fleet::Stage;
 use super::layout::Layout;
+use super::planned::{PlanProblem, PlannedCluster, PlannedProcess};
 use crate::config::{self, Sha256, Text};
 use crate::home::{Context, Home};
-
-pub(crate) const OUTBOUND_PORT: u16 = 15001;
-pub(crate) const MESH_PORT: u16 = 15008;
-pub(crate) const METRICS_PORT: u16 = 15020;
-pub(crate) const CONTROL_PORT: u16 = 15012;
-pub(crate) const API_PORT: u16 = 7443;
 
 /// Addresses that `isthmus run` takes for programs of its own.
 pub(crate) const GUESTS: std::ops::RangeInclusive<u8> = 200..=254;
@@ -52,38 +47,6 @@ pub(crate) struct Plan {
     pub(crate) links: Vec<LinkPlan>,
     /// Complete, in the order in which they are created.
     pub(crate) resources: Vec<Parsed>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct PlannedCluster {
-    pub(crate) name: ClusterName,
-    pub(crate) control: Ipv4Addr,
-    pub(crate) gateways: usize,
-    pub(crate) config: PathBuf,
-    pub(crate) data: PathBuf,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct PlannedProcess {
-    pub(crate) cluster: ClusterName,
-    /// Unique in its cluster.
-    pub(crate) name: String,
-    pub(crate) stage: Stage,
-    pub(crate) address: Ipv4Addr,
-    pub(crate) service: Option<ServiceName>,
-    /// What `isthmus` is called with.
-    pub(crate) arguments: Vec<String>,
-    pub(crate) config: PathBuf,
-    pub(crate) config_text: String,
-    /// Asked of its cluster before it starts.
-    pub(crate) token: Option<(TokenRequest, PathBuf)>,
-}
-
-impl PlannedProcess {
-    /// `cluster/name`.
-    pub(crate) fn full_name(&self) -> String {
-        format!("{}/{}", self.cluster, self.name)
-    }
 }
 
 impl Plan {
@@ -168,13 +131,6 @@ impl Plan {
             .map(|parsed| format!("---\n{}", config::to_yaml(parsed.document.object.json())));
         documents.collect()
     }
-}
-
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum PlanProblem {
-    Resource(Problem),
-    Disagreement(String),
 }
 
 /// What services and up.yaml say differently. Unless all resources are `complete`, one that is not

@@ -13,7 +13,8 @@ use isthmus_model::Namespace;
 
 use super::declared::UpFile;
 use super::fleet::Stage;
-use super::plan::{API_PORT, CONTROL_PORT, Given, Plan, PlanProblem, PlannedCluster};
+use super::plan::{Given, Plan};
+use super::planned::{API_PORT, CONTROL_PORT, PlanProblem, PlannedCluster};
 use super::screen::shell_word;
 use crate::args::UpArgs;
 use crate::config::{self, Sha256, Text};
@@ -52,7 +53,7 @@ pub(crate) fn plan(home: &Home, args: &UpArgs) -> Result<Prepared> {
     };
     let number = match known.as_ref().and_then(|mesh| mesh.number) {
         Some(number) => number,
-        None => free_number(file.clusters.len())?,
+        None => free_number(home, file.clusters.len())?,
     };
     let plan = Plan::make(Given {
         home,
@@ -133,8 +134,10 @@ fn random_token() -> Result<String> {
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// The first second byte under which no control plane listens.
-fn free_number(clusters: usize) -> Result<u8> {
+/// A second byte under which no control plane listens. Homes begin to look at different places, so
+/// that a mesh that is down does not lose its addresses to another.
+fn free_number(home: &Home, clusters: usize) -> Result<u8> {
+    let Sha256([start, ..]) = Sha256::of(home.path().as_os_str().as_encoded_bytes());
     let last = u8::try_from(clusters).unwrap_or(u8::MAX);
     let free = |number: u8| {
         (1..=last).all(|cluster| {
@@ -144,7 +147,9 @@ fn free_number(clusters: usize) -> Result<u8> {
                 .all(|port| TcpListener::bind((address, *port)).is_ok())
         })
     };
-    (1..=254).find(|number| free(*number)).ok_or_else(|| {
+    let numbers = (0..254).map(|step: u16| (u16::from(start) + step) % 254 + 1);
+    let mut numbers = numbers.filter_map(|number| u8::try_from(number).ok());
+    numbers.find(|number| free(*number)).ok_or_else(|| {
         Failure::failed("no-address", "no loopback network 127.x.0.0/16 is free")
             .next("stop a mesh that is not needed; this works on Linux only")
     })
@@ -182,7 +187,7 @@ pub(crate) fn write(home: &Home, prepared: &Prepared) -> Result<()> {
     for cluster in &plan.clusters {
         sign_in(home, cluster)?;
     }
-    home::write_file(&manifest_path(home), &plan.manifest())
+    home::write_file(&home.manifest(), &plan.manifest())
 }
 
 fn sign_in(home: &Home, cluster: &PlannedCluster) -> Result<()> {
@@ -218,10 +223,6 @@ fn mesh_file(prepared: &Prepared) -> MeshFile {
     }
 }
 
-fn manifest_path(home: &Home) -> PathBuf {
-    home.generated().join("resources.yaml")
-}
-
 /// The commands and files of a plan, as a user would write them by hand.
 pub(crate) fn describe(home: &Home, prepared: &Prepared) -> String {
     let plan = &prepared.plan;
@@ -252,7 +253,7 @@ pub(crate) fn describe(home: &Home, prepared: &Prepared) -> String {
         .iter()
         .partition(|process| process.stage == Stage::Control);
     commands.extend(controls.iter().map(|process| start(&process.arguments)));
-    commands.push(format!("isthmus apply -f {}", word(&manifest_path(home))));
+    commands.push(format!("isthmus apply -f {}", word(&home.manifest())));
     for process in others {
         if let Some((request, path)) = &process.token {
             let service = request
@@ -287,7 +288,7 @@ pub(crate) fn describe(home: &Home, prepared: &Prepared) -> String {
         .processes
         .iter()
         .map(|process| (&process.config, process.config_text.as_str()));
-    let manifest = (&manifest_path(home), plan.manifest());
+    let manifest = (&home.manifest(), plan.manifest());
     for (path, content) in files.chain([(manifest.0, manifest.1.as_str())]) {
         let _ = write!(text, "\n# {}\n{content}", path.display());
     }

@@ -6,7 +6,8 @@ use isthmus_api::{Contact, StatusView};
 use isthmus_model::ClusterName;
 
 use super::fleet::Stage;
-use super::plan::{Plan, PlannedCluster};
+use super::plan::Plan;
+use super::planned::PlannedCluster;
 
 /// What each cluster's control plane said last.
 pub(crate) type Views = BTreeMap<ClusterName, StatusView>;

@@ -9,7 +9,8 @@ use isthmus_model::ServiceName;
 
 use super::fleet::{Stage, State};
 use super::metrics::{FlowKey, FlowRate};
-use super::plan::{OUTBOUND_PORT, Plan, PlannedCluster};
+use super::plan::Plan;
+use super::planned::{OUTBOUND_PORT, PlannedCluster};
 use super::readiness::Views;
 use crate::output::table;
 

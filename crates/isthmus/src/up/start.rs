@@ -1,6 +1,7 @@
 //! Bringing a mesh up once its control planes run: resources into an empty store, tokens for
 //! processes, one after the other admitted.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use tokio::time::{Instant, sleep};
 
 use super::event::{Event, Events, tell};
 use super::fleet::{ProcessId, Stage};
-use super::plan::{API_PORT, Plan, PlannedCluster};
+use super::plan::Plan;
+use super::planned::{API_PORT, PlannedCluster};
 use crate::api_client::{ApiClient, ApiError, Credentials};
 use crate::failure::{Failure, Result};
 use crate::home;
@@ -28,9 +30,10 @@ pub(crate) async fn bring_up(
     plan: Arc<Plan>,
     credentials: Credentials,
     apply: bool,
+    manifest: PathBuf,
     events: Events,
 ) {
-    let outcome = match fill(&plan, &credentials, apply, &events).await {
+    let outcome = match fill(&plan, &credentials, apply, &events, &manifest).await {
         Ok(position) => admit_all(&plan, &credentials, position, &events).await,
         Err(failure) => Err(failure),
     };
@@ -41,7 +44,13 @@ pub(crate) async fn bring_up(
 
 /// Writes the resources if the store is empty or it was asked for. The position all clusters must
 /// have reached before their processes ask for anything.
-async fn fill(plan: &Plan, credentials: &Credentials, apply: bool, events: &Events) -> Result<u64> {
+async fn fill(
+    plan: &Plan,
+    credentials: &Credentials,
+    apply: bool,
+    events: &Events,
+    manifest: &Path,
+) -> Result<u64> {
     let mut client = client(&plan.clusters[0], credentials);
     wait_for(&mut client).await?;
     let meshes: ObjectList = client.get(&collection(Kind::Mesh, None)).await?;
@@ -63,8 +72,10 @@ async fn fill(plan: &Plan, credentials: &Credentials, apply: bool, events: &Even
     }
     if !differing.is_empty() {
         let note = format!(
-            "the files differ from the mesh in {}: `isthmus diff -f` shows how, `up --apply` writes them",
-            differing.join(", ")
+            "the files differ from the mesh in {}: `isthmus diff -f {}` shows how, `up --apply` writes \
+             them",
+            differing.join(", "),
+            manifest.display()
         );
         tell(events, Event::Note(note)).await;
     }

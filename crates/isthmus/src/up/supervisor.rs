@@ -161,6 +161,7 @@ impl Supervisor {
             self.plan.clone(),
             credentials(),
             self.charge.apply,
+            self.charge.home.manifest(),
             events(),
         ));
         for index in 0..self.plan.clusters.len() {
@@ -352,7 +353,7 @@ impl Supervisor {
     }
 
     fn status(&self) -> UpStatus {
-        let process = |(id, process): (ProcessId, &super::plan::PlannedProcess)| ProcessStatus {
+        let process = |(id, process): (ProcessId, &super::planned::PlannedProcess)| ProcessStatus {
             cluster: process.cluster.to_string(),
             name: process.name.clone(),
             state: screen::state_name(self.fleet.state(id)).to_owned(),
@@ -371,7 +372,7 @@ impl Supervisor {
         }
     }
 
-    fn of(&self, wanted: impl Fn(&super::plan::PlannedProcess) -> bool) -> Vec<ProcessId> {
+    fn of(&self, wanted: impl Fn(&super::planned::PlannedProcess) -> bool) -> Vec<ProcessId> {
         let all = self.plan.processes.iter().enumerate();
         all.filter(|(_, process)| wanted(process))
             .map(|(id, _)| id)

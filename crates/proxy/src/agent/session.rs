@@ -180,10 +180,9 @@ impl Agent {
                 Err(reason) => SessionEnd::Lost(reason),
             };
             self.subscription.on_lost(Instant::now());
-            let was = self.status.send_replace(Status {
-                connected: false,
-                ..*self.status.borrow()
-            });
+            // Read before it is written: holding the one during the other would never end.
+            let now = Status { connected: false, ..*self.status.borrow() };
+            let was = self.status.send_replace(now);
             match end {
                 SessionEnd::Left => break,
                 SessionEnd::Lost(reason) if was.connected || again == AGAIN => {

@@ -1,0 +1,190 @@
+//! Entries of ledgers into what is shown: config into objects, watches and the index; facts of other
+//! clusters into the index; and own facts out of the index into their ledger.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use isthmus_model::{ClusterName, Position, ResourceKey};
+use isthmus_replica::LedgerName;
+use isthmus_world::Store;
+use serde_json::Value;
+
+use super::objects::{Stored, resource_key};
+use super::watch::{Changed, WatchEvent};
+use super::{Action, Core, Notice};
+use crate::index::{Change, Fact};
+
+impl<S: Store> Core<S> {
+    /// These entries are different now; shows them.
+    pub(super) fn on_entries(&mut self, ledger: &LedgerName, keys: Vec<Bytes>) {
+        match ledger {
+            LedgerName::Config => self.on_config_entries(keys),
+            LedgerName::Facts(cluster) if *cluster != self.settings.cluster => {
+                for key in keys {
+                    self.on_fact_entry(ledger, cluster, &key);
+                }
+            }
+            LedgerName::Facts(_) | LedgerName::FastFacts(_) => {}
+        }
+    }
+
+    fn on_config_entries(&mut self, keys: Vec<Bytes>) {
+        let was_known = !self.objects.is_empty() || self.is_authority();
+        let end = self.position();
+        let mut changes: Vec<_> = keys
+            .into_iter()
+            .map(|key| {
+                let entry = self.replica.find(&LedgerName::Config, &key);
+                let entry = entry.map(|(position, record)| (position, record.clone()));
+                (
+                    entry.as_ref().map_or(end, |(position, _)| *position),
+                    key,
+                    entry,
+                )
+            })
+            .collect();
+        changes.sort_by_key(|(position, _, _)| *position);
+        for (position, key, entry) in changes {
+            let record = entry.map(|(_, record)| record);
+            if let Err(reason) = self.on_config_entry(position, &key, record.as_ref()) {
+                self.bad_entry(&LedgerName::Config, &key, reason);
+            }
+        }
+        if !was_known {
+            self.publishing.on_known(&self.index);
+        }
+        self.confirm_commits();
+    }
+
+    fn on_config_entry(
+        &mut self,
+        position: Position,
+        key: &Bytes,
+        record: Option<&Bytes>,
+    ) -> Result<(), String> {
+        let key = resource_key(key).map_err(|error| error.to_string())?;
+        let stored = record.map(|record| Stored::decode(record)).transpose();
+        let stored = stored.map_err(|error| error.to_string())?;
+        let object = stored.as_ref().map(|stored| stored.show(position));
+        let before = self
+            .objects
+            .get(&key)
+            .map(|(_, before)| before.show(position));
+        let event = match (before.is_some(), object) {
+            (false, Some(object)) => Some(("ADDED", object)),
+            (true, Some(object)) => Some(("MODIFIED", object)),
+            (true, None) => before.map(|before| ("DELETED", before)),
+            (false, None) => None,
+        };
+        let written = stored.as_ref().map(|stored| stored.object.clone());
+        match stored {
+            Some(stored) => self.objects.insert(key.clone(), (position, stored)),
+            None => self.objects.remove(&key),
+        };
+        if let Some((kind, object)) = event {
+            self.tell_watchers(Changed {
+                position,
+                key: key.clone(),
+                event: WatchEvent { kind, object },
+            });
+        }
+        self.index_config(key, written)
+    }
+
+    /// What the object means goes into the index. One that this version cannot read is kept and
+    /// shown as such; what it said before stays in force.
+    fn index_config(&mut self, key: ResourceKey, object: Option<Value>) -> Result<(), String> {
+        self.unreadable.remove(&key);
+        let resource = match object.map(isthmus_manifest::parse_object).transpose() {
+            Ok(parsed) => parsed.map(|(_, resource)| resource),
+            Err(problems) => {
+                let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                let reason = problems.join("; ");
+                self.unreadable.insert(key, reason.clone());
+                return Err(reason);
+            }
+        };
+        let touched = self.index.apply(Change::Config { key, resource });
+        self.touched.merge(touched);
+        Ok(())
+    }
+
+    fn tell_watchers(&mut self, changed: Changed) {
+        for (id, event) in self.watches.on_changed(changed) {
+            self.actions.push(Action::Watch { id, event });
+        }
+    }
+
+    fn on_fact_entry(&mut self, ledger: &LedgerName, cluster: &ClusterName, key: &Bytes) {
+        let value = self
+            .replica
+            .find(ledger, key)
+            .map(|(_, value)| value.clone());
+        let Ok(text) = std::str::from_utf8(key) else {
+            return self.bad_entry(ledger, key, "its key is not text".to_owned());
+        };
+        let fact = match value
+            .map(|value| Fact::read(cluster, text, &value))
+            .transpose()
+        {
+            Ok(fact) => fact,
+            Err(error) => return self.bad_entry(ledger, key, error.to_string()),
+        };
+        let (cluster, key) = (cluster.clone(), text.to_owned());
+        let touched = self.index.apply(Change::Fact { cluster, key, fact });
+        self.touched.merge(touched);
+    }
+
+    fn bad_entry(&mut self, ledger: &LedgerName, key: &Bytes, reason: String) {
+        let (ledger, key) = (
+            ledger.to_string(),
+            String::from_utf8_lossy(key).into_owned(),
+        );
+        let notice = Notice::BadEntry {
+            ledger,
+            key,
+            reason,
+        };
+        self.actions.push(Action::Notice(notice));
+    }
+
+    /// Puts own facts that changed into their ledger; all that differ after a failed save.
+    pub(super) fn write_facts(&mut self) {
+        let name = LedgerName::Facts(self.settings.cluster.clone());
+        let mut facts = std::mem::take(&mut self.touched.facts);
+        if std::mem::take(&mut self.facts_unsure) {
+            facts.extend(self.differing_facts(&name));
+        }
+        let changes: Vec<_> = facts
+            .into_iter()
+            .map(|(key, value)| isthmus_replica::Change {
+                key: key.into(),
+                value,
+                expect: isthmus_replica::Expect::Anything,
+            })
+            .collect();
+        if changes.is_empty() {
+            return;
+        }
+        match self.replica.write(&name, changes) {
+            Ok(written) => self.perform(written.outputs),
+            Err(error) => self.bad_entry(&name, &Bytes::new(), error.to_string()),
+        }
+    }
+
+    fn differing_facts(&self, name: &LedgerName) -> BTreeMap<String, Option<Bytes>> {
+        let facts = self.index.own_facts();
+        let ledger = self.replica.ledger(name).into_iter();
+        let kept: BTreeMap<_, _> = ledger
+            .flat_map(isthmus_replica::Ledger::entries)
+            .map(|(key, _, value)| (String::from_utf8_lossy(key).into_owned(), value))
+            .collect();
+        let gone = kept.keys().filter(|key| !facts.contains_key(*key));
+        let gone = gone.map(|key| (key.clone(), None));
+        let new = facts
+            .iter()
+            .filter(|(key, value)| kept.get(*key) != Some(value));
+        let new = new.map(|(key, value)| (key.clone(), Some(value.clone())));
+        gone.chain(new).collect()
+    }
+}

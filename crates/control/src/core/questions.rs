@@ -1,0 +1,207 @@
+//! Questions between control planes: writes that are carried to the authority, and what only another
+//! cluster can say of itself.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use isthmus_api::Failure;
+use isthmus_model::{ClusterName, ResourceKey};
+use isthmus_wire::proto;
+use isthmus_wire::proto::peer_frame::Frame;
+use isthmus_wire::proto::peer_question::Question;
+use isthmus_world::Store;
+use serde_json::Value;
+
+use super::answer::{Answer, ReplyTo};
+use super::write::Verb;
+use super::{Core, Now, PeerSessionId};
+
+/// What other control planes were asked and have not answered.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    last: u64,
+    open: BTreeMap<u64, Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    session: PeerSessionId,
+    deadline: Instant,
+    asked: Asked,
+}
+
+/// A list that waits for its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct GatherId(pub(super) u64);
+
+/// What a question is for.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// A forwarded write. `answered`: accepted at this position, our copy is not there yet.
+    Commit {
+        reply_to: ReplyTo,
+        verb: Verb,
+        key: ResourceKey,
+        answered: Option<(u64, Answer)>,
+    },
+    Inquiry {
+        gather: GatherId,
+        cluster: ClusterName,
+    },
+}
+
+impl Questions {
+    fn add(&mut self, session: PeerSessionId, deadline: Instant, asked: Asked) -> u64 {
+        self.last += 1;
+        let open = Open {
+            session,
+            deadline,
+            asked,
+        };
+        self.open.insert(self.last, open);
+        self.last
+    }
+
+    /// The question that an answer on this stream is for.
+    fn take(&mut self, id: u64, session: PeerSessionId) -> Option<Open> {
+        let asked_there = self.open.get(&id)?.session == session;
+        asked_there.then(|| self.open.remove(&id)).flatten()
+    }
+
+    fn take_where(&mut self, wanted: impl Fn(&Open) -> bool) -> Vec<Asked> {
+        let taken = self.open.extract_if(.., |_, open| wanted(open));
+        taken.map(|(_, open)| open.asked).collect()
+    }
+}
+
+impl<S: Store> Core<S> {
+    pub(super) fn ask(
+        &mut self,
+        session: PeerSessionId,
+        question: Question,
+        asked: Asked,
+        deadline: Instant,
+    ) {
+        let question = proto::PeerQuestion {
+            id: self.questions.add(session, deadline, asked),
+            question: Some(question),
+        };
+        self.send_to_peer(session, Frame::Question(question));
+    }
+
+    pub(super) fn on_question(
+        &mut self,
+        session: PeerSessionId,
+        question: proto::PeerQuestion,
+        now: Now,
+    ) {
+        let reply_to = ReplyTo::Peer(session, question.id);
+        match question.question {
+            Some(Question::Commit(commit)) => self.on_commit(reply_to, &commit, now),
+            Some(Question::Inquiry(inquiry)) => {
+                let answer = self.own_part(&inquiry.path);
+                self.reply(reply_to, answer);
+            }
+            None => {
+                let failure = Failure::bad_request("this version does not know the question");
+                self.reply(reply_to, failure.into());
+            }
+        }
+    }
+
+    pub(super) fn on_peer_answer(
+        &mut self,
+        session: PeerSessionId,
+        answer: &proto::PeerAnswer,
+        now: Instant,
+    ) {
+        let Some(open) = self.questions.take(answer.id, session) else {
+            return; // Too late: it was given up.
+        };
+        let code = u16::try_from(answer.status).unwrap_or(500);
+        let body = serde_json::from_slice(&answer.body).unwrap_or_default();
+        match open.asked {
+            Asked::Inquiry { gather, cluster } => self.on_part(gather, cluster, code, &body, now),
+            Asked::Commit {
+                reply_to,
+                verb,
+                key,
+                ..
+            } => {
+                let accepted = accepted_at(code, &body);
+                let answer_now = Answer::Json { code, body };
+                let Some(position) = accepted else {
+                    return self.reply(reply_to, answer_now);
+                };
+                let asked = Asked::Commit {
+                    reply_to,
+                    verb,
+                    key,
+                    answered: Some((position, answer_now)),
+                };
+                self.questions.add(session, open.deadline, asked);
+                self.confirm_commits();
+            }
+        }
+    }
+
+    /// Answers forwarded writes that our own copy shows now.
+    pub(super) fn confirm_commits(&mut self) {
+        let here = self.position().0;
+        let arrived = |open: &Open| matches!(&open.asked, Asked::Commit { answered: Some((at, _)), .. } if *at <= here);
+        for asked in self.questions.take_where(arrived) {
+            if let Asked::Commit {
+                reply_to,
+                verb,
+                key,
+                answered: Some((_, Answer::Json { code, body })),
+            } = asked
+            {
+                // What a delete says is that it is gone, also when somebody has made it again.
+                let object = (verb != Verb::Delete).then(|| self.show(&key)).flatten();
+                let body = object.unwrap_or(body);
+                self.reply(reply_to, Answer::Json { code, body });
+            }
+        }
+    }
+
+    /// The stream has ended: what was asked on it is not answered any more.
+    pub(super) fn give_up_questions(&mut self, session: PeerSessionId, now: Instant) {
+        for asked in self.questions.take_where(|open| open.session == session) {
+            self.on_unanswered(asked, now);
+        }
+    }
+
+    pub(super) fn on_question_timeouts(&mut self, now: Instant) {
+        for asked in self.questions.take_where(|open| open.deadline <= now) {
+            self.on_unanswered(asked, now);
+        }
+        self.on_gather_timeouts(now);
+    }
+
+    fn on_unanswered(&mut self, asked: Asked, now: Instant) {
+        match asked {
+            // Accepted for certain; only our copy is behind.
+            Asked::Commit {
+                reply_to,
+                answered: Some((_, answer)),
+                ..
+            } => self.reply(reply_to, answer),
+            Asked::Commit { reply_to, key, .. } => {
+                let authority = &self.settings.authority;
+                let message = format!(
+                    "authority {authority} did not answer, so it is not known whether it \
+                     accepted the write: look at {key} before you repeat it"
+                );
+                self.reply(reply_to, Failure::new(504, "Timeout", message).into());
+            }
+            Asked::Inquiry { gather, cluster } => self.on_silent(gather, &cluster, now),
+        }
+    }
+}
+
+/// The position of an accepted write, which its answer says.
+fn accepted_at(code: u16, body: &Value) -> Option<u64> {
+    let version = body.get("metadata")?.get("resourceVersion")?.as_str()?;
+    (code < 300).then(|| version.parse().ok()).flatten()
+}

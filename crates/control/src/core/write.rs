@@ -1,0 +1,48 @@
+//! What a write of config is.
+
+use isthmus_model::ResourceKey;
+use serde_json::Value;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    Create,
+    Update,
+    Delete,
+}
+
+/// One write, as the API was asked.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// The name of the user's token.
+    pub author: String,
+    pub verb: Verb,
+    pub key: ResourceKey,
+    /// `None` for a delete only.
+    pub object: Option<Value>,
+    /// Say what would happen, and do nothing.
+    pub dry_run: bool,
+}
+
+impl Verb {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        [Self::Create, Self::Update, Self::Delete]
+            .into_iter()
+            .find(|verb| verb.as_str() == text)
+    }
+
+    /// HTTP status of the verb's success.
+    pub(super) fn code(self) -> u16 {
+        match self {
+            Self::Create => 201,
+            Self::Update | Self::Delete => 200,
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What every command goes by: the home, the cluster that is asked, how it prints; and the event loop
+//! that it runs on.
+
+use std::process::ExitCode;
+
+use isthmus_model::{ClusterName, Namespace};
+
+use crate::args::StructuredFormat;
+use crate::failure::{Failure, Result};
+use crate::home::Home;
+
+/// Everything that all commands go by.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) home: Home,
+    /// The home is where it is looked for without a flag or variable.
+    pub(crate) usual_home: bool,
+    pub(crate) cluster: Option<ClusterName>,
+    pub(crate) namespace: Namespace,
+    /// `None`: text for people.
+    pub(crate) format: Option<StructuredFormat>,
+    pub(crate) color: bool,
+}
+
+impl Setting {
+    /// The cluster that must be named with `--cluster`.
+    pub(crate) fn required_cluster(&self) -> Result<&ClusterName> {
+        self.cluster.as_ref().ok_or_else(|| {
+            Failure::usage("no-cluster", "this needs a cluster").next("name it with --cluster NAME")
+        })
+    }
+}
+
+/// Runs a short command to its end on a runtime of its own.
+pub(crate) fn block_on(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    runtime()?.block_on(command)
+}
+
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Failure::failed("no-runtime", "no event loop can be made").caused_by(&error)
+        })
+}

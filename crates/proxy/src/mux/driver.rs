@@ -1,0 +1,145 @@
+//! The task that owns the byte stream under a multiplex.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Sleep;
+use tokio_util::io::poll_read_buf;
+
+use super::{Closed, Link};
+
+/// Read at most this much before others have their turn.
+const READ_SIZE: usize = 64 * 1024;
+/// Sealed and written at once.
+const WRITE_SIZE: usize = 64 * 1024;
+
+/// The task.
+pub(super) struct Driver<T> {
+    io: T,
+    link: Link,
+    input: BytesMut,
+    output: BytesMut,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
+    pub(super) fn new(io: T, link: Link) -> Self {
+        Self {
+            io,
+            link,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            timer: None,
+        }
+    }
+
+    /// Reads once. Ready when something was read or the connection ended.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        self.input.reserve(READ_SIZE);
+        match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(Closed::Io(error.kind()))),
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(Closed::Peer)),
+            Poll::Ready(Ok(_)) => {
+                let mut shared = self.link.0.borrow_mut();
+                let parsed = shared.machine.receive(&mut self.input, Instant::now());
+                drop(shared);
+                // What came before the error is delivered; it was sent in good order.
+                self.link.deliver();
+                Poll::Ready(parsed.map_err(Closed::Broken))
+            }
+        }
+    }
+
+    /// Writes what is queued. Ready when nothing is left, Pending when the socket is full.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        loop {
+            if self.output.is_empty() {
+                self.link
+                    .0
+                    .borrow_mut()
+                    .machine
+                    .transmit(&mut self.output, WRITE_SIZE);
+                self.link.deliver();
+            }
+            if self.output.is_empty() {
+                return match Pin::new(&mut self.io).poll_flush(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(Closed::Io(error.kind()))),
+                    Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+                    Poll::Pending => Poll::Pending,
+                };
+            }
+            match Pin::new(&mut self.io).poll_write(cx, &self.output) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Closed::Peer)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Closed::Io(error.kind()))),
+                Poll::Ready(Ok(written)) => drop(self.output.split_to(written)),
+            }
+        }
+    }
+
+    /// Lets the machine's timers run. Ready when one was due.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        let mut shared = self.link.0.borrow_mut();
+        let Some(due) = shared.machine.next_timeout() else {
+            self.timer = None;
+            return Poll::Pending;
+        };
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due.into())));
+        if timer.deadline().into_std() != due {
+            timer.as_mut().reset(due.into());
+        }
+        match timer.as_mut().poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => {
+                let outcome = shared.machine.on_timeout(Instant::now());
+                drop(shared);
+                self.link.deliver();
+                Poll::Ready(outcome.map_err(Closed::Broken))
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let driver = self.get_mut();
+        let closed = loop {
+            driver.link.0.borrow_mut().driver = Some(cx.waker().clone());
+            // A timer or a read may queue something to write, so writing comes last.
+            let timed = driver.poll_timer(cx);
+            let read = driver.poll_read(cx);
+            let written = driver.poll_write(cx);
+            let outcomes = [&timed, &read, &written];
+            if let Some(Poll::Ready(Err(closed))) = outcomes
+                .into_iter()
+                .find(|outcome| matches!(outcome, Poll::Ready(Err(_))))
+            {
+                break closed.clone();
+            }
+            if driver.link.0.borrow().machine.is_drained() && driver.output.is_empty() {
+                break Closed::Drained;
+            }
+            if timed.is_pending() && read.is_pending() {
+                return Poll::Pending;
+            }
+        };
+        // A last word, such as why the connection ends, if the socket takes it.
+        let _ = driver.poll_write(cx);
+        let _ = Pin::new(&mut driver.io).poll_shutdown(cx);
+        driver.link.0.borrow_mut().machine.lost();
+        driver.link.deliver();
+        // Streams that hold the link would keep themselves alive in its queue.
+        let unserved = std::mem::take(&mut driver.link.0.borrow_mut().incoming);
+        driver.link.0.borrow_mut().close(closed);
+        drop(unserved);
+        Poll::Ready(())
+    }
+}

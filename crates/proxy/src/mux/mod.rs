@@ -1,0 +1,370 @@
+//! Drives one `isthmus/1` multiplex over one byte stream.
+//!
+//! The protocol lives in `codec::mux`; here bytes are moved and tasks are woken. One task per
+//! connection ([`driver`]) does in each turn: read once, let the machine parse, hand events to
+//! streams, then write everything that was queued. All of it runs on one thread, so streams
+//! ([`stream`]) talk to the machine directly. Decides nothing.
+
+mod driver;
+mod pipe;
+mod stream;
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use isthmus_codec::message::Open;
+use isthmus_codec::mux::{
+    CannotOpen, Connection, ConnectionError, Event, LeaveCode, Settings, Side, StreamId,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use self::driver::Driver;
+use self::stream::Slot;
+
+pub(crate) use self::pipe::Pipe;
+pub(crate) use self::stream::{Incoming, Item, Stream, StreamError};
+
+/// A connection to one peer. Clones are the same connection; it ends when it is drained, or when
+/// the peer is gone.
+#[derive(Clone)]
+pub(crate) struct Link(Rc<RefCell<Shared>>);
+
+struct Shared {
+    machine: Connection,
+    streams: HashMap<StreamId, Slot>,
+    incoming: VecDeque<Incoming>,
+    acceptor: Option<Waker>,
+    /// The task that owns the byte stream.
+    driver: Option<Waker>,
+    closed: Option<Closed>,
+    /// When the last stream ended; `None` while one is open.
+    idle_since: Option<Instant>,
+}
+
+/// How a connection came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Closed {
+    /// Both sides were done.
+    Drained,
+    Peer,
+    Broken(ConnectionError),
+    Io(io::ErrorKind),
+}
+
+impl Link {
+    /// Puts `io` under a multiplex and drives it on the current thread.
+    pub(crate) fn start<T>(io: T, side: Side, settings: Settings) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let now = Instant::now();
+        let link = Self(Rc::new(RefCell::new(Shared {
+            machine: Connection::new(side, settings, now),
+            streams: HashMap::new(),
+            incoming: VecDeque::new(),
+            acceptor: None,
+            driver: None,
+            closed: None,
+            idle_since: Some(now),
+        })));
+        tokio::task::spawn_local(Driver::new(io, link.clone()));
+        link
+    }
+
+    /// Errors: the peer takes no more streams, or the connection is gone; nothing was sent.
+    pub(crate) fn open(&self, open: &Open, end: bool) -> Result<Stream, CannotOpen> {
+        let mut shared = self.0.borrow_mut();
+        let id = shared.machine.open(open, end)?;
+        shared.streams.insert(
+            id,
+            Slot {
+                sent_end: end,
+                ..Slot::default()
+            },
+        );
+        shared.idle_since = None;
+        shared.wake_driver();
+        drop(shared);
+        Ok(Stream {
+            id,
+            link: self.clone(),
+        })
+    }
+
+    /// The next stream that the peer opens; `None` when the connection is gone.
+    pub(crate) async fn accept(&self) -> Option<Incoming> {
+        poll_fn(|cx| {
+            let mut shared = self.0.borrow_mut();
+            if let Some(incoming) = shared.incoming.pop_front() {
+                return Poll::Ready(Some(incoming));
+            }
+            if shared.closed.is_some() {
+                return Poll::Ready(None);
+            }
+            shared.acceptor = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// May streams be opened?
+    pub(crate) fn is_usable(&self) -> bool {
+        let shared = self.0.borrow();
+        shared.closed.is_none() && shared.machine.can_open().is_ok()
+    }
+
+    /// The peer, or we, have said that no new streams are taken.
+    pub(crate) fn is_leaving(&self) -> bool {
+        let shared = self.0.borrow();
+        shared.closed.is_some()
+            || matches!(
+                shared.machine.can_open(),
+                Err(CannotOpen::Leaving | CannotOpen::Failed)
+            )
+    }
+
+    /// Since when no stream has been open.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        self.0.borrow().idle_since
+    }
+
+    /// No new streams; those that run may finish, then the connection closes.
+    pub(crate) fn drain(&self) {
+        let mut shared = self.0.borrow_mut();
+        shared.machine.go_away(LeaveCode::Draining);
+        shared.wake_driver();
+    }
+}
+
+impl Shared {
+    fn check(&self, id: StreamId) -> Result<(), StreamError> {
+        match self.streams.get(&id) {
+            Some(Slot {
+                failed: Some(error),
+                ..
+            }) => Err(*error),
+            Some(_) => Ok(()),
+            None => Err(StreamError::Gone),
+        }
+    }
+
+    fn slot(&mut self, id: StreamId, change: impl FnOnce(&mut Slot)) {
+        if let Some(slot) = self.streams.get_mut(&id) {
+            change(slot);
+        }
+    }
+
+    fn forget(&mut self, id: StreamId) {
+        self.streams.remove(&id);
+        if self.streams.is_empty() {
+            self.idle_since = Some(Instant::now());
+        }
+    }
+
+    fn wake_driver(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    fn close(&mut self, closed: Closed) {
+        if self.closed.is_some() {
+            return;
+        }
+        self.closed = Some(closed);
+        for slot in self.streams.values_mut() {
+            slot.failed.get_or_insert(StreamError::Gone);
+            slot.wake();
+        }
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.wake();
+        }
+    }
+}
+
+impl Link {
+    /// Gives what the machine has found to the streams it is for.
+    fn deliver(&self) {
+        loop {
+            let mut shared = self.0.borrow_mut();
+            let Some(event) = shared.machine.poll_event() else {
+                return;
+            };
+            match event {
+                Event::Opened { stream, open, end } => {
+                    shared.streams.insert(
+                        stream,
+                        Slot {
+                            got_end: end,
+                            ..Slot::default()
+                        },
+                    );
+                    shared.idle_since = None;
+                    let stream = Stream {
+                        id: stream,
+                        link: self.clone(),
+                    };
+                    shared.incoming.push_back(Incoming {
+                        stream,
+                        open: *open,
+                        end,
+                    });
+                    if let Some(acceptor) = shared.acceptor.take() {
+                        acceptor.wake();
+                    }
+                }
+                Event::Replied { stream, reply, end } => shared.slot(stream, |slot| {
+                    slot.arrived.push_back(Item::Reply(*reply));
+                    slot.got_end |= end;
+                    slot.wake();
+                }),
+                Event::Data { stream, bytes } => shared.slot(stream, |slot| {
+                    slot.arrived.push_back(Item::Data(bytes));
+                    slot.wake();
+                }),
+                Event::Ended { stream, trailers } => shared.slot(stream, |slot| {
+                    slot.arrived.push_back(Item::End(trailers));
+                    slot.got_end = true;
+                    slot.wake();
+                }),
+                Event::Reset { stream, code } => shared.slot(stream, |slot| {
+                    slot.failed = Some(StreamError::Reset(code));
+                    slot.wake();
+                }),
+                Event::Writable { stream } => shared.slot(stream, Slot::wake),
+                Event::Undecodable { stream, error } => {
+                    tracing::debug!(stream = stream.number(), %error, "a message was not understood");
+                }
+                // Asked of the machine when it matters.
+                Event::GoAway { .. } | Event::Pong { .. } => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::{Bytes, BytesMut};
+    use isthmus_codec::message::{Context as Carried, Reply, TcpOpen};
+    use isthmus_codec::mux::ResetCode;
+    use isthmus_model::ServiceName;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    fn open() -> Open {
+        let service = ServiceName::new("shop", "cart").unwrap();
+        Open::Tcp(TcpOpen {
+            service,
+            port: 80,
+            context: Carried::default(),
+        })
+    }
+
+    /// Two ends of one connection over a pipe that holds `buffer` bytes.
+    fn pair(buffer: usize) -> (Link, Link) {
+        let (a, b) = tokio::io::duplex(buffer);
+        let settings = Settings::default;
+        (
+            Link::start(a, Side::Dialler, settings()),
+            Link::start(b, Side::Listener, settings()),
+        )
+    }
+
+    async fn run<T>(test: impl Future<Output = T>) -> T {
+        LocalSet::new().run_until(test).await
+    }
+
+    #[tokio::test]
+    async fn megabytes_pass_both_ways_at_once_through_a_narrow_pipe() {
+        const LENGTH: usize = 3_000_000;
+        run(async {
+            let (a, b) = pair(1_000);
+            let stream = a.open(&open(), false).unwrap();
+            let far = b.accept().await.unwrap();
+            assert_eq!(far.open, open());
+            far.stream.reply(&Reply::Accepted, false).unwrap();
+            assert!(matches!(
+                stream.receive().await,
+                Ok(Item::Reply(Reply::Accepted))
+            ));
+            let echo = async {
+                let mut pipe = Pipe::new(far.stream);
+                let mut buffer = vec![0; 5_000];
+                loop {
+                    let length = pipe.read(&mut buffer).await.unwrap();
+                    if length == 0 {
+                        return pipe.shutdown().await.unwrap();
+                    }
+                    pipe.write_all(&buffer[..length]).await.unwrap();
+                }
+            };
+            let sent: Bytes = (0..LENGTH)
+                .map(|at| u8::try_from(at % 251).unwrap())
+                .collect();
+            let upload = async {
+                stream.send(sent.clone()).await.unwrap();
+                stream.finish(None).unwrap();
+            };
+            let receive = async {
+                let mut received = BytesMut::new();
+                loop {
+                    match stream.receive().await.unwrap() {
+                        Item::Data(data) => received.extend_from_slice(&data),
+                        Item::End(_) => return received.freeze(),
+                        Item::Reply(_) => panic!("a second reply"),
+                    }
+                }
+            };
+            let ((), (), received) = tokio::join!(echo, upload, receive);
+            assert!(received == sent);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_drained_link_refuses_new_streams_and_finishes_old_ones() {
+        run(async {
+            let (a, b) = pair(64_000);
+            let stream = a.open(&open(), true).unwrap();
+            let far = b.accept().await.unwrap();
+            b.drain();
+            assert!(b.is_leaving());
+            far.stream.reply(&Reply::Accepted, true).unwrap();
+            assert!(matches!(stream.receive().await, Ok(Item::Reply(_))));
+            assert!(matches!(stream.receive().await, Ok(Item::End(None))));
+            drop((stream, far));
+            assert!(b.accept().await.is_none(), "the connection ends by itself");
+            assert!(a.is_leaving());
+            assert!(a.open(&open(), true).is_err());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_lost_peer_ends_every_stream_and_a_dropped_stream_tells_the_peer() {
+        run(async {
+            let (io, peer) = tokio::io::duplex(64_000);
+            let link = Link::start(io, Side::Dialler, Settings::default());
+            let stream = link.open(&open(), false).unwrap();
+            tokio::task::yield_now().await;
+            drop(peer);
+            let lost = stream.receive().await.unwrap_err();
+            assert_eq!(lost, StreamError::Reset(ResetCode::MaybeExecuted));
+
+            let (a, b) = pair(64_000);
+            let stream = a.open(&open(), false).unwrap();
+            let far = b.accept().await.unwrap();
+            drop(stream);
+            let told = far.stream.receive().await.unwrap_err();
+            assert_eq!(told, StreamError::Reset(ResetCode::Cancelled));
+        })
+        .await;
+    }
+}

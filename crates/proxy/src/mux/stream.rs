@@ -1,0 +1,179 @@
+//! One stream of a multiplex, as the tasks that use it hold it.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use isthmus_codec::Fields;
+use isthmus_codec::message::{Open, Reply};
+use isthmus_codec::mux::{CannotSend, ResetCode, StreamId};
+
+use super::Link;
+
+/// One stream of a link. Dropping it before both halves are done resets it.
+pub(crate) struct Stream {
+    pub(super) id: StreamId,
+    pub(super) link: Link,
+}
+
+/// A stream that the peer opened.
+pub(crate) struct Incoming {
+    pub(crate) stream: Stream,
+    pub(crate) open: Open,
+    /// Nothing follows.
+    pub(crate) end: bool,
+}
+
+/// What arrives on a stream.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Reply(Reply),
+    Data(Bytes),
+    End(Option<Fields>),
+}
+
+/// Why a stream has ended before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StreamError {
+    #[error("the far side reset the stream: {0}")]
+    Reset(ResetCode),
+    #[error("{0}")]
+    Unsendable(#[from] CannotSend),
+    #[error("the stream is gone")]
+    Gone,
+}
+#[derive(Default)]
+pub(super) struct Slot {
+    pub(super) arrived: VecDeque<Item>,
+    pub(super) failed: Option<StreamError>,
+    pub(super) receiver: Option<Waker>,
+    pub(super) sender: Option<Waker>,
+    pub(super) sent_end: bool,
+    pub(super) got_end: bool,
+}
+
+impl Slot {
+    pub(super) fn wake(&mut self) {
+        for waker in [self.receiver.take(), self.sender.take()]
+            .into_iter()
+            .flatten()
+        {
+            waker.wake();
+        }
+    }
+}
+
+impl Stream {
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Queues the reply.
+    pub(crate) fn reply(&self, reply: &Reply, end: bool) -> Result<(), StreamError> {
+        let mut shared = self.link.0.borrow_mut();
+        shared.check(self.id)?;
+        shared.machine.reply(self.id, reply, end)?;
+        shared.slot(self.id, |slot| slot.sent_end |= end);
+        shared.wake_driver();
+        Ok(())
+    }
+
+    /// Queues all of `data`, waiting for credit.
+    pub(crate) async fn send(&self, mut data: Bytes) -> Result<(), StreamError> {
+        while !data.is_empty() {
+            poll_fn(|cx| self.poll_send(cx, &mut data)).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes as much from the front of `data` as there is room for now.
+    pub(super) fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        data: &mut Bytes,
+    ) -> Poll<Result<usize, StreamError>> {
+        let mut shared = self.link.0.borrow_mut();
+        shared.check(self.id)?;
+        let room = shared.machine.capacity(self.id);
+        if room == 0 {
+            let waker = cx.waker().clone();
+            shared.slot(self.id, |slot| slot.sender = Some(waker));
+            return Poll::Pending;
+        }
+        let taken = shared.machine.send(self.id, data)?;
+        shared.wake_driver();
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Ends our half.
+    pub(crate) fn finish(&self, trailers: Option<&Fields>) -> Result<(), StreamError> {
+        let mut shared = self.link.0.borrow_mut();
+        shared.check(self.id)?;
+        if shared
+            .streams
+            .get(&self.id)
+            .is_none_or(|slot| slot.sent_end)
+        {
+            return Ok(());
+        }
+        shared.machine.finish(self.id, trailers)?;
+        shared.slot(self.id, |slot| slot.sent_end = true);
+        shared.wake_driver();
+        Ok(())
+    }
+
+    /// What comes next. Data is taken off the far side's credit by this call.
+    ///
+    /// Errors: the stream was reset or the connection lost, after everything that arrived before
+    /// was given out.
+    pub(crate) async fn receive(&self) -> Result<Item, StreamError> {
+        poll_fn(|cx| self.poll_receive(cx)).await
+    }
+
+    pub(super) fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Result<Item, StreamError>> {
+        let mut shared = self.link.0.borrow_mut();
+        let Some(slot) = shared.streams.get_mut(&self.id) else {
+            return Poll::Ready(Err(StreamError::Gone));
+        };
+        if let Some(item) = slot.arrived.pop_front() {
+            if let Item::Data(data) = &item {
+                let length = data.len();
+                shared.machine.consumed(self.id, length);
+                shared.wake_driver();
+            }
+            return Poll::Ready(Ok(item));
+        }
+        if slot.got_end {
+            return Poll::Ready(Ok(Item::End(None)));
+        }
+        if let Some(error) = slot.failed {
+            return Poll::Ready(Err(error));
+        }
+        slot.receiver = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Ends both halves with a reason.
+    pub(crate) fn reset(self, code: ResetCode) {
+        let mut shared = self.link.0.borrow_mut();
+        shared.machine.reset(self.id, code);
+        shared.forget(self.id);
+        shared.wake_driver();
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut shared = self.link.0.borrow_mut();
+        let done = shared
+            .streams
+            .get(&self.id)
+            .is_none_or(|slot| slot.failed.is_some() || (slot.sent_end && slot.got_end));
+        if !done {
+            shared.machine.reset(self.id, ResetCode::Cancelled);
+        }
+        shared.forget(self.id);
+        shared.wake_driver();
+    }
+}

@@ -1,0 +1,230 @@
+//! Many clusters in one process, in virtual time: control planes on virtual disks, joined by a
+//! network that delays, cuts and swallows.
+//!
+//! The same seed gives the same run, to the last message. Nothing here waits, opens a socket or
+//! reads a clock; a run of minutes takes milliseconds.
+
+mod network;
+mod site;
+
+use std::time::Duration;
+
+use isthmus_api::StatusView;
+use isthmus_control::{Action, Event, Request, RequestId, Selection, Target, Write};
+use isthmus_model::{ClusterName, Kind};
+use isthmus_world::{Chance, SeededChance, VirtualClock};
+use serde_json::Value;
+
+pub use network::LinkState;
+use network::{Delivery, Network};
+use site::Site;
+pub use site::Workload;
+
+/// How often control planes are told that time has passed.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A mesh of clusters.
+#[derive(Debug)]
+pub struct Sim {
+    clock: VirtualClock,
+    chance: SeededChance,
+    network: Network,
+    sites: Vec<Site>,
+    next_tick: Duration,
+    requests: u64,
+}
+
+impl Sim {
+    /// Clusters with these names, all running, all reaching each other; the first one's control
+    /// plane accepts config.
+    pub fn new(seed: u64, names: &[&str]) -> Self {
+        let clock = VirtualClock::new();
+        let mut chance = SeededChance::new(seed);
+        let authority = names.first().copied().unwrap_or_default();
+        let sites = (names.iter().enumerate())
+            .map(|(number, name)| Site::new(number, name, authority, chance.draw(), &clock))
+            .collect();
+        Self {
+            network: Network::new(names.len()),
+            sites,
+            clock,
+            chance,
+            next_tick: Duration::ZERO,
+            requests: 0,
+        }
+    }
+
+    pub fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
+        self.sites.iter().map(|site| &site.name)
+    }
+
+    pub fn chance(&mut self) -> &mut SeededChance {
+        &mut self.chance
+    }
+
+    /// Lets time pass, and everything happen that falls into it.
+    pub fn run_for(&mut self, span: Duration) {
+        let end = self.clock.elapsed() + span;
+        loop {
+            let due = self.network.next_due().filter(|due| *due < self.next_tick);
+            let next = due.unwrap_or(self.next_tick);
+            if next > end {
+                break;
+            }
+            self.clock.advance_to(next);
+            match due {
+                Some(_) => self.deliver(),
+                None => {
+                    self.next_tick += TICK;
+                    for site in 0..self.sites.len() {
+                        self.tell(site, Event::Tick);
+                    }
+                }
+            }
+        }
+        self.clock.advance_to(end);
+    }
+
+    /// What becomes of the link between two clusters from now on.
+    pub fn set_link(&mut self, a: usize, b: usize, state: LinkState) {
+        let now = self.clock.elapsed();
+        for (site, session) in self.network.set_link(a, b, state, now) {
+            self.tell(site, Event::PeerClosed { session });
+        }
+    }
+
+    /// The control plane of a cluster dies. `in_commit`: while it writes to its disk, which has the
+    /// whole write afterwards or nothing of it.
+    pub fn crash(&mut self, site: usize, in_commit: bool) {
+        let draw = self.chance.draw();
+        self.sites[site].crash(in_commit.then_some(draw));
+        for (other, session) in self.network.end_sessions_of(site) {
+            self.tell(other, Event::PeerClosed { session });
+        }
+    }
+
+    /// It starts again on the same disk, and its proxies return.
+    pub fn start(&mut self, site: usize) {
+        let seed = self.chance.draw();
+        let actions = self.sites[site].start(seed, &self.clock);
+        self.perform(site, actions);
+    }
+
+    pub fn is_running(&self, site: usize) -> bool {
+        self.sites[site].is_running()
+    }
+
+    /// A proxy of the cluster says this of its workload.
+    pub fn report(&mut self, site: usize, workload: Workload) {
+        let actions = self.sites[site].report(workload, &self.clock);
+        self.perform(site, actions);
+    }
+
+    /// Asks the cluster's API for a write; the answer comes with time.
+    pub fn write(&mut self, site: usize, write: Write) -> RequestId {
+        self.ask(site, Request::Write(write))
+    }
+
+    /// The answer to a request, once it was given: HTTP status and body.
+    pub fn answer(&mut self, site: usize, id: RequestId) -> Option<(u16, Value)> {
+        self.sites[site].answers.remove(&id)
+    }
+
+    /// All objects of a kind as the cluster's API shows them; empty while its control plane is down.
+    pub fn list(&mut self, site: usize, kind: Kind) -> Vec<Value> {
+        let selection = Selection {
+            kind,
+            namespace: None,
+            name: None,
+        };
+        let id = self.ask(site, Request::Read(selection));
+        let answer = self.answer(site, id);
+        let items = answer.and_then(|(_, list)| list.get("items").cloned());
+        match items {
+            Some(Value::Array(items)) => items,
+            _ => Vec::new(),
+        }
+    }
+
+    /// The mesh as the cluster sees it; `None` while its control plane is down.
+    pub fn status(&mut self, site: usize) -> Option<StatusView> {
+        let id = self.ask(site, Request::Status);
+        let (_, body) = self.answer(site, id)?;
+        serde_json::from_value(body).ok()
+    }
+
+    fn ask(&mut self, site: usize, request: Request) -> RequestId {
+        self.requests += 1;
+        let id = RequestId(self.requests);
+        self.tell(site, Event::Request { id, request });
+        id
+    }
+
+    fn tell(&mut self, site: usize, event: Event) {
+        let actions = self.sites[site].tell(event, &self.clock);
+        if self.sites[site].has_lost_its_disk() {
+            // Power failed in the middle of a commit: nothing that it did then got out.
+            self.crash(site, false);
+        } else {
+            self.perform(site, actions);
+        }
+    }
+
+    fn perform(&mut self, site: usize, actions: Vec<Action>) {
+        let now = self.clock.elapsed();
+        for action in actions {
+            match action {
+                Action::ToPeer { session, frame } => {
+                    self.network
+                        .send(session, site, frame, now, &mut self.chance);
+                }
+                Action::ClosePeer { session, .. } => {
+                    if let Some(other) = self.network.end_session(session, site) {
+                        self.network.announce_end(other, session, now);
+                    }
+                    self.tell(site, Event::PeerClosed { session });
+                }
+                Action::Dial { target, address } => {
+                    let other = self.sites.iter().position(|site| site.address == address);
+                    self.network
+                        .dial(site, other, target, now, &mut self.chance);
+                }
+                other => self.sites[site].perform(other),
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        let Some(delivery) = self.network.take_due() else {
+            return;
+        };
+        match delivery {
+            Delivery::Frame { to, session, frame } => {
+                self.tell(to, Event::PeerMessage { session, frame });
+            }
+            Delivery::Ended { to, session } => self.tell(to, Event::PeerClosed { session }),
+            Delivery::Dialled { from, to, target } => self.connect(from, to, target),
+        }
+    }
+
+    fn connect(&mut self, from: usize, to: Option<usize>, target: Target) {
+        let reached = to.filter(|to| {
+            let open = self.network.link(from, *to) == LinkState::Up;
+            open && *to != from && self.sites[*to].is_running()
+        });
+        let Some(to) = reached else {
+            return self.tell(from, Event::DialFailed { target });
+        };
+        let session = self.network.open_session(from, to);
+        let opened = |cluster: &ClusterName, target| Event::PeerOpened {
+            session,
+            cluster: cluster.clone(),
+            target,
+        };
+        let answered = opened(&self.sites[to].name, Some(target));
+        let events = [answered, opened(&self.sites[from].name, None)];
+        for (site, event) in [from, to].into_iter().zip(events) {
+            self.tell(site, event);
+        }
+    }
+}
