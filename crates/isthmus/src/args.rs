@@ -390,6 +390,9 @@ pub(crate) enum LinkArgs {
     BlackHole(EndsArgs),
     /// Let traffic pass again
     Restore(EndsArgs),
+    /// Show all links, what they do with traffic and what they have carried
+    #[command(after_help = "Example:\n  isthmus link list -o json")]
+    List,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -436,6 +439,7 @@ mod tests {
             "isthmus delete service/catalog -n shop",
             "isthmus mesh sign --request a --cluster us-west --out b",
             "isthmus link blackhole us-west eu-central",
+            "isthmus link list -o json",
             "isthmus --die-with-parent 7 gateway -c gateway.yaml",
         ] {
             let parsed = Args::try_parse_from(line.split(' '));

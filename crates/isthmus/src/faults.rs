@@ -1,11 +1,11 @@
-//! Commands that break and mend what `up` runs: a request over its socket.
+//! Commands that break, mend and look at what `up` runs: a request over its socket.
 
 use std::process::ExitCode;
 
 use crate::failure::{Failure, Result};
 use crate::output;
 use crate::setting::{Setting, block_on};
-use crate::up::socket::{self, Reply, Request};
+use crate::up::socket::{self, LinkMode, LinkStatus, Reply, Request};
 
 pub(crate) fn ask(setting: &Setting, request: &Request) -> Result<ExitCode> {
     block_on(async {
@@ -26,6 +26,16 @@ pub(crate) fn ask(setting: &Setting, request: &Request) -> Result<ExitCode> {
                 output::print(&text)?;
                 Ok(ExitCode::SUCCESS)
             }
+            Reply::Links { links } => {
+                let text = match setting.format {
+                    Some(format) => {
+                        output::structured(&serde_json::json!({"links": links}), format)
+                    }
+                    None => link_table(links),
+                };
+                output::print(&text)?;
+                Ok(ExitCode::SUCCESS)
+            }
             Reply::Refused { what, next } => Err(Failure::failed("refused", what).next(next)),
             other @ Reply::Status(_) => Err(Failure::failed(
                 "odd-reply",
@@ -33,4 +43,21 @@ pub(crate) fn ask(setting: &Setting, request: &Request) -> Result<ExitCode> {
             )),
         }
     })
+}
+
+fn link_table(links: Vec<LinkStatus>) -> String {
+    let rows = links.into_iter().map(|link| {
+        let mode = match link.mode {
+            LinkMode::Open => "open",
+            LinkMode::Cut => "cut",
+            LinkMode::BlackHole => "black hole",
+        };
+        let numbers = [link.open, link.connections, link.bytes_out, link.bytes_back];
+        let numbers = numbers.map(|number| number.to_string());
+        [vec![link.name, mode.to_owned()], numbers.to_vec()].concat()
+    });
+    output::table(
+        &["LINK", "STATE", "OPEN", "CONNECTIONS", "BYTES OUT", "BYTES BACK"],
+        rows,
+    )
 }

@@ -81,6 +81,7 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
                 LinkArgs::Cut(ends) => (ends, LinkMode::Cut),
                 LinkArgs::BlackHole(ends) => (ends, LinkMode::BlackHole),
                 LinkArgs::Restore(ends) => (ends, LinkMode::Open),
+                LinkArgs::List => return faults::ask(&setting, &Request::Links),
             };
             faults::ask(
                 &setting,

@@ -1,7 +1,14 @@
-//! The network of one machine: what stands between clusters that run side by side.
+//! The network of one machine: what stands between clusters that run side by side, and what it
+//! takes to test and measure whole meshes on it.
 //!
-//! [`relay`] carries every byte between two clusters over an emulated link. Nothing here knows the
-//! mesh: a relay sees addresses and bytes, never names or messages.
+//! [`relay`] carries every byte between two clusters over an emulated link. Nothing there knows the
+//! mesh: a relay sees addresses and bytes, never names or messages. [`mesh`] runs the binary as a
+//! user would; [`http`] and [`processes`] look at it from outside. No code of the mesh itself is
+//! used: what is found is found by what anybody could see.
 
 mod delay;
+pub mod http;
+pub mod mesh;
+pub mod processes;
 pub mod relay;
+pub mod trouble;

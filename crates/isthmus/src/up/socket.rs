@@ -29,6 +29,7 @@ pub(crate) enum Request {
         cluster: Option<String>,
     },
     Down,
+    Links,
     Status,
 }
 
@@ -45,6 +46,7 @@ pub(crate) enum LinkMode {
 pub(crate) enum Reply {
     Done { message: String },
     Refused { what: String, next: String },
+    Links { links: Vec<LinkStatus> },
     Status(UpStatus),
 }
 
@@ -65,6 +67,22 @@ pub(crate) struct ProcessStatus {
     pub(crate) cluster: String,
     pub(crate) name: String,
     pub(crate) state: String,
+}
+
+/// A link between two clusters and what its relay has carried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LinkStatus {
+    pub(crate) name: String,
+    pub(crate) mode: LinkMode,
+    /// Connections since the mesh was started.
+    pub(crate) connections: u64,
+    /// Of these: open now.
+    pub(crate) open: u64,
+    /// Delivered towards those who were connected to.
+    pub(crate) bytes_out: u64,
+    /// Delivered back to those who connected.
+    pub(crate) bytes_back: u64,
 }
 
 /// Longest request.

@@ -22,7 +22,7 @@ use super::metrics::{self, FlowKey, FlowRate, Flows};
 use super::plan::Plan;
 use super::readiness::{self, Views};
 use super::screen::{self, Picture};
-use super::socket::{self, LinkMode, ProcessStatus, Reply, Request, UpStatus};
+use super::socket::{self, LinkMode, LinkStatus, ProcessStatus, Reply, Request, UpStatus};
 use super::{start, watch as watching};
 use crate::api_client::Credentials;
 use crate::failure::{Failure, Result};
@@ -263,6 +263,7 @@ impl Supervisor {
         let now = Instant::now();
         match request {
             Request::Status => (Reply::Status(self.status()), Vec::new()),
+            Request::Links => (Reply::Links { links: self.links() }, Vec::new()),
             Request::Down => {
                 self.say("stopping on request".to_owned());
                 (done("stopping"), self.fleet.stop(now))
@@ -298,6 +299,27 @@ impl Supervisor {
         let message = format!("link {one} - {other} {verb}");
         self.say(message.clone());
         done(&message)
+    }
+
+    fn links(&self) -> Vec<LinkStatus> {
+        let relay = &self.charge.relay;
+        let link = |name: &str| {
+            let counters = relay.counters(name).ok()?;
+            let mode = match relay.mode(name).ok()? {
+                Mode::Open => LinkMode::Open,
+                Mode::Cut => LinkMode::Cut,
+                Mode::BlackHole => LinkMode::BlackHole,
+            };
+            Some(LinkStatus {
+                name: name.to_owned(),
+                mode,
+                connections: counters.connections,
+                open: counters.open,
+                bytes_out: counters.bytes_out,
+                bytes_back: counters.bytes_back,
+            })
+        };
+        relay.links().filter_map(link).collect()
     }
 
     /// The processes that a request means; `Err`: there is no such cluster.

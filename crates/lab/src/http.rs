@@ -1,0 +1,207 @@
+//! The smallest HTTP/1.1 client that can say anything: what is sent is bytes, right or wrong.
+//!
+//! One connection per request, so that a reply's end is the connection's end. It retries nothing.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::trouble::{During, Result, Trouble, ensure, trouble};
+
+/// A whole reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    pub status: u16,
+    /// In the order of the wire, names in lower case.
+    pub fields: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+/// Longest silence of the other side.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Reply {
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let found = self.fields.iter().find(|(each, _)| each == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Result<serde_json::Value> {
+        serde_json::from_slice(&self.body).during(|| format!("{:?} is no JSON", self.text()))
+    }
+
+    /// Why the mesh refused the request, if it did.
+    pub fn refusal(&self) -> Option<&str> {
+        self.field("x-isthmus-refusal")
+    }
+
+    /// Errors: the status is another.
+    pub fn expect(self, status: u16) -> Result<Self> {
+        ensure(self.status == status, || {
+            let refusal = self.refusal().unwrap_or("none");
+            format!(
+                "status {} instead of {status} (refusal: {refusal}): {}",
+                self.status,
+                self.text()
+            )
+        })?;
+        Ok(self)
+    }
+
+    /// Errors: the mesh has not refused the request with this status and reason, or not by the book.
+    pub fn expect_refusal(self, status: u16, reason: &str) -> Result<Self> {
+        let reply = self.expect(status)?;
+        ensure(reply.refusal() == Some(reason), || {
+            format!("refusal {:?} instead of {reason}", reply.refusal())
+        })?;
+        ensure(reply.field("x-isthmus-at").is_some(), || {
+            "x-isthmus-at is missing".to_owned()
+        })?;
+        reply.json()?;
+        Ok(reply)
+    }
+}
+
+/// GETs `url` through the HTTP proxy at `proxy`, with more header `lines` (`name: value`).
+pub fn get(proxy: SocketAddr, url: &str, lines: &[&str]) -> Result<Reply> {
+    request(proxy, "GET", url, lines, b"")
+}
+
+/// Sends a request with a body of known length, none if it is empty.
+pub fn request(
+    proxy: SocketAddr,
+    method: &str,
+    url: &str,
+    lines: &[&str],
+    body: &[u8],
+) -> Result<Reply> {
+    let mut head = head(method, url, lines);
+    if !body.is_empty() {
+        head += &format!("content-length: {}\r\n", body.len());
+    }
+    head += "\r\n";
+    exchange(proxy, &[head.as_bytes(), body].concat()).during(|| format!("{method} {url}"))
+}
+
+/// A request's head without its final empty line.
+pub fn head(method: &str, url: &str, lines: &[&str]) -> String {
+    let host = url.strip_prefix("http://").unwrap_or(url);
+    let host = host.split('/').next().unwrap_or_default();
+    let mut head = format!("{method} {url} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
+    for line in lines {
+        head += &format!("{line}\r\n");
+    }
+    head
+}
+
+/// Sends bytes and reads a reply until the connection ends.
+pub fn exchange(to: SocketAddr, bytes: &[u8]) -> Result<Reply> {
+    let mut stream = connect(to)?;
+    // Who refuses a request need not read all of it.
+    let _ = stream.write_all(bytes);
+    let mut reply = Vec::new();
+    match stream.read_to_end(&mut reply) {
+        Ok(_) => {}
+        // As above: what had not been read when it closed makes it a reset.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !reply.is_empty() => {}
+        Err(error) => return trouble(format!("reading from {to}: {error}")),
+    }
+    parse(&reply)
+}
+
+pub fn connect(to: SocketAddr) -> Result<TcpStream> {
+    let open = || -> io::Result<TcpStream> {
+        let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    };
+    open().during(|| format!("connecting to {to}"))
+}
+
+fn parse(bytes: &[u8]) -> Result<Reply> {
+    let bad = || Trouble(format!("no reply: {:?}", String::from_utf8_lossy(bytes)));
+    let end = find(bytes, b"\r\n\r\n").ok_or_else(bad)?;
+    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| bad())?;
+    let body = &bytes[end + 4..];
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1));
+    let status = status.and_then(|code| code.parse().ok()).ok_or_else(bad)?;
+    let mut fields = Vec::new();
+    for line in lines {
+        let (name, value) = line.split_once(':').ok_or_else(bad)?;
+        fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let mut reply = Reply {
+        status,
+        fields,
+        body: Vec::new(),
+    };
+    let chunked = reply.field("transfer-encoding") == Some("chunked");
+    reply.body = if chunked {
+        unchunk(body).ok_or_else(bad)?
+    } else {
+        body.to_vec()
+    };
+    if let Some(length) = reply.field("content-length") {
+        let whole = length.parse() == Ok(reply.body.len());
+        ensure(whole, || format!("the body broke off: {reply:?}"))?;
+    }
+    Ok(reply)
+}
+
+/// `None`: it does not end as it should.
+fn unchunk(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let end = find(bytes, b"\r\n")?;
+        let size = std::str::from_utf8(&bytes[..end]).ok()?;
+        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
+        bytes = &bytes[end + 2..];
+        if size == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(bytes.get(..size)?);
+        bytes = bytes.get(size + 2..)?;
+    }
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes
+        .windows(wanted.len())
+        .position(|window| window == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_read_and_broken_ones_are_noticed() {
+        let body = |text: &str| parse(text.as_bytes()).map(|reply| (reply.status, reply.text()));
+        let good = |status, text: &str| Ok((status, text.to_owned()));
+        assert_eq!(
+            body("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab"),
+            good(200, "ab")
+        );
+        assert_eq!(
+            body("HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2;x=y\r\nbc\r\n0\r\n\r\n"),
+            good(404, "abc")
+        );
+        assert_eq!(body("HTTP/1.1 204 None\r\n\r\n"), good(204, ""));
+        for broken in [
+            "",
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.1 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\na",
+        ] {
+            assert!(body(broken).is_err(), "{broken:?}");
+        }
+    }
+}
