@@ -6,7 +6,7 @@
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -134,6 +134,9 @@ pub(crate) struct ListenerEntry {
     pub(crate) service: Text<ServiceName>,
     pub(crate) port: u16,
 }
+
+/// `127.0.0.1`, where programs that are not told otherwise listen.
+pub(crate) const PROGRAM_DEFAULT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The program behind a proxy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -57,7 +57,14 @@ fn link_table(links: Vec<LinkStatus>) -> String {
         [vec![link.name, mode.to_owned()], numbers.to_vec()].concat()
     });
     output::table(
-        &["LINK", "STATE", "OPEN", "CONNECTIONS", "BYTES OUT", "BYTES BACK"],
+        &[
+            "LINK",
+            "STATE",
+            "OPEN",
+            "CONNECTIONS",
+            "BYTES OUT",
+            "BYTES BACK",
+        ],
         rows,
     )
 }

@@ -11,10 +11,9 @@ use serde_json::Value;
 
 use crate::api_client::{ApiClient, connect};
 use crate::args::RunArgs;
-use crate::config::{self, ProgramEntry, Text, WorkloadFile};
+use crate::config::{self, PROGRAM_DEFAULT, ProgramEntry, Text, WorkloadFile};
 use crate::failure::{Failure, Result};
 use crate::home::{self, Context, Home, try_lock};
-use crate::run::PROGRAM_DEFAULT;
 use crate::setting::{Setting, runtime};
 use crate::token;
 use crate::up::{CONTROL_PORT, GUESTS, MESH_PORT};

@@ -254,9 +254,6 @@ impl Signals {
     }
 }
 
-/// `127.0.0.1`, where programs that are not told otherwise listen.
-pub(crate) const PROGRAM_DEFAULT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,10 +20,7 @@ const TELL: &str = "x-isthmus-tell: 1";
 
 #[test]
 fn one_cluster_from_up_to_down() -> Result<()> {
-    let mut mesh = Mesh::of(
-        Path::new(env!("CARGO_BIN_EXE_isthmus")),
-        Path::new(EXAMPLE),
-    )?;
+    let mut mesh = Mesh::of(Path::new(env!("CARGO_BIN_EXE_isthmus")), Path::new(EXAMPLE))?;
     mesh.up(&["--quiet"])?;
     let caller = mesh.outbound("us-west", "frontend-1")?;
 
@@ -47,7 +44,13 @@ fn requests_arrive_as_they_were_sent(caller: SocketAddr) -> Result<()> {
     assert_eq!(reply.field("x-isthmus-cluster"), Some("us-west"));
 
     let echo = format!("{CATALOG}echo");
-    let known = http::request(caller, "POST", &echo, &["x-mark: of known length"], b"a b\r\nc")?;
+    let known = http::request(
+        caller,
+        "POST",
+        &echo,
+        &["x-mark: of known length"],
+        b"a b\r\nc",
+    )?;
     let page = echoed(known, "POST", "a b\r\nc")?;
     let headers = page["headers"].as_array().expect("a list of headers");
     let marks = headers.iter().filter(|header| header[0] == "x-mark");
@@ -60,7 +63,11 @@ fn requests_arrive_as_they_were_sent(caller: SocketAddr) -> Result<()> {
 
     let head = http::head("PUT", &echo, &["transfer-encoding: chunked"]);
     let chunked = format!("{head}\r\n5;size=five\r\nfirst\r\n1\r\n-\r\n4\r\nlast\r\n0\r\n\r\n");
-    echoed(http::exchange(caller, chunked.as_bytes())?, "PUT", "first-last")?;
+    echoed(
+        http::exchange(caller, chunked.as_bytes())?,
+        "PUT",
+        "first-last",
+    )?;
 
     // Longer than any buffer on the way, both ways.
     let long = "x".repeat(3 << 20);
@@ -101,17 +108,26 @@ fn what_the_mesh_refuses_has_a_reason(caller: SocketAddr) -> Result<()> {
     let upgrade = http::get(caller, CATALOG, &upgrade)?;
     upgrade.expect_refusal(501, "upgrade-not-supported")?;
     for (malformed, head) in [
-        ("no version", "GET http://catalog.shop.mesh/\r\n\r\n".to_owned()),
+        (
+            "no version",
+            "GET http://catalog.shop.mesh/\r\n\r\n".to_owned(),
+        ),
         ("no HTTP", "\x16\x03\x01\x02 hello \r\n\r\n".to_owned()),
-        ("a space before the colon", http::head("GET", CATALOG, &["a : b"]) + "\r\n"),
+        (
+            "a space before the colon",
+            http::head("GET", CATALOG, &["a : b"]) + "\r\n",
+        ),
         (
             "two lengths",
             http::head("POST", CATALOG, &["content-length: 1", "content-length: 2"]) + "\r\nab",
         ),
         (
             "a length and chunks",
-            http::head("POST", CATALOG, &["content-length: 5", "transfer-encoding: chunked"])
-                + "\r\n0\r\n\r\n",
+            http::head(
+                "POST",
+                CATALOG,
+                &["content-length: 5", "transfer-encoding: chunked"],
+            ) + "\r\n0\r\n\r\n",
         ),
     ] {
         let reply = http::exchange(caller, head.as_bytes());
@@ -234,7 +250,8 @@ fn changes_reach_the_proxies(mesh: &Mesh, caller: SocketAddr) -> Result<()> {
     let file = path.display().to_string();
     let shown = mesh.isthmus(&["diff", "-f", &file])?.expect(3)?;
     assert!(shown.out.contains("would be created"), "{}", shown.out);
-    mesh.isthmus(&["apply", "-f", &file, "--dry-run"])?.expect(0)?;
+    mesh.isthmus(&["apply", "-f", &file, "--dry-run"])?
+        .expect(0)?;
     http::get(caller, CATALOG, &[])?.expect(200)?;
 
     let before = position(mesh)?;
@@ -257,11 +274,17 @@ fn changes_reach_the_proxies(mesh: &Mesh, caller: SocketAddr) -> Result<()> {
     let shown = mesh.isthmus(&["diff", "-f", &file])?.expect(3)?.out;
     let lines: Vec<&str> = shown.lines().map(str::trim_end).collect();
     let changed = |sign: char, text: &str| {
-        lines.iter().any(|line| line.starts_with(sign) && line.ends_with(text))
+        lines
+            .iter()
+            .any(|line| line.starts_with(sign) && line.ends_with(text))
     };
-    assert!(changed('-', "only-books") && changed('+', "name: books"), "{shown}");
+    assert!(
+        changed('-', "only-books") && changed('+', "name: books"),
+        "{shown}"
+    );
 
-    mesh.isthmus(&["delete", "httproute/catalog", "-n", "shop"])?.expect(0)?;
+    mesh.isthmus(&["delete", "httproute/catalog", "-n", "shop"])?
+        .expect(0)?;
     wait_for("the proxy to forget the route", PATIENCE, || {
         http::get(caller, CATALOG, &[])?.expect(200)
     })?;
@@ -275,7 +298,8 @@ fn a_stopped_mesh_goes_on_where_it_was(mesh: &mut Mesh) -> Result<()> {
     let kept = "apiVersion: v1\nkind: Service\nmetadata: {name: kept, namespace: shop}\n\
                 spec: {ports: [{port: 80}]}\n";
     let path = mesh.write("kept.yaml", kept)?;
-    mesh.isthmus(&["apply", "-f", &path.display().to_string()])?.expect(0)?;
+    mesh.isthmus(&["apply", "-f", &path.display().to_string()])?
+        .expect(0)?;
     let before = position(mesh)?;
     let version = version_of_kept(mesh)?;
     let caller = mesh.outbound("us-west", "frontend-1")?;
@@ -287,18 +311,27 @@ fn a_stopped_mesh_goes_on_where_it_was(mesh: &mut Mesh) -> Result<()> {
     // Files are for an empty store only: what they say now is shown and not written.
     let mut files = fs::OpenOptions::new();
     let shop = mesh.files().join("shop.yaml");
-    let mut file = files.append(true).open(&shop).during(|| "shop.yaml".to_owned())?;
+    let mut file = files
+        .append(true)
+        .open(&shop)
+        .during(|| "shop.yaml".to_owned())?;
     let other = kept.replace("kept", "later");
     write!(file, "---\n{other}").during(|| "shop.yaml".to_owned())?;
     mesh.up(&["--quiet"])?;
 
-    assert_eq!(mesh.outbound("us-west", "frontend-1")?, caller, "addresses are kept");
+    assert_eq!(
+        mesh.outbound("us-west", "frontend-1")?,
+        caller,
+        "addresses are kept"
+    );
     assert_eq!((position(mesh)?, version_of_kept(mesh)?), (before, version));
     http::get(caller, CATALOG, &[])?.expect(200)?;
     let said = mesh.isthmus(&["get", "service/later", "-n", "shop"])?;
     said.expect_failure(1, &["later"])?;
     let log = mesh.up_log()?;
-    ensure(log.contains("differ") && log.contains("later"), || log.clone())?;
+    ensure(log.contains("differ") && log.contains("later"), || {
+        log.clone()
+    })?;
     Ok(())
 }
 

@@ -30,10 +30,7 @@ const REDIS_PORT: u16 = 7379;
 
 #[test]
 fn three_clusters_and_their_losses() -> Result<()> {
-    let mut mesh = Mesh::of(
-        Path::new(env!("CARGO_BIN_EXE_isthmus")),
-        Path::new(EXAMPLE),
-    )?;
+    let mut mesh = Mesh::of(Path::new(env!("CARGO_BIN_EXE_isthmus")), Path::new(EXAMPLE))?;
     shorten_links(&mesh)?;
     listen_for_redis(&mesh)?;
     mesh.up(&["--quiet"])?;
@@ -65,7 +62,8 @@ fn shorten_links(mesh: &Mesh) -> Result<()> {
 /// Gives us-west's frontend a local port for redis, which runs in other clusters only.
 fn listen_for_redis(mesh: &Mesh) -> Result<()> {
     let cluster = "us-west:\n    processes:\n    - service: shop/frontend\n";
-    let listener = format!("      listeners: [{{listen: {REDIS_PORT}, service: shop/redis, port: 6379}}]\n");
+    let listener =
+        format!("      listeners: [{{listen: {REDIS_PORT}, service: shop/redis, port: 6379}}]\n");
     mesh.edit("up.yaml", cluster, &format!("{cluster}{listener}"))
 }
 
@@ -100,7 +98,11 @@ fn every_cluster_reaches_every_service(mesh: &Mesh) -> Result<()> {
         }
     }
     // The frontend's page is made of calls to all the others, each by its own way.
-    let page = http::get(frontend(mesh, "ap-south")?, "http://frontend.shop.mesh/", &[])?;
+    let page = http::get(
+        frontend(mesh, "ap-south")?,
+        "http://frontend.shop.mesh/",
+        &[],
+    )?;
     assert_eq!(page.expect(200)?.json()?["complete"], true);
     Ok(())
 }
@@ -111,7 +113,9 @@ fn gateways_and_relays_cannot_read(mesh: &Mesh) -> Result<()> {
     let draw = || -> Result<String> {
         let mut bytes = [0u8; 24];
         let mut random = fs::File::open("/dev/urandom").during(|| "/dev/urandom".to_owned())?;
-        random.read_exact(&mut bytes).during(|| "/dev/urandom".to_owned())?;
+        random
+            .read_exact(&mut bytes)
+            .during(|| "/dev/urandom".to_owned())?;
         Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     };
     let (in_head, in_body) = (draw()?, draw()?);
@@ -125,22 +129,32 @@ fn gateways_and_relays_cannot_read(mesh: &Mesh) -> Result<()> {
     }
     // One more is under way while we look: what may be sent again is kept by the caller's proxy.
     let slow = format!("{CATALOG}slow?ms=20000");
-    let head = http::head("PUT", &slow, &[&line, &format!("content-length: {}", body.len())]);
-    let mut held = http::connect(caller)?;
-    write!(held, "{head}\r\n{body}").during(|| slow.clone())?;
+    let head = http::head(
+        "PUT",
+        &slow,
+        &[&line, &format!("content-length: {}", body.len())],
+    );
+    let mut pending = http::connect(caller)?;
+    write!(pending, "{head}\r\n{body}").during(|| slow.clone())?;
 
     let markers = [in_head.as_bytes(), in_body.as_bytes()];
     let found = |process: &Process| process.find_in_memory(&markers);
     let own = mesh.process("us-west", "frontend-1")?;
     wait_for("the caller's proxy to hold the request", PATIENCE, || {
         let counts = found(&own)?;
-        ensure(counts.iter().all(|count| *count > 0), || format!("found {counts:?}"))
+        ensure(counts.iter().all(|count| *count > 0), || {
+            format!("found {counts:?}")
+        })
     })?;
     let mut looked_at = 0;
     for (cluster, name, process) in mesh.running()? {
         if name.starts_with("gateway-") {
             looked_at += 1;
-            assert_eq!(found(&process)?, [0, 0], "in the memory of {cluster}/{name}");
+            assert_eq!(
+                found(&process)?,
+                [0, 0],
+                "in the memory of {cluster}/{name}"
+            );
         }
     }
     assert_eq!(looked_at, 6, "two gateways in each of three clusters");
@@ -150,7 +164,8 @@ fn gateways_and_relays_cannot_read(mesh: &Mesh) -> Result<()> {
 }
 
 fn what_is_not_exported_is_refused_elsewhere(mesh: &Mesh) -> Result<()> {
-    mesh.isthmus(&["delete", "serviceexport/catalog", "-n", "shop"])?.expect(0)?;
+    mesh.isthmus(&["delete", "serviceexport/catalog", "-n", "shop"])?
+        .expect(0)?;
     wait_for("us-west to refuse what is not exported", PATIENCE, || {
         let reply = http::get(frontend(mesh, "us-west")?, CATALOG, &[])?;
         reply.expect_refusal(403, "not-exported")
@@ -191,10 +206,15 @@ fn routes_choose_between_versions(mesh: &Mesh) -> Result<()> {
 fn plain_tcp_reaches_another_cluster(mesh: &Mesh) -> Result<()> {
     let caller = frontend(mesh, "us-west")?;
     let mut tunnel = http::connect(caller)?;
-    write!(tunnel, "CONNECT redis.shop.mesh:6379 HTTP/1.1\r\nhost: redis.shop.mesh:6379\r\n\r\n")
-        .during(|| "CONNECT".to_owned())?;
+    write!(
+        tunnel,
+        "CONNECT redis.shop.mesh:6379 HTTP/1.1\r\nhost: redis.shop.mesh:6379\r\n\r\n"
+    )
+    .during(|| "CONNECT".to_owned())?;
     let head = read_until(&mut tunnel, b"\r\n\r\n")?;
-    ensure(head.starts_with("HTTP/1.1 200"), || format!("CONNECT was answered: {head}"))?;
+    ensure(head.starts_with("HTTP/1.1 200"), || {
+        format!("CONNECT was answered: {head}")
+    })?;
     let local = SocketAddr::new(caller.ip(), REDIS_PORT);
     let listener = http::connect(local)?;
     for (name, mut stream) in [("CONNECT", tunnel), ("a listener", listener)] {
@@ -203,11 +223,17 @@ fn plain_tcp_reaches_another_cluster(mesh: &Mesh) -> Result<()> {
         assert_eq!(read_until(&mut stream, b"\r\n")?, "+PONG\r\n", "by {name}");
         let key = format!("key-{}", name.len());
         write!(stream, "SET {key} there\r\nGET {key}\r\n").during(during)?;
-        assert_eq!(read_until(&mut stream, b"there\r\n")?, "+OK\r\n$5\r\nthere\r\n");
+        assert_eq!(
+            read_until(&mut stream, b"there\r\n")?,
+            "+OK\r\n$5\r\nthere\r\n"
+        );
     }
     let mut unknown = http::connect(caller)?;
-    write!(unknown, "CONNECT nobody.shop.mesh:80 HTTP/1.1\r\nhost: nobody.shop.mesh:80\r\n\r\n")
-        .during(|| "CONNECT".to_owned())?;
+    write!(
+        unknown,
+        "CONNECT nobody.shop.mesh:80 HTTP/1.1\r\nhost: nobody.shop.mesh:80\r\n\r\n"
+    )
+    .during(|| "CONNECT".to_owned())?;
     let head = read_until(&mut unknown, b"\r\n\r\n")?;
     ensure(head.starts_with("HTTP/1.1 404"), || head.clone())?;
     Ok(())
@@ -231,29 +257,55 @@ fn config_is_the_same_wherever_it_is_written(mesh: &Mesh) -> Result<()> {
                  parentRefs: [{group: \"\", kind: Service, name: catalog}]\n  rules:\n  \
                  - name: all\n    backendRefs: [{name: catalog, port: 80}]\n";
     let path = mesh.write("route.yaml", route)?.display().to_string();
-    mesh.isthmus(&["--cluster", "ap-south", "apply", "-f", &path])?.expect(0)?;
+    mesh.isthmus(&["--cluster", "ap-south", "apply", "-f", &path])?
+        .expect(0)?;
     // The answer came after the writer's own copy had it.
     let version = |cluster: &str| -> Result<Value> {
-        let get = ["--cluster", cluster, "get", "httproute/catalog", "-n", "shop"];
+        let get = [
+            "--cluster",
+            cluster,
+            "get",
+            "httproute/catalog",
+            "-n",
+            "shop",
+        ];
         Ok(mesh.json(&get)?["metadata"]["resourceVersion"].clone())
     };
     let written = version("ap-south")?;
     for cluster in CLUSTERS {
         wait_for("every cluster to show the route", PATIENCE, || {
             let seen = version(cluster)?;
-            ensure(seen == written, || format!("{cluster} shows version {seen}, not {written}"))
+            ensure(seen == written, || {
+                format!("{cluster} shows version {seen}, not {written}")
+            })
         })?;
         wait_for("every cluster's proxies to use the route", PATIENCE, || {
             let reply = http::get(frontend(mesh, cluster)?, CATALOG, &[TELL])?.expect(200)?;
             let rule = reply.field("x-isthmus-rule");
-            ensure(rule == Some("all"), || format!("{cluster} uses rule {rule:?}"))
+            ensure(rule == Some("all"), || {
+                format!("{cluster} uses rule {rule:?}")
+            })
         })?;
     }
-    mesh.isthmus(&["--cluster", "eu-central", "delete", "httproute/catalog", "-n", "shop"])?
-        .expect(0)?;
+    mesh.isthmus(&[
+        "--cluster",
+        "eu-central",
+        "delete",
+        "httproute/catalog",
+        "-n",
+        "shop",
+    ])?
+    .expect(0)?;
     for cluster in CLUSTERS {
         wait_for("every cluster to forget the route", PATIENCE, || {
-            let gone = mesh.isthmus(&["--cluster", cluster, "get", "httproute/catalog", "-n", "shop"])?;
+            let gone = mesh.isthmus(&[
+                "--cluster",
+                cluster,
+                "get",
+                "httproute/catalog",
+                "-n",
+                "shop",
+            ])?;
             gone.expect(1)
         })?;
     }
@@ -296,12 +348,16 @@ fn all_connected(mesh: &Mesh, cluster: &str) -> Result<()> {
         let status = mesh.json(&["--cluster", cluster, "status"])?;
         let lacking = |list: &Value, field: &str, good: &[&str]| {
             let items = list.as_array().into_iter().flatten();
-            items.filter(|item| !good.contains(&item[field].to_string().as_str())).count()
+            items
+                .filter(|item| !good.contains(&item[field].to_string().as_str()))
+                .count()
         };
         let proxies = lacking(&status["proxies"], "connected", &["true"]);
         let clusters = lacking(&status["clusters"], "contact", &["\"own\"", "\"live\""]);
         let count = status["clusters"].as_array().map_or(0, Vec::len);
-        ensure((proxies, clusters, count) == (0, 0, 3), || status.to_string())
+        ensure((proxies, clusters, count) == (0, 0, 3), || {
+            status.to_string()
+        })
     })
 }
 
@@ -312,14 +368,18 @@ fn a_proxy_starts_without_its_control_plane(mesh: &Mesh) -> Result<()> {
         before.kill()?;
         wait_for("the proxy to be started again", PATIENCE, || {
             let now = mesh.process("us-west", "frontend-1")?;
-            ensure(now.pid != before.pid, || "it is still the old one".to_owned())?;
+            ensure(now.pid != before.pid, || {
+                "it is still the old one".to_owned()
+            })?;
             http::connect(caller)
         })?;
         Ok(())
     };
     // It keeps what it has called: known before its control plane is gone, known after.
     served_by(mesh, "us-west", CATALOG)?;
-    let snapshot = mesh.home().join("clusters/us-west/frontend-1/state/view.sealed");
+    let snapshot = mesh
+        .home()
+        .join("clusters/us-west/frontend-1/state/view.sealed");
     let during = || snapshot.display().to_string();
     mesh.isthmus(&["control", "kill", "us-west"])?.expect(0)?;
     restart()?;
@@ -336,7 +396,9 @@ fn a_proxy_starts_without_its_control_plane(mesh: &Mesh) -> Result<()> {
     restart()?;
     wait_for("a proxy to refuse a changed snapshot", PATIENCE, || {
         let reply = http::get(caller, CATALOG, &[])?;
-        ensure(reply.status == 503 && reply.refusal().is_some(), || format!("{reply:?}"))?;
+        ensure(reply.status == 503 && reply.refusal().is_some(), || {
+            format!("{reply:?}")
+        })?;
         let counted = mesh.metric(
             ("us-west", "frontend-1"),
             "isthmus_snapshot_refused_total",
@@ -345,7 +407,9 @@ fn a_proxy_starts_without_its_control_plane(mesh: &Mesh) -> Result<()> {
         ensure(counted > 0.0, || format!("{counted} counted"))
     })?;
     mesh.isthmus(&["control", "start", "us-west"])?.expect(0)?;
-    wait_for("the proxy to serve again", PATIENCE, || served_by(mesh, "us-west", CATALOG))?;
+    wait_for("the proxy to serve again", PATIENCE, || {
+        served_by(mesh, "us-west", CATALOG)
+    })?;
     all_connected(mesh, "us-west")
 }
 
@@ -368,7 +432,8 @@ fn none_fails(mesh: &Mesh, lose: &[&str]) -> Result<()> {
 fn the_loss_of_a_cluster_is_not_seen(mesh: &Mesh) -> Result<()> {
     none_fails(mesh, &["cluster", "kill", "eu-central"])?;
     assert_eq!(served_by(mesh, "us-west", CATALOG)?, "ap-south");
-    mesh.isthmus(&["cluster", "start", "eu-central"])?.expect(0)?;
+    mesh.isthmus(&["cluster", "start", "eu-central"])?
+        .expect(0)?;
     for cluster in CLUSTERS {
         all_connected(mesh, cluster)?;
     }
@@ -378,7 +443,8 @@ fn the_loss_of_a_cluster_is_not_seen(mesh: &Mesh) -> Result<()> {
 fn a_black_hole_is_not_seen(mesh: &Mesh) -> Result<()> {
     none_fails(mesh, &["link", "blackhole", "us-west", "eu-central"])?;
     assert_eq!(served_by(mesh, "us-west", CATALOG)?, "ap-south");
-    mesh.isthmus(&["link", "restore", "us-west", "eu-central"])?.expect(0)?;
+    mesh.isthmus(&["link", "restore", "us-west", "eu-central"])?
+        .expect(0)?;
     for cluster in CLUSTERS {
         all_connected(mesh, cluster)?;
     }
@@ -391,14 +457,23 @@ fn carried(mesh: &Mesh) -> Result<(u64, u64)> {
     let links = status["links"].as_array().map_or(&[][..], Vec::as_slice);
     assert_eq!(links.len(), 3);
     let sum = |names: &[&str]| {
-        let of = |link: &Value| names.iter().filter_map(|name| link[*name].as_u64()).sum::<u64>();
+        let of = |link: &Value| {
+            names
+                .iter()
+                .filter_map(|name| link[*name].as_u64())
+                .sum::<u64>()
+        };
         links.iter().map(of).sum()
     };
     Ok((sum(&["bytesOut", "bytesBack"]), sum(&["open"])))
 }
 
 fn clusters_without_links_keep_to_themselves(mesh: &Mesh) -> Result<()> {
-    let pairs = [("us-west", "eu-central"), ("us-west", "ap-south"), ("eu-central", "ap-south")];
+    let pairs = [
+        ("us-west", "eu-central"),
+        ("us-west", "ap-south"),
+        ("eu-central", "ap-south"),
+    ];
     let (before, _) = carried(mesh)?;
     assert!(before > 0, "what crosses links is counted");
     for (one, other) in pairs {
@@ -416,11 +491,15 @@ fn clusters_without_links_keep_to_themselves(mesh: &Mesh) -> Result<()> {
     }
     // What runs only elsewhere is refused, and says so.
     let reply = http::get(frontend(mesh, "us-west")?, CATALOG, &[])?;
-    ensure(reply.status >= 500 && reply.refusal().is_some(), || format!("{reply:?}"))?;
+    ensure(reply.status >= 500 && reply.refusal().is_some(), || {
+        format!("{reply:?}")
+    })?;
     assert_eq!(carried(mesh)?.0, cut, "nothing crosses a link that is cut");
     for (one, other) in pairs {
         mesh.isthmus(&["link", "restore", one, other])?.expect(0)?;
     }
-    wait_for("us-west to reach catalog again", PATIENCE, || served_by(mesh, "us-west", CATALOG))?;
+    wait_for("us-west to reach catalog again", PATIENCE, || {
+        served_by(mesh, "us-west", CATALOG)
+    })?;
     Ok(())
 }

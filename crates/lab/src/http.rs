@@ -82,7 +82,9 @@ pub fn request(
 ) -> Result<Reply> {
     let mut head = head(method, url, lines);
     if !body.is_empty() {
-        head += &format!("content-length: {}\r\n", body.len());
+        head.push_str("content-length: ");
+        head.push_str(&body.len().to_string());
+        head.push_str("\r\n");
     }
     head += "\r\n";
     exchange(proxy, &[head.as_bytes(), body].concat()).during(|| format!("{method} {url}"))
@@ -94,7 +96,8 @@ pub fn head(method: &str, url: &str, lines: &[&str]) -> String {
     let host = host.split('/').next().unwrap_or_default();
     let mut head = format!("{method} {url} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
     for line in lines {
-        head += &format!("{line}\r\n");
+        head.push_str(line);
+        head.push_str("\r\n");
     }
     head
 }
@@ -190,7 +193,9 @@ mod tests {
             good(200, "ab")
         );
         assert_eq!(
-            body("HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2;x=y\r\nbc\r\n0\r\n\r\n"),
+            body(
+                "HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2;x=y\r\nbc\r\n0\r\n\r\n"
+            ),
             good(404, "abc")
         );
         assert_eq!(body("HTTP/1.1 204 None\r\n\r\n"), good(204, ""));

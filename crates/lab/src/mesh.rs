@@ -36,7 +36,7 @@ pub struct Said {
 }
 
 /// How long `up` may take to be ready, on a machine that is busy.
-const UP_LIMIT: Duration = Duration::from_secs(60);
+const UP_LIMIT: Duration = Duration::from_mins(1);
 /// How long whatever was asked for may take to come true.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -198,8 +198,8 @@ impl Mesh {
         let text = candidates
             .iter()
             .find_map(|path| fs::read_to_string(path).ok());
-        let line = text.as_deref().into_iter().flat_map(str::lines);
-        let address = line.filter_map(|line| line.strip_prefix("address:")).next();
+        let mut line = text.as_deref().into_iter().flat_map(str::lines);
+        let address = line.find_map(|line| line.strip_prefix("address:"));
         address
             .and_then(|address| address.trim().trim_matches('"').parse().ok())
             .ok_or_else(|| Trouble(format!("there is no process {cluster}/{process}")))
@@ -221,7 +221,11 @@ impl Mesh {
             named.is_some_and(|rest| rest.starts_with(['{', ' ']))
                 && labels.iter().all(|label| line.contains(label))
         });
-        let value = |line: &str| line.rsplit(' ').next().and_then(|text| text.parse::<f64>().ok());
+        let value = |line: &str| {
+            line.rsplit(' ')
+                .next()
+                .and_then(|text| text.parse::<f64>().ok())
+        };
         Ok(lines.filter_map(value).sum::<f64>())
     }
 

@@ -164,9 +164,7 @@ impl Index {
                 touched.topics.insert(Topic::Mesh);
                 // Shares count while their cluster is declared.
                 for share in self.shares_from(&cluster.name) {
-                    if self.declared.is_exported(&share.service) {
-                        touched.service(&share.service);
-                    }
+                    touched.service(&share.service);
                 }
             }
             Resource::Link(link) => {
@@ -251,10 +249,7 @@ impl Index {
                 Fact::Gateway(_) => {
                     touched.topics.insert(Topic::Mesh);
                 }
-                Fact::Share(share) if self.declared.is_exported(&share.service) => {
-                    touched.service(&share.service);
-                }
-                Fact::Share(_) => {}
+                Fact::Share(share) => touched.service(&share.service),
             }
         }
         touched

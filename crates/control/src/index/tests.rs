@@ -317,7 +317,12 @@ fn each_change_touches_exactly_what_shows_it() {
             vec![CART],
             vec![],
         ),
-        ("not exported", share("east", "payment", 2), vec![], vec![]),
+        (
+            "not exported",
+            share("east", "payment", 2),
+            vec![PAYMENT],
+            vec![],
+        ),
         ("not declared", share("moon", "cart", 2), vec![], vec![]),
         (
             "foreign gateway",
@@ -411,8 +416,8 @@ fn a_service_topic_holds_all_that_concerns_the_service() {
     );
     assert_eq!(
         names(&index, "service/shop/payment"),
-        ["service", "policy/shop/a", "policy/shop/b"],
-        "what is not exported shows no other cluster"
+        ["service", "policy/shop/a", "policy/shop/b", "share/east/*"],
+        "what is not exported is known to run elsewhere, and barred"
     );
     assert_eq!(names(&index, "service/shop/ghost"), [""; 0]);
     assert!(matches!(

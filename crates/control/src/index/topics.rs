@@ -92,7 +92,6 @@ impl Index {
         let Some(service) = self.declared.service(name) else {
             return Vec::new();
         };
-        let exported = service.exported;
         let mut resources = vec![resource("service", &Body::Service(service))];
         for route in self.declared.routes_to(name) {
             resources.push(resource(&route_name(route), &Body::Route(route.clone())));
@@ -107,9 +106,9 @@ impl Index {
             let name = format!("workload/{}", workload.handle);
             resources.push(resource(&name, &Body::Workload(workload.clone())));
         }
-        if exported {
-            self.add_foreign_shares(name, &mut resources);
-        }
+        // Also of a service that is not exported: a proxy that knows it to run elsewhere can say
+        // that an export is what is missing.
+        self.add_foreign_shares(name, &mut resources);
         resources
     }
 

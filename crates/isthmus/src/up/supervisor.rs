@@ -263,7 +263,12 @@ impl Supervisor {
         let now = Instant::now();
         match request {
             Request::Status => (Reply::Status(self.status()), Vec::new()),
-            Request::Links => (Reply::Links { links: self.links() }, Vec::new()),
+            Request::Links => (
+                Reply::Links {
+                    links: self.links(),
+                },
+                Vec::new(),
+            ),
             Request::Down => {
                 self.say("stopping on request".to_owned());
                 (done("stopping"), self.fleet.stop(now))
