@@ -116,7 +116,11 @@ fn gateways_and_relays_cannot_read(mesh: &Mesh) -> Result<()> {
         random
             .read_exact(&mut bytes)
             .during(|| "/dev/urandom".to_owned())?;
-        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(bytes
+            .iter()
+            .flat_map(|byte| [byte >> 4, byte & 15])
+            .filter_map(|digit| char::from_digit(digit.into(), 16))
+            .collect())
     };
     let (in_head, in_body) = (draw()?, draw()?);
     let line = format!("x-marker: {in_head}");
