@@ -1,10 +1,14 @@
 //! What was typed: the command line as clap reads it. Meaning is given in `invocation`.
 
+mod request;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use isthmus_model::{ClusterName, ServiceName, TrustDomain};
+
+pub(crate) use request::{ExplainArgs, LoadArgs, RequestArgs};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -149,6 +153,24 @@ pub(crate) enum CommandArgs {
         after_help = "Examples:\n  isthmus status\n  isthmus status --cluster us-west -o json"
     )]
     Status,
+    /// Say where a request would go, and why; sends nothing
+    #[command(
+        after_help = "A real proxy of the source decides, on what it knows and has measured.\n\n\
+        Examples:\n  isthmus explain shop/cart --source shop/frontend --from us-west\n  \
+        isthmus explain shop/payment --source shop/frontend --from ap-south --method POST \\\n      \
+        --path /pay --header x-version=v2 -o json"
+    )]
+    Explain(ExplainArgs),
+    /// Send requests to a service at a steady rate and show what became of them
+    #[command(
+        after_help = "Requests start on schedule whatever the replies do, and latency counts from the schedule.\n\
+        They enter the mesh as account `load` of the service's namespace, through a proxy of their own.\n\
+        Exit 1 if any failed. The shape of -o json is in docs/reference/load.md.\n\n\
+        Examples:\n  isthmus load shop/frontend --from us-west --rate 200 --duration 30s\n  \
+        isthmus load shop/cart --from ap-south --method POST --body-bytes 1000 --log cart.jsonl\n  \
+        isthmus load shop/catalog --from us-west -o json --allow-failures"
+    )]
+    Load(LoadArgs),
     /// Make join tokens
     #[command(subcommand)]
     Token(TokenArgs),
@@ -441,6 +463,8 @@ mod tests {
             "isthmus link blackhole us-west eu-central",
             "isthmus link list -o json",
             "isthmus --die-with-parent 7 gateway -c gateway.yaml",
+            "isthmus explain shop/cart --source shop/frontend --from a --path /x --port 80",
+            "isthmus load shop/cart --from a --rate 200 --duration 30s --header a=b --header c=d",
         ] {
             let parsed = Args::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {parsed:?}");
@@ -461,6 +485,9 @@ mod tests {
             "isthmus delete",
             "isthmus get services -o table",
             "isthmus token create",
+            "isthmus explain shop/cart --from a",
+            "isthmus load cart --from a",
+            "isthmus load shop/cart --rate 0",
         ] {
             let error = Args::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

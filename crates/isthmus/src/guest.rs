@@ -1,12 +1,12 @@
-//! `isthmus run` without a file: an address, a token and a configuration for one program in a mesh
-//! that `up` runs.
+//! Who comes into a mesh that `up` runs without being declared: the program of `isthmus run` without
+//! a file, and the caller of `isthmus load`. Each gets an address, a token and a directory.
 
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 
-use isthmus_api::{TokenRequest, object};
-use isthmus_model::{Kind, LabelKey, ServiceName};
+use isthmus_api::{TokenReply, TokenRequest, object};
+use isthmus_model::{ClusterName, Kind, LabelKey, ServiceName};
 use serde_json::Value;
 
 use crate::api_client::{ApiClient, connect};
@@ -18,28 +18,80 @@ use crate::setting::{Setting, runtime};
 use crate::token;
 use crate::up::{CONTROL_PORT, GUESTS, MESH_PORT};
 
-/// A program that was let in. Its address is given back, and its files go, when this is dropped.
+/// A program that was let in, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) config: PathBuf,
     pub(crate) file: WorkloadFile,
+    #[expect(dead_code, reason = "held, never read")]
     claim: Claim,
 }
 
-/// An address that nobody else takes meanwhile.
+/// An address that nobody else takes meanwhile, and a directory of its own. The address is given
+/// back, and the directory goes, when this is dropped.
 #[derive(Debug)]
-struct Claim {
-    address: Ipv4Addr,
-    directory: PathBuf,
+pub(crate) struct Claim {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) directory: PathBuf,
     #[expect(dead_code, reason = "held, never read")]
     lock: File,
 }
 
-impl Drop for Guest {
+/// A place in a cluster and the token to join it with.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    pub(crate) claim: Claim,
+    pub(crate) token: TokenReply,
+}
+
+impl Claim {
+    /// The cluster's control plane, as a process with this address reaches it.
+    pub(crate) fn control(&self) -> SocketAddr {
+        let [a, b, c, _] = self.address.octets();
+        (Ipv4Addr::new(a, b, c, 1), CONTROL_PORT).into()
+    }
+
+    /// A name that is unique in the cluster as long as the claim is held.
+    pub(crate) fn name(&self, of: &str) -> String {
+        let [.., last] = self.address.octets();
+        format!("{of}-{last}")
+    }
+}
+
+impl Drop for Claim {
     fn drop(&mut self) {
         // What stays behind is overwritten by the next who gets the address.
-        let _ = fs::remove_dir_all(&self.claim.directory);
+        let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Lets a process into the cluster of `client`.
+///
+/// Errors: the cluster is not of this machine, has no address left, or gives no token.
+pub(crate) async fn enter(
+    home: &Home,
+    client: &mut ApiClient,
+    request: &TokenRequest,
+) -> Result<Admission> {
+    let claim = claim(home, &context(home, &client.cluster)?)?;
+    let token = token::mint(client, request).await?;
+    Ok(Admission { claim, token })
+}
+
+/// Errors: the mesh has no such service, or nobody answers.
+pub(crate) async fn find_service(client: &mut ApiClient, service: &ServiceName) -> Result<Value> {
+    let path = object(
+        Kind::Service,
+        Some(service.namespace.as_str()),
+        service.name.as_str(),
+    );
+    client.find(&path).await?.ok_or_else(|| {
+        Failure::failed(
+            "no-such-service",
+            format!("the mesh has no service {service}"),
+        )
+        .next("declare it first: `isthmus apply -f FILE`; `isthmus get services -A` lists all")
+    })
 }
 
 /// Errors: no such cluster or service, nobody answers, no address is left.
@@ -59,24 +111,22 @@ pub(crate) fn admit(setting: &Setting, args: RunArgs) -> Result<Guest> {
     let home = &setting.home;
     let claim = runtime()?.block_on(async {
         let mut client = connect(home, Some(&cluster)).await?;
-        check_service(&mut client, &service, port).await?;
-        let claim = claim(home, &context(home, setting)?)?;
+        check_port(&find_service(&mut client, &service).await?, &service, port)?;
         let request = TokenRequest {
             namespace: service.namespace.to_string(),
             account: service.name.to_string(),
             service: Some(service.to_string()),
             lifetime_seconds: None,
         };
-        let token = token::mint(&mut client, &request).await?.token;
-        home::write_file(&claim.directory.join("token"), &token)?;
+        let Admission { claim, token } = enter(home, &mut client, &request).await?;
+        home::write_file(&claim.directory.join("token"), &token.token)?;
         Ok::<_, Failure>(claim)
     })?;
-    let [a, b, c, last] = claim.address.octets();
     let file = WorkloadFile {
-        name: format!("{}-{last}", service.name),
+        name: claim.name(service.name.as_str()),
         cluster: Text(cluster),
         address: claim.address.into(),
-        control: vec![(Ipv4Addr::new(a, b, c, 1), CONTROL_PORT).into()],
+        control: vec![claim.control()],
         token_file: Some(claim.directory.join("token")),
         state: claim.directory.join("state"),
         access_log: false,
@@ -117,20 +167,8 @@ fn parse_label(text: &str) -> Result<(Text<LabelKey>, String)> {
 }
 
 /// The program must listen where the service's callers are sent.
-async fn check_service(client: &mut ApiClient, service: &ServiceName, port: u16) -> Result<()> {
-    let path = object(
-        Kind::Service,
-        Some(service.namespace.as_str()),
-        service.name.as_str(),
-    );
-    let Some(found) = client.find(&path).await? else {
-        return Err(Failure::failed(
-            "no-such-service",
-            format!("the mesh has no service {service}"),
-        )
-        .next("declare it first: `isthmus apply -f FILE`"));
-    };
-    let ports = target_ports(&found);
+fn check_port(found: &Value, service: &ServiceName, port: u16) -> Result<()> {
+    let ports = target_ports(found);
     if ports.contains(&u64::from(port)) {
         return Ok(());
     }
@@ -147,8 +185,7 @@ fn target_ports(service: &Value) -> Vec<u64> {
     ports.into_iter().flatten().filter_map(target).collect()
 }
 
-fn context(home: &Home, setting: &Setting) -> Result<Context> {
-    let cluster = setting.required_cluster()?;
+fn context(home: &Home, cluster: &ClusterName) -> Result<Context> {
     let mesh = home.read_mesh()?;
     let found = mesh
         .into_iter()
@@ -201,7 +238,7 @@ fn claim(home: &Home, context: &Context) -> Result<Claim> {
 fn elsewhere(context: &Context) -> Failure {
     let what = format!("cluster {} is not one of this machine's", context.name);
     Failure::failed("not-local", what)
-        .next("write a run.yaml with this machine's address and use `isthmus run -c`")
+        .next("`isthmus run -c` takes a run.yaml with this machine's address; `load` runs where `up` does")
 }
 
 #[cfg(test)]

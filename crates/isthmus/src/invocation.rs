@@ -14,7 +14,9 @@ use crate::failure::{Failure, Result};
 use crate::home::Home;
 use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
-use crate::{faults, found, logs, output, parent, process, resources, run, status, token, up};
+use crate::{
+    explain, faults, found, load, logs, output, parent, process, resources, run, status, token, up,
+};
 
 /// A command that makes sense.
 #[derive(Debug)]
@@ -70,6 +72,8 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
         CommandArgs::Describe(args) => block_on(resources::describe(&setting, &args)),
         CommandArgs::Diff(args) => block_on(resources::diff(&setting, &args)),
         CommandArgs::Status => block_on(status::status(&setting)),
+        CommandArgs::Explain(args) => block_on(explain::explain(&setting, &args)),
+        CommandArgs::Load(args) => load::load(&setting, &args),
         CommandArgs::Token(TokenArgs::Create(args)) => block_on(token::create(&setting, &args)),
         CommandArgs::Mesh(MeshArgs::Found { trust_domain }) => {
             found::found(&setting, &trust_domain)

@@ -27,7 +27,7 @@ pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// `isthmus control -c FILE`: until SIGTERM or Ctrl-C.
 pub(crate) fn control(path: &Path) -> Result<ExitCode> {
     let config = control_config(path, &config::read(path)?)?;
-    log_to_stderr();
+    log_to_stderr("info");
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         isthmus_control::run(config, stop)
@@ -56,7 +56,7 @@ pub(crate) fn proxy(path: &Path) -> Result<ExitCode> {
 }
 
 fn serve(config: Config) -> Result<ExitCode> {
-    log_to_stderr();
+    log_to_stderr("info");
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         isthmus_proxy::run(config, stop, DRAIN_LIMIT)
@@ -233,9 +233,9 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// What a process has to say goes to standard error; `ISTHMUS_LOG` chooses what (default: `info`).
-pub(crate) fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("ISTHMUS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+/// What a process has to say goes to standard error; `ISTHMUS_LOG` chooses what instead of the usual.
+pub(crate) fn log_to_stderr(usual: &str) {
+    let filter = EnvFilter::try_from_env("ISTHMUS_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -40,7 +40,7 @@ pub(crate) fn run(setting: &Setting, args: RunArgs) -> Result<ExitCode> {
 fn run_file(path: &Path, file: &WorkloadFile) -> Result<ExitCode> {
     let command = command_line(path, file)?;
     let config = process::workload_config(path, file)?;
-    process::log_to_stderr();
+    process::log_to_stderr("info");
     runtime()?.block_on(beside_proxy(path, file, config, &command))
 }
 

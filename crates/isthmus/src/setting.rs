@@ -23,6 +23,25 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
+    /// The cluster that a request comes from.
+    pub(crate) fn caller_cluster<'a>(
+        &'a self,
+        from: Option<&'a ClusterName>,
+    ) -> Result<&'a ClusterName> {
+        match (from, &self.cluster) {
+            (Some(from), Some(cluster)) if from != cluster => {
+                let what = format!("--from {from} and --cluster {cluster} are not the same");
+                Err(Failure::usage("two-clusters", what)
+                    .next("name the cluster of the caller with --from alone"))
+            }
+            (Some(cluster), _) | (None, Some(cluster)) => Ok(cluster),
+            (None, None) => Err(
+                Failure::usage("no-cluster", "the caller must be in some cluster")
+                    .next("name it with --from NAME; `isthmus get clusters` lists all"),
+            ),
+        }
+    }
+
     /// The cluster that must be named with `--cluster`.
     pub(crate) fn required_cluster(&self) -> Result<&ClusterName> {
         self.cluster.as_ref().ok_or_else(|| {

@@ -120,8 +120,8 @@ fn text(value: Option<&impl ToString>) -> Value {
     value.map(ToString::to_string).into()
 }
 
-/// UTC with milliseconds; what lies before 1970 is shown as its first instant.
-fn rfc3339(time: SystemTime) -> String {
+/// A moment as people and programs write it: UTC with milliseconds (RFC 3339); what lies before 1970 is shown as its first instant.
+pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);

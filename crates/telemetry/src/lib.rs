@@ -14,7 +14,7 @@ mod names;
 pub mod reference;
 mod refusal;
 
-pub use access::{AccessField, AccessRecord};
+pub use access::{AccessField, AccessRecord, rfc3339};
 pub use flow::{Flow, FlowKey, Outcome, Reporter};
 pub use metrics::{CONTENT_TYPE, Metrics};
 pub use names::{METRICS, MetricKind, MetricName};

@@ -236,7 +236,9 @@ impl Agent {
         };
         hello.set_subscription(&self.subscription.hello());
         say(&sender, from_proxy::Message::Hello(hello)).await;
-        say(&sender, self.introduction()).await;
+        if let Some(introduction) = self.introduction() {
+            say(&sender, introduction).await;
+        }
         let stream = client
             .sync(ReceiverStream::new(receiver))
             .await
@@ -298,7 +300,11 @@ impl Agent {
                         say(&sender, from_proxy::Message::Subscribe((&request).into())).await;
                     }
                 }
-                Event::Reported => say(&sender, self.introduction()).await,
+                Event::Reported => {
+                    if let Some(introduction) = self.introduction() {
+                        say(&sender, introduction).await;
+                    }
+                }
                 Event::RenewalDue => self.renew(&mut client).await,
                 Event::KeepDue => {
                     self.keep_at = None;
@@ -450,37 +456,38 @@ impl Agent {
         self.subscription.subscribe(topics)
     }
 
-    /// What this process is, and how its program is.
-    fn introduction(&mut self) -> from_proxy::Message {
+    /// What this process is, and how its program is; `None`: it only calls, and has nobody to
+    /// speak for.
+    fn introduction(&mut self) -> Option<from_proxy::Message> {
         let report = self.report.borrow_and_update().clone();
         let address = self.config.at(self.config.ports.mesh).to_string();
-        match &self.config.role {
-            Role::Gateway => from_proxy::Message::Gateway(proto::GatewayReport {
-                name: self.config.name.clone(),
-                address,
-                healthy: !report.draining,
-            }),
-            Role::Sidecar(sidecar) => {
-                let health = if report.draining {
-                    Health::Draining
-                } else {
-                    report.found.health
-                };
-                let service = sidecar.service.as_ref();
-                let labels = sidecar.labels.iter();
-                from_proxy::Message::Workload(proto::WorkloadReport {
-                    namespace: service.map_or_else(String::new, |name| name.namespace.to_string()),
-                    service: service.map_or_else(String::new, |name| name.name.to_string()),
+        let sidecar = match &self.config.role {
+            Role::Gateway => {
+                return Some(from_proxy::Message::Gateway(proto::GatewayReport {
+                    name: self.config.name.clone(),
                     address,
-                    zone: sidecar.zone.clone().unwrap_or_default(),
-                    labels: labels
-                        .map(|(key, value)| (key.to_string(), value.to_string()))
-                        .collect(),
-                    health: proto::Health::from(health).into(),
-                    detail: report.found.detail,
-                })
+                    healthy: !report.draining,
+                }));
             }
-        }
+            Role::Sidecar(sidecar) => sidecar,
+        };
+        let service = sidecar.service.as_ref()?;
+        let health = if report.draining {
+            Health::Draining
+        } else {
+            report.found.health
+        };
+        let labels = sidecar.labels.iter();
+        let labels = labels.map(|(key, value)| (key.to_string(), value.to_string()));
+        Some(from_proxy::Message::Workload(proto::WorkloadReport {
+            namespace: service.namespace.to_string(),
+            service: service.name.to_string(),
+            address,
+            zone: sidecar.zone.clone().unwrap_or_default(),
+            labels: labels.collect(),
+            health: proto::Health::from(health).into(),
+            detail: report.found.detail,
+        }))
     }
 
     async fn renew(&mut self, client: &mut ControlClient<Channel>) {

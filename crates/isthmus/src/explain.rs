@@ -1,0 +1,246 @@
+//! `isthmus explain`: where a request would go, and why, as a proxy of its source decides it.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use http::{HeaderName, HeaderValue};
+use isthmus_api::{BackendView, CandidateView, ExplainReply, ExplainRequest, HeaderPair};
+use serde_json::json;
+
+use crate::api_client::connect;
+use crate::args::ExplainArgs;
+use crate::failure::{Failure, Result};
+use crate::load::request_headers;
+use crate::output::{self, ago, table};
+use crate::setting::Setting;
+
+const EXPLAIN_PATH: &str = "/mesh/v1/explain";
+
+pub(crate) async fn explain(setting: &Setting, args: &ExplainArgs) -> Result<ExitCode> {
+    let from = setting.caller_cluster(args.request.from.as_ref())?;
+    let request = request(args)?;
+    let mut client = connect(&setting.home, Some(from)).await?;
+    let reply: ExplainReply = client.post(EXPLAIN_PATH, &json!(request)).await?;
+    let text = match setting.format {
+        Some(format) => output::structured(&reply, format),
+        None => render(&request, from.as_str(), &reply),
+    };
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn request(args: &ExplainArgs) -> Result<ExplainRequest> {
+    let request = &args.request;
+    let pair = |(name, value): (HeaderName, HeaderValue)| {
+        let text = value.to_str().map_err(|_| {
+            let what = format!("--header: the value of {name} is not plain text");
+            Failure::usage("bad-header", what)
+        })?;
+        Ok(HeaderPair {
+            name: name.to_string(),
+            value: text.to_owned(),
+        })
+    };
+    let headers = request_headers(&request.header)?;
+    Ok(ExplainRequest {
+        service: request.service.to_string(),
+        source: args.source.to_string(),
+        port: request.port,
+        method: request.method.to_string(),
+        path: request.path.clone(),
+        headers: headers.into_iter().map(pair).collect::<Result<_>>()?,
+    })
+}
+
+fn render(request: &ExplainRequest, from: &str, reply: &ExplainReply) -> String {
+    let ExplainRequest {
+        service,
+        source,
+        method,
+        path,
+        ..
+    } = request;
+    let port = request
+        .port
+        .map_or(String::new(), |port| format!(" port {port}"));
+    let mut text = format!(
+        "{method} {path} to {service}{port}, from {source} in {from}\n\
+         decided by proxy {}; nothing was sent\n\n",
+        reply.process
+    );
+    let mut line = |label: &str, value: &str| {
+        // Writing into a string cannot fail.
+        let _ = writeln!(text, "{label:<9}{value}");
+    };
+    match reply.route.as_deref() {
+        Some("default") => line("route", "default: no HTTPRoute is bound to the service"),
+        Some(route) => {
+            line("route", route);
+            line("rule", reply.rule.as_deref().unwrap_or("-"));
+        }
+        None => line("route", "none"),
+    }
+    if let Some(refusal) = &reply.refusal {
+        line("refused", refusal);
+    }
+    let weights = reply
+        .backends
+        .iter()
+        .map(|backend| u64::from(backend.weight));
+    let weights: u64 = weights.sum();
+    for backend in &reply.backends {
+        text.push('\n');
+        text += &render_backend(backend, weights);
+    }
+    text
+}
+
+fn render_backend(backend: &BackendView, weights: u64) -> String {
+    let subset = match backend.subset.as_str() {
+        "*" => String::new(),
+        subset => format!(" with {subset}"),
+    };
+    let mut text = format!(
+        "backend {}{subset}, drawn by {} of {weights} requests\n",
+        backend.service, backend.weight
+    );
+    let candidates = table(
+        &["CANDIDATE", "HEALTHY", "RTT", "KNOWN AS OF", "NOT NOW"],
+        backend.candidates.iter().map(candidate),
+    );
+    let workloads = backend.workloads.iter().map(|workload| {
+        let latency = workload.latency_ms;
+        [
+            workload.handle.clone(),
+            latency.map_or("-".to_owned(), |latency| format!("{latency:.1} ms")),
+            workload.in_flight.to_string(),
+        ]
+    });
+    let workloads = table(&["WORKLOAD", "LATENCY", "IN FLIGHT"], workloads);
+    let choice = match &backend.cluster {
+        Some(cluster) => format!("choice: {cluster}, {}\n", because(&backend.reason)),
+        None => format!("choice: none, {}\n", because(&backend.reason)),
+    };
+    for part in [candidates, choice, workloads] {
+        for line in part.lines() {
+            // Writing into a string cannot fail.
+            let _ = writeln!(text, "  {line}");
+        }
+    }
+    text
+}
+
+fn candidate(candidate: &CandidateView) -> [String; 5] {
+    let CandidateView {
+        healthy,
+        total,
+        rtt_ms,
+        ..
+    } = candidate;
+    let rtt = match rtt_ms {
+        None => "-".to_owned(),
+        Some(rtt) if *rtt == 0.0 => "here".to_owned(),
+        Some(rtt) => format!("{rtt:.1} ms"),
+    };
+    [
+        candidate.cluster.clone(),
+        format!("{healthy}/{total}"),
+        rtt,
+        match candidate.age_ms {
+            0 => "now".to_owned(),
+            age => ago(Some(age)),
+        },
+        candidate.hot.clone().unwrap_or("-".to_owned()),
+    ]
+}
+
+/// The stable code of a reason, with what it means.
+fn because(code: &str) -> String {
+    let meaning = match code {
+        "nearest" => "it is the nearest that runs it",
+        "only-choice" => "no other cluster that may be used runs it",
+        "nearest-is-hot" => "those that are nearer are not to be used now",
+        "nearest-failed" => "the request has failed in the nearest",
+        "nearest-returns" => "the nearest has just returned and takes only part of its traffic yet",
+        "all-failed" => "the request has failed everywhere else",
+        "all-hot" => "none is good now, and this one is the nearest",
+        "unknown" => "no cluster is known to run it",
+        "no-workload" => "no cluster that may be used has a workload of it",
+        "not-exported" => "only other clusters run it, and it is not exported",
+        "local-only" => "its policy keeps traffic in the caller's cluster",
+        _ => return code.to_owned(),
+    };
+    format!("because {meaning} ({code})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> ExplainRequest {
+        serde_json::from_value(json!({
+            "service": "shop/payment", "source": "shop/frontend", "method": "GET", "path": "/x",
+        }))
+        .unwrap()
+    }
+
+    fn answer(more: &serde_json::Value) -> ExplainReply {
+        let mut reply = json!({
+            "process": "frontend-1", "service": "shop/payment", "route": null, "rule": null, "backends": [],
+        });
+        for (name, value) in more.as_object().unwrap() {
+            reply[name] = value.clone();
+        }
+        serde_json::from_value(reply).unwrap()
+    }
+
+    #[test]
+    fn every_backend_has_candidates_choice_and_workloads() {
+        let reply = answer(&json!({
+            "route": "shop/payment", "rule": "split", "backends": [
+                {"service": "shop/payment", "subset": "version=v1", "weight": 90, "cluster": "eu-central",
+                 "reason": "nearest-is-hot", "candidates": [
+                    {"cluster": "us-west", "healthy": 0, "total": 1, "rttMs": 0.0, "ageMs": 0,
+                     "hot": "no-healthy-workload"},
+                    {"cluster": "eu-central", "healthy": 2, "total": 2, "rttMs": 143.709, "ageMs": 4200,
+                     "hot": null}],
+                 "workloads": [{"handle": "payment-d2d4", "latencyMs": 144.25, "inFlight": 3},
+                               {"handle": "payment-d2d5", "latencyMs": null, "inFlight": 0}]},
+                {"service": "shop/payment", "subset": "version=v2", "weight": 10, "cluster": null,
+                 "reason": "unknown", "candidates": [], "workloads": []}],
+        }));
+        assert_eq!(
+            render(&asked(), "us-west", &reply),
+            "GET /x to shop/payment, from shop/frontend in us-west\n\
+             decided by proxy frontend-1; nothing was sent\n\n\
+             route    shop/payment\n\
+             rule     split\n\n\
+             backend shop/payment with version=v1, drawn by 90 of 100 requests\n  \
+             CANDIDATE   HEALTHY  RTT       KNOWN AS OF  NOT NOW\n  \
+             us-west     0/1      here      now          no-healthy-workload\n  \
+             eu-central  2/2      143.7 ms  4 s ago      -\n  \
+             choice: eu-central, because those that are nearer are not to be used now (nearest-is-hot)\n  \
+             WORKLOAD      LATENCY   IN FLIGHT\n  \
+             payment-d2d4  144.2 ms  3\n  \
+             payment-d2d5  -         0\n\n\
+             backend shop/payment with version=v2, drawn by 10 of 100 requests\n  \
+             choice: none, because no cluster is known to run it (unknown)\n"
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_an_answer() {
+        let reply = answer(&json!({"refusal": "no-such-service: shop/x"}));
+        assert!(
+            render(&asked(), "a", &reply)
+                .ends_with("route    none\nrefused  no-such-service: shop/x\n")
+        );
+        let reply = answer(&json!({"route": "default", "rule": "0"}));
+        assert!(render(&asked(), "a", &reply).contains("no HTTPRoute is bound"));
+    }
+
+    #[test]
+    fn a_new_reason_is_shown_as_it_is() {
+        assert_eq!(because("by-plan"), "by-plan");
+    }
+}
