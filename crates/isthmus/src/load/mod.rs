@@ -29,12 +29,12 @@ use self::report::{Report, RunFacts};
 use self::schedule::Schedule;
 use crate::api_client::connect;
 use crate::args::{LoadArgs, RequestArgs};
+use crate::config::PROGRAM_DEFAULT;
 use crate::config::parse_span;
 use crate::failure::{Exit, Failure, Result};
 use crate::guest::{self, Admission, Claim};
 use crate::output;
 use crate::process;
-use crate::run::PROGRAM_DEFAULT;
 use crate::setting::{Setting, runtime};
 use crate::up::OUTBOUND_PORT;
 
