@@ -183,6 +183,7 @@ impl Reach {
         let address = gateway.address;
         let outer = self.gateway(address, &cluster.cluster.name, limit).await?;
         within(address, limit, async {
+            outer.room().await;
             let stream = outer.open(&Open::Tunnel(open), false)?;
             let handle = match stream.receive().await? {
                 Item::Reply(Reply::Tunnel(TunnelReply::Open { handle, .. })) => handle,

@@ -98,13 +98,17 @@ pub(super) struct Counts {
     latency: Histogram<u64>,
 }
 
+/// What takes longer counts as this: an hour.
+const LONGEST_MICROS: u64 = 3_600_000_000;
+
 impl Counts {
     pub(super) fn new() -> Self {
         Self {
             requests: 0,
             failed: 0,
             retried: 0,
-            latency: Histogram::new(3).expect("3 is a precision that the histogram has"),
+            latency: Histogram::new_with_bounds(1, LONGEST_MICROS, 3)
+                .expect("the bounds are in order, and 3 is a precision that the histogram has"),
         }
     }
 

@@ -41,6 +41,8 @@ struct Shared {
     streams: HashMap<StreamId, Slot>,
     incoming: VecDeque<Incoming>,
     acceptor: Option<Waker>,
+    /// Who waits until the peer allows another stream.
+    openers: Vec<Waker>,
     /// The task that owns the byte stream.
     driver: Option<Waker>,
     closed: Option<Closed>,
@@ -71,12 +73,28 @@ impl Link {
             streams: HashMap::new(),
             incoming: VecDeque::new(),
             acceptor: None,
+            openers: Vec::new(),
             driver: None,
             closed: None,
             idle_since: Some(now),
         })));
         tokio::task::spawn_local(Driver::new(io, link.clone()));
         link
+    }
+
+    /// Waits until the peer allows another stream, as it does within a round trip of a connection that
+    /// has just come up, and else when one ends. Returns at once when there can be none any more.
+    pub(crate) async fn room(&self) {
+        poll_fn(|cx| {
+            let mut shared = self.0.borrow_mut();
+            let full = matches!(shared.machine.can_open(), Err(CannotOpen::TooMany { .. }));
+            if full && shared.closed.is_none() {
+                shared.openers.push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Errors: the peer takes no more streams, or the connection is gone; nothing was sent.
@@ -169,6 +187,12 @@ impl Shared {
         }
     }
 
+    fn wake_openers(&mut self) {
+        if !matches!(self.machine.can_open(), Err(CannotOpen::TooMany { .. })) {
+            self.openers.drain(..).for_each(Waker::wake);
+        }
+    }
+
     fn wake_driver(&mut self) {
         if let Some(driver) = self.driver.take() {
             driver.wake();
@@ -184,6 +208,7 @@ impl Shared {
             slot.failed.get_or_insert(StreamError::Gone);
             slot.wake();
         }
+        self.openers.drain(..).for_each(Waker::wake);
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.wake();
         }
@@ -196,6 +221,7 @@ impl Link {
         loop {
             let mut shared = self.0.borrow_mut();
             let Some(event) = shared.machine.poll_event() else {
+                shared.wake_openers();
                 return;
             };
             match event {
@@ -417,6 +443,32 @@ mod tests {
             while link.0.borrow().machine.peer().is_none() {
                 tokio::task::yield_now().await;
                 assert!(link.is_usable());
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn more_callers_than_streams_wait_for_their_turn() {
+        const CALLERS: usize = 300;
+        run(async {
+            let (a, b) = pair(64_000);
+            let calls: Vec<_> = (0..CALLERS)
+                .map(|_| {
+                    let link = a.clone();
+                    tokio::task::spawn_local(async move {
+                        link.room().await;
+                        let stream = link.open(&open(), true).unwrap();
+                        matches!(stream.receive().await, Ok(Item::Reply(_)))
+                    })
+                })
+                .collect();
+            for _ in 0..CALLERS {
+                let far = b.accept().await.unwrap();
+                far.stream.reply(&Reply::Accepted, true).unwrap();
+            }
+            for call in calls {
+                assert!(call.await.unwrap());
             }
         })
         .await;

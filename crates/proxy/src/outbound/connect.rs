@@ -1,11 +1,14 @@
 //! The workload of a try, and a link to it: dialled in the own cluster, by tunnel into another.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use isthmus_balance::{Attempts, Decision, Outcome};
 use isthmus_model::ClusterName;
 use isthmus_telemetry::RefusalReason;
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
 use super::decided::Decided;
@@ -29,6 +32,7 @@ pub(super) async fn connect(
         return Err((None, unreached(RefusalReason::NoHealthyWorkload.into())));
     };
     let cluster = &chosen.share.cluster;
+    keep_next_warm(worker, destination, decided, decision);
     let mut attempt = destination.begin(cluster, Instant::now());
     let connecting = async {
         if chosen.share.local {
@@ -89,13 +93,9 @@ async fn connect_remote(
     attempt: &mut Try,
 ) -> Result<Link, Failed> {
     if destination.tunnelled(cluster, Instant::now()).is_empty() {
-        let turn = destination.turn(cluster);
-        let _turn = turn.lock().await;
-        if destination.tunnelled(cluster, Instant::now()).is_empty() {
-            open_tunnel(worker, destination, decided, cluster)
-                .await
-                .map_err(|unreachable| unreached((&unreachable).into()))?;
-        }
+        first_tunnel(worker, destination, decided, cluster)
+            .await
+            .map_err(|unreachable| unreached((&unreachable).into()))?;
     } else {
         widen(worker, destination, decided, cluster);
     }
@@ -109,6 +109,59 @@ async fn connect_remote(
     };
     attempt.start(&handle);
     Ok(link)
+}
+
+/// Opens the first tunnel to `cluster`, or waits with everybody else for the one that is being
+/// opened. It is opened to its end even when nobody waits any more: a try whose time is over must not
+/// undo what the next one needs.
+async fn first_tunnel(
+    worker: &Rc<Worker>,
+    destination: &Rc<Destination>,
+    decided: &Decided,
+    cluster: &ClusterName,
+) -> Result<(), Unreachable> {
+    let turn = destination.turn(cluster);
+    if let Ok(turn) = Arc::clone(&turn).try_lock_owned() {
+        let opening = open_in_background(worker, destination, decided, cluster, turn);
+        let stopping = || Unreachable::Ended("this proxy is stopping".to_owned());
+        return opening.await.unwrap_or_else(|_| Err(stopping()));
+    }
+    drop(turn.lock().await);
+    if destination.tunnelled(cluster, Instant::now()).is_empty() {
+        let what = format!("no tunnel to cluster {cluster} could be opened");
+        return Err(Unreachable::Ended(what));
+    }
+    Ok(())
+}
+
+/// Keeps a tunnel to the cluster that would be next, so that its callers need not wait for handshakes
+/// over a long link when the chosen one dies.
+fn keep_next_warm(
+    worker: &Rc<Worker>,
+    destination: &Rc<Destination>,
+    decided: &Decided,
+    decision: &Decision,
+) {
+    let chosen = decision.chosen().map(|chosen| chosen.rank);
+    let next = decision.candidates().iter().find(|candidate| {
+        let share = &candidate.share;
+        let usable = share.healthy > 0 && share.barred.is_none() && !share.local;
+        usable && Some(candidate.rank) != chosen
+    });
+    let Some(next) = next else { return };
+    let cluster = &next.share.cluster;
+    if !destination.tunnelled(cluster, Instant::now()).is_empty() {
+        return;
+    }
+    if let Ok(turn) = destination.turn(cluster).try_lock_owned() {
+        drop(open_in_background(
+            worker,
+            destination,
+            decided,
+            cluster,
+            turn,
+        ));
+    }
 }
 
 /// Opens one more tunnel to another workload of `cluster` in the background, if there is one.
@@ -132,18 +185,32 @@ fn widen(
     if destination.tunnelled(cluster, now).len() >= healthy.min(MAX_TUNNELS) {
         return;
     }
-    let Ok(turn) = destination.turn(cluster).try_lock_owned() else {
-        return;
-    };
-    let (worker, destination, cluster) =
-        (Rc::clone(worker), Rc::clone(destination), cluster.clone());
-    let decided = decided.for_background();
+    if let Ok(turn) = destination.turn(cluster).try_lock_owned() {
+        drop(open_in_background(
+            worker,
+            destination,
+            decided,
+            cluster,
+            turn,
+        ));
+    }
+}
+
+/// Opens a tunnel for whoever may need it; `turn` is held until it is there or has failed.
+fn open_in_background(
+    worker: &Rc<Worker>,
+    destination: &Rc<Destination>,
+    decided: &Decided,
+    cluster: &ClusterName,
+    turn: OwnedMutexGuard<()>,
+) -> JoinHandle<Result<(), Unreachable>> {
+    let (worker, destination) = (Rc::clone(worker), Rc::clone(destination));
+    let (decided, cluster) = (decided.for_background(), cluster.clone());
     tokio::task::spawn_local(async move {
         let _turn = turn;
-        if let Err(error) = open_tunnel(&worker, &destination, &decided, &cluster).await {
-            tracing::debug!(%cluster, %error, "no further tunnel");
-        }
-    });
+        let opened = open_tunnel(&worker, &destination, &decided, &cluster).await;
+        opened.inspect_err(|error| tracing::debug!(%cluster, %error, "no tunnel"))
+    })
 }
 
 async fn open_tunnel(

@@ -16,7 +16,9 @@ use super::decided::Decided;
 use super::deliver::{
     Ended, Held, HeldBody, KeepAlive, Rest, Sending, Uploading, deliver, upload_step,
 };
-use super::settle::{Avoided, Failed, Settle, choose, deadline, not_opened, stream_failed};
+use super::settle::{
+    Avoided, Failed, Settle, choose, deadline, has_room, not_opened, stream_failed,
+};
 use crate::http::{HttpError, Piece, RequestReader, ResponseWriter};
 use crate::journey::Journey;
 use crate::mux::{Item, Link, Stream};
@@ -133,6 +135,7 @@ async fn send<'c>(
     reader: &'c mut RequestReader,
 ) -> Result<Answered<'c>, Abandoned> {
     let empty = matches!(upload, Upload::Held(body) if body.is_empty());
+    has_room(link, attempts).await.map_err(Abandoned::Failed)?;
     let _committed = attempts.commit();
     let stream = link
         .open(&Open::Request(request.clone()), empty)

@@ -10,6 +10,7 @@ use isthmus_balance::{
 use isthmus_codec::mux::{CannotOpen, ResetCode};
 use isthmus_model::{ClusterName, Handle};
 use isthmus_telemetry::RefusalReason;
+use tokio::time::timeout_at;
 
 use super::decided::Decided;
 use crate::destination::{Destination, Try};
@@ -181,6 +182,19 @@ pub(super) fn choose(
     };
     let detail = format!("{}: {}", decided.key.service, decision.reason().code());
     Err(Refusal::new(reason, detail))
+}
+
+/// Waits until the link takes another stream, as long as the try may last.
+pub(super) async fn has_room(link: &Link, attempts: &Attempts) -> Result<(), Failed> {
+    timeout_at(deadline(attempts), link.room())
+        .await
+        .map_err(|_| {
+            let outcome = attempts
+                .expired(Instant::now())
+                .unwrap_or(Outcome::ConnectFailed);
+            let detail = "the connection to the workload carries as many requests as it may";
+            Failed::new(outcome, Refusal::new(RefusalReason::Overloaded, detail))
+        })
 }
 
 /// The workload could not be reached: nothing was sent.

@@ -19,7 +19,9 @@ use tokio::time::timeout_at;
 
 use super::connect::connect as connect_workload;
 use super::decided::{Decided, decide_backend, detect, find_port, find_service};
-use super::settle::{Avoided, Failed, Settle, choose, deadline, not_opened, stream_failed};
+use super::settle::{
+    Avoided, Failed, Settle, choose, deadline, has_room, not_opened, stream_failed,
+};
 use crate::config::Listener;
 use crate::destination::Try;
 use crate::http::{RequestReader, ResponseWriter};
@@ -199,6 +201,7 @@ async fn until_accepted(
 
 /// Opens the stream and waits until the program has accepted.
 async fn accepted(link: &Link, attempts: &mut Attempts, open: TcpOpen) -> Result<Stream, Failed> {
+    has_room(link, attempts).await?;
     let _committed = attempts.commit();
     let stream = link
         .open(&Open::Tcp(open), false)
