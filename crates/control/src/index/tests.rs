@@ -357,7 +357,7 @@ fn each_change_touches_exactly_what_shows_it() {
         (
             "cluster goes",
             gone(Kind::Cluster, "east"),
-            vec!["mesh", CART],
+            vec!["mesh", CART, PAYMENT],
             vec![],
         ),
         (
