@@ -133,10 +133,9 @@ impl Link {
         .await
     }
 
-    /// May streams be opened?
+    /// May streams be opened, now or as soon as others end? A full connection is not a broken one.
     pub(crate) fn is_usable(&self) -> bool {
-        let shared = self.0.borrow();
-        shared.closed.is_none() && shared.machine.can_open().is_ok()
+        !self.is_leaving()
     }
 
     /// The peer, or we, have said that no new streams are taken.
