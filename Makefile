@@ -73,7 +73,7 @@ bench: ## requests per second, CPU per request and latency of each path
 
 .PHONY: lab
 lab:
-ifeq ($(wildcard crates/lab/src/bin/$(PROGRAM).rs),)
+ifeq ($(wildcard crates/lab/src/bin/$(PROGRAM).rs crates/lab/src/bin/$(PROGRAM)/main.rs),)
 	@echo "$(PROGRAM): there is nothing to run yet (crates/lab/src/bin/$(PROGRAM).rs)" >&2; exit 1
 else
 	@scripts/bootstrap run

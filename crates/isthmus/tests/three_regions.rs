@@ -346,22 +346,10 @@ fn traffic_outlives_all_control_planes(mesh: &Mesh) -> Result<()> {
     traffic_flows(mesh, 3)
 }
 
-/// Waits until a cluster's control plane hears from all its processes and from all clusters.
+/// Waits until a cluster hears from all its processes and from all clusters.
 fn all_connected(mesh: &Mesh, cluster: &str) -> Result<()> {
     wait_for("a control plane to know its mesh again", PATIENCE, || {
-        let status = mesh.json(&["--cluster", cluster, "status"])?;
-        let lacking = |list: &Value, field: &str, good: &[&str]| {
-            let items = list.as_array().into_iter().flatten();
-            items
-                .filter(|item| !good.contains(&item[field].to_string().as_str()))
-                .count()
-        };
-        let proxies = lacking(&status["proxies"], "connected", &["true"]);
-        let clusters = lacking(&status["clusters"], "contact", &["\"own\"", "\"live\""]);
-        let count = status["clusters"].as_array().map_or(0, Vec::len);
-        ensure((proxies, clusters, count) == (0, 0, 3), || {
-            status.to_string()
-        })
+        mesh.is_whole(cluster)
     })
 }
 

@@ -167,7 +167,8 @@ impl Mesh {
         serde_json::from_str(&said.out).during(|| format!("{arguments:?} printed {}", said.out))
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A command on this mesh, not started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.env("ISTHMUS_HOME", self.home()).args(arguments);
         for name in ["HTTP_PROXY", "http_proxy", "XDG_STATE_HOME"] {
@@ -268,6 +269,35 @@ impl Mesh {
     /// All that was to be seen was seen: takes the mesh down and keeps nothing.
     pub fn pass(mut self) {
         self.passed = true;
+    }
+
+    /// Does `cluster` see everything as it should be: itself and all others, connected and healthy?
+    ///
+    /// Errors: what is not.
+    pub fn is_whole(&self, cluster: &str) -> Result<()> {
+        let status = self.json(&["--cluster", cluster, "status"])?;
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let clusters = list(&status["clusters"]);
+        for other in &clusters {
+            let contact = &other["contact"];
+            ensure(contact == "own" || contact == "live", || {
+                format!("{cluster} has no contact with {other}")
+            })?;
+        }
+        for proxy in list(&status["proxies"]) {
+            ensure(proxy["connected"] == true, || {
+                format!("{cluster} does not hear from {proxy}")
+            })?;
+        }
+        for service in list(&status["services"]) {
+            let healthy = |share: &Value| share["healthy"] == share["total"];
+            ensure(list(&service["clusters"]).iter().all(healthy), || {
+                format!("{cluster} sees {service}")
+            })?;
+        }
+        ensure(!clusters.is_empty(), || {
+            format!("{cluster} knows no cluster")
+        })
     }
 
     /// Puts the logs aside, where they outlive the mesh.

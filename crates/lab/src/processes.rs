@@ -59,9 +59,18 @@ impl Process {
 
     /// Kills it at once.
     pub fn kill(&self) -> Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    /// Asks it to end, as Ctrl-C does.
+    pub fn interrupt(&self) -> Result<()> {
+        self.signal(Signal::INT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| Trouble(format!("{} is no process id", self.pid)))?;
-        kill_process(pid, Signal::KILL).during(|| format!("killing process {}", self.pid))
+        kill_process(pid, signal).during(|| format!("process {}: {signal:?}", self.pid))
     }
 
     /// Processor time that it has used since it began.

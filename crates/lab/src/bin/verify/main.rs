@@ -1,0 +1,211 @@
+//! `make verify`: the timed points of acceptance, each with its bound and what was measured.
+//!
+//! Every check has a mesh of its own, made of `examples/three-regions`, and looks at it only as a
+//! user could. A line per point; exit 1 if any is missed. It takes a machine that is otherwise idle:
+//! what is measured is wall-clock time.
+
+mod durability;
+mod idle;
+mod load;
+mod losses;
+mod propagation;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use isthmus_lab::mesh::{Mesh, PATIENCE};
+use isthmus_lab::trouble::{During, Result, wait_for};
+
+/// Measure what the mesh promises about time.
+#[derive(Debug, Parser)]
+#[command(name = "verify", disable_version_flag = true)]
+pub(crate) struct Arguments {
+    /// Only this check; may be given several times.
+    #[arg(long, value_name = "NAME", value_parser = names())]
+    only: Vec<String>,
+
+    /// Runs under load in which each cluster is lost and returns.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+
+    /// Config writes whose way to the proxies is timed.
+    #[arg(long, default_value_t = 500)]
+    writes: usize,
+
+    /// Kills of a control plane that is being written to.
+    #[arg(long, default_value_t = 200)]
+    kills: usize,
+}
+
+/// One thing that was promised, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Point {
+    held: bool,
+    what: String,
+    measured: String,
+    bound: String,
+}
+
+type Check = fn(&Arguments) -> Result<Vec<Point>>;
+
+const CHECKS: [(&str, Check); 6] = [
+    ("start", idle::start),
+    ("idle", idle::idle),
+    ("propagation", propagation::propagation),
+    ("catalog", losses::catalog),
+    ("payment", losses::payment),
+    ("durability", durability::durability),
+];
+
+fn names() -> clap::builder::PossibleValuesParser {
+    CHECKS.map(|(name, _)| name).into()
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut missed = 0_usize;
+    let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|n| n == name);
+    for (name, check) in CHECKS.into_iter().filter(|(name, _)| wanted(name)) {
+        let begun = Instant::now();
+        match check(&arguments) {
+            Ok(points) => {
+                for point in points {
+                    missed += usize::from(!point.held);
+                    println!("{}", point.line(name));
+                }
+            }
+            Err(trouble) => {
+                missed += 1;
+                println!("MISS  {name}: it could not be measured: {trouble}");
+            }
+        }
+        eprintln!("{name} took {:.0} s", begun.elapsed().as_secs_f64());
+    }
+    match missed {
+        0 => ExitCode::SUCCESS,
+        _ => {
+            println!("{missed} missed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Point {
+    fn line(&self, name: &str) -> String {
+        let held = if self.held { "ok  " } else { "MISS" };
+        let Self {
+            what,
+            measured,
+            bound,
+            ..
+        } = self;
+        format!("{held}  {name}: {what}: {measured} ({bound})")
+    }
+
+    /// A time that must not be longer than `bound`.
+    pub(crate) fn at_most(what: impl Into<String>, measured: Duration, bound: Duration) -> Self {
+        Self {
+            held: measured <= bound,
+            what: what.into(),
+            measured: seconds(measured),
+            bound: format!("at most {}", seconds(bound)),
+        }
+    }
+
+    /// A count that must be zero, of so many.
+    pub(crate) fn none(what: impl Into<String>, count: usize, of: usize) -> Self {
+        Self {
+            held: count == 0 && of > 0,
+            what: what.into(),
+            measured: format!("{count} of {of}"),
+            bound: "none".to_owned(),
+        }
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    if time < Duration::from_secs(2) {
+        format!("{} ms", time.as_millis())
+    } else {
+        format!("{:.1} s", time.as_secs_f64())
+    }
+}
+
+pub(crate) const CLUSTERS: [&str; 3] = ["us-west", "eu-central", "ap-south"];
+/// The cluster whose control plane accepts config.
+pub(crate) const AUTHORITY: &str = "us-west";
+
+/// The mesh of the example, not started. The binary is the one beside this program.
+pub(crate) fn mesh() -> Result<Mesh> {
+    let own = std::env::current_exe().during(|| "finding this program's own file".to_owned())?;
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/three-regions");
+    Mesh::of(&own.with_file_name("isthmus"), &example)
+}
+
+/// Runs `act` on a mesh that is up and makes no traffic of its own. Its logs are kept if a point
+/// is missed.
+pub(crate) fn on_quiet_mesh(act: impl FnOnce(&Mesh) -> Result<Vec<Point>>) -> Result<Vec<Point>> {
+    let mut mesh = mesh()?;
+    mesh.up(&["--quiet"])?;
+    let points = act(&mesh)?;
+    if points.iter().all(|point| point.held) {
+        mesh.pass();
+    }
+    Ok(points)
+}
+
+/// Waits until every cluster sees everything as it should be.
+pub(crate) fn whole(mesh: &Mesh) -> Result<()> {
+    CLUSTERS.iter().try_for_each(|cluster| {
+        wait_for("the mesh to be whole", PATIENCE, || mesh.is_whole(cluster))
+    })
+}
+
+/// The smallest of `times` that at least `share` of them are not longer than (nearest rank).
+pub(crate) fn quantile(times: &mut [Duration], share: f64) -> Duration {
+    times.sort_unstable();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a share of a count is a count"
+    )]
+    let rank = (times.len() as f64 * share).ceil() as usize;
+    let index = rank.clamp(1, times.len().max(1)) - 1;
+    times.get(index).copied().unwrap_or_default()
+}
+
+/// A file of a check, beside the logs and kept as they are.
+pub(crate) fn scratch(mesh: &Mesh, name: &str) -> PathBuf {
+    mesh.home().join("logs").join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_the_nearest_rank() {
+        let times = |list: &[u64]| -> Vec<Duration> {
+            list.iter().map(|&ms| Duration::from_millis(ms)).collect()
+        };
+        for (list, share, expect) in [
+            (&[3, 1, 2][..], 0.5, 2),
+            (&[3, 1, 2], 0.99, 3),
+            (&[3, 1, 2], 0.0, 1),
+            (&[], 0.5, 0),
+        ] {
+            let found = quantile(&mut times(list), share);
+            assert_eq!(found, Duration::from_millis(expect), "{list:?} {share}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_nothing_proves_nothing() {
+        assert!(Point::none("failed", 0, 7).held);
+        assert!(!Point::none("failed", 1, 7).held);
+        assert!(!Point::none("failed", 0, 0).held);
+    }
+}
