@@ -77,6 +77,13 @@ impl Certificates {
         Self::new(certificates.map_err(|error| ReadError::Pem(error.to_string()))?)
     }
 
+    /// From when and until when each is valid, in order.
+    pub fn validity(&self) -> impl Iterator<Item = (SystemTime, SystemTime)> + '_ {
+        // `new` has parsed them all.
+        let parsed = self.0.iter().filter_map(|der| parse(der).ok());
+        parsed.map(|certificate| validity(&certificate))
+    }
+
     pub fn to_pem(&self) -> String {
         self.0.iter().map(|der| pem("CERTIFICATE", der)).collect()
     }

@@ -11,7 +11,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use isthmus_identity::{self as identity, PeerRole, TrustBundle, TrustCell};
+use isthmus_identity::{self as identity, Certificates, PeerRole, TrustBundle, TrustCell};
 use isthmus_model::ClusterName;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -47,6 +47,8 @@ pub(crate) struct ApiClient {
     address: SocketAddr,
     credentials: Credentials,
     connection: Option<SendRequest<Full<Bytes>>>,
+    /// What the control plane showed of itself when it was last connected to.
+    chain: Option<Certificates>,
 }
 
 /// Why a cluster gave no answer, or said no.
@@ -96,34 +98,8 @@ impl fmt::Debug for Credentials {
 ///
 /// Errors: there is no mesh in the home, no such cluster, or nobody answers (exit 4).
 pub(crate) async fn connect(home: &Home, wanted: Option<&ClusterName>) -> Result<ApiClient> {
-    let mesh = home.read_mesh()?.ok_or_else(|| no_mesh(home))?;
-    let credentials = Credentials::read(home)?;
-    let client =
-        |context: &Context| ApiClient::new(context.name.0.clone(), context.api, &credentials);
-    let contexts: Vec<&Context> = match wanted {
-        None => mesh.clusters.iter().collect(),
-        Some(name) => mesh
-            .clusters
-            .iter()
-            .filter(|context| context.name.0 == *name)
-            .collect(),
-    };
-    if contexts.is_empty() {
-        let names: Vec<String> = mesh
-            .clusters
-            .iter()
-            .map(|each| each.name.to_string())
-            .collect();
-        let wanted = wanted.map_or("any cluster".to_owned(), |name| format!("cluster {name}"));
-        return Err(Failure::usage(
-            "no-such-cluster",
-            format!("this home knows no API of {wanted}"),
-        )
-        .next(format!("the clusters are: {}", names.join(", "))));
-    }
     let mut attempts = JoinSet::new();
-    for (position, context) in (0u32..).zip(contexts) {
-        let mut client = client(context);
+    for (position, mut client) in (0u32..).zip(clients(home, wanted)?) {
         attempts.spawn(async move {
             tokio::time::sleep(HEAD_START * position).await;
             client.connect().await.map(|()| client)
@@ -137,6 +113,37 @@ pub(crate) async fn connect(home: &Home, wanted: Option<&ClusterName>) -> Result
             Err(error) => errors.push(error.to_string()),
         }
     }
+    Err(nobody_answers(errors))
+}
+
+/// The APIs of `wanted`, else of all clusters that the home knows; none is connected yet.
+///
+/// Errors: there is no mesh in the home, or no such cluster.
+pub(crate) fn clients(home: &Home, wanted: Option<&ClusterName>) -> Result<Vec<ApiClient>> {
+    let mesh = home.read_mesh()?.ok_or_else(|| no_mesh(home))?;
+    let credentials = Credentials::read(home)?;
+    let is_wanted = |context: &&Context| wanted.is_none_or(|name| context.name.0 == *name);
+    let contexts = mesh.clusters.iter().filter(is_wanted);
+    let clients: Vec<ApiClient> = contexts
+        .map(|context| ApiClient::new(context.name.0.clone(), context.api, &credentials))
+        .collect();
+    if !clients.is_empty() {
+        return Ok(clients);
+    }
+    let names: Vec<String> = mesh
+        .clusters
+        .iter()
+        .map(|each| each.name.to_string())
+        .collect();
+    let wanted = wanted.map_or("any cluster".to_owned(), |name| format!("cluster {name}"));
+    Err(Failure::usage(
+        "no-such-cluster",
+        format!("this home knows no API of {wanted}"),
+    )
+    .next(format!("the clusters are: {}", names.join(", "))))
+}
+
+pub(crate) fn nobody_answers(mut errors: Vec<String>) -> Failure {
     errors.sort();
     let mut failure = Failure::new(
         Exit::Unreachable,
@@ -144,7 +151,7 @@ pub(crate) async fn connect(home: &Home, wanted: Option<&ClusterName>) -> Result
         "no cluster's API answers",
     );
     failure.causes = errors;
-    Err(failure.next("start the mesh with `isthmus up`, or see `isthmus logs <cluster>/control`"))
+    failure.next("start the mesh with `isthmus up`, or see `isthmus logs <cluster>/control`")
 }
 
 fn no_mesh(home: &Home) -> Failure {
@@ -164,7 +171,12 @@ impl ApiClient {
             address,
             credentials: credentials.clone(),
             connection: None,
+            chain: None,
         }
+    }
+
+    pub(crate) fn chain(&self) -> Option<&Certificates> {
+        self.chain.as_ref()
     }
 
     /// Connects unless a connection is there.
@@ -180,34 +192,38 @@ impl ApiClient {
             Ok(opened) => opened.map_err(|error| error.to_string()),
             Err(_) => Err(format!("nothing within {} s", CONNECT_LIMIT.as_secs())),
         };
-        self.connection = Some(opened.map_err(|cause| self.unreachable(cause))?);
+        let (connection, chain) = opened.map_err(|cause| self.unreachable(cause))?;
+        self.connection = Some(connection);
+        self.chain = Some(chain);
         Ok(())
     }
 
-    async fn open(&self) -> std::io::Result<SendRequest<Full<Bytes>>> {
+    async fn open(&self) -> std::io::Result<(SendRequest<Full<Bytes>>, Certificates)> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let name = identity::control_server_name(&self.cluster);
         let stream = self.credentials.tls.connect(name, stream).await?;
-        self.check_peer(&stream)?;
+        let chain = self.check_peer(&stream)?;
         let (sender, connection) = handshake(TokioIo::new(stream))
             .await
             .map_err(std::io::Error::other)?;
         // Its errors reach the sender too.
         tokio::spawn(connection);
-        Ok(sender)
+        Ok((sender, chain))
     }
 
     /// A peer of the mesh is not enough: it must be this cluster's control plane.
     fn check_peer(
         &self,
         stream: &tokio_rustls::client::TlsStream<TcpStream>,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<Certificates> {
         let trust = self.credentials.trust.load();
         let session = stream.get_ref().1;
         let peer = identity::peer(session, &trust, PeerRole::Server, SystemTime::now())
             .map_err(std::io::Error::other)?;
-        identity::accept_control(&peer, &self.cluster).map_err(std::io::Error::other)
+        identity::accept_control(&peer, &self.cluster).map_err(std::io::Error::other)?;
+        let shown = session.peer_certificates().unwrap_or_default();
+        Certificates::new(shown.to_vec()).map_err(std::io::Error::other)
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ApiError> {

@@ -153,6 +153,13 @@ pub(crate) enum CommandArgs {
         after_help = "Examples:\n  isthmus status\n  isthmus status --cluster us-west -o json"
     )]
     Status,
+    /// Look for what is wrong in the mesh; exit 3 when something is
+    #[command(
+        after_help = "Every cluster is asked, or the one that --cluster names. Each finding has a stable code, a cause\n\
+        and what to do.\n\n\
+        Examples:\n  isthmus check\n  isthmus check -o json"
+    )]
+    Check,
     /// Say where a request would go, and why; sends nothing
     #[command(
         after_help = "A real proxy of the source decides, on what it knows and has measured.\n\n\

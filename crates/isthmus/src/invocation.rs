@@ -15,7 +15,8 @@ use crate::home::Home;
 use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
-    explain, faults, found, load, logs, output, parent, process, resources, run, status, token, up,
+    check, explain, faults, found, load, logs, output, parent, process, resources, run, status,
+    token, up,
 };
 
 /// A command that makes sense.
@@ -72,6 +73,7 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
         CommandArgs::Describe(args) => block_on(resources::describe(&setting, &args)),
         CommandArgs::Diff(args) => block_on(resources::diff(&setting, &args)),
         CommandArgs::Status => block_on(status::status(&setting)),
+        CommandArgs::Check => block_on(check::check(&setting)),
         CommandArgs::Explain(args) => block_on(explain::explain(&setting, &args)),
         CommandArgs::Load(args) => load::load(&setting, &args),
         CommandArgs::Token(TokenArgs::Create(args)) => block_on(token::create(&setting, &args)),

@@ -5,6 +5,7 @@
 
 mod api_client;
 mod args;
+mod check;
 mod config;
 mod disk;
 mod explain;

@@ -93,8 +93,9 @@ pub(super) struct SecondCount {
     pub(super) served: BTreeMap<String, u64>,
 }
 
+/// To the microsecond.
 pub(super) fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1_000.0
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// The table at the end of a run.

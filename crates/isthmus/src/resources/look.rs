@@ -167,7 +167,7 @@ fn named(object: &Value, pointer: &str) -> String {
 }
 
 /// The conditions of an object; those of a route stand with its parents.
-fn conditions(object: &Value) -> Vec<&Value> {
+pub(crate) fn conditions(object: &Value) -> Vec<&Value> {
     let parents = items(object, "/status/parents").flat_map(|parent| items(parent, "/conditions"));
     items(object, "/status/conditions").chain(parents).collect()
 }

@@ -8,4 +8,4 @@ mod reference;
 
 pub(crate) use change::{Outcome, apply, apply_one, delete, diff};
 pub(crate) use files::{UP_FILE, problems_failure, read_sources, sources};
-pub(crate) use look::{describe, get};
+pub(crate) use look::{conditions, describe, get};

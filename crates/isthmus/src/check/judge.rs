@@ -1,0 +1,471 @@
+//! From what clusters say to findings. Pure: instants are arguments.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use isthmus_api::{ClusterStatus, Contact, ServiceStatus, StatusView};
+use serde_json::Value;
+
+use super::finding::{Code, Finding};
+use crate::output::{ago, field};
+use crate::resources::conditions;
+
+/// What one cluster has answered.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) view: StatusView,
+    /// Every object of config, as this cluster has it.
+    pub(super) objects: Vec<Value>,
+    /// Of its control plane, its cluster and the mesh.
+    pub(super) certificates: Vec<Validity>,
+}
+
+/// From when and until when a certificate is valid.
+pub(super) type Validity = (SystemTime, SystemTime);
+
+/// A certificate is worth a word when less than this part of its life is left, or less than
+/// [`SOON`], whichever is later.
+const LAST_PART: u32 = 5;
+const SOON: Duration = Duration::from_hours(60 * 24);
+
+/// All findings, in no order; some are said by several clusters.
+pub(super) fn judge(answers: &[Answered], now: SystemTime) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for answered in answers {
+        let view = &answered.view;
+        findings.extend(view.clusters.iter().filter_map(|of| contact(view, of)));
+        findings.extend(authority(view));
+        findings.extend(proxies(view));
+        findings.extend(certificates(answered, now));
+    }
+    findings.extend(gateways(answers));
+    findings.extend(services(answers));
+    findings.extend(objects(answers));
+    findings
+}
+
+fn contact(view: &StatusView, of: &ClusterStatus) -> Option<Finding> {
+    let (code, what) = match of.contact {
+        Contact::Own | Contact::Live => return None,
+        Contact::Stale => (Code::ClusterStale, "what is known of it is old"),
+        Contact::Lost => (Code::ClusterLost, "it is not heard of any more"),
+        Contact::Never => (Code::ClusterLost, "it is declared and was never heard of"),
+    };
+    Some(Finding {
+        code,
+        subject: format!("cluster {}", of.name),
+        clusters: vec![view.cluster.clone()],
+        what: what.to_owned(),
+        causes: vec![format!(
+            "the control plane of {} has last seen its control plane {}",
+            view.cluster,
+            ago(of.age_ms)
+        )],
+        fix: format!(
+            "see `isthmus logs {}/control`; if it runs, look at the link",
+            of.name
+        ),
+    })
+}
+
+fn authority(view: &StatusView) -> Option<Finding> {
+    if view.authority.reachable {
+        return None;
+    }
+    let name = view.authority.cluster.as_deref();
+    Some(Finding {
+        code: Code::AuthorityUnreachable,
+        subject: format!("cluster {}", view.cluster),
+        clusters: vec![view.cluster.clone()],
+        what: "config cannot be changed here".to_owned(),
+        causes: vec![match name {
+            Some(name) => format!("it does not reach the authority, cluster {name}"),
+            None => "it does not know the authority yet".to_owned(),
+        }],
+        fix: format!(
+            "traffic goes on as it is; bring back the control plane of {} or the link to it",
+            name.unwrap_or("the founding cluster")
+        ),
+    })
+}
+
+fn proxies(view: &StatusView) -> impl Iterator<Item = Finding> {
+    view.proxies.iter().flat_map(|proxy| {
+        let finding = |code, what: &str, cause, fix| Finding {
+            code,
+            subject: format!("proxy {}/{}", view.cluster, proxy.process),
+            clusters: Vec::new(),
+            what: what.to_owned(),
+            causes: vec![cause],
+            fix,
+        };
+        let log = format!("see `isthmus logs {}/{}`", view.cluster, proxy.process);
+        let gone = (!proxy.connected).then(|| {
+            finding(
+                Code::ProxyNotConnected,
+                "it is not connected to its control plane",
+                "it has ended, or cannot reach the control plane; its last view stays in force"
+                    .to_owned(),
+                log.clone(),
+            )
+        });
+        let rejects = (!proxy.rejected.is_empty()).then(|| {
+            finding(
+                Code::ProxyRejects,
+                "it rejects part of its config and keeps what it had of it",
+                proxy.rejected.join("\n"),
+                format!("upgrade it if it is older than the control plane; {log}"),
+            )
+        });
+        gone.into_iter().chain(rejects)
+    })
+}
+
+fn certificates(answered: &Answered, now: SystemTime) -> Vec<Finding> {
+    let cluster = &answered.view.cluster;
+    let names = [
+        (
+            format!("cluster {cluster}"),
+            "its control plane's certificate",
+            format!("it renews itself: see `isthmus logs {cluster}/control` why it has not"),
+        ),
+        (
+            format!("cluster {cluster}"),
+            "the cluster's certificate",
+            format!("sign the cluster in again: `isthmus mesh sign --cluster {cluster}`"),
+        ),
+        (
+            "mesh".to_owned(),
+            "the mesh root",
+            "have those who hold the mesh key plan its replacement now".to_owned(),
+        ),
+    ];
+    let ending = |((subject, what, fix), (from, until)): ((String, &str, String), &Validity)| {
+        let life = until.duration_since(*from).unwrap_or_default();
+        let left = until.duration_since(now).unwrap_or_default();
+        (left < SOON.min(life / LAST_PART)).then(|| Finding {
+            code: Code::CertificateExpiring,
+            subject,
+            clusters: Vec::new(),
+            what: format!("{what} ends in {}", span(left)),
+            causes: vec![format!("it was made for {}", span(life))],
+            fix,
+        })
+    };
+    let shown = names.into_iter().zip(&answered.certificates);
+    shown.filter_map(ending).collect()
+}
+
+/// In the largest unit that is not rough.
+fn span(length: Duration) -> String {
+    match length.as_secs() {
+        seconds if seconds < 120 => format!("{seconds} s"),
+        seconds if seconds < 2 * 3600 => format!("{} min", seconds / 60),
+        seconds if seconds < 2 * 86_400 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// Gateways as their own clusters see them, else as anybody who answers does.
+fn gateways(answers: &[Answered]) -> Vec<Finding> {
+    let mut seen: BTreeMap<&str, &ClusterStatus> = BTreeMap::new();
+    for answered in answers {
+        for cluster in &answered.view.clusters {
+            if cluster.contact == Contact::Own {
+                seen.insert(&cluster.name, cluster);
+            } else {
+                seen.entry(&cluster.name).or_insert(cluster);
+            }
+        }
+    }
+    let mut findings = Vec::new();
+    for cluster in seen.into_values() {
+        let finding = |subject: String, what: &str, cause: String| Finding {
+            code: Code::GatewayUnhealthy,
+            subject,
+            clusters: Vec::new(),
+            what: what.to_owned(),
+            causes: vec![cause],
+            fix: format!("see `isthmus logs {}/<gateway>`", cluster.name),
+        };
+        if cluster.gateways.is_empty() && cluster.contact != Contact::Never {
+            findings.push(finding(
+                format!("cluster {}", cluster.name),
+                "it has no gateway: nobody elsewhere reaches its services",
+                "none is registered".to_owned(),
+            ));
+        }
+        for gateway in cluster.gateways.iter().filter(|gateway| !gateway.healthy) {
+            findings.push(finding(
+                format!("gateway {}/{}", cluster.name, gateway.name),
+                "it is not healthy",
+                format!(
+                    "it drains, or has lost its control plane (at {})",
+                    gateway.address
+                ),
+            ));
+        }
+    }
+    findings
+}
+
+/// Services by the widest view: shares of a cluster as that cluster sees them, where it answers.
+fn services(answers: &[Answered]) -> Vec<Finding> {
+    let mut seen: BTreeMap<&str, BTreeMap<&str, (u32, u32)>> = BTreeMap::new();
+    for answered in answers {
+        let own = &answered.view.cluster;
+        for ServiceStatus { name, clusters, .. } in &answered.view.services {
+            let shares = seen.entry(name).or_default();
+            for share in clusters {
+                let counts = (share.healthy, share.total);
+                if share.cluster == *own {
+                    shares.insert(&share.cluster, counts);
+                } else {
+                    shares.entry(&share.cluster).or_insert(counts);
+                }
+            }
+        }
+    }
+    let mut findings = Vec::new();
+    for (name, shares) in seen {
+        let finding = |code, clusters: &[&str], what: &str, cause| Finding {
+            code,
+            subject: format!("service {name}"),
+            clusters: clusters.iter().map(|&name| name.to_owned()).collect(),
+            what: what.to_owned(),
+            causes: vec![cause],
+            fix: "see `isthmus describe service/NAME -n NAMESPACE`, and the logs of its programs"
+                .to_owned(),
+        };
+        if shares.values().all(|(healthy, _)| *healthy == 0) {
+            let total: u32 = shares.values().map(|(_, total)| total).sum();
+            let cause = match total {
+                0 => "it has no workload in any cluster".to_owned(),
+                total => format!("none of its {total} workloads passes its health check"),
+            };
+            findings.push(finding(
+                Code::ServiceDown,
+                &[],
+                "nobody can serve it",
+                cause,
+            ));
+            continue;
+        }
+        for (cluster, (healthy, total)) in shares {
+            if healthy == 0 && total > 0 {
+                let cause = format!("none of its {total} workloads there passes its health check");
+                let what = "this cluster does not serve it; others do";
+                findings.push(finding(
+                    Code::ServiceUnhealthyInCluster,
+                    &[cluster],
+                    what,
+                    cause,
+                ));
+            }
+        }
+    }
+    findings
+}
+
+/// Conditions that do not hold. Whether proxies use an object is a matter of each cluster; the rest
+/// is the same everywhere.
+fn objects(answers: &[Answered]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for answered in answers {
+        for object in &answered.objects {
+            for condition in conditions(object) {
+                if condition["status"] == "False" {
+                    findings.extend(failed_condition(&answered.view.cluster, object, condition));
+                }
+            }
+        }
+    }
+    findings
+}
+
+fn failed_condition(cluster: &str, object: &Value, condition: &Value) -> Option<Finding> {
+    let kind = field(object, "/kind").to_lowercase();
+    let name = field(object, "/metadata/name");
+    let (place, option) = match field(object, "/metadata/namespace").as_str() {
+        "-" => (name.clone(), String::new()),
+        namespace => (format!("{namespace}/{name}"), format!(" -n {namespace}")),
+    };
+    let (code, clusters, what) = match condition["type"].as_str()? {
+        "Accepted" => (Code::NotAccepted, Vec::new(), "it is not in force"),
+        "ResolvedRefs" => (
+            Code::RefsNotResolved,
+            Vec::new(),
+            "it names what does not exist",
+        ),
+        "Programmed" => (
+            Code::NotProgrammed,
+            vec![cluster.to_owned()],
+            "not all proxies that need it use it",
+        ),
+        _ => return None,
+    };
+    Some(Finding {
+        code,
+        subject: format!("{kind} {place}"),
+        clusters,
+        what: what.to_owned(),
+        causes: vec![format!(
+            "{}: {}",
+            field(condition, "/reason"),
+            field(condition, "/message")
+        )],
+        fix: format!("see `isthmus describe {kind}/{name}{option}`; correct it and apply it again"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::finding::merged;
+    use super::*;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + DAY * 20_000
+    }
+
+    /// A mesh of two clusters in which all is well, as `cluster` sees it.
+    fn well(cluster: &str) -> Answered {
+        let contact = |name: &str| if name == cluster { "own" } else { "live" };
+        let gateway = json!([{"name": "gateway-1", "address": "127.1.1.2:15008", "healthy": true}]);
+        let view = json!({
+            "mesh": "shop", "trustDomain": "shop.example", "cluster": cluster, "version": "0.1.0",
+            "position": 7, "authority": {"cluster": "a", "reachable": true},
+            "clusters": [
+                {"name": "a", "region": "r", "contact": contact("a"), "ageMs": 9, "rttMs": null,
+                 "gateways": gateway},
+                {"name": "b", "region": "r", "contact": contact("b"), "ageMs": 9, "rttMs": null,
+                 "gateways": gateway}],
+            "services": [{"name": "shop/cart", "exported": true, "clusters": [
+                {"cluster": "a", "healthy": 1, "total": 2}, {"cluster": "b", "healthy": 1, "total": 1}]}],
+            "proxies": [{"process": "cart-1", "identity": "spiffe://shop.example/ns/shop/sa/cart",
+                         "connected": true, "position": 7, "rejected": []}],
+        });
+        let route = json!({
+            "kind": "HTTPRoute", "metadata": {"name": "cart", "namespace": "shop"},
+            "status": {"parents": [{"conditions": [
+                {"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""},
+                {"type": "Programmed", "status": "True", "reason": "Programmed", "message": ""}]}]},
+        });
+        Answered {
+            view: serde_json::from_value(view).unwrap(),
+            objects: vec![route],
+            certificates: [DAY, DAY * 365, DAY * 3650]
+                .map(|life| (now() - life / 2, now() + life / 2))
+                .to_vec(),
+        }
+    }
+
+    /// Findings as `code subject (cluster)`.
+    fn found(answers: &[Answered]) -> Vec<String> {
+        let text = |finding: Finding| {
+            let clusters = match finding.clusters.as_slice() {
+                [] => String::new(),
+                clusters => format!(" ({})", clusters.join(" ")),
+            };
+            format!("{} {}{clusters}", finding.code.text(), finding.subject)
+        };
+        merged(judge(answers, now()))
+            .into_iter()
+            .map(text)
+            .collect()
+    }
+
+    #[test]
+    fn nothing_is_found_where_all_is_well() {
+        assert_eq!(found(&[well("a"), well("b")]), [""; 0]);
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_found_once() {
+        type Break = fn(&mut Answered);
+        let cases: [(Break, &[&str]); 12] = [
+            (
+                |a| a.view.clusters[1].contact = Contact::Lost,
+                &["cluster-lost cluster b (a)"],
+            ),
+            (
+                |a| a.view.clusters[1].contact = Contact::Stale,
+                &["cluster-stale cluster b (a)"],
+            ),
+            (
+                |a| a.view.authority.reachable = false,
+                &["authority-unreachable cluster a (a)"],
+            ),
+            (
+                |a| a.view.clusters[0].gateways[0].healthy = false,
+                &["gateway-unhealthy gateway a/gateway-1"],
+            ),
+            (
+                |a| a.view.clusters[0].gateways.clear(),
+                &["gateway-unhealthy cluster a"],
+            ),
+            // What a thinks of b's gateways does not count while b itself answers.
+            (|a| a.view.clusters[1].gateways.clear(), &[]),
+            (
+                |a| a.view.services[0].clusters[0].healthy = 0,
+                &["service-unhealthy-in-cluster service shop/cart (a)"],
+            ),
+            (
+                |a| a.view.proxies[0].connected = false,
+                &["proxy-not-connected proxy a/cart-1"],
+            ),
+            (
+                |a| {
+                    a.view.proxies[0]
+                        .rejected
+                        .push("service shop/x: why".to_owned());
+                },
+                &["proxy-rejects proxy a/cart-1"],
+            ),
+            (
+                |a| {
+                    a.objects[0]["status"]["parents"][0]["conditions"][1]["status"] =
+                        "False".into();
+                },
+                &["not-programmed httproute shop/cart (a)"],
+            ),
+            (
+                |a| a.certificates[0].1 = now() + Duration::from_hours(2),
+                &["certificate-expiring cluster a"],
+            ),
+            (
+                |a| a.certificates[2].1 = now() + DAY * 59,
+                &["certificate-expiring mesh"],
+            ),
+        ];
+        for (index, (harm, expect)) in cases.into_iter().enumerate() {
+            let mut one = well("a");
+            harm(&mut one);
+            assert_eq!(found(&[one, well("b")]), expect, "case {index}");
+        }
+    }
+
+    #[test]
+    fn what_all_clusters_say_of_the_mesh_is_said_once() {
+        let both = [well("a"), well("b")].map(|mut answered| {
+            let conditions = &mut answered.objects[0]["status"]["parents"][0]["conditions"];
+            conditions[0]["status"] = "False".into();
+            conditions[1]["status"] = "False".into();
+            for share in &mut answered.view.services[0].clusters {
+                share.healthy = 0;
+            }
+            answered
+        });
+        assert_eq!(
+            found(&both),
+            [
+                "service-down service shop/cart",
+                "not-accepted httproute shop/cart",
+                "not-programmed httproute shop/cart (a b)"
+            ]
+        );
+    }
+}
