@@ -149,6 +149,17 @@ impl Breaker {
         }
     }
 
+    /// The way there works, as something other than a request has found out.
+    pub(crate) fn reached(&mut self, now: Instant) -> Change {
+        match self.state {
+            State::Closed(_) => Change::None,
+            State::Open { .. } => {
+                self.close(now);
+                Change::Closed
+            }
+        }
+    }
+
     fn open(&mut self, now: Instant) {
         // Opening again before the slow start is over is the same trouble, not a new one.
         let relapse = self
@@ -307,6 +318,23 @@ mod tests {
                 remaining: BREAKER_OPEN
             }
         );
+    }
+
+    #[test]
+    fn a_way_that_was_found_closes_it_and_a_relapse_goes_on() {
+        let (mut breaker, start) = (Breaker::default(), Instant::now());
+        assert_eq!(breaker.reached(start), Change::None);
+        let late = breaker.begin(start);
+        run(&mut breaker, "fffff", start);
+        assert_eq!(breaker.reached(start + MS), Change::Closed);
+        assert_eq!(breaker.gate(start + MS), Gate::Closed);
+        // Of the time before, and so no relapse.
+        breaker.finish(&late, Evidence::Failure, start + MS);
+        run(&mut breaker, "ffff", start + MS);
+        assert_eq!(breaker.gate(start + MS), Gate::Closed);
+        run(&mut breaker, "f", start + MS);
+        let remaining = 2 * BREAKER_OPEN;
+        assert_eq!(breaker.gate(start + MS), Gate::Open { remaining });
     }
 
     #[test]

@@ -105,6 +105,16 @@ impl Valve {
         }
     }
 
+    /// A new way to `cluster` was opened to its end, for nobody's request: if it was left because it
+    /// failed, it returns. Without this, one that no request would choose (there is a nearer one)
+    /// would stay left, and be of no help when the nearer one dies.
+    pub fn reached(&mut self, cluster: &ClusterName, now: Instant) {
+        let state = self.state(cluster);
+        if state.breaker.reached(now) == Change::Closed {
+            state.ramp = Some(Ramp { since: now });
+        }
+    }
+
     /// Where a learner puts what it found.
     pub fn set_limit(&mut self, cluster: &ClusterName, limit: Limit) {
         self.state(cluster).limit = limit;

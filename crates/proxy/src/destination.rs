@@ -218,6 +218,11 @@ impl Destination {
         }
     }
 
+    /// A tunnel to `cluster` was opened for nobody's request.
+    pub(crate) fn reached(&self, cluster: &ClusterName, now: Instant) {
+        self.state.borrow_mut().valve.reached(cluster, now);
+    }
+
     pub(crate) fn pick_cluster(
         &self,
         shares: &[ClusterShare],

@@ -134,8 +134,13 @@ async fn first_tunnel(
     Ok(())
 }
 
-/// Keeps a tunnel to the cluster that would be next, so that its callers need not wait for handshakes
-/// over a long link when the chosen one dies.
+/// How many clusters beside the chosen one are kept warm: also of two that are lost, the second is
+/// not missed.
+const KEPT_WARM: usize = 2;
+
+/// Keeps tunnels to the clusters that would be next, so that their callers need not wait for
+/// handshakes over long links when the chosen one dies. A tunnel that comes up proves that its
+/// cluster can be reached again, if it was left because it failed.
 fn keep_next_warm(
     worker: &Rc<Worker>,
     destination: &Rc<Destination>,
@@ -143,24 +148,25 @@ fn keep_next_warm(
     decision: &Decision,
 ) {
     let chosen = decision.chosen().map(|chosen| chosen.rank);
-    let next = decision.candidates().iter().find(|candidate| {
+    let next = decision.candidates().iter().filter(|candidate| {
         let share = &candidate.share;
         let usable = share.healthy > 0 && share.barred.is_none() && !share.local;
         usable && Some(candidate.rank) != chosen
     });
-    let Some(next) = next else { return };
-    let cluster = &next.share.cluster;
-    if !destination.tunnelled(cluster, Instant::now()).is_empty() {
-        return;
-    }
-    if let Ok(turn) = destination.turn(cluster).try_lock_owned() {
-        drop(open_in_background(
-            worker,
-            destination,
-            decided,
-            cluster,
-            turn,
-        ));
+    for next in next.take(KEPT_WARM) {
+        let cluster = &next.share.cluster;
+        if !destination.tunnelled(cluster, Instant::now()).is_empty() {
+            continue;
+        }
+        if let Ok(turn) = destination.turn(cluster).try_lock_owned() {
+            let opening = open_in_background(worker, destination, decided, cluster, turn);
+            let (destination, cluster) = (Rc::clone(destination), cluster.clone());
+            tokio::task::spawn_local(async move {
+                if matches!(opening.await, Ok(Ok(()))) {
+                    destination.reached(&cluster, Instant::now());
+                }
+            });
+        }
     }
 }
 
