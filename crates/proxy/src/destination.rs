@@ -270,7 +270,7 @@ impl Destination {
     pub(crate) fn tunnel(&self, cluster: &ClusterName, handle: &Handle) -> Option<Link> {
         let state = self.state.borrow();
         let tunnel = state.groups.get(cluster)?.tunnels.get(handle)?;
-        tunnel.link.is_usable().then(|| tunnel.link.clone())
+        (!tunnel.link.is_leaving()).then(|| tunnel.link.clone())
     }
 
     /// Workloads of `cluster` that tunnels stand to.
@@ -421,12 +421,12 @@ impl Group {
     fn drop_broken(&mut self, now: Instant) {
         let before = self.tunnels.len();
         self.tunnels.retain(|_, tunnel| {
-            let usable = tunnel.link.is_usable();
-            if !usable {
+            let leaving = tunnel.link.is_leaving();
+            if leaving {
                 // One that takes no more streams ends when those that run have ended.
                 tunnel.link.drain();
             }
-            usable
+            !leaving
         });
         if self.tunnels.len() != before {
             self.refresh(now);

@@ -358,9 +358,9 @@ impl Way {
         let dialled = dial.await;
         match &dialled {
             Ok(link) => {
-                // One that takes no more streams for now ends when those that run have ended.
-                if let Some(full) = self.link.borrow_mut().replace(link.clone()) {
-                    full.drain();
+                // One that takes no more streams ends when those that run have ended.
+                if let Some(left) = self.link.borrow_mut().replace(link.clone()) {
+                    left.drain();
                 }
             }
             Err(error) => *self.failed.borrow_mut() = Some((Instant::now(), error.clone())),
@@ -369,7 +369,7 @@ impl Way {
     }
 
     fn known(&self) -> Option<Result<Link, Unreachable>> {
-        if let Some(link) = self.link.borrow().as_ref().filter(|link| link.is_usable()) {
+        if let Some(link) = self.link.borrow().as_ref().filter(|link| !link.is_leaving()) {
             return Some(Ok(link.clone()));
         }
         match &*self.failed.borrow() {
@@ -387,7 +387,7 @@ impl Way {
         let unused = standing
             .idle_since()
             .is_some_and(|since| now.saturating_duration_since(since) > idle);
-        if unused || !standing.is_usable() {
+        if unused || standing.is_leaving() {
             standing.drain();
             *link = None;
         }
@@ -404,8 +404,8 @@ mod tests {
     use crate::mux::Stream;
     use crate::testing::run;
 
-    /// A link whose peer has not said yet how many streams it takes, and as many as it takes anyway.
-    fn full() -> (Link, Vec<Stream>, tokio::io::DuplexStream) {
+    /// A link whose peer has not said yet how many streams it takes, and `count` streams.
+    fn link_with(count: u32) -> (Link, Vec<Stream>, tokio::io::DuplexStream) {
         let (io, peer) = tokio::io::duplex(1_000);
         let link = Link::start(io, Side::Dialler, Settings::default());
         let open = Open::Tcp(TcpOpen {
@@ -414,24 +414,30 @@ mod tests {
             context: Context::default(),
         });
         let open = || link.open(&open, false).unwrap();
-        let streams = (0..LEAST_STREAMS).map(|_| open()).collect();
+        let streams = (0..count).map(|_| open()).collect();
         (link, streams, peer)
     }
 
     #[test]
-    fn a_full_link_that_is_replaced_ends_when_its_streams_have_ended() {
+    fn a_full_link_is_kept_and_one_that_leaves_is_replaced() {
         run(async {
-            let (first, _streams, _peer) = full();
-            let (second, _more_streams, _other_peer) = full();
+            let (first, _streams, _peer) = link_with(LEAST_STREAMS);
+            let (second, _more_streams, _other_peer) = link_with(1);
             let way = Way::default();
-            for link in [&first, &second] {
-                let dialled = way.link(async { Ok(link.clone()) });
-                assert!(dialled.await.is_ok(), "it was dialled");
-            }
-            assert!(first.is_leaving());
-            assert!(!second.is_leaving());
+            let dial = async |link: &Link| {
+                let link = link.clone();
+                way.link(async { Ok(link) }).await.unwrap()
+            };
+            dial(&first).await;
+            // Full: whoever comes next waits for a place on it, and dials no second connection.
+            assert!(dial(&second).await.is_same(&first));
             way.tidy(Duration::from_secs(90), Instant::now());
-            assert!(second.is_leaving());
+            assert!(!first.is_leaving());
+
+            first.drain();
+            assert!(dial(&second).await.is_same(&second));
+            way.tidy(Duration::from_secs(90), Instant::now());
+            assert!(!second.is_leaving());
         });
     }
 }

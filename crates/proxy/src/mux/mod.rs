@@ -133,19 +133,17 @@ impl Link {
         .await
     }
 
-    /// May streams be opened, now or as soon as others end? A full connection is not a broken one.
-    pub(crate) fn is_usable(&self) -> bool {
-        !self.is_leaving()
-    }
-
-    /// The peer, or we, have said that no new streams are taken.
+    /// No new stream will ever be taken: one of the two has said so, or the connection is gone. One
+    /// that is full for now is not leaving.
     pub(crate) fn is_leaving(&self) -> bool {
         let shared = self.0.borrow();
-        shared.closed.is_some()
-            || matches!(
-                shared.machine.can_open(),
-                Err(CannotOpen::Leaving | CannotOpen::Failed)
-            )
+        let can_open = shared.machine.can_open();
+        shared.closed.is_some() || !matches!(can_open, Ok(()) | Err(CannotOpen::TooMany { .. }))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
     }
 
     /// Since when no stream has been open.
@@ -406,7 +404,7 @@ mod tests {
             let stream = b.open(&open(), false).unwrap();
             let told = stream.receive().await.unwrap_err();
             assert_eq!(told, StreamError::Reset(ResetCode::Refused));
-            assert!(a.is_usable());
+            assert!(!a.is_leaving());
         })
         .await;
     }
@@ -441,7 +439,7 @@ mod tests {
             }
             while link.0.borrow().machine.peer().is_none() {
                 tokio::task::yield_now().await;
-                assert!(link.is_usable());
+                assert!(!link.is_leaving());
             }
         })
         .await;
