@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -123,8 +124,8 @@ impl Caller {
                 },
             }
         };
-        *head = Some(read_head(&reply));
-        read_body(reply.into_body()).await?;
+        let read = head.insert(read_head(&reply));
+        read_body(reply.into_body(), read).await?;
         self.idle().push(connection);
         Ok(())
     }
@@ -160,13 +161,29 @@ fn read_head(reply: &Response<Incoming>) -> Head {
         workload: text("x-isthmus-workload"),
         attempts: text("x-isthmus-attempts").and_then(|count| count.parse().ok()),
         refusal: text("x-isthmus-refusal"),
+        detail: None,
     }
 }
 
-/// Reads a body to its end and keeps nothing of it.
-async fn read_body(mut body: Incoming) -> Result<(), Broken> {
+/// The body of a refusal is not longer.
+const MOST_OF_REFUSAL: usize = 16 * 1024;
+
+/// Reads a body to its end. Of a refusal the detail is kept, of other replies nothing.
+async fn read_body(mut body: Incoming, head: &mut Head) -> Result<(), Broken> {
+    let mut kept = Vec::new();
     while let Some(frame) = body.frame().await {
-        frame.map_err(|_| Broken::ConnectionLost)?;
+        let frame = frame.map_err(|_| Broken::ConnectionLost)?;
+        if let Some(data) = frame.data_ref()
+            && head.refusal.is_some()
+            && kept.len() < MOST_OF_REFUSAL
+        {
+            kept.extend_from_slice(data);
+        }
     }
+    let refusal: Option<Value> = serde_json::from_slice(&kept).ok();
+    let detail = refusal
+        .as_ref()
+        .and_then(|refusal| refusal["detail"].as_str());
+    head.detail = detail.map(str::to_owned);
     Ok(())
 }

@@ -30,6 +30,7 @@ struct Line<'a> {
     workload: Option<&'a str>,
     attempts: Option<u32>,
     refusal: Option<&'a str>,
+    detail: Option<&'a str>,
     failed: Option<&'a str>,
 }
 
@@ -72,6 +73,7 @@ fn line(run: &str, ended: &Ended) -> String {
         workload: head.and_then(|head| head.workload.as_deref()),
         attempts: head.and_then(|head| head.attempts),
         refusal: head.and_then(|head| head.refusal.as_deref()),
+        detail: head.and_then(|head| head.detail.as_deref()),
         failed: failed.as_deref(),
     };
     serde_json::to_string(&line).expect("texts and numbers are always JSON") + "\n"
@@ -96,7 +98,8 @@ mod tests {
         assert_eq!(
             line("k3f9", &ended(2, "us-west", 7)),
             "{\"id\":\"load-k3f9-3\",\"scheduledMs\":1000.0,\"latencyMs\":7.0,\"status\":200,\
-             \"cluster\":\"us-west\",\"workload\":null,\"attempts\":1,\"refusal\":null,\"failed\":null}\n"
+             \"cluster\":\"us-west\",\"workload\":null,\"attempts\":1,\"refusal\":null,\
+             \"detail\":null,\"failed\":null}\n"
         );
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Head {
     pub(super) attempts: Option<u32>,
     /// The mesh's own reason for its answer.
     pub(super) refusal: Option<String>,
+    /// What it says of that reason.
+    pub(super) detail: Option<String>,
 }
 
 /// Why the client has no whole reply.

@@ -46,6 +46,8 @@ pub(super) struct Settle<'r> {
     destination: &'r Rc<Destination>,
     decided: &'r Decided,
     budget: Rc<RefCell<Budget>>,
+    /// How each try that brought no reply has ended, for whoever asks why.
+    trail: RefCell<Vec<String>>,
 }
 
 impl<'r> Settle<'r> {
@@ -60,6 +62,7 @@ impl<'r> Settle<'r> {
             destination,
             decided,
             budget,
+            trail: RefCell::default(),
         }
     }
 
@@ -75,6 +78,7 @@ impl<'r> Settle<'r> {
             return Err(failed.refusal);
         };
         let place = Place::of(&attempt);
+        self.trail.borrow_mut().push(place.told(&failed.refusal));
         // The engines learn first, so that a place that is out by now is seen as such.
         attempt.finish(failed.outcome);
         match self.judge_at(attempts, avoided, &place, failed.outcome) {
@@ -83,7 +87,7 @@ impl<'r> Settle<'r> {
             Verdict::GiveUp {
                 reason,
                 maybe_executed,
-            } => Err(give_up(reason, maybe_executed, failed)),
+            } => Err(give_up(reason, maybe_executed, failed, &self.trail.take())),
         }
     }
 
@@ -137,6 +141,18 @@ impl Place {
             workload: attempt.workload().cloned(),
         }
     }
+
+    fn told(&self, refusal: &Refusal) -> String {
+        let cluster = self
+            .cluster
+            .as_ref()
+            .map_or("nowhere", |name| name.as_str());
+        let workload = self
+            .workload
+            .as_ref()
+            .map_or("no workload", |handle| handle.as_str());
+        format!("{cluster}, {workload}: {}", refusal.detail)
+    }
 }
 
 impl Avoided {
@@ -149,17 +165,14 @@ impl Avoided {
 }
 
 /// What the caller is told at the end of all tries.
-fn give_up(reason: GiveUp, maybe_executed: bool, failed: Failed) -> Refusal {
-    match reason {
-        GiveUp::DeadlinePassed => Refusal::from(RefusalReason::RequestTimeout),
-        _ if maybe_executed && failed.outcome != Outcome::TimedOut => {
-            Refusal::new(RefusalReason::MaybeExecuted, failed.refusal.detail)
-        }
-        _ => Refusal {
-            detail: format!("{} ({})", failed.refusal.detail, reason.code()),
-            ..failed.refusal
-        },
-    }
+fn give_up(reason: GiveUp, maybe_executed: bool, failed: Failed, trail: &[String]) -> Refusal {
+    let detail = format!("{} ({})", trail.join("; then "), reason.code());
+    let told = match reason {
+        GiveUp::DeadlinePassed => RefusalReason::RequestTimeout,
+        _ if maybe_executed && failed.outcome != Outcome::TimedOut => RefusalReason::MaybeExecuted,
+        _ => failed.refusal.reason,
+    };
+    Refusal::new(told, detail)
 }
 
 /// The cluster of the next try.

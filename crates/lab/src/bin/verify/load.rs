@@ -38,6 +38,8 @@ pub(crate) struct Request {
     pub(crate) cluster: Option<String>,
     /// Why it counts as failed.
     pub(crate) failed: Option<String>,
+    /// What the mesh says of it.
+    pub(crate) detail: Option<String>,
 }
 
 /// It never ends by itself.
@@ -132,7 +134,11 @@ impl Loaded {
         let failed = self.requests.iter().filter_map(|request| {
             let reason = request.failed.as_ref()?;
             let due = request.due.as_secs_f64();
-            Some(format!("{} due at {due:.3} s: {reason}", request.id))
+            let detail = request.detail.as_deref().unwrap_or("no detail");
+            Some(format!(
+                "{} due at {due:.3} s: {reason}: {detail}",
+                request.id
+            ))
         });
         failed.collect()
     }
@@ -178,6 +184,7 @@ fn request(line: &str) -> Result<Request> {
         due: Duration::from_secs_f64(due / 1000.0),
         cluster: text("cluster"),
         failed: text("failed"),
+        detail: text("detail"),
     })
 }
 
@@ -233,7 +240,7 @@ mod tests {
         let lines = [
             r#"{"id":"a","scheduledMs":0.0,"cluster":"x","failed":null}"#,
             r#"{"id":"b","scheduledMs":1500.0,"cluster":"x","failed":null}"#,
-            r#"{"id":"c","scheduledMs":1600.0,"cluster":"y","failed":"maybe-executed"}"#,
+            r#"{"id":"c","scheduledMs":1600.0,"cluster":"y","detail":"reset","failed":"maybe-executed"}"#,
         ];
         let loaded = Loaded {
             started: SystemTime::UNIX_EPOCH,
@@ -242,7 +249,10 @@ mod tests {
         let second = Duration::from_secs(1);
         let served = loaded.served(SystemTime::UNIX_EPOCH + second, second);
         assert_eq!(served, BTreeMap::from([("x", 1)]));
-        assert_eq!(loaded.failures(), ["c due at 1.600 s: maybe-executed"]);
+        assert_eq!(
+            loaded.failures(),
+            ["c due at 1.600 s: maybe-executed: reset"]
+        );
         assert!(request("{}").is_err());
     }
 }
