@@ -90,4 +90,6 @@ lint: ## rustfmt and clippy; a warning is an error
 .PHONY: reference
 reference: ## write docs/reference anew from the code
 	@scripts/bootstrap build
-	UPDATE_REFERENCE=1 $(CARGO) test $(LOCKED) --workspace --test reference
+	UPDATE_REFERENCE=1 $(CARGO) test $(LOCKED) --package isthmus-telemetry --test reference
+	$(CARGO) run $(LOCKED) -q --package isthmus-manifest --example reference > $(TARGET_DIR)/resources.md
+	mv $(TARGET_DIR)/resources.md docs/reference/resources.md

@@ -5,13 +5,17 @@
 //! tried again whatever its method. A committed request whose end is unknown may be tried again only
 //! if its method is idempotent and its body still held; otherwise it ends as `maybe-executed`, and
 //! the caller must decide.
+//!
+//! `retry.attempts` counts tries of which something was sent. One that found no way (connection
+//! refused, connection closing) costs nobody anything and does not use up the right to a retry, which
+//! another place may need; such tries have a bound of their own.
 
 use std::time::{Duration, Instant};
 
 use isthmus_model::{Percent, RetryOn, TimeoutSettings, TrafficSettings};
 
 use crate::budget::Budget;
-use crate::constants::HELD_BYTES;
+use crate::constants::{HELD_BYTES, MOST_UNSENT};
 use crate::outcome::Outcome;
 
 /// The machine of one request.
@@ -27,6 +31,8 @@ pub struct Attempts {
     deadline: Option<Instant>,
     /// Tries begun.
     tries: u32,
+    /// Tries that have ended and of which something was sent: what `retry.attempts` counts.
+    sent: u32,
     began: Instant,
     stage: Stage,
     /// Some try's end is unknown.
@@ -140,6 +146,7 @@ impl Attempts {
             body_held: true,
             deadline: shorter.and_then(|length| now.checked_add(length)),
             tries: 0,
+            sent: 0,
             began: now,
             stage: Stage::Uncommitted,
             maybe_executed: false,
@@ -176,8 +183,8 @@ impl Attempts {
     pub fn holds_reply(&self, length: Option<u64>, now: Instant) -> bool {
         let short = length.is_some_and(|length| length <= HELD_BYTES);
         let repeatable = self.idempotent && self.body_held && self.on.contains(RetryOn::Reset);
-        let more = self.tries <= self.retries && !self.is_late(now);
-        short && repeatable && more
+        let more = self.sent < self.retries && self.tries < self.most_tries();
+        short && repeatable && more && !self.is_late(now)
     }
 
     /// The application gets the first byte of the reply: from here on there is no retry.
@@ -221,8 +228,8 @@ impl Attempts {
     }
 
     /// The running try has ended. `escape`: the place that failed is out by now, and the next is
-    /// another that is not hot (see [`crate::Valve::is_escape`]); such a first retry does not draw on
-    /// the budget.
+    /// another that is not hot (see [`crate::Valve::is_escape`]); the first such retry does not draw on
+    /// the budget, nor does one after a try of which nothing was sent.
     pub fn judge(
         &mut self,
         outcome: Outcome,
@@ -233,6 +240,9 @@ impl Attempts {
         let has_reply = matches!(outcome, Outcome::Replied { .. });
         if self.end_is_unknown(outcome) {
             self.maybe_executed = true;
+        }
+        if !self.is_unsent(outcome) {
+            self.sent = self.sent.saturating_add(1);
         }
         let failure = match self.failure(outcome) {
             Failure::None => return Verdict::Deliver,
@@ -264,6 +274,7 @@ impl Attempts {
     ) -> Option<GiveUp> {
         let surely_unseen =
             !self.end_is_unknown(outcome) && !matches!(outcome, Outcome::Replied { .. });
+        let is_free = self.is_unsent(outcome) || (escape && self.sent == 1);
         let must_repeat_body = self.stage != Stage::Uncommitted;
         if outcome == Outcome::Cancelled {
             Some(GiveUp::Cancelled)
@@ -277,11 +288,11 @@ impl Attempts {
             Some(GiveUp::RetryUnwanted)
         } else if failure.is_some_and(|on| !self.on.contains(on)) {
             Some(GiveUp::NotListed)
-        } else if self.tries > self.retries {
+        } else if self.sent > self.retries || self.tries >= self.most_tries() {
             Some(GiveUp::AttemptsSpent)
         } else if self.is_late(now) {
             Some(GiveUp::DeadlinePassed)
-        } else if (escape && self.tries == 1) || budget.withdraw(self.percent, now) {
+        } else if is_free || budget.withdraw(self.percent, now) {
             None
         } else {
             Some(GiveUp::BudgetSpent)
@@ -311,6 +322,22 @@ impl Attempts {
             Outcome::Reset | Outcome::TimedOut | Outcome::Cancelled
         );
         cut && self.stage != Stage::Uncommitted
+    }
+
+    /// Nothing of the try has left this proxy, or nothing that anybody took: a further one adds no
+    /// load to anything.
+    fn is_unsent(&self, outcome: Outcome) -> bool {
+        let replied = matches!(outcome, Outcome::Replied { .. });
+        matches!(outcome, Outcome::ConnectFailed | Outcome::Drained)
+            || (self.stage == Stage::Uncommitted && !replied)
+    }
+
+    /// All tries, of whatever kind: `retry.attempts` 0 switches every further one off.
+    fn most_tries(&self) -> u32 {
+        match self.retries {
+            0 => 1,
+            retries => retries.saturating_add(1 + MOST_UNSENT),
+        }
     }
 
     fn is_late(&self, now: Instant) -> bool {

@@ -29,6 +29,8 @@ pub struct ClusterShare {
     pub age: Duration,
     /// Measured; `None`: not yet.
     pub rtt: Option<Duration>,
+    /// A way to its workloads stands, or it needs none that could be prepared.
+    pub connected: bool,
     /// Why it must not be used; `None`: it may.
     pub barred: Option<Barred>,
 }
@@ -53,6 +55,8 @@ pub enum Hot {
     },
     /// Another request is finding out whether it is back.
     Probing,
+    /// It failed, and no way to it has been found since: no request is spent on finding one.
+    Unreached,
     /// It holds more of our requests than it can work on.
     OverLimit {
         in_flight: u32,
@@ -148,6 +152,7 @@ impl Hot {
             Self::NoHealthyWorkload => "no-healthy-workload",
             Self::BreakerOpen { .. } => "breaker-open",
             Self::Probing => "probing",
+            Self::Unreached => "unreached",
             Self::OverLimit { .. } => "over-limit",
         }
     }

@@ -57,6 +57,10 @@ pub const EJECTION_MEMORY: Duration = Duration::from_mins(1);
 /// length are held until complete while a retry is possible.
 pub const HELD_BYTES: u64 = 64 * 1024;
 
+/// Tries of one request that may find no way, beyond those that `retry.attempts` allows: from the
+/// second failure on each leaves a whole cluster, so this is how many clusters may be dead at once.
+pub const MOST_UNSENT: u32 = 4;
+
 /// What "recent requests" means for the retry budget. One-second slots.
 pub const BUDGET_WINDOW_SECONDS: usize = 10;
 

@@ -105,9 +105,9 @@ impl Valve {
         }
     }
 
-    /// A new way to `cluster` was opened to its end, for nobody's request: if it was left because it
-    /// failed, it returns. Without this, one that no request would choose (there is a nearer one)
-    /// would stay left, and be of no help when the nearer one dies.
+    /// A way to `cluster` was found where there was none: if the cluster was left because it failed,
+    /// it returns. No request has to ask, which matters most for one that none would choose, as
+    /// there is a nearer one: it must be of help when the nearer one dies.
     pub fn reached(&mut self, cluster: &ClusterName, now: Instant) {
         let state = self.state(cluster);
         if state.breaker.reached(now) == Change::Closed {
@@ -177,6 +177,7 @@ fn heat(share: &ClusterShare, state: &ClusterState, gate: Gate, is_retry: bool) 
     match gate {
         Gate::Open { remaining } => return Some(Hot::BreakerOpen { remaining }),
         Gate::Probing => return Some(Hot::Probing),
+        Gate::MayProbe if !share.connected => return Some(Hot::Unreached),
         // A request that has failed once should go where it surely works.
         Gate::MayProbe if is_retry => {
             return Some(Hot::BreakerOpen {

@@ -175,7 +175,8 @@ pub(crate) enum OrderName {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RetrySpec {
-    /// Tries after the first, at most 10; 0 switches retries off.
+    /// Tries after the first, at most 10; 0 switches retries off. Tries that found no way are not
+    /// counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) attempts: Option<u32>,
     /// Retries allowed on top of requests, in percent of them: 0 to 100.

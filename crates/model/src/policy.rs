@@ -95,7 +95,7 @@ pub enum LocalityOrder {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetrySettings {
-    /// Tries after the first; 0 switches retries off.
+    /// Tries after the first of which something was sent; 0 switches retries off.
     pub attempts: u32,
     /// Retries allowed on top of the requests of the last ten seconds.
     pub budget: Percent,

@@ -16,9 +16,10 @@ use isthmus_balance::{
 use isthmus_model::{
     ClusterName, Handle, LocalityOrder, ServiceName, Subset, TrafficSettings, Workload,
 };
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::mux::Link;
-use crate::reach::Tunnel;
+use crate::reach::{AFTER_FAILURE, Tunnel};
 use crate::view::{Known, ServiceView, View};
 
 /// Distinct workloads of one remote cluster that a worker keeps tunnels to.
@@ -43,9 +44,19 @@ pub(crate) struct Destinations {
 pub(crate) struct Destination {
     pub(crate) key: DestinationKey,
     state: RefCell<State>,
-    /// One opens the first tunnel to a cluster, the others wait.
-    pub(crate) opening: RefCell<BTreeMap<ClusterName, Arc<tokio::sync::Mutex<()>>>>,
+    opening: RefCell<BTreeMap<ClusterName, Opening>>,
 }
+
+/// The opening of tunnels to one cluster.
+#[derive(Default)]
+struct Opening {
+    /// One opens, the others wait.
+    turn: Arc<Mutex<()>>,
+    failed: Option<Instant>,
+}
+
+/// The right to open a tunnel to a cluster, for as long as it is held.
+pub(crate) type Turn = OwnedMutexGuard<()>;
 
 #[derive(Default)]
 struct State {
@@ -143,6 +154,7 @@ impl Destination {
             total,
             age: Duration::ZERO,
             rtt: Some(Duration::ZERO),
+            connected: true,
             barred: None,
         };
         let remote = service
@@ -158,6 +170,7 @@ impl Destination {
                 total: share.total,
                 age: cluster.age,
                 rtt: cluster.rtt,
+                connected: self.is_tunnelled(&share.cluster),
                 barred: if permit.reaches(&share.cluster).is_err() {
                     Some(Barred::NotExported)
                 } else if settings.locality_order == LocalityOrder::LocalOnly {
@@ -218,11 +231,6 @@ impl Destination {
         }
     }
 
-    /// A tunnel to `cluster` was opened for nobody's request.
-    pub(crate) fn reached(&self, cluster: &ClusterName, now: Instant) {
-        self.state.borrow_mut().valve.reached(cluster, now);
-    }
-
     pub(crate) fn pick_cluster(
         &self,
         shares: &[ClusterShare],
@@ -273,6 +281,17 @@ impl Destination {
         (!tunnel.link.is_leaving()).then(|| tunnel.link.clone())
     }
 
+    /// Is there a tunnel to `cluster`?
+    pub(crate) fn is_tunnelled(&self, cluster: &ClusterName) -> bool {
+        let state = self.state.borrow();
+        let mut tunnels = state
+            .groups
+            .get(cluster)
+            .into_iter()
+            .flat_map(|group| group.tunnels.values());
+        tunnels.any(|tunnel| !tunnel.link.is_leaving())
+    }
+
     /// Workloads of `cluster` that tunnels stand to.
     pub(crate) fn tunnelled(&self, cluster: &ClusterName, now: Instant) -> Vec<Handle> {
         let mut state = self.state.borrow_mut();
@@ -303,13 +322,35 @@ impl Destination {
     }
 
     /// Whom to wait for when a tunnel to `cluster` is being opened.
-    pub(crate) fn turn(&self, cluster: &ClusterName) -> Arc<tokio::sync::Mutex<()>> {
-        Arc::clone(
-            self.opening
-                .borrow_mut()
-                .entry(cluster.clone())
-                .or_default(),
-        )
+    pub(crate) fn turn(&self, cluster: &ClusterName) -> Arc<Mutex<()>> {
+        let mut opening = self.opening.borrow_mut();
+        Arc::clone(&opening.entry(cluster.clone()).or_default().turn)
+    }
+
+    /// The turn, for a tunnel that nobody waits for: only if nobody has it, and not again just after
+    /// it has failed.
+    pub(crate) fn spare_turn(&self, cluster: &ClusterName, now: Instant) -> Option<Turn> {
+        let mut opening = self.opening.borrow_mut();
+        let opening = opening.entry(cluster.clone()).or_default();
+        let failed_lately = opening
+            .failed
+            .is_some_and(|at| now.saturating_duration_since(at) < AFTER_FAILURE);
+        if failed_lately {
+            return None;
+        }
+        Arc::clone(&opening.turn).try_lock_owned().ok()
+    }
+
+    /// The first tunnel to `cluster` stands. If the cluster was left because it failed, this is the
+    /// proof that it can be reached again.
+    pub(crate) fn reached(&self, cluster: &ClusterName, now: Instant) {
+        self.state.borrow_mut().valve.reached(cluster, now);
+    }
+
+    /// No tunnel to `cluster` could be opened.
+    pub(crate) fn not_reached(&self, cluster: &ClusterName, now: Instant) {
+        let mut opening = self.opening.borrow_mut();
+        opening.entry(cluster.clone()).or_default().failed = Some(now);
     }
 
     /// A try sets out to `cluster`.
@@ -360,6 +401,8 @@ impl Try {
             group.endpoints.start(handle);
         }
         self.handle = Some(handle.clone());
+        // What it took to find a way there is none of the workload's latency.
+        self.began = Instant::now();
     }
 
     /// The first byte of the reply is here: what counts as latency.

@@ -30,7 +30,7 @@ use crate::tls::{Me, TlsError};
 
 /// Who has just failed is not dialled again for this long: the next request goes elsewhere at once
 /// instead of waiting for the same timeout.
-const AFTER_FAILURE: Duration = Duration::from_millis(500);
+pub(crate) const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// Proxies that a tunnel may pass behind the first gateway.
 const HOP_LIMIT: u8 = 0;
 

@@ -69,6 +69,45 @@ async fn remembering() -> (std::net::SocketAddr, Rc<RefCell<Vec<String>>>) {
 }
 
 #[test]
+fn a_burst_needs_no_more_connections_than_the_program_takes() {
+    const BURST: usize = 100;
+    run(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        // Two fit into the queue; what comes beyond is not answered for a second.
+        let listener = socket.listen(1).unwrap();
+        let scene = Scene::local(listener.local_addr().unwrap());
+        let link = play_caller(&scene).await;
+        let mut streams = Vec::new();
+        for _ in 0..BURST {
+            link.room().await;
+            streams.push(link.open(&request("GET", &[]), true).unwrap());
+        }
+        let serving = async {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                tokio::task::spawn_local(async move {
+                    while !read_head(&mut socket).await.is_empty() {
+                        socket.write_all(HELLO.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        };
+        let asking = async {
+            for stream in streams {
+                let reply = stream.receive().await;
+                assert!(matches!(reply, Ok(Item::Reply(_))), "{reply:?}");
+            }
+        };
+        // Not accepted before all have been asked for: the first answer comes after that.
+        tokio::select! {
+            () = within(asking) => {}
+            () = serving => {}
+        }
+    });
+}
+
+#[test]
 fn an_answer_that_does_not_wait_for_the_body_arrives() {
     run(async {
         let address = program(|mut socket| async move {

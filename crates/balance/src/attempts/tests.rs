@@ -198,9 +198,47 @@ fn what_was_unknown_once_stays_unknown() {
         show(attempts.judge(Outcome::ConnectFailed, false, &mut budget, now)),
         "retry"
     );
+    let mut off = TrafficSettings::default();
+    off.retry.on.retain(|on| *on != RetryOn::ConnectFailure);
+    attempts.on = Listed::new(&off.retry.on);
     attempts.begin(now);
     let end = attempts.judge(Outcome::ConnectFailed, false, &mut budget, now);
-    assert_eq!(show(end), "attempts-spent?");
+    assert_eq!(show(end), "not-listed?");
+}
+
+#[test]
+fn tries_of_which_nothing_was_sent_are_counted_apart() {
+    let now = Instant::now();
+    let settings = TrafficSettings::default();
+    // A place that refuses connections, then one that falls silent: the third is still asked, though
+    // the budget is spent.
+    let mut budget = Budget::new(now);
+    while budget.withdraw(settings.retry.budget, now) {}
+    let mut attempts = Attempts::new(&settings, "GET", None, now);
+    for (sent, outcome, escape) in [
+        (false, Outcome::ConnectFailed, false),
+        (true, Outcome::Reset, true),
+        (true, Outcome::Drained, false),
+        (false, Outcome::Reset, false),
+    ] {
+        attempts.begin(now);
+        if sent {
+            let _sent = attempts.commit();
+        }
+        let verdict = attempts.judge(outcome, escape, &mut budget, now);
+        assert_eq!(show(verdict), "retry", "{outcome:?}");
+    }
+    // They are not endless.
+    let mut attempts = Attempts::new(&settings, "POST", None, now);
+    let end = run_out(&mut attempts, Outcome::Drained, &mut budget, now);
+    let most = settings.retry.attempts + 1 + MOST_UNSENT;
+    assert_eq!((end.as_str(), attempts.tries()), ("attempts-spent", most));
+    // Where retries are switched off, they are.
+    let mut off = settings.clone();
+    off.retry.attempts = 0;
+    let mut attempts = Attempts::new(&off, "GET", None, now);
+    let end = run_out(&mut attempts, Outcome::Drained, &mut budget, now);
+    assert_eq!((end.as_str(), attempts.tries()), ("attempts-spent", 1));
 }
 
 #[test]
@@ -333,10 +371,12 @@ fn short_replies_are_held_while_a_retry_could_make_them_good() {
     streamed.lose_body();
     assert!(!streamed.holds_reply(Some(1), now));
     let mut last = begun("GET");
-    last.begin(now);
-    assert!(last.holds_reply(Some(1), now));
-    last.begin(now);
-    assert!(!last.holds_reply(Some(1), now));
+    for more in [true, false] {
+        let _sent = last.commit();
+        let _verdict = last.judge(Outcome::Reset, false, &mut Budget::new(now), now);
+        last.begin(now);
+        assert_eq!(last.holds_reply(Some(1), now), more);
+    }
 }
 
 proptest! {
@@ -353,7 +393,7 @@ proptest! {
         let method = if post { "POST" } else { "GET" };
         let mut attempts = Attempts::new(&settings, method, None, now);
         let mut budget = Budget::new(now);
-        let mut unknown = false;
+        let (mut unknown, mut handed_out) = (false, 0);
         for (end, sent, escape) in ends {
             attempts.begin(now);
             if sent {
@@ -370,7 +410,10 @@ proptest! {
             };
             unknown |= sent && matches!(end, 3 | 4 | 6);
             let verdict = attempts.judge(outcome, escape, &mut budget, now);
-            prop_assert!(attempts.tries() <= retries + 1);
+            let nothing_sent = matches!(end, 0 | 2) || (!sent && end != 5);
+            handed_out += u32::from(!nothing_sent);
+            prop_assert!(handed_out <= retries + 1);
+            prop_assert!(attempts.tries() <= retries + 1 + MOST_UNSENT);
             match verdict {
                 Verdict::Retry { .. } => prop_assert!(!(post && unknown)),
                 Verdict::Deliver => { prop_assert_eq!(end, 5); break }

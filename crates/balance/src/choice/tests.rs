@@ -1,7 +1,7 @@
 //! Every rule of the choice, and what holds for all input.
 
 use super::*;
-use crate::constants::{BREAKER_OPEN, EVIDENCE, SLOW_START, STALE_AFTER};
+use crate::constants::{BREAKER_OPEN, EVIDENCE, SLOW_START, SLOW_START_FLOOR, STALE_AFTER};
 use crate::limit::Limit;
 use crate::outcome::Outcome;
 use crate::valve::Valve;
@@ -13,7 +13,7 @@ fn name(name: &str) -> ClusterName {
 }
 
 /// `west 2/3 140ms`: healthy of total and round-trip time; `here` for the local cluster, `?`
-/// for an unknown time, then `old`, `not-exported` or `local-only`.
+/// for an unknown time, then `old`, `apart` (no way stands), `not-exported` or `local-only`.
 fn share(text: &str) -> ClusterShare {
     let words: Vec<&str> = text.split(' ').collect();
     let (healthy, total) = words[1].split_once('/').unwrap();
@@ -34,6 +34,7 @@ fn share(text: &str) -> ClusterShare {
             STALE_AFTER
         },
         rtt: rtt(words[2]),
+        connected: !words.contains(&"apart"),
         barred: [Barred::NotExported, Barred::LocalOnly]
             .into_iter()
             .find(|barred| words.contains(&barred.code())),
@@ -204,6 +205,36 @@ fn one_request_probes_and_a_retry_never_does() {
     assert_eq!(again.reason(), Reason::NearestIsHot(hot));
 }
 
+#[test]
+fn no_request_is_spent_on_finding_a_way() {
+    let (mut valve, start) = (Valve::default(), Instant::now());
+    let (apart, joined) = (
+        "eu 3/3 140ms apart, ap 1/1 220ms",
+        "eu 3/3 140ms, ap 1/1 220ms",
+    );
+    // One that never failed is asked, way or not: somebody has to be the first.
+    assert_eq!(
+        show(&valve.pick_cluster(&shares(apart), &[], start, 0)),
+        "eu nearest"
+    );
+    fail(&mut valve, "eu", 5, start);
+    let due = start + 9 * BREAKER_OPEN;
+    let left = valve.pick_cluster(&shares(apart), &[], due, 0);
+    assert_eq!(left.reason(), Reason::NearestIsHot(Hot::Unreached));
+    // A way that stands may have stood all the time: one request asks.
+    assert!(
+        valve
+            .pick_cluster(&shares(joined), &[], due, 0)
+            .candidates()[0]
+            .probe
+    );
+    // One that was found is proof.
+    valve.reached(&name("eu"), due);
+    let slow = valve.pick_cluster(&shares(joined), &[], due, 0);
+    assert!(slow.candidates()[0].slow_start <= SLOW_START_FLOOR);
+    assert!(slow.candidates()[0].hot.is_none());
+}
+
 /// How many of 1,000 requests go to each cluster.
 fn spread(valve: &Valve, text: &str, now: Instant) -> Vec<(String, u32)> {
     let mut seen: Vec<(String, u32)> = vec![];
@@ -309,6 +340,7 @@ fn any_share() -> impl Strategy<Value = ClusterShare> {
             total: healthy + more,
             age: Duration::from_secs(age),
             rtt,
+            connected: true,
             barred,
         }
     })

@@ -388,6 +388,7 @@ impl World {
             total: 2,
             age: Duration::ZERO,
             rtt: Some(place.rtt),
+            connected: true,
             barred: None,
         };
         let shares: Vec<ClusterShare> = self.places.iter().map(share).collect();

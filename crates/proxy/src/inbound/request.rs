@@ -138,10 +138,11 @@ async fn exchange(
     end: bool,
     port: u16,
 ) -> Result<(), Broken> {
-    let mut program = match worker.program.take(port) {
-        Some(kept) => kept,
-        None => connect(worker, port).await?,
-    };
+    let program = worker.program.connection(port).await;
+    let mut program = program.map_err(|error| {
+        tracing::debug!(%error, port, "the program does not take connections");
+        Broken::Unseen
+    })?;
     journey.record.attempts = 1;
     let (head, body) = to_program(request, end);
     let encoder = program.request(&head, body).map_err(Broken::Request)?;
@@ -150,16 +151,6 @@ async fn exchange(
         worker.program.give_back(port, program);
     }
     Ok(())
-}
-
-async fn connect(worker: &Worker, port: u16) -> Result<ProgramConnection, Broken> {
-    match worker.program.connect(port).await {
-        Ok(socket) => Ok(ProgramConnection::new(socket)),
-        Err(error) => {
-            tracing::debug!(%error, port, "the program does not take connections");
-            Err(Broken::Unseen)
-        }
-    }
 }
 
 /// The request as the program is to see it, whatever a peer has put into it: what a client could not

@@ -7,13 +7,12 @@ use std::time::Instant;
 use isthmus_balance::{Attempts, Decision, Outcome};
 use isthmus_model::ClusterName;
 use isthmus_telemetry::RefusalReason;
-use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
 use super::decided::Decided;
 use super::settle::{Avoided, Failed, deadline, unreached};
-use crate::destination::{Destination, MAX_TUNNELS, Try};
+use crate::destination::{Destination, MAX_TUNNELS, Try, Turn};
 use crate::mux::Link;
 use crate::reach::Unreachable;
 use crate::refusal::Refusal;
@@ -134,13 +133,13 @@ async fn first_tunnel(
     Ok(())
 }
 
-/// How many clusters beside the chosen one are kept warm: also of two that are lost, the second is
-/// not missed.
+/// How many clusters beside the chosen one are kept warm: also of two that are lost at once, the
+/// second is not missed.
 const KEPT_WARM: usize = 2;
 
 /// Keeps tunnels to the clusters that would be next, so that their callers need not wait for
-/// handshakes over long links when the chosen one dies. A tunnel that comes up proves that its
-/// cluster can be reached again, if it was left because it failed.
+/// handshakes over long links when the chosen one dies. And looks for a way to those that were left:
+/// none of the callers' requests is spent on that.
 fn keep_next_warm(
     worker: &Rc<Worker>,
     destination: &Rc<Destination>,
@@ -148,24 +147,15 @@ fn keep_next_warm(
     decision: &Decision,
 ) {
     let chosen = decision.chosen().map(|chosen| chosen.rank);
-    let next = decision.candidates().iter().filter(|candidate| {
+    let others = decision.candidates().iter().filter(|candidate| {
         let share = &candidate.share;
-        let usable = share.healthy > 0 && share.barred.is_none() && !share.local;
-        usable && Some(candidate.rank) != chosen
+        let usable = share.healthy > 0 && share.barred.is_none();
+        usable && !share.local && Some(candidate.rank) != chosen
     });
-    for next in next.take(KEPT_WARM) {
-        let cluster = &next.share.cluster;
-        if !destination.tunnelled(cluster, Instant::now()).is_empty() {
-            continue;
-        }
-        if let Ok(turn) = destination.turn(cluster).try_lock_owned() {
-            let opening = open_in_background(worker, destination, decided, cluster, turn);
-            let (destination, cluster) = (Rc::clone(destination), cluster.clone());
-            tokio::task::spawn_local(async move {
-                if matches!(opening.await, Ok(Ok(()))) {
-                    destination.reached(&cluster, Instant::now());
-                }
-            });
+    let (left, next): (Vec<_>, Vec<_>) = others.partition(|candidate| candidate.hot.is_some());
+    for candidate in next.into_iter().take(KEPT_WARM).chain(left) {
+        if !candidate.share.connected {
+            open_one_more(worker, destination, decided, &candidate.share.cluster);
         }
     }
 }
@@ -188,10 +178,19 @@ fn widen(
     let healthy = share.map_or(0, |share| {
         usize::try_from(share.healthy).unwrap_or(usize::MAX)
     });
-    if destination.tunnelled(cluster, now).len() >= healthy.min(MAX_TUNNELS) {
-        return;
+    if destination.tunnelled(cluster, now).len() < healthy.min(MAX_TUNNELS) {
+        open_one_more(worker, destination, decided, cluster);
     }
-    if let Ok(turn) = destination.turn(cluster).try_lock_owned() {
+}
+
+/// Opens a tunnel that nobody waits for, unless one is being opened or has just failed.
+fn open_one_more(
+    worker: &Rc<Worker>,
+    destination: &Rc<Destination>,
+    decided: &Decided,
+    cluster: &ClusterName,
+) {
+    if let Some(turn) = destination.spare_turn(cluster, Instant::now()) {
         drop(open_in_background(
             worker,
             destination,
@@ -208,13 +207,20 @@ fn open_in_background(
     destination: &Rc<Destination>,
     decided: &Decided,
     cluster: &ClusterName,
-    turn: OwnedMutexGuard<()>,
+    turn: Turn,
 ) -> JoinHandle<Result<(), Unreachable>> {
     let (worker, destination) = (Rc::clone(worker), Rc::clone(destination));
     let (decided, cluster) = (decided.for_background(), cluster.clone());
     tokio::task::spawn_local(async move {
         let _turn = turn;
+        let is_first = !destination.is_tunnelled(&cluster);
         let opened = open_tunnel(&worker, &destination, &decided, &cluster).await;
+        let now = Instant::now();
+        match &opened {
+            Ok(()) if is_first => destination.reached(&cluster, now),
+            Ok(()) => {}
+            Err(_) => destination.not_reached(&cluster, now),
+        }
         opened.inspect_err(|error| tracing::debug!(%cluster, %error, "no tunnel"))
     })
 }

@@ -87,7 +87,7 @@ impl<'r> Settle<'r> {
             Verdict::GiveUp {
                 reason,
                 maybe_executed,
-            } => Err(give_up(reason, maybe_executed, failed, &self.trail.take())),
+            } => Err(give_up(reason, maybe_executed, &failed, &self.trail.take())),
         }
     }
 
@@ -165,7 +165,7 @@ impl Avoided {
 }
 
 /// What the caller is told at the end of all tries.
-fn give_up(reason: GiveUp, maybe_executed: bool, failed: Failed, trail: &[String]) -> Refusal {
+fn give_up(reason: GiveUp, maybe_executed: bool, failed: &Failed, trail: &[String]) -> Refusal {
     let detail = format!("{} ({})", trail.join("; then "), reason.code());
     let told = match reason {
         GiveUp::DeadlinePassed => RefusalReason::RequestTimeout,
