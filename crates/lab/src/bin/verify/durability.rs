@@ -66,10 +66,10 @@ pub(crate) fn durability(arguments: &Arguments) -> Result<Vec<Point>> {
                 answered,
             ),
             Point {
-                held: middle * 4 >= kills,
+                held: middle * 10 >= kills,
                 what: "kills that came between two answers".to_owned(),
                 measured: format!("{middle} of {kills}"),
-                bound: "at least a quarter, or little was shown".to_owned(),
+                bound: "at least a tenth, or little was shown".to_owned(),
             },
         ])
     })

@@ -4,6 +4,7 @@
 //! user could. A line per point; exit 1 if any is missed. It takes a machine that is otherwise idle:
 //! what is measured is wall-clock time.
 
+mod controls;
 mod durability;
 mod idle;
 mod load;
@@ -50,12 +51,13 @@ pub(crate) struct Point {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 6] = [
+const CHECKS: [(&str, Check); 7] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
     ("catalog", losses::catalog),
     ("payment", losses::payment),
+    ("controls", controls::controls),
     ("durability", durability::durability),
 ];
 
