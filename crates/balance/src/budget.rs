@@ -18,12 +18,25 @@ use isthmus_model::Percent;
 
 use crate::constants::{BUDGET_FLOOR_PER_SECOND, BUDGET_WINDOW_SECONDS};
 
-/// The last ten seconds, in slots of one second.
+/// What ten seconds of thin traffic may add.
+const FLOOR: u64 = BUDGET_FLOOR_PER_SECOND as u64 * BUDGET_WINDOW_SECONDS as u64;
+
+/// What retries of one called service may add.
 #[derive(Debug, Clone)]
 pub struct Budget {
+    window: Window,
+    inbound_retry_share: f64,
+}
+
+/// How much of what this workload is asked is asked again: counts the requests that it serves.
+#[derive(Debug, Clone)]
+pub struct Inbound(Window);
+
+/// The last ten seconds, in slots of one second.
+#[derive(Debug, Clone)]
+struct Window {
     began: Instant,
     slots: [Slot; BUDGET_WINDOW_SECONDS],
-    inbound_retry_share: f64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,18 +47,41 @@ struct Slot {
     retries: u32,
 }
 
+impl Inbound {
+    pub fn new(now: Instant) -> Self {
+        Self(Window::new(now))
+    }
+
+    /// A request has come; `is_retry`: its caller has tried before.
+    pub fn on_request(&mut self, is_retry: bool, now: Instant) {
+        let slot = self.0.slot(now);
+        slot.requests = slot.requests.saturating_add(1);
+        slot.retries = slot.retries.saturating_add(u32::from(is_retry));
+    }
+
+    /// The part, 0.0 to 1.0, of the requests of the last ten seconds that are retries. In traffic so
+    /// thin that the floor of the budgets covers it, a few retries say little and count little.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of ten seconds are far below 2^53"
+    )]
+    pub fn retry_share(&self, now: Instant) -> f64 {
+        let (requests, retries) = self.0.recent(now);
+        retries as f64 / requests.max(FLOOR) as f64
+    }
+}
+
 impl Budget {
     pub fn new(now: Instant) -> Self {
         Self {
-            began: now,
-            slots: [Slot::default(); BUDGET_WINDOW_SECONDS],
+            window: Window::new(now),
             inbound_retry_share: 0.0,
         }
     }
 
     /// A request begins (its first try, not a retry).
     pub fn on_request(&mut self, now: Instant) {
-        let slot = self.slot(now);
+        let slot = self.window.slot(now);
         slot.requests = slot.requests.saturating_add(1);
     }
 
@@ -61,7 +97,7 @@ impl Budget {
     pub fn withdraw(&mut self, percent: Percent, now: Instant) -> bool {
         let left = self.left(percent, now) > 0;
         if left {
-            let slot = self.slot(now);
+            let slot = self.window.slot(now);
             slot.retries = slot.retries.saturating_add(1);
         }
         left
@@ -72,12 +108,21 @@ impl Budget {
         if percent.value() == 0 {
             return 0;
         }
-        let (requests, retries) = self.recent(now);
+        let (requests, retries) = self.window.recent(now);
         let share = requests.saturating_mul(u64::from(percent.value())) / 100;
-        let floor = u64::from(BUDGET_FLOOR_PER_SECOND) * BUDGET_WINDOW_SECONDS as u64;
-        scale(share.max(floor), 1.0 - self.inbound_retry_share).saturating_sub(retries)
+        scale(share.max(FLOOR), 1.0 - self.inbound_retry_share).saturating_sub(retries)
+    }
+}
+
+impl Window {
+    fn new(now: Instant) -> Self {
+        Self {
+            began: now,
+            slots: [Slot::default(); BUDGET_WINDOW_SECONDS],
+        }
     }
 
+    /// Requests and retries.
     fn recent(&self, now: Instant) -> (u64, u64) {
         let current = self.second(now);
         let recent = |slot: &&Slot| {
@@ -162,6 +207,29 @@ mod tests {
             (0..requests).for_each(|_| budget.on_request(start));
             let taken = take_all(&mut budget, percent(of), start);
             assert_eq!(taken, expect, "{requests} {of} {inbound}");
+        }
+    }
+
+    #[test]
+    fn what_comes_again_from_outside_is_a_share_of_what_comes() {
+        let start = Instant::now();
+        for (requests, retries, expect) in [
+            (0, 0, 0.0),
+            (100, 0, 0.0),
+            (100, 25, 0.25),
+            (100, 100, 1.0),
+            // One of one, in thin traffic.
+            (1, 1, 1.0 / 30.0),
+        ] {
+            let mut inbound = Inbound::new(start);
+            (0..requests).for_each(|n| inbound.on_request(n < retries, start));
+            let share = inbound.retry_share(start);
+            assert!(
+                (share - expect).abs() < 1e-9,
+                "{retries} of {requests}: {share}"
+            );
+            let later = start + Duration::from_secs(10);
+            assert!(inbound.retry_share(later) < 1e-9);
         }
     }
 

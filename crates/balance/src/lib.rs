@@ -26,7 +26,7 @@ mod ramp;
 mod valve;
 
 pub use attempts::{Attempts, Avoid, Committed, GiveUp, Verdict};
-pub use budget::Budget;
+pub use budget::{Budget, Inbound};
 pub use choice::{Barred, ClusterShare, Considered, Decision, Hot, Reason};
 pub use endpoints::{Endpoints, Picked, WorkloadReason, WorkloadView};
 pub use limit::Limit;

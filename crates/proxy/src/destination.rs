@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use isthmus_authz::Permit;
 use isthmus_balance::{
-    Barred, Budget, ClusterShare, ClusterTry, Decision, Endpoints, Outcome, Valve, WorkloadView,
+    Barred, Budget, ClusterShare, ClusterTry, Decision, Endpoints, Inbound, Outcome, Valve,
+    WorkloadView,
 };
 use isthmus_model::{
     ClusterName, Handle, LocalityOrder, ServiceName, Subset, TrafficSettings, Workload,
@@ -34,10 +35,10 @@ pub(crate) struct DestinationKey {
 }
 
 /// All destinations of one worker.
-#[derive(Default)]
 pub(crate) struct Destinations {
     all: RefCell<HashMap<DestinationKey, Rc<Destination>>>,
     budgets: RefCell<HashMap<ServiceName, Rc<RefCell<Budget>>>>,
+    inbound: RefCell<Inbound>,
 }
 
 /// One destination.
@@ -88,6 +89,20 @@ pub(crate) struct Try {
 }
 
 impl Destinations {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            all: RefCell::default(),
+            budgets: RefCell::default(),
+            inbound: RefCell::new(Inbound::new(now)),
+        }
+    }
+
+    /// This workload was asked something, perhaps again: what it asks others in turn may be repeated
+    /// the less, so that retries do not multiply along a chain of services.
+    pub(crate) fn on_inbound(&self, is_retry: bool, now: Instant) {
+        self.inbound.borrow_mut().on_request(is_retry, now);
+    }
+
     pub(crate) fn find(&self, key: &DestinationKey) -> Rc<Destination> {
         let mut all = self.all.borrow_mut();
         if let Some(found) = all.get(key) {
@@ -102,10 +117,14 @@ impl Destinations {
         new
     }
 
+    /// What retries to `service` may add.
     pub(crate) fn budget(&self, service: &ServiceName, now: Instant) -> Rc<RefCell<Budget>> {
         let mut budgets = self.budgets.borrow_mut();
         let new = || Rc::new(RefCell::new(Budget::new(now)));
-        Rc::clone(budgets.entry(service.clone()).or_insert_with(new))
+        let budget = budgets.entry(service.clone()).or_insert_with(new);
+        let inbound = self.inbound.borrow().retry_share(now);
+        budget.borrow_mut().set_inbound_retry_share(inbound);
+        Rc::clone(budget)
     }
 
     /// Closes tunnels that were not used for `idle` or are older than `life`, and forgets broken

@@ -77,7 +77,7 @@ impl Worker {
             program: Program::of(&common.config),
             recorder,
             reach,
-            destinations: Destinations::default(),
+            destinations: Destinations::new(Instant::now()),
             chance: RefCell::new(chance),
             common,
         })

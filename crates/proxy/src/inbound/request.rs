@@ -70,8 +70,12 @@ pub(super) async fn serve(
         Ok(port) => port,
         Err(refusal) => return refuse(worker, journey, &stream, &refusal).await,
     };
+    let now = Instant::now();
+    worker
+        .destinations
+        .on_inbound(request.context.attempt > 0, now);
     let remaining = request.context.remaining.unwrap_or(LONGEST).min(LONGEST);
-    let deadline = Instant::now() + remaining;
+    let deadline = now + remaining;
     let exchange = exchange(worker, journey, &stream, &request, end, port);
     let outcome = timeout_at(deadline.into(), exchange)
         .await
