@@ -67,6 +67,16 @@ impl Process {
         self.signal(Signal::INT)
     }
 
+    /// Asks it to end, as a supervisor does.
+    pub fn terminate(&self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Tells it that its terminal is gone, which many take as a wish to read their files anew.
+    pub fn hang_up(&self) -> Result<()> {
+        self.signal(Signal::HUP)
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| Trouble(format!("{} is no process id", self.pid)))?;

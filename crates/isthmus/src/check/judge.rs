@@ -178,6 +178,8 @@ fn gateways(answers: &[Answered]) -> Vec<Finding> {
             }
         }
     }
+    // A mesh of one cluster needs none.
+    let has_others = seen.len() > 1;
     let mut findings = Vec::new();
     for cluster in seen.into_values() {
         let finding = |subject: String, what: &str, cause: String| Finding {
@@ -188,7 +190,7 @@ fn gateways(answers: &[Answered]) -> Vec<Finding> {
             causes: vec![cause],
             fix: format!("see `isthmus logs {}/<gateway>`", cluster.name),
         };
-        if cluster.gateways.is_empty() && cluster.contact != Contact::Never {
+        if has_others && cluster.gateways.is_empty() && cluster.contact != Contact::Never {
             findings.push(finding(
                 format!("cluster {}", cluster.name),
                 "it has no gateway: nobody elsewhere reaches its services",
