@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -26,6 +27,7 @@ pub struct Metrics {
     streams_open: Family<ReporterLabel, Gauge>,
     tls_refused: Family<ReasonLabel, Counter>,
     snapshot_refused: Family<ReasonLabel, Counter>,
+    leaf_expiry: Gauge,
 }
 
 impl Metrics {
@@ -55,6 +57,9 @@ impl Metrics {
         let snapshot_refused = Family::default();
         register(&mut registry, names::SNAPSHOT_REFUSED, &snapshot_refused);
 
+        let leaf_expiry = Gauge::default();
+        register(&mut registry, names::LEAF_EXPIRY, &leaf_expiry);
+
         let build = Family::<VersionLabel, Gauge>::default();
         let version = version.to_owned();
         build.get_or_create(&VersionLabel { version }).set(1);
@@ -68,6 +73,7 @@ impl Metrics {
             streams_open,
             tls_refused,
             snapshot_refused,
+            leaf_expiry,
         }
     }
 
@@ -101,6 +107,13 @@ impl Metrics {
         self.snapshot_refused
             .get_or_create(&ReasonLabel { reason })
             .inc();
+    }
+
+    /// The certificate of this process is valid until then.
+    pub fn set_leaf_expiry(&self, until: SystemTime) {
+        let since_1970 = until.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = i64::try_from(since_1970.as_secs()).unwrap_or(i64::MAX);
+        self.leaf_expiry.set(seconds);
     }
 
     /// Everything counted so far, as OpenMetrics text (`CONTENT_TYPE`).

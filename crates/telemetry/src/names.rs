@@ -99,6 +99,13 @@ pub(crate) const TLS_REFUSED: MetricName = MetricName {
     help: "Handshakes refused because the peer's identity was missing, wrong or not trusted",
 };
 
+pub(crate) const LEAF_EXPIRY: MetricName = MetricName {
+    name: "isthmus_leaf_expiry_timestamp_seconds",
+    kind: MetricKind::Gauge,
+    labels: &[],
+    help: "When this process's certificate ends, in seconds since 1970; it is renewed long before",
+};
+
 pub(crate) const SNAPSHOT_REFUSED: MetricName = MetricName {
     name: "isthmus_snapshot_refused_total",
     kind: MetricKind::Counter,
@@ -121,7 +128,7 @@ pub(crate) const BUILD_INFO: MetricName = MetricName {
 };
 
 /// Every metric, in the order of the reference page.
-pub const METRICS: [MetricName; 10] = [
+pub const METRICS: [MetricName; 11] = [
     REQUESTS,
     REQUEST_DURATION,
     RETRIES,
@@ -129,6 +136,7 @@ pub const METRICS: [MetricName; 10] = [
     BYTES,
     STREAMS_OPEN,
     TLS_REFUSED,
+    LEAF_EXPIRY,
     SNAPSHOT_REFUSED,
     LABEL_OVERFLOW,
     BUILD_INFO,

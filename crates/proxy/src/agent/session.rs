@@ -108,6 +108,7 @@ impl Agent {
         wanted: mpsc::Receiver<ServiceName>,
         asker: mpsc::Sender<Asked>,
     ) -> Self {
+        metrics.set_leaf_expiry(joined.leaf.load().not_after());
         let mut agent = Self {
             builder: ViewBuilder::new(config.cluster.clone()),
             subscription: Subscription::new(),
@@ -517,6 +518,7 @@ impl Agent {
         match outcome {
             Ok(()) => {
                 self.renew_at = leaf.renew_at(self.joined.renew_after);
+                self.metrics.set_leaf_expiry(leaf.not_after());
                 tracing::info!("the certificate was renewed");
             }
             Err(reason) => {
