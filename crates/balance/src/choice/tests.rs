@@ -29,9 +29,9 @@ fn share(text: &str) -> ClusterShare {
         healthy: healthy.parse().unwrap(),
         total: total.parse().unwrap(),
         age: if words.contains(&"old") {
-            STALE_AFTER + Duration::from_millis(1)
-        } else {
             STALE_AFTER
+        } else {
+            STALE_AFTER.mul_f64(0.99)
         },
         rtt: rtt(words[2]),
         barred: [Barred::NotExported, Barred::LocalOnly]
