@@ -12,7 +12,8 @@ mod status;
 mod token;
 
 pub use explain::{
-    BackendView, CandidateView, ExplainReply, ExplainRequest, HeaderPair, WorkloadChoice,
+    BackendView, CandidateView, ChoiceView, ExplainReply, ExplainRequest, HeaderPair, RefusalView,
+    Way, WorkloadView,
 };
 pub use failure::{Cause, Failure, FailureDetails};
 pub use list::{ListMeta, ObjectList, UnreachableCluster};

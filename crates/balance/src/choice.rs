@@ -158,6 +158,16 @@ impl Hot {
     }
 }
 
+/// One answer that some draws give.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Possible<'d> {
+    /// `None` only if no lawful cluster has a workload.
+    pub chosen: Option<&'d Considered>,
+    pub reason: Reason,
+    /// How many of all draws give it: above 0.0, in all answers together 1.0.
+    pub share: f64,
+}
+
 impl Decision {
     /// The choice among all `candidates`, in any order; `draw` is uniformly distributed.
     pub(crate) fn among(mut candidates: Vec<Considered>, draw: u64) -> Self {
@@ -189,9 +199,47 @@ impl Decision {
     pub fn candidates(&self) -> &[Considered] {
         &self.candidates
     }
+
+    /// What any draw would have made of the same candidates, nearest first: one answer, unless a
+    /// cluster is in its slow start.
+    pub fn possible(&self) -> Vec<Possible<'_>> {
+        let mut left = 1.0;
+        let mut possible = Vec::new();
+        for (candidate, part) in parts(&self.candidates) {
+            let share = left * part;
+            left -= share;
+            if share > 0.0 {
+                possible.push(Possible {
+                    chosen: Some(candidate),
+                    reason: why(candidate, &self.candidates),
+                    share,
+                });
+            }
+        }
+        if possible.is_empty() {
+            // What no draw has chosen, none changes.
+            possible.push(Possible {
+                chosen: self.chosen(),
+                reason: self.reason,
+                share: 1.0,
+            });
+        }
+        possible
+    }
 }
 
 impl Considered {
+    /// The stable code of why it is not used, or not for now.
+    pub fn why_not(&self) -> Option<&'static str> {
+        let barred = self.share.barred.map(Barred::code);
+        barred.or(self.hot.map(Hot::code))
+    }
+
+    /// Ranks behind others because its facts are old.
+    pub fn is_stale(&self) -> bool {
+        !self.trusted && !self.share.local
+    }
+
     /// May serve and has something to serve with.
     fn runs(&self) -> bool {
         self.share.barred.is_none() && self.share.total > 0
@@ -220,10 +268,33 @@ fn choose(candidates: &[Considered], draw: u64) -> Result<(&Considered, Reason),
     if running.next().is_none() {
         return Ok((nearest, Reason::OnlyChoice));
     }
-    let Some(chosen) = draw_usable(candidates, draw) else {
-        return Ok(last_resort(candidates, nearest));
+    let takes = |candidate: &Considered, part: f64| {
+        let salt = draw::salt(candidate.share.cluster.as_str());
+        draw::unit(draw::mix(draw, salt)) < part
     };
-    let reason = if chosen.rank == nearest.rank {
+    let drawn = parts(candidates).find(|(candidate, part)| takes(candidate, *part));
+    Ok(match drawn {
+        Some((chosen, _)) => (chosen, why(chosen, candidates)),
+        None => last_resort(candidates, nearest),
+    })
+}
+
+/// Each usable one, with the part that it takes of the requests which pass by those nearer. It is
+/// measured against the one furthest in its own slow start (1.0 for one that was never away): so its
+/// part only grows, and when all have just returned the nearest takes everything.
+fn parts(candidates: &[Considered]) -> impl Iterator<Item = (&Considered, f64)> {
+    let usable = || candidates.iter().filter(|c| c.runs() && c.usable());
+    let furthest = usable().map(|c| c.slow_start).fold(0.0, f64::max);
+    usable().map(move |candidate| (candidate, candidate.slow_start / furthest))
+}
+
+/// Why a usable one was chosen.
+fn why(chosen: &Considered, candidates: &[Considered]) -> Reason {
+    let mut running = candidates.iter().filter(|c| c.runs());
+    let nearest = running.next().unwrap_or(chosen);
+    if running.next().is_none() {
+        Reason::OnlyChoice
+    } else if chosen.rank == nearest.rank {
         Reason::Nearest
     } else if nearest.avoided {
         Reason::NearestFailed
@@ -233,23 +304,7 @@ fn choose(candidates: &[Considered], draw: u64) -> Result<(&Considered, Reason),
         Reason::NearestReturns {
             share: nearest.slow_start,
         }
-    };
-    Ok((chosen, reason))
-}
-
-/// The nearest usable one, except that one in its slow start lets some requests pass by. What it
-/// takes is measured against the one furthest in its own slow start (1.0 for one that was never
-/// away): so its share only grows, and when all have just returned the nearest takes everything.
-fn draw_usable(candidates: &[Considered], draw: u64) -> Option<&Considered> {
-    let usable = || candidates.iter().filter(|c| c.runs() && c.usable());
-    let furthest = usable().map(|c| c.slow_start).fold(0.0, f64::max);
-    usable().find(|candidate| {
-        let ticket = draw::unit(draw::mix(
-            draw,
-            draw::salt(candidate.share.cluster.as_str()),
-        ));
-        ticket * furthest < candidate.slow_start
-    })
+    }
 }
 
 /// None is usable: better one that is not hot, even if the request has failed there, than a hot one.

@@ -30,7 +30,8 @@ pub const SLOW_START: Duration = Duration::from_secs(10);
 /// The share that it begins with: enough to learn from, too little to hurt.
 pub const SLOW_START_FLOOR: f64 = 0.1;
 
-/// Facts older than this are trusted less: five missed rounds of the two-second publishing period.
+/// Facts as old as this are trusted less: five missed rounds of the two-second publishing period.
+/// Ages are told in steps, and one of them is this.
 pub const STALE_AFTER: Duration = Duration::from_secs(10);
 
 /// A success of our own within this time outweighs any age of facts.

@@ -147,7 +147,7 @@ impl Valve {
         Considered {
             // Known once all are compared.
             rank: 0,
-            trusted: share.age <= STALE_AFTER || state.succeeded_lately(now),
+            trusted: share.age < STALE_AFTER || state.succeeded_lately(now),
             in_flight: state.in_flight,
             hot,
             probe: gate == Gate::MayProbe && hot.is_none(),

@@ -162,7 +162,8 @@ pub(crate) enum CommandArgs {
     Check,
     /// Say where a request would go, and why; sends nothing
     #[command(
-        after_help = "A real proxy of the source decides, on what it knows and has measured.\n\n\
+        after_help = "A real proxy of the source decides, on what it knows and has measured.\n\
+        The shape of -o json, and every reason, is in docs/reference/explain.md.\n\n\
         Examples:\n  isthmus explain shop/cart --source shop/frontend --from us-west\n  \
         isthmus explain shop/payment --source shop/frontend --from ap-south --method POST \\\n      \
         --path /pay --header x-version=v2 -o json"

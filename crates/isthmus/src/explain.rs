@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use http::{HeaderName, HeaderValue};
-use isthmus_api::{BackendView, CandidateView, ExplainReply, ExplainRequest, HeaderPair};
+use isthmus_api::{
+    BackendView, CandidateView, ChoiceView, ExplainReply, ExplainRequest, HeaderPair, RefusalView,
+    Way,
+};
 use serde_json::json;
 
 use crate::api_client::connect;
@@ -81,7 +84,8 @@ fn render(request: &ExplainRequest, from: &str, reply: &ExplainReply) -> String 
         None => line("route", "none"),
     }
     if let Some(refusal) = &reply.refusal {
-        line("refused", refusal);
+        line("refused", &said(refusal));
+        return text;
     }
     let weights = reply
         .backends
@@ -100,32 +104,26 @@ fn render_backend(backend: &BackendView, weights: u64) -> String {
         "*" => String::new(),
         subset => format!(" with {subset}"),
     };
-    let mut text = format!(
-        "backend {}{subset}, drawn by {} of {weights} requests\n",
-        backend.service, backend.weight
-    );
-    let candidates = table(
-        &["CANDIDATE", "HEALTHY", "RTT", "KNOWN AS OF", "NOT NOW"],
-        backend.candidates.iter().map(candidate),
-    );
-    let workloads = backend.workloads.iter().map(|workload| {
-        let latency = workload.latency_ms;
-        [
-            workload.handle.clone(),
-            latency.map_or("-".to_owned(), |latency| format!("{latency:.1} ms")),
-            workload.in_flight.to_string(),
-        ]
-    });
-    let workloads = table(&["WORKLOAD", "LATENCY", "IN FLIGHT"], workloads);
-    let choice = match &backend.cluster {
-        Some(cluster) => format!("choice: {cluster}, {}\n", because(&backend.reason)),
-        None => format!("choice: none, {}\n", because(&backend.reason)),
+    let drawn = match u64::from(backend.weight) {
+        0 => "drawn by no request".to_owned(),
+        weight if weight == weights => "for every request".to_owned(),
+        weight => format!("drawn by {weight} of {weights} requests"),
     };
-    for part in [candidates, choice, workloads] {
-        for line in part.lines() {
-            // Writing into a string cannot fail.
-            let _ = writeln!(text, "  {line}");
-        }
+    let mut text = format!("backend {}{subset}, {drawn}\n", backend.service);
+    let candidates = backend.candidates.iter().map(candidate);
+    let mut parts = vec![table(
+        &["CANDIDATE", "HEALTHY", "RTT", "KNOWN AS OF", "STATE"],
+        candidates,
+    )];
+    let choices = backend.choices.iter().filter(|c| c.cluster.is_some());
+    parts.extend(choices.map(render_choice));
+    if let Some(refusal) = &backend.refusal {
+        let why = backend.choices.first().map(|none| because(&none.reason));
+        parts.push(format!("refused, {}\n", why.unwrap_or(said(refusal))));
+    }
+    for line in parts.iter().flat_map(|part| part.lines()) {
+        // Writing into a string cannot fail.
+        let _ = writeln!(text, "  {line}");
     }
     text
 }
@@ -142,6 +140,13 @@ fn candidate(candidate: &CandidateView) -> [String; 5] {
         Some(rtt) if *rtt == 0.0 => "here".to_owned(),
         Some(rtt) => format!("{rtt:.1} ms"),
     };
+    let stale = candidate.stale.then_some("stale: behind others");
+    let states: Vec<&str> = candidate
+        .why_not
+        .as_deref()
+        .into_iter()
+        .chain(stale)
+        .collect();
     [
         candidate.cluster.clone(),
         format!("{healthy}/{total}"),
@@ -150,8 +155,63 @@ fn candidate(candidate: &CandidateView) -> [String; 5] {
             0 => "now".to_owned(),
             age => ago(Some(age)),
         },
-        candidate.hot.clone().unwrap_or("-".to_owned()),
+        match states[..] {
+            [] => "usable".to_owned(),
+            _ => states.join(", "),
+        },
     ]
+}
+
+fn render_choice(choice: &ChoiceView) -> String {
+    let cluster = choice.cluster.as_deref().unwrap_or("none");
+    let part = if choice.share < 1.0 {
+        format!(" for {:.0} % of these", choice.share * 100.0)
+    } else {
+        String::new()
+    };
+    let mut text = format!("choice: {cluster}{part}, {}\n", because(&choice.reason));
+    let workloads = choice.workloads.iter().map(|workload| {
+        let latency = workload.latency_ms;
+        [
+            workload.handle.clone(),
+            match workload.way {
+                Way::Direct => "directly",
+                Way::Tunnel => "by tunnel",
+                Way::NoTunnel => "tunnel to be opened",
+            }
+            .to_owned(),
+            latency.map_or("-".to_owned(), |latency| format!("{latency:.1} ms")),
+            workload.in_flight.to_string(),
+            if workload.possible {
+                "usable"
+            } else {
+                "ejected"
+            }
+            .to_owned(),
+        ]
+    });
+    text += &table(
+        &["WORKLOAD", "REACHED", "LATENCY", "IN FLIGHT", "STATE"],
+        workloads,
+    );
+    match &choice.unreachable {
+        Some(silent) => {
+            text += cluster;
+            text += " does not answer, last seen ";
+            text += &ago(silent.last_seen_ms);
+            text += ": its workloads are not all known\n";
+        }
+        None if choice.workloads.is_empty() => text += "it has no healthy workload now\n",
+        None => {}
+    }
+    text
+}
+
+fn said(refusal: &RefusalView) -> String {
+    match refusal.detail.as_str() {
+        "" => refusal.reason.clone(),
+        detail => format!("{}: {detail}", refusal.reason),
+    }
 }
 
 /// The stable code of a reason, with what it means.
@@ -195,19 +255,28 @@ mod tests {
     }
 
     #[test]
-    fn every_backend_has_candidates_choice_and_workloads() {
+    fn every_backend_has_candidates_choices_and_workloads() {
         let reply = answer(&json!({
             "route": "shop/payment", "rule": "split", "backends": [
-                {"service": "shop/payment", "subset": "version=v1", "weight": 90, "cluster": "eu-central",
-                 "reason": "nearest-is-hot", "candidates": [
+                {"service": "shop/payment", "subset": "version=v1", "weight": 90, "candidates": [
                     {"cluster": "us-west", "healthy": 0, "total": 1, "rttMs": 0.0, "ageMs": 0,
-                     "hot": "no-healthy-workload"},
+                     "stale": false, "whyNot": "no-healthy-workload"},
                     {"cluster": "eu-central", "healthy": 2, "total": 2, "rttMs": 143.709, "ageMs": 4200,
-                     "hot": null}],
-                 "workloads": [{"handle": "payment-d2d4", "latencyMs": 144.25, "inFlight": 3},
-                               {"handle": "payment-d2d5", "latencyMs": null, "inFlight": 0}]},
-                {"service": "shop/payment", "subset": "version=v2", "weight": 10, "cluster": null,
-                 "reason": "unknown", "candidates": [], "workloads": []}],
+                     "stale": false, "whyNot": null},
+                    {"cluster": "ap-south", "healthy": 2, "total": 2, "rttMs": 9.0, "ageMs": 14200,
+                     "stale": true, "whyNot": "breaker-open"}],
+                 "choices": [{"cluster": "eu-central", "reason": "nearest-is-hot", "share": 1.0,
+                    "opensTunnel": true, "workloads": [
+                        {"handle": "payment-d2d4", "way": "tunnel", "possible": false,
+                         "latencyMs": 144.25, "inFlight": 3},
+                        {"handle": "payment-d2d5", "way": "no-tunnel", "possible": true,
+                         "latencyMs": null, "inFlight": 0}]}]},
+                {"service": "shop/payment", "subset": "version=v2", "weight": 10, "candidates": [],
+                 "choices": [{"cluster": null, "reason": "unknown", "share": 1.0, "workloads": [],
+                              "opensTunnel": false}],
+                 "refusal": {"reason": "no-healthy-workload", "detail": "shop/payment: unknown"}},
+                {"service": "shop/payment", "subset": "version=v3", "weight": 0, "candidates": [],
+                 "choices": [], "refusal": {"reason": "unknown-port", "detail": "no port 81"}}],
         }));
         assert_eq!(
             render(&asked(), "us-west", &reply),
@@ -216,21 +285,51 @@ mod tests {
              route    shop/payment\n\
              rule     split\n\n\
              backend shop/payment with version=v1, drawn by 90 of 100 requests\n  \
-             CANDIDATE   HEALTHY  RTT       KNOWN AS OF  NOT NOW\n  \
+             CANDIDATE   HEALTHY  RTT       KNOWN AS OF  STATE\n  \
              us-west     0/1      here      now          no-healthy-workload\n  \
-             eu-central  2/2      143.7 ms  4 s ago      -\n  \
+             eu-central  2/2      143.7 ms  4 s ago      usable\n  \
+             ap-south    2/2      9.0 ms    14 s ago     breaker-open, stale: behind others\n  \
              choice: eu-central, because those that are nearer are not to be used now (nearest-is-hot)\n  \
-             WORKLOAD      LATENCY   IN FLIGHT\n  \
-             payment-d2d4  144.2 ms  3\n  \
-             payment-d2d5  -         0\n\n\
+             WORKLOAD      REACHED              LATENCY   IN FLIGHT  STATE\n  \
+             payment-d2d4  by tunnel            144.2 ms  3          ejected\n  \
+             payment-d2d5  tunnel to be opened  -         0          usable\n\n\
              backend shop/payment with version=v2, drawn by 10 of 100 requests\n  \
-             choice: none, because no cluster is known to run it (unknown)\n"
+             refused, because no cluster is known to run it (unknown)\n\n\
+             backend shop/payment with version=v3, drawn by no request\n  \
+             refused, unknown-port: no port 81\n"
+        );
+    }
+
+    #[test]
+    fn a_slow_start_and_a_silent_cluster_are_told() {
+        let reply = answer(&json!({
+            "route": "default", "rule": "0", "backends": [
+                {"service": "shop/cart", "subset": "*", "weight": 1, "candidates": [], "choices": [
+                    {"cluster": "us-west", "reason": "nearest", "share": 0.375, "workloads": [
+                        {"handle": "cart-1", "way": "direct", "possible": true,
+                         "latencyMs": 1.0, "inFlight": 0}], "opensTunnel": false},
+                    {"cluster": "ap-south", "reason": "nearest-returns", "share": 0.625,
+                     "workloads": [], "opensTunnel": true,
+                     "unreachable": {"cluster": "ap-south", "lastSeenMs": 4000}}]}],
+        }));
+        let text = render(&asked(), "us-west", &reply);
+        let (_, backend) = text.split_once("\n\nbackend").unwrap();
+        assert_eq!(
+            backend,
+            " shop/cart, for every request\n  \
+             choice: us-west for 38 % of these, because it is the nearest that runs it (nearest)\n  \
+             WORKLOAD  REACHED   LATENCY  IN FLIGHT  STATE\n  \
+             cart-1    directly  1.0 ms   0          usable\n  \
+             choice: ap-south for 62 % of these, because the nearest has just returned and takes \
+             only part of its traffic yet (nearest-returns)\n  \
+             ap-south does not answer, last seen 4 s ago: its workloads are not all known\n"
         );
     }
 
     #[test]
     fn a_refusal_is_an_answer() {
-        let reply = answer(&json!({"refusal": "no-such-service: shop/x"}));
+        let refusal = json!({"reason": "no-such-service", "detail": "shop/x"});
+        let reply = answer(&json!({"refusal": refusal}));
         assert!(
             render(&asked(), "a", &reply)
                 .ends_with("route    none\nrefused  no-such-service: shop/x\n")

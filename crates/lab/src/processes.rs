@@ -77,6 +77,12 @@ impl Process {
         self.signal(Signal::HUP)
     }
 
+    /// Stops it where it is, until what this returns is dropped.
+    pub fn pause(&self) -> Result<Paused> {
+        self.signal(Signal::STOP)?;
+        Ok(Paused(self.clone()))
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| Trouble(format!("{} is no process id", self.pid)))?;
@@ -115,6 +121,18 @@ impl Process {
         // It must have been there all the while.
         Self::with_id(self.pid)?;
         Ok(found)
+    }
+}
+
+/// A process that does nothing for now, as one that hangs.
+#[derive(Debug)]
+#[must_use = "dropping it lets the process go on"]
+pub struct Paused(Process);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // One that has ended meanwhile needs no word.
+        let _ = self.0.signal(Signal::CONT);
     }
 }
 

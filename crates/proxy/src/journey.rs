@@ -8,14 +8,13 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use isthmus_model::{ClusterName, Identity, ServiceName};
+use isthmus_balance::Decision;
+use isthmus_model::{Backend, ClusterName, Identity, ServiceName};
+use isthmus_route::Rule;
 use isthmus_telemetry::{AccessRecord, Flow, FlowKey, Metrics, Outcome, Reporter};
 
 use crate::refusal::Refusal;
-
-/// A request that carries this field is answered with how it went: route, rule, cluster, workload,
-/// reason and attempts, in fields of the reply. It goes no further than the first proxy.
-pub(crate) const TELL_FIELD: &str = "x-isthmus-tell";
+use crate::told::{Told, route_name};
 
 /// Counts and logs for one worker.
 pub(crate) struct Recorder {
@@ -28,12 +27,8 @@ pub(crate) struct Recorder {
 pub(crate) struct Journey {
     started: Instant,
     pub(crate) record: AccessRecord,
-    /// The caller asked to be told how its request went.
-    pub(crate) tell: bool,
-    /// Name or place of the rule that matched.
-    pub(crate) rule: Option<String>,
-    /// Why the cluster of the first try was chosen.
-    pub(crate) reason: Option<&'static str>,
+    /// Set if the caller asked to be told how its request was decided.
+    told: Option<Told>,
 }
 
 impl Recorder {
@@ -70,9 +65,7 @@ impl Journey {
     pub(crate) fn start(reporter: Reporter, protocol: &'static str) -> Self {
         Self {
             started: Instant::now(),
-            tell: false,
-            rule: None,
-            reason: None,
+            told: None,
             record: AccessRecord {
                 started: SystemTime::now(),
                 took: std::time::Duration::ZERO,
@@ -116,32 +109,35 @@ impl Journey {
         self.record.response_code = Some(refusal.reason.status());
     }
 
+    /// Did the caller ask to be told?
+    pub(crate) fn tell(&mut self, asked: bool) {
+        self.told = asked.then(Told::default);
+    }
+
+    pub(crate) fn matched(&mut self, rule: &Rule) {
+        self.record.route = Some(route_name(rule));
+        if let Some(told) = &mut self.told {
+            told.matched(rule);
+        }
+    }
+
+    pub(crate) fn drawn(&mut self, backend: &Backend) {
+        if let Some(told) = &mut self.told {
+            told.drawn(backend);
+        }
+    }
+
+    /// What the first try was decided on.
+    pub(crate) fn considered(&mut self, decision: &Decision) {
+        if let Some(told) = &mut self.told {
+            told.considered(decision);
+        }
+    }
+
     /// What a caller who asked is told, as fields of its reply.
     pub(crate) fn told(&self) -> Vec<(&'static str, String)> {
-        if !self.tell {
-            return Vec::new();
-        }
-        let record = &self.record;
-        let told = [
-            ("x-isthmus-route", record.route.clone()),
-            ("x-isthmus-rule", self.rule.clone()),
-            (
-                "x-isthmus-cluster",
-                record.destination_cluster.as_ref().map(ToString::to_string),
-            ),
-            (
-                "x-isthmus-workload",
-                record
-                    .destination_workload
-                    .as_ref()
-                    .map(ToString::to_string),
-            ),
-            ("x-isthmus-reason", self.reason.map(str::to_owned)),
-            ("x-isthmus-attempts", Some(record.attempts.to_string())),
-        ];
-        told.into_iter()
-            .filter_map(|(name, value)| Some((name, value?)))
-            .collect()
+        let told = self.told.as_ref();
+        told.map_or_else(Vec::new, |told| told.fields(&self.record))
     }
 
     /// The end. Counts, and writes the access log where it is switched on.

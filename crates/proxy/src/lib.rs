@@ -29,6 +29,7 @@ mod stories;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod told;
 mod view;
 mod worker;
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use isthmus_codec::Fields;
 use isthmus_codec::message::{Context, Open, Reply, Request, Response};
 use isthmus_codec::mux::{Settings, Side};
-use isthmus_model::ServiceName;
+use isthmus_model::{ServiceName, Share, Subset};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -150,6 +150,53 @@ fn a_refusal_by_the_callee_arrives_though_the_body_is_still_coming() {
             "{reply}"
         );
         assert!(reply.contains("x-isthmus-at: cart-1\r\n"), "{reply}");
+    });
+}
+
+#[test]
+fn a_caller_who_asks_is_told_how_its_request_was_decided() {
+    run(async {
+        let mut scene = Scene::stretched(answering(HELLO).await);
+        let asking = get("/").replace("\r\n\r\n", "\r\nx-isthmus-tell: 1\r\n\r\n");
+        let reply = scene.ask(&asking).await;
+        for told in [
+            "x-isthmus-route: default",
+            "x-isthmus-rule: 0",
+            "x-isthmus-backend: shop/cart",
+            "x-isthmus-candidates: east 1/1",
+            "x-isthmus-cluster: east",
+            "x-isthmus-reason: only-choice",
+            "x-isthmus-attempts: 1",
+        ] {
+            assert!(
+                reply.contains(&format!("\r\n{told}\r\n")),
+                "{told} in {reply}"
+            );
+        }
+        assert!(!scene.ask(&get("/")).await.contains("x-isthmus"));
+
+        // What leads to a refusal is told as well.
+        let mut facts = scene.facts.clone();
+        facts.service.exported = false;
+        facts.workloads.clear();
+        facts.shares = vec![Share {
+            cluster: cluster("east"),
+            service: facts.service.name.clone(),
+            subset: Subset::default(),
+            healthy: 1,
+            total: 1,
+        }];
+        scene.caller.learn(&facts);
+        let reply = scene.ask(&asking).await;
+        assert!(
+            reply.contains("\r\nx-isthmus-candidates: east 1/1 not-exported\r\n"),
+            "{reply}"
+        );
+        assert!(
+            reply.contains("\r\nx-isthmus-reason: not-exported\r\n"),
+            "{reply}"
+        );
+        assert!(!reply.contains("x-isthmus-cluster"), "{reply}");
     });
 }
 

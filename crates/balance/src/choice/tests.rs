@@ -29,9 +29,9 @@ fn share(text: &str) -> ClusterShare {
         healthy: healthy.parse().unwrap(),
         total: total.parse().unwrap(),
         age: if words.contains(&"old") {
-            STALE_AFTER + Duration::from_millis(1)
-        } else {
             STALE_AFTER
+        } else {
+            STALE_AFTER.mul_f64(0.99)
         },
         rtt: rtt(words[2]),
         connected: !words.contains(&"apart"),
@@ -309,6 +309,48 @@ fn when_all_return_the_nearest_takes_everything() {
     assert!((140..230).contains(&part), "0.1 / 0.55, got {part}");
 }
 
+/// What `explain` shows is what draws do: the same answers, as often as it says.
+#[test]
+fn the_possible_answers_are_those_that_draws_give() {
+    let (mut valve, start) = (Valve::default(), Instant::now());
+    let (gone, there) = (
+        "us 0/2 here, eu 0/3 140ms",
+        "us 2/2 here, eu 3/3 140ms, ap 1/1 220ms",
+    );
+    let possible = |valve: &Valve, text: &str, now| {
+        let decision = valve.pick_cluster(&shares(text), &[], now, 0);
+        let show = |possible: &Possible<'_>| {
+            let chosen = possible.chosen.map_or("-", |c| c.share.cluster.as_str());
+            let share = (possible.share * 100.0).round();
+            format!("{chosen} {} {share}", possible.reason.code())
+        };
+        let shown: Vec<String> = decision.possible().iter().map(show).collect();
+        shown.join(", ")
+    };
+    for (text, expect) in [
+        (there, "us nearest 100"),
+        ("us 0/2 here, eu 3/3 140ms", "eu nearest-is-hot 100"),
+        ("us 2/2 here", "us only-choice 100"),
+        (gone, "us all-hot 100"),
+        ("eu 2/2 140ms local-only", "- local-only 100"),
+    ] {
+        assert_eq!(possible(&valve, text, start), expect, "{text}");
+    }
+    valve.observe(&shares(gone), start);
+    valve.observe(&shares(there), start);
+    let half = start + SLOW_START / 2;
+    let expect = "us nearest 55, eu nearest-returns 25, ap nearest-returns 20";
+    assert_eq!(possible(&valve, there, half), expect);
+    for (cluster, count) in spread(&valve, there, half) {
+        let share = match cluster.as_str() {
+            "us" => 550,
+            "eu" => 250,
+            _ => 200,
+        };
+        assert!(count.abs_diff(share) < 50, "{cluster}: {count}");
+    }
+}
+
 #[test]
 fn an_escape_leads_from_a_dead_cluster_to_a_living_one() {
     let text = "us 2/2 here, eu 3/3 140ms";
@@ -384,6 +426,9 @@ proptest! {
                 prop_assert_eq!(chosen.rank, nearest.rank);
             }
         }
+        let possible = decision.possible();
+        prop_assert_eq!(possible.len(), 1);
+        prop_assert_eq!((possible[0].chosen, possible[0].reason), (decision.chosen(), decision.reason()));
         let len = shares.len().max(1);
         shares.rotate_left(turn % len);
         prop_assert_eq!(valve.pick_cluster(&shares, &avoid, now, !draw), decision);

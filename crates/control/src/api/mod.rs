@@ -3,6 +3,7 @@
 //! Turns requests into questions to the core and answers into HTTP. Who asks is the name of the
 //! bearer token; without one nothing is answered but health.
 
+mod explain;
 mod resources;
 mod views;
 
@@ -77,7 +78,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/apis/{*path}", axum::routing::any(resources::any))
         .route("/mesh/v1/status", get(views::status))
         .route("/mesh/v1/tokens", post(views::tokens))
-        .route("/mesh/v1/explain", post(views::explain))
+        .route("/mesh/v1/explain", post(explain::explain))
         .fallback(nothing)
         .layer(from_fn_with_state(api.clone(), authenticate))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

@@ -6,10 +6,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::response::{IntoResponse, Response};
-use isthmus_api::{ExplainRequest, Failure, TokenReply, TokenRequest};
+use isthmus_api::{Failure, TokenReply, TokenRequest};
 use isthmus_identity::{JoinToken, TokenGrant, TokenId, TokenSecret};
-use isthmus_model::{Identity, ServiceName};
-use isthmus_wire::proto;
+use isthmus_model::Identity;
 
 use super::{Refusal, Shared, respond};
 use crate::core::{Answer, Request};
@@ -17,10 +16,8 @@ use crate::core::{Answer, Request};
 const TOKEN_LIFETIME: u64 = 60 * 60;
 /// A token is for a process that starts soon.
 const LONGEST_TOKEN_LIFETIME: u64 = 30 * 24 * 60 * 60;
-/// How long a proxy may think about an explanation.
-const EXPLAIN: Duration = Duration::from_secs(2);
 
-type Body<T> = Result<Json<T>, JsonRejection>;
+pub(super) type Body<T> = Result<Json<T>, JsonRejection>;
 
 pub(super) async fn status(State(api): Shared) -> Result<Response, Refusal> {
     Ok(respond(api.hub.ask(Request::Status).await?))
@@ -79,66 +76,14 @@ pub(super) async fn tokens(
     }
 }
 
-/// Asks a proxy of the calling service what it would do.
-pub(super) async fn explain(
-    State(api): Shared,
-    request: Body<ExplainRequest>,
-) -> Result<Response, Refusal> {
-    let request = body(request)?;
-    let source: ServiceName = field("source", &request.source)?;
-    let service: ServiceName = field("service", &request.service)?;
-    let connections = match api.hub.ask(Request::FindProxies(source.clone())).await? {
-        Answer::Proxies(connections) => connections,
-        other => return Ok(respond(other)),
-    };
-    let question = question(&service, &request);
-    let asked = |connection| {
-        let question = proto::question::Question::Explain(question.clone());
-        api.hub.question(connection, question)
-    };
-    let Some(answer) = connections.into_iter().find_map(asked) else {
-        let message = format!(
-            "no proxy of {source} is connected to {}: name a source that runs there, or ask \
-             another cluster",
-            api.cluster
-        );
-        return Err(Failure::not_found(message).into());
-    };
-    let Ok(Ok(answer)) = tokio::time::timeout(EXPLAIN, answer).await else {
-        let message = format!("the proxy of {source} did not answer in time");
-        return Err(Failure::new(504, "Timeout", message).into());
-    };
-    if !answer.error.is_empty() {
-        return Err(Failure::invalid(answer.error).into());
-    }
-    let view = serde_json::from_slice(&answer.body)
-        .map_err(|error| Failure::internal(format!("the proxy's answer: {error}")))?;
-    Ok(super::json(200, &view))
-}
-
-fn question(service: &ServiceName, request: &ExplainRequest) -> proto::Explain {
-    let header = |header: &isthmus_api::HeaderPair| proto::HeaderMatch {
-        name: header.name.clone(),
-        value: header.value.clone(),
-    };
-    proto::Explain {
-        namespace: service.namespace.to_string(),
-        service: service.name.to_string(),
-        port: request.port.map_or(0, u32::from),
-        method: request.method.clone(),
-        path: request.path.clone(),
-        headers: request.headers.iter().map(header).collect(),
-    }
-}
-
-fn body<T>(request: Body<T>) -> Result<T, Failure> {
+pub(super) fn body<T>(request: Body<T>) -> Result<T, Failure> {
     match request {
         Ok(Json(request)) => Ok(request),
         Err(error) => Err(Failure::bad_request(error.body_text())),
     }
 }
 
-fn field<T>(field: &str, text: &str) -> Result<T, Failure>
+pub(super) fn field<T>(field: &str, text: &str) -> Result<T, Failure>
 where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,

@@ -21,9 +21,10 @@ use tokio::time::timeout_at;
 
 use super::authorize;
 use crate::http::{HttpError, Piece, ProgramConnection, RequestWriter, ResponseReader};
-use crate::journey::{Journey, TELL_FIELD, lossy};
+use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Stream, StreamError};
 use crate::refusal::{Refusal, is_of_mesh};
+use crate::told::TELL_FIELD;
 use crate::worker::Worker;
 
 /// A request without a deadline may take this long.

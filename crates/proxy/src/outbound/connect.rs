@@ -167,18 +167,7 @@ fn widen(
     decided: &Decided,
     cluster: &ClusterName,
 ) {
-    let now = Instant::now();
-    let Ok(service) = decided.service() else {
-        return;
-    };
-    let share = service
-        .shares
-        .iter()
-        .find(|share| share.cluster == *cluster && share.subset == decided.key.subset);
-    let healthy = share.map_or(0, |share| {
-        usize::try_from(share.healthy).unwrap_or(usize::MAX)
-    });
-    if destination.tunnelled(cluster, now).len() < healthy.min(MAX_TUNNELS) {
+    if wants_tunnel(destination, decided, cluster) {
         open_one_more(worker, destination, decided, cluster);
     }
 }
@@ -199,6 +188,26 @@ fn open_one_more(
             turn,
         ));
     }
+}
+
+/// Would a request open a tunnel to one more workload of `cluster`?
+pub(super) fn wants_tunnel(
+    destination: &Destination,
+    decided: &Decided,
+    cluster: &ClusterName,
+) -> bool {
+    let Ok(service) = decided.service() else {
+        return false;
+    };
+    let share = service
+        .shares
+        .iter()
+        .find(|share| share.cluster == *cluster && share.subset == decided.key.subset);
+    let healthy = share.map_or(0, |share| {
+        usize::try_from(share.healthy).unwrap_or(usize::MAX)
+    });
+    let tunnels = destination.tunnelled(cluster, Instant::now()).len();
+    tunnels == 0 || tunnels < healthy.min(MAX_TUNNELS)
 }
 
 /// Opens a tunnel for whoever may need it; `turn` is held until it is there or has failed.

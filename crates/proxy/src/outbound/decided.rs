@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use isthmus_authz::{Caller, Denied, Permit};
 use isthmus_model::{Backend, Host, ServiceName, TrafficSettings};
-use isthmus_route::Rule;
+use isthmus_route::{Headers, RequestView, Rule};
 use isthmus_telemetry::RefusalReason;
 
 use crate::destination::DestinationKey;
@@ -138,6 +138,23 @@ pub(super) fn find_port(service: &ServiceView, wanted: Option<u16>) -> Result<u1
         })
 }
 
+/// The rule that the request matches.
+pub(super) fn find_rule<'s, H: Headers + ?Sized>(
+    called: &'s ServiceView,
+    port: u16,
+    request: &RequestView<'_, H>,
+) -> Result<&'s Rule, Refusal> {
+    let matched = called.routes.find(port, request).ok_or_else(|| {
+        let name = &called.service.name;
+        let detail = format!(
+            "{name}: no rule matches {} {}",
+            request.method, request.path
+        );
+        Refusal::new(RefusalReason::NoRoute, detail)
+    })?;
+    Ok(matched.rule())
+}
+
 pub(super) fn pick_backend(rule: &Rule, draw: u64) -> Result<&Backend, Refusal> {
     rule.pick_backend(draw).ok_or_else(|| {
         let route = rule
@@ -148,18 +165,6 @@ pub(super) fn pick_backend(rule: &Rule, draw: u64) -> Result<&Backend, Refusal> 
             format!("route {route}, rule {}", rule.index()),
         )
     })
-}
-
-/// `namespace/name`, or `default` where no route is bound.
-pub(super) fn route_name(rule: &Rule) -> String {
-    rule.route()
-        .map_or_else(|| "default".to_owned(), ToString::to_string)
-}
-
-/// Its name, else its place in the route, from 0.
-pub(super) fn rule_name(rule: &Rule) -> String {
-    rule.name()
-        .map_or_else(|| rule.index().to_string(), str::to_owned)
 }
 
 fn authorize(worker: &Worker, view: &View, service: &ServiceView) -> Result<Permit, Refusal> {

@@ -17,7 +17,7 @@ use super::deliver::{
     Ended, Held, HeldBody, KeepAlive, Rest, Sending, Uploading, deliver, upload_step,
 };
 use super::settle::{
-    Avoided, Failed, Settle, choose, deadline, has_room, not_opened, stream_failed,
+    Avoided, Failed, Settle, check_chosen, consider, deadline, has_room, not_opened, stream_failed,
 };
 use crate::http::{HttpError, Piece, RequestReader, ResponseWriter};
 use crate::journey::Journey;
@@ -60,10 +60,11 @@ pub(super) async fn run(
     let mut avoided = Avoided::default();
     loop {
         let now = Instant::now();
-        let decision = choose(&destination, decided, &avoided, now)?;
+        let decision = consider(&destination, decided, &avoided, now)?;
         if attempts.tries() == 0 {
-            journey.reason = Some(decision.reason().code());
+            journey.considered(&decision);
         }
+        check_chosen(decided, &decision)?;
         attempts.begin(now);
         journey.record.attempts = attempts.tries();
         request.context.remaining = attempts.remaining(now);

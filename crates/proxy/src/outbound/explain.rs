@@ -1,26 +1,44 @@
 //! Answers where a request would go, and why, from the same view, balancer state and engines that
 //! carry requests. Sends nothing and changes nothing that a request would not change.
+//!
+//! Draws nothing either: what the draw of a request decides is answered with all that it can be.
 
-use std::time::Instant;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
-use isthmus_api::{BackendView, CandidateView, ExplainReply, WorkloadChoice};
-use isthmus_balance::{Considered, Decision};
-use isthmus_model::{Backend, ServiceName};
+use isthmus_api::{
+    BackendView, CandidateView, ChoiceView, ExplainReply, RefusalView, Way, WorkloadView,
+};
+use isthmus_balance::{Considered, Possible};
+use isthmus_codec::Fields;
+use isthmus_codec::http1::strip_hop_by_hop;
+use isthmus_model::{Handle, ServiceName};
 use isthmus_route::RequestView;
 use isthmus_wire::proto;
 
-use super::decided::{Decided, decide_backend, find_port, find_service, route_name, rule_name};
+use super::connect::wants_tunnel;
+use super::decided::{Decided, decide_backend, find_port, find_rule, find_service, pick_backend};
+use super::request::{HeaderView, without_query};
+use super::settle::{Avoided, check_chosen, consider};
+use crate::destination::Destination;
 use crate::refusal::Refusal;
-use crate::view::View;
+use crate::told::{TELL_FIELD, route_name, rule_name};
 use crate::worker::Worker;
 
-/// Errors: a name in the question is none.
+/// Stands for the draw where every outcome is described.
+const ANY_DRAW: u64 = 0;
+
+/// Errors: the question holds what no request can.
 pub(crate) async fn explain(
     worker: &Worker,
     question: &proto::Explain,
 ) -> Result<ExplainReply, String> {
     let service = ServiceName::new(&question.namespace, &question.service)
         .map_err(|error| format!("{}/{}: {error}", question.namespace, question.service))?;
+    if !question.path.starts_with('/') {
+        return Err(format!("path: {:?} does not begin with /", question.path));
+    }
+    let fields = fields(question, &service)?;
     let mut reply = ExplainReply {
         process: worker.name().to_owned(),
         service: service.to_string(),
@@ -29,40 +47,52 @@ pub(crate) async fn explain(
         refusal: None,
         backends: Vec::new(),
     };
-    if let Err(refusal) = fill(worker, question, &service, &mut reply).await {
+    if let Err(refusal) = fill(worker, question, &service, &fields, &mut reply).await {
         reply.refusal = Some(said(&refusal));
     }
     Ok(reply)
+}
+
+/// The header of the request, as the router would see it.
+fn fields(question: &proto::Explain, service: &ServiceName) -> Result<Fields, String> {
+    let mut fields = Fields::new();
+    for header in &question.headers {
+        fields
+            .push(header.name.clone(), header.value.clone())
+            .map_err(|error| format!("header {:?}: {error}", header.name))?;
+    }
+    fields.remove(TELL_FIELD);
+    strip_hop_by_hop(&mut fields);
+    if !fields.contains("host") {
+        fields
+            .push("host", service.host())
+            .map_err(|error| format!("host: {error}"))?;
+    }
+    Ok(fields)
 }
 
 async fn fill(
     worker: &Worker,
     question: &proto::Explain,
     service: &ServiceName,
+    fields: &Fields,
     reply: &mut ExplainReply,
 ) -> Result<(), Refusal> {
     let view = worker.view_with(service).await?;
     let called = find_service(&view, service)?;
     let wanted = u16::try_from(question.port).ok().filter(|port| *port != 0);
     let port = find_port(called, wanted)?;
-    let headers: Vec<(&str, &str)> = question
-        .headers
-        .iter()
-        .map(|header| (header.name.as_str(), header.value.as_str()))
-        .collect();
+    let path = without_query(question.path.as_bytes());
     let request = RequestView {
         method: &question.method,
-        path: question.path.split('?').next().unwrap_or_default(),
-        headers: headers.as_slice(),
+        path: std::str::from_utf8(path).unwrap_or_default(),
+        headers: &HeaderView(fields),
     };
-    let matched = called.routes.find(port, &request).ok_or_else(|| {
-        let detail = format!("no rule matches {} {}", request.method, request.path);
-        Refusal::new(isthmus_telemetry::RefusalReason::NoRoute, detail)
-    })?;
-    let rule = matched.rule();
+    let rule = find_rule(called, port, &request)?;
     let settings = called.settings(rule);
     reply.route = Some(route_name(rule));
     reply.rule = Some(rule_name(rule));
+    pick_backend(rule, ANY_DRAW)?;
     for backend in rule.backends() {
         let decided = decide_backend(
             worker,
@@ -71,89 +101,90 @@ async fn fill(
             backend,
             port,
             settings.clone(),
-            worker.draw(),
+            ANY_DRAW,
         );
-        reply.backends.push(match decided {
-            Ok(decided) => describe(worker, &view, backend, &decided)?,
-            Err(refusal) => refused(backend, &refusal),
-        });
+        let mut described = BackendView {
+            service: backend.service.to_string(),
+            subset: backend.subset.to_string(),
+            weight: backend.weight,
+            refusal: None,
+            candidates: Vec::new(),
+            choices: Vec::new(),
+        };
+        let outcome = decided.and_then(|decided| describe(worker, &decided, &mut described));
+        described.refusal = outcome.err().as_ref().map(said);
+        reply.backends.push(described);
     }
     Ok(())
 }
 
+/// What becomes of a request that is drawn for the backend. Errors: it is refused.
 fn describe(
     worker: &Worker,
-    view: &View,
-    backend: &Backend,
     decided: &Decided,
-) -> Result<BackendView, Refusal> {
-    let now = Instant::now();
+    described: &mut BackendView,
+) -> Result<(), Refusal> {
     let destination = worker.destinations.find(&decided.key);
-    let service = decided.service()?;
-    let shares = destination.shares(view, service, &decided.permit, &decided.settings);
-    destination.observe(&decided.known, service, &shares, &decided.settings, now);
-    let decision = destination.pick_cluster(&shares, &[], now, decided.draw);
-    let cluster = decision.chosen().map(|chosen| chosen.share.cluster.clone());
-    let workloads = cluster
-        .as_ref()
-        .map(|cluster| destination.describe(cluster, now));
-    let workloads = workloads
-        .into_iter()
-        .flatten()
-        .filter(|workload| workload.possible);
-    Ok(BackendView {
-        service: backend.service.to_string(),
-        subset: backend.subset.to_string(),
-        weight: backend.weight,
-        candidates: decision.candidates().iter().map(candidate).collect(),
-        reason: reason(&decision),
-        cluster: cluster.map(|cluster| cluster.to_string()),
-        workloads: workloads
-            .map(|workload| WorkloadChoice {
-                handle: workload.key.to_string(),
-                latency_ms: workload
-                    .latency
-                    .map(|latency| latency.as_secs_f64() * 1_000.0),
-                in_flight: workload.in_flight,
-            })
-            .collect(),
-    })
-}
-
-fn refused(backend: &Backend, refusal: &Refusal) -> BackendView {
-    BackendView {
-        service: backend.service.to_string(),
-        subset: backend.subset.to_string(),
-        weight: backend.weight,
-        candidates: Vec::new(),
-        cluster: None,
-        reason: said(refusal),
-        workloads: Vec::new(),
-    }
+    let decision = consider(&destination, decided, &Avoided::default(), Instant::now())?;
+    described.candidates = decision.candidates().iter().map(candidate).collect();
+    let choice = |possible: &Possible<'_>| choice(&destination, decided, possible);
+    described.choices = decision.possible().iter().map(choice).collect();
+    check_chosen(decided, &decision)
 }
 
 fn candidate(considered: &Considered) -> CandidateView {
     let share = &considered.share;
-    let barred = share.barred.map(isthmus_balance::Barred::code);
     CandidateView {
         cluster: share.cluster.to_string(),
         healthy: share.healthy,
         total: share.total,
-        rtt_ms: share.rtt.map(|rtt| rtt.as_secs_f64() * 1_000.0),
+        rtt_ms: share.rtt.map(milliseconds),
         age_ms: share.age.as_millis().try_into().unwrap_or(u64::MAX),
-        hot: barred
-            .or(considered.hot.map(isthmus_balance::Hot::code))
-            .map(str::to_owned),
+        stale: considered.is_stale(),
+        why_not: considered.why_not().map(str::to_owned),
     }
 }
 
-fn reason(decision: &Decision) -> String {
-    decision.reason().code().to_owned()
+fn choice(destination: &Rc<Destination>, decided: &Decided, possible: &Possible<'_>) -> ChoiceView {
+    let mut choice = ChoiceView {
+        cluster: None,
+        reason: possible.reason.code().to_owned(),
+        share: possible.share,
+        workloads: Vec::new(),
+        opens_tunnel: false,
+        unreachable: None,
+    };
+    let Some(chosen) = possible.chosen else {
+        return choice;
+    };
+    let (cluster, local) = (&chosen.share.cluster, chosen.share.local);
+    choice.cluster = Some(cluster.to_string());
+    // Forgets tunnels that are broken, as a request would.
+    choice.opens_tunnel = !local && wants_tunnel(destination, decided, cluster);
+    let way = if local { Way::Direct } else { Way::Tunnel };
+    let workloads = destination.describe(cluster, Instant::now());
+    choice.workloads = workloads.iter().map(|known| workload(known, way)).collect();
+    choice
 }
 
-fn said(refusal: &Refusal) -> String {
-    match refusal.detail.as_str() {
-        "" => refusal.reason.code().to_owned(),
-        detail => format!("{}: {detail}", refusal.reason.code()),
+fn workload(known: &isthmus_balance::WorkloadView<Handle>, way: Way) -> WorkloadView {
+    WorkloadView {
+        handle: known.key.to_string(),
+        way,
+        possible: known.possible,
+        latency_ms: known.latency.map(milliseconds),
+        in_flight: known.in_flight,
+    }
+}
+
+/// To the microsecond, which is as good as any of them is measured.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1_000_000.0).round() / 1_000.0
+}
+
+fn said(refusal: &Refusal) -> RefusalView {
+    RefusalView {
+        reason: refusal.reason.code().to_owned(),
+        detail: refusal.detail.clone(),
     }
 }

@@ -13,13 +13,14 @@ use isthmus_route::{Headers, RequestView};
 use isthmus_telemetry::RefusalReason;
 
 use super::decided::{
-    Decided, decide_backend, detect, find_port, find_service, pick_backend, route_name, rule_name,
+    Decided, decide_backend, detect, find_port, find_rule, find_service, pick_backend,
 };
 use super::deliver::{Ended, KeepAlive};
 use super::exchange::{self, Client, Upload};
 use crate::http::{Piece, RequestReader, ResponseWriter};
-use crate::journey::{Journey, TELL_FIELD, lossy};
+use crate::journey::{Journey, lossy};
 use crate::refusal::Refusal;
+use crate::told::TELL_FIELD;
 use crate::worker::Worker;
 
 pub(super) async fn serve(
@@ -37,7 +38,7 @@ pub(super) async fn serve(
         &me.cluster,
     );
     note(journey, &head);
-    journey.tell = head.fields.remove(TELL_FIELD);
+    journey.tell(head.fields.remove(TELL_FIELD));
     if head.asks_upgrade() {
         return Err(RefusalReason::UpgradeNotSupported.into());
     }
@@ -130,18 +131,11 @@ async fn decide(
         path: std::str::from_utf8(without_query(path)).unwrap_or_default(),
         headers: &HeaderView(&head.fields),
     };
-    let matched = called.routes.find(port, &request).ok_or_else(|| {
-        let detail = format!(
-            "{service}: no rule matches {} {}",
-            request.method, request.path
-        );
-        Refusal::new(RefusalReason::NoRoute, detail)
-    })?;
-    let rule = matched.rule();
-    journey.record.route = Some(route_name(rule));
-    journey.rule = Some(rule_name(rule));
+    let rule = find_rule(called, port, &request)?;
+    journey.matched(rule);
     let settings = called.settings(rule);
     let backend = pick_backend(rule, draw)?;
+    journey.drawn(backend);
     decide_backend(
         worker,
         view.clone(),
@@ -175,7 +169,7 @@ fn note(journey: &mut Journey, head: &RequestHead) {
     journey.record.request_id = head.fields.find("x-request-id").map(|id| lossy(id));
 }
 
-fn without_query(path: &[u8]) -> &[u8] {
+pub(super) fn without_query(path: &[u8]) -> &[u8] {
     path.split(|&byte| byte == b'?').next().unwrap_or(path)
 }
 
@@ -188,7 +182,7 @@ fn interim(status: u16) -> ResponseHead {
 }
 
 /// Fields as the router looks at them.
-struct HeaderView<'f>(&'f Fields);
+pub(super) struct HeaderView<'f>(pub(super) &'f Fields);
 
 impl Headers for HeaderView<'_> {
     fn values<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {

@@ -112,7 +112,7 @@ impl<'r> Settle<'r> {
         let now = Instant::now();
         let before = (avoided.clusters.len(), avoided.workloads.len());
         avoided.add(attempts.avoid(outcome), place);
-        let escape = choose(self.destination, self.decided, avoided, now).is_ok_and(|next| {
+        let escape = consider(self.destination, self.decided, avoided, now).is_ok_and(|next| {
             let failed = place.cluster.as_ref();
             failed.is_some_and(|failed| {
                 self.destination
@@ -175,8 +175,8 @@ fn give_up(reason: GiveUp, maybe_executed: bool, failed: &Failed, trail: &[Strin
     Refusal::new(told, detail)
 }
 
-/// The cluster of the next try.
-pub(super) fn choose(
+/// Looks at every cluster for the next try, and chooses if one of them may be chosen.
+pub(super) fn consider(
     destination: &Destination,
     decided: &Decided,
     avoided: &Avoided,
@@ -185,9 +185,13 @@ pub(super) fn choose(
     let service = decided.service()?;
     let shares = destination.shares(&decided.view, service, &decided.permit, &decided.settings);
     destination.observe(&decided.known, service, &shares, &decided.settings, now);
-    let decision = destination.pick_cluster(&shares, &avoided.clusters, now, decided.draw);
+    Ok(destination.pick_cluster(&shares, &avoided.clusters, now, decided.draw))
+}
+
+/// Errors: what the caller is told if no cluster may be chosen.
+pub(super) fn check_chosen(decided: &Decided, decision: &Decision) -> Result<(), Refusal> {
     if decision.chosen().is_some() {
-        return Ok(decision);
+        return Ok(());
     }
     let reason = match decision.reason() {
         Reason::AllBarred(Barred::NotExported) => RefusalReason::NotExported,

@@ -20,7 +20,7 @@ use tokio::time::timeout_at;
 use super::connect::connect as connect_workload;
 use super::decided::{Decided, decide_backend, detect, find_port, find_service};
 use super::settle::{
-    Avoided, Failed, Settle, choose, deadline, has_room, not_opened, stream_failed,
+    Avoided, Failed, Settle, check_chosen, consider, deadline, has_room, not_opened, stream_failed,
 };
 use crate::config::Listener;
 use crate::destination::Try;
@@ -165,7 +165,8 @@ async fn until_accepted(
     let mut avoided = Avoided::default();
     loop {
         let now = Instant::now();
-        let decision = choose(&destination, decided, &avoided, now)?;
+        let decision = consider(&destination, decided, &avoided, now)?;
+        check_chosen(decided, &decision)?;
         attempts.begin(now);
         journey.record.attempts = attempts.tries();
         let connected =
