@@ -4,8 +4,9 @@
 //! Knows addresses and packets, never the mesh. What is made here goes when it is dropped; what a
 //! run that was killed left behind goes with the next one.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -188,25 +189,34 @@ impl Place {
         self.namespace.inside(work)
     }
 
-    /// Where something listens for TCP there, sorted.
-    pub fn listening(&self) -> Result<Vec<std::net::SocketAddr>> {
+    /// Where something listens for TCP there, for callers of other places.
+    pub fn open_to_others(&self) -> Result<BTreeSet<SocketAddr>> {
         let mut command = self.command(Path::new("ss"));
         let said = run(command.args(["-H", "-l", "-t", "-n"]))?.expect(0)?;
-        // State, two queues, local address, peer.
-        let local = |line: &str| {
-            let address = line.split_whitespace().nth(3)?;
-            // A wildcard is shown as `*`.
-            address.replace('*', "[::]").parse().ok()
-        };
-        let mut found = Vec::new();
+        let mut found = BTreeSet::new();
         for line in said.out.lines() {
-            found.push(local(line).ok_or_else(|| Trouble(format!("ss printed {line:?}")))?);
+            let odd = || Trouble(format!("ss printed {line:?}"));
+            // State, two queues, local address, peer.
+            let local = line.split_whitespace().nth(3).ok_or_else(odd)?;
+            let (address, is_open) = listener(local).ok_or_else(odd)?;
+            found.extend(is_open.then_some(address));
         }
-        found.sort_unstable();
-        // Several workers share an address.
-        found.dedup();
         Ok(found)
     }
+}
+
+/// `10.83.1.1:80`, `10.83.1.1%lo:80` when bound to an interface, `*:80` for any address; and whether
+/// other machines reach it.
+fn listener(text: &str) -> Option<(SocketAddr, bool)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let (host, interface) = match host.split_once('%') {
+        Some((host, interface)) => (host, Some(interface)),
+        None => (host, None),
+    };
+    let host = if host == "*" { "[::]" } else { host };
+    let address: SocketAddr = format!("{host}:{port}").parse().ok()?;
+    let is_open = interface != Some("lo") && !address.ip().is_loopback();
+    Some((address, is_open))
 }
 
 impl Namespace {
@@ -299,6 +309,24 @@ fn is_left_over(name: &str, runs: impl Fn(&str) -> bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_reach_is_told_from_what_they_do_not() {
+        for (text, expect) in [
+            ("10.83.1.1:80", Some(("10.83.1.1:80", true))),
+            ("0.0.0.0:80", Some(("0.0.0.0:80", true))),
+            ("*:80", Some(("[::]:80", true))),
+            ("10.83.1.1%uplink:80", Some(("10.83.1.1:80", true))),
+            ("10.83.1.1%lo:80", Some(("10.83.1.1:80", false))),
+            ("127.0.0.9:80", Some(("127.0.0.9:80", false))),
+            ("[::1]:80", Some(("[::1]:80", false))),
+            ("10.83.1.1", None),
+            ("10.83.1.1:http", None),
+        ] {
+            let expect = expect.map(|(address, open)| (address.parse().unwrap(), open));
+            assert_eq!(listener(text), expect, "{text}");
+        }
+    }
 
     #[test]
     fn only_namespaces_of_processes_that_have_ended_are_left_over() {

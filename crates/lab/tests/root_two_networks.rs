@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use isthmus_lab::by_hand::ByHand;
+use isthmus_lab::http;
 use isthmus_lab::mesh::PATIENCE;
 use isthmus_lab::namespaces::Network;
 use isthmus_lab::trouble::{During, Result, Trouble, ensure, wait_for};
@@ -103,13 +104,17 @@ fn only_what_must_be_is_reached_from_outside(mesh: &ByHand) -> Result<()> {
             let address = mesh.address(cluster, process)?;
             expect.extend(ports.iter().map(|port| SocketAddr::from((address, *port))));
         }
-        let listening = mesh.network().place(cluster)?.listening()?;
-        let outside = listening
-            .into_iter()
-            .filter(|each| !each.ip().is_loopback());
-        assert_eq!(outside.collect::<BTreeSet<_>>(), expect, "in {cluster}");
+        let open = mesh.network().place(cluster)?.open_to_others()?;
+        assert_eq!(open, expect, "in {cluster}");
     }
-    Ok(())
+
+    // Whoever may use a workload's proxy calls in its name: nobody from another machine may.
+    let proxy = SocketAddr::from((mesh.address(CALLER.0, CALLER.1)?, 15001));
+    let elsewhere = mesh.network().place("east")?;
+    let answer = elsewhere.inside(|| http::get(proxy, PAYMENT, &[]));
+    ensure(answer.is_err(), || {
+        format!("{proxy} calls for another machine: {answer:?}")
+    })
 }
 
 fn the_loss_of_a_gateway_is_not_seen(mesh: &ByHand) -> Result<()> {
@@ -156,7 +161,11 @@ fn silence_between_clusters_is_told_and_passes(mesh: &ByHand) -> Result<()> {
         "no packet was dropped".to_owned()
     })?;
     let refused = mesh.get(CALLER, CATALOG)?;
-    refused.expect_refusal(504, "connect-timeout")?;
+    let refused = refused.expect_refusal(504, "connect-timeout")?;
+    let gateway = mesh.address("east", "gateway-1")?.to_string();
+    ensure(refused.text().contains(&gateway), || {
+        format!("it does not say who was silent: {}", refused.text())
+    })?;
     mesh.network().heal()?;
     wait_for("west to reach catalog again", PATIENCE, || {
         served_by(mesh, CATALOG)
