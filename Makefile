@@ -3,7 +3,8 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-export PATH := $(PATH):$(HOME)/.cargo/bin
+# Programs for networks live in sbin, which a PATH may lack even where the user is root.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 PROFILE := $(if $(RELEASE),--release)

@@ -275,29 +275,7 @@ impl Mesh {
     ///
     /// Errors: what is not.
     pub fn is_whole(&self, cluster: &str) -> Result<()> {
-        let status = self.json(&["--cluster", cluster, "status"])?;
-        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-        let clusters = list(&status["clusters"]);
-        for other in &clusters {
-            let contact = &other["contact"];
-            ensure(contact == "own" || contact == "live", || {
-                format!("{cluster} has no contact with {other}")
-            })?;
-        }
-        for proxy in list(&status["proxies"]) {
-            ensure(proxy["connected"] == true, || {
-                format!("{cluster} does not hear from {proxy}")
-            })?;
-        }
-        for service in list(&status["services"]) {
-            let healthy = |share: &Value| share["healthy"] == share["total"];
-            ensure(list(&service["clusters"]).iter().all(healthy), || {
-                format!("{cluster} sees {service}")
-            })?;
-        }
-        ensure(!clusters.is_empty(), || {
-            format!("{cluster} knows no cluster")
-        })
+        is_whole(cluster, &self.json(&["--cluster", cluster, "status"])?)
     }
 
     /// Puts the logs aside, where they outlive the mesh.
@@ -351,6 +329,34 @@ impl Said {
         }
         Ok(said)
     }
+}
+
+/// Does what `status` says of `cluster` show everything as it should be?
+///
+/// Errors: what is not.
+pub(crate) fn is_whole(cluster: &str, status: &Value) -> Result<()> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let clusters = list(&status["clusters"]);
+    for other in &clusters {
+        let contact = &other["contact"];
+        ensure(contact == "own" || contact == "live", || {
+            format!("{cluster} has no contact with {other}")
+        })?;
+    }
+    for proxy in list(&status["proxies"]) {
+        ensure(proxy["connected"] == true, || {
+            format!("{cluster} does not hear from {proxy}")
+        })?;
+    }
+    for service in list(&status["services"]) {
+        let healthy = |share: &Value| share["healthy"] == share["total"];
+        ensure(list(&service["clusters"]).iter().all(healthy), || {
+            format!("{cluster} sees {service}")
+        })?;
+    }
+    ensure(!clusters.is_empty(), || {
+        format!("{cluster} knows no cluster")
+    })
 }
 
 /// Runs a program to its end.

@@ -20,7 +20,7 @@ use isthmus_model::{
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::mux::Link;
-use crate::reach::{AFTER_FAILURE, Tunnel};
+use crate::reach::{AFTER_FAILURE, Tunnel, Unreachable};
 use crate::view::{Known, ServiceView, View};
 
 /// Distinct workloads of one remote cluster that a worker keeps tunnels to.
@@ -53,7 +53,7 @@ pub(crate) struct Destination {
 struct Opening {
     /// One opens, the others wait.
     turn: Arc<Mutex<()>>,
-    failed: Option<Instant>,
+    failed: Option<(Instant, Unreachable)>,
 }
 
 /// The right to open a tunnel to a cluster, for as long as it is held.
@@ -353,7 +353,8 @@ impl Destination {
         let opening = opening.entry(cluster.clone()).or_default();
         let failed_lately = opening
             .failed
-            .is_some_and(|at| now.saturating_duration_since(at) < AFTER_FAILURE);
+            .as_ref()
+            .is_some_and(|(at, _)| now.saturating_duration_since(*at) < AFTER_FAILURE);
         if failed_lately {
             return None;
         }
@@ -364,12 +365,21 @@ impl Destination {
     /// proof that it can be reached again.
     pub(crate) fn reached(&self, cluster: &ClusterName, now: Instant) {
         self.state.borrow_mut().valve.reached(cluster, now);
+        let mut opening = self.opening.borrow_mut();
+        opening.entry(cluster.clone()).or_default().failed = None;
     }
 
     /// No tunnel to `cluster` could be opened.
-    pub(crate) fn not_reached(&self, cluster: &ClusterName, now: Instant) {
+    pub(crate) fn not_reached(&self, cluster: &ClusterName, error: Unreachable, now: Instant) {
         let mut opening = self.opening.borrow_mut();
-        opening.entry(cluster.clone()).or_default().failed = Some(now);
+        opening.entry(cluster.clone()).or_default().failed = Some((now, error));
+    }
+
+    /// Why the last tunnel to `cluster` could not be opened, if it could not.
+    pub(crate) fn why_not_reached(&self, cluster: &ClusterName) -> Option<Unreachable> {
+        let opening = self.opening.borrow();
+        let (_, error) = opening.get(cluster)?.failed.as_ref()?;
+        Some(error.clone())
     }
 
     /// A try sets out to `cluster`.

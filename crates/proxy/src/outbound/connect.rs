@@ -47,7 +47,7 @@ pub(super) async fn connect(
             let outcome = attempts
                 .expired(Instant::now())
                 .unwrap_or(Outcome::ConnectFailed);
-            let detail = format!("{} in cluster {cluster}", decided.key.service);
+            let detail = format!("{} was not reached in time", decided.key.service);
             let refusal = Refusal::new(RefusalReason::ConnectTimeout, detail);
             Err((Some(attempt), Failed::new(outcome, refusal)))
         }
@@ -127,8 +127,9 @@ async fn first_tunnel(
     }
     drop(turn.lock().await);
     if destination.tunnelled(cluster, Instant::now()).is_empty() {
-        let what = format!("no tunnel to cluster {cluster} could be opened");
-        return Err(Unreachable::Ended(what));
+        // It stood for a moment only, unless it has failed.
+        let ended = || Unreachable::Ended(format!("the tunnel to cluster {cluster} has ended"));
+        return Err(destination.why_not_reached(cluster).unwrap_or_else(ended));
     }
     Ok(())
 }
@@ -228,7 +229,7 @@ fn open_in_background(
         match &opened {
             Ok(()) if is_first => destination.reached(&cluster, now),
             Ok(()) => {}
-            Err(_) => destination.not_reached(&cluster, now),
+            Err(error) => destination.not_reached(&cluster, error.clone(), now),
         }
         opened.inspect_err(|error| tracing::debug!(%cluster, %error, "no tunnel"))
     })

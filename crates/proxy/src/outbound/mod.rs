@@ -2,7 +2,8 @@
 //! them to a workload of the service they name, wherever it runs.
 //!
 //! The outbound listener is an explicit HTTP proxy (absolute-form, Host, CONNECT); further listeners
-//! lead plain TCP to one port of one service. Never forwards to anything outside the mesh.
+//! lead plain TCP to one port of one service. Never forwards to anything outside the mesh, and lends
+//! its identity to no other machine.
 
 mod connect;
 mod decided;
@@ -17,6 +18,7 @@ pub(crate) use decided::refuse_denied;
 pub(crate) use explain::explain;
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -41,7 +43,9 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// Takes connections until the drain begins.
 pub(crate) async fn listen_http(worker: Rc<Worker>, listener: TcpListener) {
     accept(&worker.clone(), listener, move |socket, live| {
-        tokio::task::spawn_local(serve(Rc::clone(&worker), socket, live));
+        if is_beside(&socket) {
+            tokio::task::spawn_local(serve(Rc::clone(&worker), socket, live));
+        }
     })
     .await;
 }
@@ -49,8 +53,10 @@ pub(crate) async fn listen_http(worker: Rc<Worker>, listener: TcpListener) {
 /// Takes connections for one port of one service until the drain begins.
 pub(crate) async fn listen_tcp(worker: Rc<Worker>, listener: TcpListener, target: Listener) {
     accept(&worker.clone(), listener, move |socket, live| {
-        let target = target.clone();
-        tokio::task::spawn_local(tcp::listener(Rc::clone(&worker), socket, target, live));
+        if is_beside(&socket) {
+            let target = target.clone();
+            tokio::task::spawn_local(tcp::listener(Rc::clone(&worker), socket, target, live));
+        }
     })
     .await;
 }
@@ -79,6 +85,43 @@ pub(crate) async fn accept(
             }
         }
     }
+}
+
+/// Does the caller run on this machine? Whoever may call here calls in the name of the program beside
+/// this proxy.
+fn is_beside(socket: &TcpStream) -> bool {
+    let look = || -> io::Result<_> {
+        let peer = socket.peer_addr()?.ip();
+        Ok((peer, comes_from_here(peer, socket.local_addr()?.ip())?))
+    };
+    match look() {
+        Ok((_, true)) => true,
+        Ok((peer, false)) => {
+            tracing::warn!(%peer, "a caller on another machine was turned away");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a caller whose machine is not known was turned away");
+            false
+        }
+    }
+}
+
+/// The kernel takes no packet from a network that claims to come from an address of this machine.
+fn comes_from_here(peer: IpAddr, own: IpAddr) -> io::Result<bool> {
+    Ok(peer.to_canonical().is_loopback() || peer == own || peer == called_from(own)?)
+}
+
+/// The address that programs of this machine call its address `own` from: it need not be the same.
+fn called_from(own: IpAddr) -> io::Result<IpAddr> {
+    let any = match own {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // Connecting UDP asks the kernel for a route and sends nothing; any port will do.
+    let socket = std::net::UdpSocket::bind((any, 0))?;
+    socket.connect((own, 1))?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// One client connection: request after request.
@@ -201,4 +244,24 @@ pub(crate) fn bind(address: std::net::SocketAddr, shared: bool) -> io::Result<Tc
     }
     socket.bind(address)?;
     socket.listen(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_programs_of_this_machine_are_beside_the_proxy() {
+        for (peer, own, expect) in [
+            ("127.0.0.1", "127.83.1.10", true),
+            ("127.0.0.1", "127.0.0.1", true),
+            ("10.0.0.7", "10.0.0.7", true),
+            ("::ffff:127.0.0.1", "::ffff:127.0.0.1", true),
+            ("10.0.0.8", "127.83.1.10", false),
+            ("192.0.2.1", "127.0.0.1", false),
+        ] {
+            let here = comes_from_here(peer.parse().unwrap(), own.parse().unwrap());
+            assert_eq!(here.unwrap(), expect, "{peer} calls {own}");
+        }
+    }
 }
