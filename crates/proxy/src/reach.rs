@@ -369,7 +369,12 @@ impl Way {
     }
 
     fn known(&self) -> Option<Result<Link, Unreachable>> {
-        if let Some(link) = self.link.borrow().as_ref().filter(|link| !link.is_leaving()) {
+        if let Some(link) = self
+            .link
+            .borrow()
+            .as_ref()
+            .filter(|link| !link.is_leaving())
+        {
             return Some(Ok(link.clone()));
         }
         match &*self.failed.borrow() {
