@@ -41,18 +41,22 @@ const HEADINGS: [&str; 12] = [
 impl Report {
     /// For the terminal.
     pub(crate) fn text(&self) -> String {
+        let Self {
+            machine,
+            profile,
+            version,
+            rounds,
+            seconds,
+            ..
+        } = self;
+        let (table, processors, others) = (self.table(), self.processors(), self.others());
         format!(
-            "{}\n\n\
+            "{table}\n\n\
              proxies, program, client, relay: CPU µs per request; p50, p99: µs; ×: times the direct way.\n\
-             Medians over rounds ({}, each run {} s), in parentheses the lowest and the highest.\n\
-             {}\n{}, {} build. {}\n",
-            self.table(),
-            self.rounds,
-            self.seconds,
-            self.machine,
-            self.version,
-            self.profile,
-            self.processors()
+             Medians over rounds ({rounds}, each run {seconds} s), in parentheses the lowest and the highest.\n\
+             {version}, {profile} build, on {machine}.\n\
+             {processors}\n\
+             All else took at most {others} of one processor.\n"
         )
     }
 
@@ -95,6 +99,7 @@ impl Report {
             .replace("{rounds}", &self.rounds.to_string())
             .replace("{seconds}", &self.seconds.to_string())
             .replace("{others}", &self.others())
+            .replace("{disturbed}", &crate::DISTURBED_PERCENT.to_string())
             .replace("{ways}", ways.trim_end())
             .replace("{table}", &self.table())
     }
@@ -218,8 +223,8 @@ log every request that they execute, which costs more than what is to be measure
 - The relay, which stands for the network between clusters on one machine, adds no delay here. Its CPU time is shown apart, but
   it takes turns with the proxies on their processor, so it lowers requests/s of the cross-cluster way.
 - One worker thread per proxy, access logs off, TLS 1.3.
-- All else that the machine did while it was measured, control planes and idle proxies included, took at most {others} of one
-  processor.
+- All else that the machine did in a run, control planes and idle proxies included, took at most {others} of one processor. A run
+  is run again when that was more than {disturbed} %, up to as many times in all as there are runs.
 ";
 
 #[cfg(test)]
