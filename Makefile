@@ -54,14 +54,10 @@ test: ## every test that needs no root
 # the manifest: they run by name only.
 .PHONY: test-root
 test-root: ## tests that need root
-ifeq ($(ROOT_TESTS),)
-	@echo "test-root: there are no tests that need root yet (crates/lab/tests/root_*.rs)"
-else
 	@scripts/bootstrap root
 	@test "$$(id -u)" = 0 || { echo "test-root needs root: sudo --preserve-env make test-root" >&2; exit 1; }
 	@$(MAKE) --no-print-directory compile
 	$(CARGO) test $(LOCKED) --package isthmus-lab $(PROFILE) $(ROOT_TESTS:%=--test %)
-endif
 
 # `verify` and `bench` are binaries of crate lab.
 .PHONY: verify
@@ -74,13 +70,9 @@ bench: ## requests per second, CPU per request and latency of each path
 
 .PHONY: lab
 lab:
-ifeq ($(wildcard crates/lab/src/bin/$(PROGRAM).rs crates/lab/src/bin/$(PROGRAM)/main.rs),)
-	@echo "$(PROGRAM): there is nothing to run yet (crates/lab/src/bin/$(PROGRAM).rs)" >&2; exit 1
-else
 	@scripts/bootstrap run
 	@$(MAKE) --no-print-directory compile
 	$(CARGO) run $(LOCKED) --package isthmus-lab $(PROFILE) --bin $(PROGRAM) -- $(ARGS)
-endif
 
 .PHONY: lint
 lint: ## rustfmt and clippy; a warning is an error

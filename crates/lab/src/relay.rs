@@ -328,6 +328,16 @@ async fn forward(
     let mut buffer = BytesMut::new();
     loop {
         until(&mut mode, Mode::Open).await;
+        // Not by the timer alone: it counts in milliseconds, and a link may add nothing.
+        while let Some(piece) = line.pop(now()) {
+            match piece {
+                Piece::Data(bytes) => {
+                    to.write_all(&bytes).await?;
+                    delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                }
+                Piece::End => return to.shutdown().await,
+            }
+        }
         buffer.reserve(CHUNK);
         let arrival = line.next_arrival();
         tokio::select! {
@@ -338,17 +348,7 @@ async fn forward(
                 };
                 line.push(now(), piece);
             }
-            () = sleep_until(arrival.unwrap_or_else(Instant::now).into()), if arrival.is_some() => {
-                while let Some(piece) = line.pop(now()) {
-                    match piece {
-                        Piece::Data(bytes) => {
-                            to.write_all(&bytes).await?;
-                            delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                        }
-                        Piece::End => return to.shutdown().await,
-                    }
-                }
-            }
+            () = sleep_until(arrival.unwrap_or_else(Instant::now).into()), if arrival.is_some() => {}
             _ = mode.changed() => {}
         }
     }
@@ -472,6 +472,19 @@ mod tests {
             b"three"
         );
         assert_eq!(lab.link.counters().bytes_out, before + 5);
+    }
+
+    /// Virtual time stands still unless somebody waits for a timer.
+    #[tokio::test(start_paused = true)]
+    async fn a_link_without_delay_adds_none() {
+        let lab = lab(Duration::ZERO).await;
+        let mut stream = lab.connect().await;
+        echo(&mut stream, b"one").await.unwrap();
+        // Between two ticks of the timer.
+        tokio::time::advance(Duration::from_micros(300)).await;
+        let before = now();
+        echo(&mut stream, b"two").await.unwrap();
+        assert_eq!(now(), before);
     }
 
     /// Virtual time: an hour of silence costs nothing.
