@@ -75,7 +75,9 @@ impl Credentials {
             Failure::failed("bad-root", format!("{} is not a mesh root", path.display()))
                 .caused_by(&error)
         })?;
-        let bearer = home::read_file(&home.token())?;
+        let bearer = home::read_file(&home.token()).map_err(|failure| {
+            failure.next("put a token there that the cluster's control.yaml has under apiTokens; `isthmus up` writes one")
+        })?;
         let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
         let trust = Arc::new(TrustCell::new(trust));
         let config = identity::client_config(None, trust.clone(), &[b"http/1.1"], clock);
@@ -359,7 +361,8 @@ fn refused_failure(refused: isthmus_api::Failure) -> Failure {
         failure = failure.cause(format!("{}: {}", cause.field, cause.message));
     }
     match refused.code {
-        401 | 403 => failure.next("the token in the home must be one that the cluster knows"),
+        401 | 403 => failure
+            .next("the token in `$ISTHMUS_HOME/token` must be one that the cluster's control.yaml has under apiTokens"),
         409 => failure
             .next("somebody else has changed it meanwhile: look with `isthmus get`, try again"),
         503 => failure.next("try again; `isthmus status` shows who cannot be reached"),

@@ -1,7 +1,8 @@
 //! Configuration files of the mesh's processes, as they are written and as `up` writes them.
 //!
-//! They are read strictly: an unknown field is an error with its place. Names are checked while
-//! they are read, by [`Text`]. What a file says about other files is relative to its own directory.
+//! They are read strictly: everything that is wrong with a file is said at once, each with its
+//! place. Names are checked while they are read, by [`Text`], and fields that must agree with each
+//! other by [`ConfigFile::problems`]. What a file says about other files is relative to its own directory.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use isthmus_identity::{LEAF_LIFETIME, RENEW_AFTER};
+use isthmus_manifest::{FieldPath, Problem, parse_config};
 use isthmus_model::{
     AccountName, ClusterName, LabelKey, MeshName, Namespace, ServiceName, TrustDomain,
 };
@@ -18,7 +21,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::disk;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
+use crate::resources::mistakes;
+
+/// A file that only one kind of process reads, as it is written.
+pub(crate) trait ConfigFile: DeserializeOwned {
+    /// What is wrong although every field is right by itself.
+    fn problems(&self) -> Vec<Problem>;
+}
 
 /// A value that is written as its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -180,21 +190,121 @@ pub(crate) fn runs_as(
 }
 
 /// Reads a configuration file. Relative paths in it are as written.
-pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+pub(crate) fn read<T: ConfigFile>(path: &Path) -> Result<T> {
     parse(path, &disk::read_file(path)?)
 }
 
 /// As [`read`], from text that stands in `path`.
-pub(crate) fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
-    serde_saphyr::from_str(text).map_err(|error| {
-        Failure::usage("bad-config", format!("{} is not right", path.display()))
-            .cause(error.to_string())
-            .next("correct the file; the reference of its fields is in docs/reference")
+///
+/// Errors: everything that is wrong with it.
+pub(crate) fn parse<T: ConfigFile>(path: &Path, text: &str) -> Result<T> {
+    let name = path.display().to_string();
+    parse_config(&name, text, T::problems).map_err(|problems| {
+        mistakes("bad-config", &problems, &[(name, text.to_owned())])
+            .next("correct the file; `isthmus up --dry-run` prints whole ones")
     })
 }
 
 pub(crate) fn to_yaml<T: Serialize>(value: &T) -> String {
     serde_saphyr::to_string(value).expect("maps with text keys, lists and scalars are always YAML")
+}
+
+impl ConfigFile for ControlFile {
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = address_problems(self.address);
+        let root = FieldPath::root();
+        for (index, _) in
+            (self.peers.iter().enumerate()).filter(|(_, peer)| peer.ip() == self.address)
+        {
+            let message = "this control plane itself is no peer of it";
+            let problem = Problem::new(root.field("peers").index(index), message);
+            problems.push(problem.hint("name the control planes of other clusters"));
+        }
+        for (index, token) in self.api_tokens.iter().enumerate() {
+            if token.name.is_empty() {
+                let path = root.field("apiTokens").index(index).field("name");
+                let problem = Problem::new(path, "it is empty");
+                problems.push(problem.hint("write who uses the token"));
+            }
+        }
+        let (lifetime, renew) = (self.leaf_lifetime(), self.renew_after());
+        if renew >= lifetime {
+            let field = if self.renew_after.is_some() {
+                "renewAfter"
+            } else {
+                "leafLifetime"
+            };
+            let (renew, lifetime) = (Span(renew), Span(lifetime));
+            let message = format!("a leaf of {lifetime} that is renewed after {renew} ends before");
+            let problem = Problem::new(root.field(field), message);
+            problems.push(problem.hint("renewAfter must be shorter than leafLifetime"));
+        }
+        problems
+    }
+}
+
+impl ControlFile {
+    pub(crate) fn leaf_lifetime(&self) -> Duration {
+        self.leaf_lifetime.map_or(LEAF_LIFETIME, |span| span.0)
+    }
+
+    pub(crate) fn renew_after(&self) -> Duration {
+        self.renew_after.map_or(RENEW_AFTER, |span| span.0)
+    }
+}
+
+impl ConfigFile for GatewayFile {
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = address_problems(self.address);
+        problems.extend(process_problems(&self.control, self.workers));
+        problems
+    }
+}
+
+impl ConfigFile for WorkloadFile {
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = address_problems(self.address);
+        problems.extend(process_problems(&self.control, self.workers));
+        if self.runs_as().is_none() {
+            let message = "nothing says which namespace and account it runs as";
+            let hint = "write `service: namespace/name` or `account: namespace/name`";
+            let field = FieldPath::root().field("account");
+            problems.push(Problem::new(field, message).hint(hint));
+        }
+        problems
+    }
+}
+
+impl WorkloadFile {
+    pub(crate) fn runs_as(&self) -> Option<(Namespace, AccountName)> {
+        let account = self.account.as_ref().map(|Text(account)| account);
+        runs_as(account, self.service.as_ref().map(|Text(service)| service))
+    }
+}
+
+/// The address that others are told must be one that they can reach.
+fn address_problems(address: IpAddr) -> Vec<Problem> {
+    if !address.is_unspecified() {
+        return Vec::new();
+    }
+    let message = format!("{address} is no address that others can reach");
+    let problem = Problem::new(FieldPath::root().field("address"), message);
+    vec![problem.hint("write the address of this machine or process")]
+}
+
+fn process_problems(control: &[SocketAddr], workers: Option<usize>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if control.is_empty() {
+        let message = "a process needs a control plane";
+        let problem = Problem::new(FieldPath::root().field("control"), message);
+        problems.push(problem.hint("write its address and port, such as 127.0.0.1:15012"));
+    }
+    if workers == Some(0) {
+        let message = "without a worker nothing is served";
+        let problem = Problem::new(FieldPath::root().field("workers"), message);
+        problems.push(problem.hint("leave it out, or write 1"));
+    }
+    problems
 }
 
 /// `path` as seen from the directory of `file`.
@@ -361,9 +471,9 @@ where
 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse()
-            .map(Self)
-            .map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")))
+        text.parse().map(Self).map_err(|error| {
+            serde::de::Error::custom(format!("`{}`: {error}", text.escape_debug()))
+        })
     }
 }
 
@@ -410,7 +520,32 @@ mod tests {
         ] {
             let failure = parse::<WorkloadFile>(path, &text.replacen(from, to, 1)).unwrap_err();
             assert!(failure.causes[0].contains(expect), "{failure:?}");
-            assert!(failure.causes[0].contains("line"), "{failure:?}");
+            assert!(failure.causes[0].starts_with("run.yaml:"), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn all_mistakes_of_a_file_are_said_at_once() {
+        let text = "mesh: shop\ntrustDomain: shop.example\nclustr: a\ncluster: a\naddress: 0.0.0.0\n\
+                    data: d\nauthority: a\npeers: [127.1.2.1]\nleafLifetime: 30m\n\
+                    apiTokens:\n- {name: '', sha256: 12}\n- {name: '', sha256: 'ba'}\n";
+        let failure = parse::<ControlFile>(Path::new("c.yaml"), text).unwrap_err();
+        let heads: Vec<&str> = failure
+            .causes
+            .iter()
+            .filter_map(|cause| cause.lines().next())
+            .collect();
+        let expect = [
+            "c.yaml:3:1: clustr: unknown field; did you mean `cluster`?",
+            "c.yaml:5:10: address: 0.0.0.0 is no address that others can reach; write the address",
+            "c.yaml:8:9: peers[0]: invalid socket address syntax; write it like 127.0.0.1:8080",
+            "c.yaml:9:15: leafLifetime: a leaf of 30m",
+            "c.yaml:11:22: apiTokens[0].sha256: expected text, found the number 12; put it in quotes",
+            "c.yaml:12:22: apiTokens[1].sha256: `ba`: a SHA-256 is 64",
+        ];
+        assert_eq!(heads.len(), expect.len(), "{heads:#?}");
+        for (head, expect) in heads.iter().zip(expect) {
+            assert!(head.starts_with(expect), "{head} instead of {expect}");
         }
     }
 

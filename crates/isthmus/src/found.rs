@@ -61,7 +61,7 @@ pub(crate) fn sign(setting: &Setting, request: &Path, out: &Path) -> Result<Exit
 
 /// `isthmus control init`.
 pub(crate) fn init(path: &Path) -> Result<ExitCode> {
-    let config = process::control_config(path, &config::read(path)?)?;
+    let config = process::control_config(path, &config::read(path)?);
     let made = make_cluster_key(&config)?;
     output::print(&format!(
         "{}\nHave it signed:\n  isthmus mesh sign --cluster {} --request {} --out {}\n",
@@ -136,7 +136,7 @@ mod tests {
         let cluster: ClusterName = "us-west".parse().unwrap();
         let path = directory.path().join("control.yaml");
         let text = "{mesh: shop, trustDomain: shop.example, cluster: us-west, address: 127.1.1.1, data: data, authority: us-west}";
-        let config = process::control_config(&path, &config::parse(&path, text).unwrap()).unwrap();
+        let config = process::control_config(&path, &config::parse(&path, text).unwrap());
         let files = ClusterFiles::of(&config.data);
         make_cluster_key(&config).unwrap();
         let key = home::read_file(&files.key).unwrap();

@@ -3,39 +3,41 @@
 //! What the files mean is resolved here; what the processes do is in the crates behind.
 
 use std::io::{self, IsTerminal};
-use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use isthmus_control::ApiToken;
-use isthmus_identity::{LEAF_LIFETIME, RENEW_AFTER};
+use isthmus_control::{ApiToken, ControlError};
 use isthmus_model::LabelKey;
 use isthmus_proxy::{Config, Listener, ProxyError, Role, Sidecar};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{self, ApiTokenEntry, ControlFile, GatewayFile, Span, Text, WorkloadFile};
+use crate::config::{self, ApiTokenEntry, ControlFile, GatewayFile, Text, WorkloadFile};
 use crate::failure::{Failure, Result};
 use crate::setting::runtime;
 
 /// How long what runs may take to finish when a process stops.
 pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
+const CANNOT_LISTEN: &str = "cannot-listen";
+const FREE_ADDRESS: &str =
+    "see who has the address with `ss -ltnp` and free it, or choose another one in the file";
+const NO_RESOURCES: &str = "no-resources";
+const LIMITS: &str = "look at the limits of this machine";
+
 /// `isthmus control -c FILE`: until SIGTERM or Ctrl-C.
 pub(crate) fn control(path: &Path) -> Result<ExitCode> {
-    let config = control_config(path, &config::read(path)?)?;
+    let config = control_config(path, &config::read(path)?);
     log_to_stderr("info");
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         isthmus_control::run(config, stop)
             .await
             .map(|()| ExitCode::SUCCESS)
-            .map_err(|error| {
-                Failure::failed("control", "the control plane cannot run").caused_by(&error)
-            })
+            .map_err(|error| control_failure(&error))
     })
 }
 
@@ -66,6 +68,15 @@ fn serve(config: Config) -> Result<ExitCode> {
     })
 }
 
+fn control_failure(error: &ControlError) -> Failure {
+    let failure = |code| Failure::failed(code, "the control plane cannot run").caused_by(error);
+    match error {
+        ControlError::Listen { .. } => failure(CANNOT_LISTEN).next(FREE_ADDRESS),
+        ControlError::Chance(_) | ControlError::Thread(_) => failure(NO_RESOURCES).next(LIMITS),
+        _ => failure("control"),
+    }
+}
+
 pub(crate) fn proxy_failure(error: &ProxyError) -> Failure {
     let failure = |code, next| {
         Failure::failed(code, "the proxy cannot run")
@@ -73,17 +84,12 @@ pub(crate) fn proxy_failure(error: &ProxyError) -> Failure {
             .next(next)
     };
     match error {
-        ProxyError::Listen { .. } => failure(
-            "address-in-use",
-            "free the address or choose another in the file",
-        ),
+        ProxyError::Listen { .. } => failure(CANNOT_LISTEN, FREE_ADDRESS),
         ProxyError::Join(_) => failure(
             "not-joined",
             "make a new token with `isthmus token create`; a token is good for one process",
         ),
-        ProxyError::Chance(_) | ProxyError::Thread(_) => {
-            failure("no-resources", "look at the limits of this machine")
-        }
+        ProxyError::Chance(_) | ProxyError::Thread(_) => failure(NO_RESOURCES, LIMITS),
     }
 }
 
@@ -91,7 +97,7 @@ fn gateway_config(path: &Path, file: &GatewayFile) -> Result<Config> {
     Ok(Config {
         name: file.name.clone(),
         cluster: file.cluster.0.clone(),
-        address: own_address(path, file.address)?,
+        address: file.address,
         ports: isthmus_proxy::Ports::default(),
         control: file.control.clone(),
         token: token(path, file.token_file.as_deref())?,
@@ -106,9 +112,7 @@ fn gateway_config(path: &Path, file: &GatewayFile) -> Result<Config> {
 
 /// The proxy beside a program.
 pub(crate) fn workload_config(path: &Path, file: &WorkloadFile) -> Result<Config> {
-    let service = file.service.as_ref().map(|Text(service)| service);
-    let account = file.account.as_ref().map(|Text(account)| account);
-    let Some((namespace, account)) = config::runs_as(account, service) else {
+    let Some((namespace, account)) = file.runs_as() else {
         let what = format!("{}: it says no service and no account", path.display());
         return Err(Failure::failed("bad-config", what)
             .next("say what it runs as: `service: namespace/name` or `account: namespace/name`"));
@@ -123,7 +127,7 @@ pub(crate) fn workload_config(path: &Path, file: &WorkloadFile) -> Result<Config
     Ok(Config {
         name: file.name.clone(),
         cluster: file.cluster.0.clone(),
-        address: own_address(path, file.address)?,
+        address: file.address,
         ports: isthmus_proxy::Ports::default(),
         control: file.control.clone(),
         token: token(path, file.token_file.as_deref())?,
@@ -131,7 +135,7 @@ pub(crate) fn workload_config(path: &Path, file: &WorkloadFile) -> Result<Config
         role: Role::Sidecar(Sidecar {
             namespace,
             account,
-            service: service.cloned(),
+            service: file.service.as_ref().map(|Text(service)| service.clone()),
             labels: file.labels.iter().map(label).collect(),
             zone: file.zone.clone(),
             program: file.program.address,
@@ -143,60 +147,24 @@ pub(crate) fn workload_config(path: &Path, file: &WorkloadFile) -> Result<Config
 }
 
 /// A control plane, as its file says.
-pub(crate) fn control_config(path: &Path, file: &ControlFile) -> Result<isthmus_control::Config> {
-    let address = own_address(path, file.address)?;
-    let mut problems = Vec::new();
-    if file.peers.iter().any(|peer| peer.ip() == address) {
-        problems.push(format!("peers: {address} is this control plane itself"));
-    }
-    for (index, token) in file.api_tokens.iter().enumerate() {
-        if token.name.is_empty() {
-            problems.push(format!("apiTokens[{index}].name: it is empty"));
-        }
-    }
-    let leaf_lifetime = file.leaf_lifetime.map_or(LEAF_LIFETIME, |span| span.0);
-    let renew_after = file.renew_after.map_or(RENEW_AFTER, |span| span.0);
-    if renew_after >= leaf_lifetime {
-        let (renew, lifetime) = (Span(renew_after), Span(leaf_lifetime));
-        problems.push(format!(
-            "renewAfter: {renew} is not before the end of a leaf after {lifetime}"
-        ));
-    }
-    if !problems.is_empty() {
-        let what = format!("{} is not right", path.display());
-        let mut failure = Failure::failed("bad-config", what);
-        failure.causes = problems;
-        return Err(failure);
-    }
+pub(crate) fn control_config(path: &Path, file: &ControlFile) -> isthmus_control::Config {
     let token = |entry: &ApiTokenEntry| ApiToken {
         name: entry.name.clone(),
         sha256: entry.sha256.0.0,
     };
-    Ok(isthmus_control::Config {
+    isthmus_control::Config {
         mesh: file.mesh.0.clone(),
         trust_domain: file.trust_domain.0.clone(),
         cluster: file.cluster.0.clone(),
-        address,
+        address: file.address,
         ports: isthmus_control::Ports::default(),
         data: config::beside(path, &file.data),
         authority: file.authority.0.clone(),
         peers: file.peers.clone(),
         api_tokens: file.api_tokens.iter().map(token).collect(),
-        leaf_lifetime,
-        renew_after,
-    })
-}
-
-/// The address that others are told must be one that they can reach.
-fn own_address(path: &Path, address: IpAddr) -> Result<IpAddr> {
-    if !address.is_unspecified() {
-        return Ok(address);
+        leaf_lifetime: file.leaf_lifetime(),
+        renew_after: file.renew_after(),
     }
-    let what = format!(
-        "{}: address: {address} is no address that others can reach",
-        path.display()
-    );
-    Err(Failure::failed("bad-config", what).next("write the address of this machine or process"))
 }
 
 /// The join token, if a file for it is named. A file that is gone is no error: the state may hold an

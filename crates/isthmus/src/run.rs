@@ -4,11 +4,11 @@
 //! program's exit code is passed on. If this process is killed, the program ends with it.
 
 use std::io::{self, IsTerminal};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use isthmus_proxy::Running;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::time::sleep;
 
 use crate::args::RunArgs;
-use crate::config::{self, WorkloadFile};
+use crate::config::{self, ProgramEntry, WorkloadFile};
 use crate::failure::{Failure, Result};
 use crate::guest;
 use crate::process::{self, DRAIN_LIMIT};
@@ -26,6 +26,10 @@ use crate::up::OUTBOUND_PORT;
 
 /// How long a program may take to end.
 const END_LIMIT: Duration = Duration::from_secs(3);
+/// How long the program's port may be taken: what a predecessor left that was killed ends within
+/// moments.
+const FREE_LIMIT: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(20);
 
 pub(crate) fn run(setting: &Setting, args: RunArgs) -> Result<ExitCode> {
     match args.config {
@@ -41,7 +45,35 @@ fn run_file(path: &Path, file: &WorkloadFile) -> Result<ExitCode> {
     let command = command_line(path, file)?;
     let config = process::workload_config(path, file)?;
     process::log_to_stderr("info");
-    runtime()?.block_on(beside_proxy(path, file, config, &command))
+    runtime()?.block_on(async {
+        free_port(&file.program).await?;
+        beside_proxy(path, file, config, &command).await
+    })
+}
+
+/// Who listens where the program is going to would get its requests.
+async fn free_port(program: &ProgramEntry) -> Result<()> {
+    let Some(port) = program.port else {
+        return Ok(());
+    };
+    let address = SocketAddr::new(program.address, port);
+    let deadline = Instant::now() + FREE_LIMIT;
+    while is_taken(address) {
+        if Instant::now() >= deadline {
+            let what = format!("another program listens on {address}");
+            let failure = Failure::failed("address-in-use", what);
+            return Err(failure.next(format!(
+                "see which one with `ss -ltnp`; end it, or choose another port than {port}"
+            )));
+        }
+        sleep(AGAIN).await;
+    }
+    Ok(())
+}
+
+/// Other errors than this one are the program's to tell.
+fn is_taken(address: SocketAddr) -> bool {
+    TcpListener::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
 /// What the program is called with.
@@ -261,7 +293,7 @@ mod tests {
     fn file(command: &[&str], port: Option<u16>) -> WorkloadFile {
         let text = format!(
             "name: a-1\ncluster: a\naddress: 127.1.1.10\ncontrol: ['127.1.1.1:15012']\nstate: s\n\
-             program: {{address: 127.1.1.10, port: {}, command: {command:?}}}",
+             account: shop/a\nprogram: {{address: 127.1.1.10, port: {}, command: {command:?}}}",
             port.map_or("null".to_owned(), |port| port.to_string())
         );
         config::parse(Path::new("run.yaml"), &text).unwrap()

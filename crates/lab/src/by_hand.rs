@@ -204,7 +204,7 @@ impl ByHand {
 
     /// Runs a command at a cluster's place to its end.
     pub fn isthmus(&self, cluster: &str, arguments: &[&str]) -> Result<Said> {
-        run(self.command(cluster)?.args(arguments).stdin(Stdio::null()))
+        run(self.command(cluster)?.args(arguments))
     }
 
     /// What a cluster says of the mesh.

@@ -8,6 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
+use std::thread::spawn;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -35,6 +37,8 @@ pub struct Said {
     pub err: String,
 }
 
+/// How long a command may run.
+const LONGEST: Duration = Duration::from_mins(3);
 /// How long `up` may take to be ready, on a machine that is busy.
 const UP_LIMIT: Duration = Duration::from_mins(1);
 /// How long whatever was asked for may take to come true.
@@ -156,8 +160,7 @@ impl Mesh {
 
     /// Runs a command on this mesh to its end.
     pub fn isthmus(&self, arguments: &[&str]) -> Result<Said> {
-        let mut command = self.command(arguments);
-        run(command.stdin(Stdio::null()))
+        run(&mut self.command(arguments))
     }
 
     /// What a command prints with `-o json`. Errors: it fails.
@@ -359,10 +362,20 @@ pub(crate) fn is_whole(cluster: &str, status: &Value) -> Result<()> {
     })
 }
 
-/// Runs a program to its end.
+/// Runs a program to its end; one that has not ended within [`LONGEST`] is killed.
 pub fn run(command: &mut Command) -> Result<Said> {
-    let output = command.output();
-    let output = output.during(|| command.get_program().display().to_string())?;
+    let what = format!("{command:?}");
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().during(|| what.clone())?;
+    let process = Process::with_id(child.id());
+    let (ended, end) = channel();
+    spawn(move || ended.send(child.wait_with_output()));
+    let Ok(output) = end.recv_timeout(LONGEST) else {
+        process.and_then(|process| process.kill())?;
+        return trouble(format!("{what} did not end within {} s", LONGEST.as_secs()));
+    };
+    let output = output.during(|| what)?;
     Ok(Said {
         code: output.status.code(),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),

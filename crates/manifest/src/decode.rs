@@ -3,7 +3,10 @@
 //! serde stops at the first thing that does not fit and is silent about fields that a type does not
 //! have. This deserializer knows the path of every value and the fields of every struct, so it
 //! reports unknown fields with a suggestion; and after an error it starts again without the value
-//! that caused it, until all errors are known. It never guesses a value.
+//! that caused it, until all errors are known. It never guesses a value: what stands in for a missing
+//! field, to learn which others are missing, goes into nothing that is returned.
+
+mod missing;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,8 +16,9 @@ use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeser
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use self::missing::missing_too;
 use crate::path::Step;
-use crate::problem::{Problems, did_you_mean, quoted};
+use crate::problem::{About, Problems, did_you_mean, quoted};
 use crate::{FieldPath, Problem};
 
 /// Errors of one object after which reading it again would cost more than it tells.
@@ -39,16 +43,7 @@ pub(crate) fn decode<T: DeserializeOwned>(
 ) -> Option<Decoded<T>> {
     let mut dropped = Dropped::default();
     loop {
-        let session = Session {
-            dropped: &dropped.0,
-            unknown: RefCell::default(),
-        };
-        let result = T::deserialize(Decoder {
-            json,
-            path: path.clone(),
-            session: &session,
-        });
-        let unknown = session.unknown.into_inner();
+        let (result, unknown) = attempt::<T>(json, path, &dropped.0, &[]);
         let error = match result {
             Ok(value) => {
                 problems.extend(unknown);
@@ -60,8 +55,19 @@ pub(crate) fn decode<T: DeserializeOwned>(
         // A field that was left out because it did not fit is not missing as well.
         let consequence = match &error.cause {
             Cause::Missing(field) => dropped.0.contains(&at.field(field)),
+            Cause::Incomplete => true,
             Cause::Unfit { .. } => false,
         };
+        if let Cause::Missing(field) = error.cause {
+            let also = missing_too::<T>(json, path, &dropped.0, (&at, field));
+            let also = also
+                .into_iter()
+                .filter(|field| !dropped.0.contains(&at.field(field)));
+            for field in also {
+                let missing: Unfit = de::Error::missing_field(field);
+                problems.push(missing.into_problem(&at));
+            }
+        }
         if !consequence {
             problems.push(error.into_problem(&at));
         }
@@ -71,6 +77,27 @@ pub(crate) fn decode<T: DeserializeOwned>(
         }
         dropped.0.push(at);
     }
+}
+
+/// Reads once, without what was dropped and with what stands in for missing fields. Also returns
+/// the unknown fields.
+fn attempt<T: DeserializeOwned>(
+    json: &Value,
+    path: &FieldPath,
+    dropped: &[FieldPath],
+    stand_ins: &[(FieldPath, &'static Value)],
+) -> (Result<T, Unfit>, Vec<Problem>) {
+    let session = Session {
+        dropped,
+        stand_ins,
+        unknown: RefCell::default(),
+    };
+    let result = T::deserialize(Decoder {
+        json,
+        path: path.clone(),
+        session: &session,
+    });
+    (result, session.unknown.into_inner())
 }
 
 impl Dropped {
@@ -105,6 +132,7 @@ fn original(path: &FieldPath, dropped: &[FieldPath]) -> FieldPath {
 
 struct Session<'s> {
     dropped: &'s [FieldPath],
+    stand_ins: &'s [(FieldPath, &'static Value)],
     unknown: RefCell<Vec<Problem>>,
 }
 
@@ -126,9 +154,12 @@ struct Unfit {
 #[derive(Debug)]
 enum Cause {
     Missing(&'static str),
+    /// A part of it was dropped, and it is nothing without.
+    Incomplete,
     Unfit {
         message: String,
         hint: Option<String>,
+        about: About,
     },
 }
 
@@ -145,18 +176,31 @@ impl Unfit {
             Cause::Missing(field) => {
                 Problem::new(at.clone(), format!("the field `{field}` is missing"))
             }
-            Cause::Unfit { message, hint } => Problem::new(at.clone(), message).maybe_hint(hint),
+            Cause::Incomplete => Problem::new(at.clone(), "a part of it is missing"),
+            Cause::Unfit {
+                message,
+                hint,
+                about,
+            } => Problem {
+                about,
+                ..Problem::new(at.clone(), message).maybe_hint(hint)
+            },
         }
     }
 
-    fn hint(self, hint: Option<String>) -> Self {
-        match self.cause {
-            Cause::Unfit { message, .. } => Self {
-                path: self.path,
-                cause: Cause::Unfit { message, hint },
-            },
-            Cause::Missing(_) => self,
+    /// Says what to do, unless it is said.
+    fn hint(mut self, advice: Option<String>) -> Self {
+        if let Cause::Unfit { hint, .. } = &mut self.cause {
+            *hint = hint.take().or(advice);
         }
+        self
+    }
+
+    fn of_key(mut self) -> Self {
+        if let Cause::Unfit { about, .. } = &mut self.cause {
+            *about = About::Key;
+        }
+        self
     }
 }
 
@@ -164,6 +208,7 @@ impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
             Cause::Missing(field) => write!(f, "the field `{field}` is missing"),
+            Cause::Incomplete => f.write_str("a part of it is missing"),
             Cause::Unfit { message, .. } => f.write_str(message),
         }
     }
@@ -178,6 +223,7 @@ impl de::Error for Unfit {
             cause: Cause::Unfit {
                 message: message.to_string(),
                 hint: None,
+                about: About::Value,
             },
         }
     }
@@ -353,9 +399,10 @@ impl<'de> Deserializer<'de> for Decoder<'_, '_> {
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
         let text = self.text()?;
+        let example = example(&expectation(&visitor));
         visitor
             .visit_str(text)
-            .map_err(|error: Unfit| error.at(&self.path))
+            .map_err(|error: Unfit| error.hint(example).at(&self.path))
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unfit> {
@@ -415,6 +462,14 @@ impl<'de> Deserializer<'de> for Decoder<'_, '_> {
             }
             _ => !child.json.is_null(),
         });
+        for field in fields {
+            let path = self.path.field(field);
+            let stand_in = self.session.stand_ins.iter().find(|(at, _)| *at == path);
+            if let Some((_, json)) = stand_in {
+                let step = Step::Field((*field).to_owned());
+                children.push((step.clone(), self.child(json, &step)));
+            }
+        }
         visitor
             .visit_map(Children::new(children))
             .map_err(|error| error.at(&self.path))
@@ -439,9 +494,41 @@ impl<'de> Deserializer<'de> for Decoder<'_, '_> {
             .map_err(|error| error.at(&self.path))
     }
 
-    serde::forward_to_deserialize_any! {
-        i128 u128 char bytes byte_buf unit unit_struct tuple tuple_struct identifier ignored_any
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, Unfit> {
+        if self.json.as_array().map(Vec::len) != Some(length) {
+            return self.failed(&format!("a list of {length}"));
+        }
+        if self.children().len() < length {
+            let cause = Cause::Incomplete;
+            let path = Some(self.path);
+            return Err(Unfit { path, cause });
+        }
+        self.deserialize_seq(visitor)
     }
+
+    serde::forward_to_deserialize_any! {
+        i128 u128 char bytes byte_buf unit unit_struct tuple_struct identifier ignored_any
+    }
+}
+
+/// What a visitor says that it takes.
+fn expectation<'de>(visitor: &impl Visitor<'de>) -> String {
+    let expected: &dyn de::Expected = visitor;
+    expected.to_string()
+}
+
+/// How values are written whose types only say what they are.
+fn example(expected: &str) -> Option<String> {
+    let example = match expected {
+        "IP address" => "127.0.0.1",
+        "socket address" => "127.0.0.1:8080",
+        _ => return None,
+    };
+    Some(format!("write it like {example}"))
 }
 
 /// The items of a list or the fields of an object.
@@ -489,9 +576,12 @@ impl<'de> MapAccess<'de> for Children<'_, '_> {
         let Some((Step::Field(name), decoder)) = self.rest.next() else {
             return Ok(None);
         };
+        let path = decoder.path.clone();
         self.value = Some(decoder);
         let name: StrDeserializer<'_, Unfit> = name.as_str().into_deserializer();
-        seed.deserialize(name).map(Some)
+        seed.deserialize(name)
+            .map(Some)
+            .map_err(|error| error.of_key().at(&path))
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Unfit> {

@@ -7,6 +7,7 @@ use isthmus_model::{Namespace, Resource, ResourceKey};
 use serde_json::Value;
 
 use crate::problem::About;
+use crate::references::{Finding, Severity, check_references};
 use crate::yaml::{self, Mark, Tree};
 use crate::{FieldPath, Object, Place, Problem, resolve};
 
@@ -95,6 +96,33 @@ pub fn parse_files(
     (parsed, in_order(problems, files))
 }
 
+/// What `parsed` names that is neither there nor in `others`: references without which a part of a
+/// resource has no effect, each with its place.
+pub fn check_parsed(parsed: &[Parsed], others: Vec<(ResourceKey, Resource)>) -> Vec<Problem> {
+    let places: BTreeMap<&ResourceKey, &Document> =
+        parsed.iter().map(|one| (&one.key, &one.document)).collect();
+    let mut all: Vec<(ResourceKey, Resource)> = parsed
+        .iter()
+        .map(|one| (one.key.clone(), one.resource.clone()))
+        .collect();
+    all.extend(
+        others
+            .into_iter()
+            .filter(|(key, _)| !places.contains_key(key)),
+    );
+    let problem = |finding: Finding| {
+        let document = places.get(&finding.key)?;
+        let place = document.place(&finding.path);
+        let problem = Problem::new(finding.path, finding.message).maybe_hint(finding.hint);
+        Some(problem.at(place))
+    };
+    check_references(&all)
+        .into_iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .filter_map(problem)
+        .collect()
+}
+
 /// The key and the meaning of one object, as the API receives it. Its problems have no place.
 ///
 /// Errors: everything that is wrong with it, never empty.
@@ -137,7 +165,7 @@ fn refuse_duplicates(documents: &mut Vec<Document>, problems: &mut Vec<Problem>)
     });
 }
 
-fn placed(problems: Vec<Problem>, file: &Arc<str>, tree: &Tree) -> Vec<Problem> {
+pub(crate) fn placed(problems: Vec<Problem>, file: &Arc<str>, tree: &Tree) -> Vec<Problem> {
     let one = |problem: Problem| {
         let mark = tree.find(&problem.path, problem.about);
         problem.at(place(file, mark))
@@ -145,7 +173,7 @@ fn placed(problems: Vec<Problem>, file: &Arc<str>, tree: &Tree) -> Vec<Problem> 
     problems.into_iter().map(one).collect()
 }
 
-fn place(file: &Arc<str>, mark: Mark) -> Place {
+pub(crate) fn place(file: &Arc<str>, mark: Mark) -> Place {
     Place {
         file: file.clone(),
         line: mark.line,
@@ -154,7 +182,7 @@ fn place(file: &Arc<str>, mark: Mark) -> Place {
 }
 
 /// By the order in which the files were given, then by line and column.
-fn in_order(mut problems: Vec<Problem>, files: &[(&str, &str)]) -> Vec<Problem> {
+pub(crate) fn in_order(mut problems: Vec<Problem>, files: &[(&str, &str)]) -> Vec<Problem> {
     problems.sort_by_key(|problem| {
         problem.place.as_ref().map(|place| {
             let file = files.iter().position(|(name, _)| **name == *place.file);

@@ -3,12 +3,15 @@
 //! A file becomes documents ([`read_files`]: syntax and the head of each object), and each document
 //! a resource ([`Document::resolve`]: what it means). Both return all that is wrong at once;
 //! [`parse_files`] does both. [`parse_object`] does the same for one object that came without a
-//! file. [`check_references`] looks at a whole set. The steps: YAML text → tree with places
-//! (`yaml`) → JSON object with a checked head (`object`) → typed spec (`decode`, with the types of
-//! `kinds` and of crates) → model (`resolve`).
+//! file. [`check_references`] looks at a whole set, [`check_parsed`] at files that are part of one.
+//! The steps: YAML text → tree with places (`yaml`) → JSON object with a checked head (`object`) →
+//! typed spec (`decode`, with the types of `kinds` and of crates) → model (`resolve`).
+//! [`parse_config`] reads a file that is no resource, such as the configuration of a process, by the
+//! first of these steps and `decode`.
 //!
 //! This crate never does I/O, and never accepts a field that it does not carry out.
 
+mod config;
 mod decode;
 mod document;
 mod kinds;
@@ -22,7 +25,8 @@ mod resolve;
 mod standard;
 mod yaml;
 
-pub use document::{Document, Parsed, parse_files, parse_object, read_files};
+pub use config::parse_config;
+pub use document::{Document, Parsed, check_parsed, parse_files, parse_object, read_files};
 pub use object::{Metadata, Object};
 pub use output::{ServerMetadata, cluster_object, workload_object};
 pub use path::{FieldPath, Step};

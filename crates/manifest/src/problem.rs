@@ -40,7 +40,8 @@ pub(crate) enum About {
 }
 
 impl Problem {
-    pub(crate) fn new(path: FieldPath, message: impl Into<String>) -> Self {
+    /// About what stands at `path`; `message` is a sentence without a full stop.
+    pub fn new(path: FieldPath, message: impl Into<String>) -> Self {
         Self {
             place: None,
             path,
@@ -57,7 +58,9 @@ impl Problem {
         }
     }
 
-    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
         Self {
             hint: Some(hint.into()),
             ..self

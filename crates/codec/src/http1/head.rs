@@ -148,6 +148,8 @@ impl HeadScan {
             let at = self.scanned;
             let after_cr = at > self.line_start && window[at - 1] == b'\r';
             match byte {
+                // The first byte of a TLS record (RFC 8446 section 5.1), and of no HTTP.
+                0x16 if at == 0 => return Err(Malformed::Tls),
                 0 => return Err(Malformed::Nul),
                 b'\n' if !after_cr => return Err(Malformed::BareLf),
                 b'\n' if at - self.line_start == 1 => return Ok(Some(at + 1)),
@@ -165,7 +167,7 @@ impl HeadScan {
             self.scanned += 1;
         }
         if input.len() >= limit {
-            return Err(Malformed::HeadTooLarge);
+            return Err(Malformed::HeadTooLarge { limit });
         }
         Ok(None)
     }

@@ -1,5 +1,7 @@
 //! Everything that can be wrong with a message, each with its sentence and its status.
 
+use super::head::MAX_FIELDS;
+
 /// Why bytes are not an HTTP/1.1 message that we are willing to understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -29,11 +31,13 @@ pub enum Malformed {
     BareCr,
     #[error("a line feed does not follow a carriage return")]
     BareLf,
+    #[error("this is TLS, and only plain HTTP is understood here")]
+    Tls,
     #[error("the head holds a NUL byte")]
     Nul,
-    #[error("the head is larger than allowed")]
-    HeadTooLarge,
-    #[error("the head has more fields than allowed")]
+    #[error("the head has more than the {limit} bytes that are allowed")]
+    HeadTooLarge { limit: usize },
+    #[error("the head has more than the {MAX_FIELDS} fields that are allowed")]
     TooManyFields,
     #[error("Content-Length is not a number")]
     ContentLength,
@@ -70,7 +74,7 @@ impl Malformed {
     /// who waits for it.
     pub fn status(self) -> u16 {
         match self {
-            Self::HeadTooLarge | Self::TooManyFields => 431,
+            Self::HeadTooLarge { .. } | Self::TooManyFields => 431,
             Self::TransferCoding => 501,
             Self::Version => 505,
             _ => 400,

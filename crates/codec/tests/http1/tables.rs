@@ -130,14 +130,15 @@ fn requests_that_are_refused() {
         ("GET / HTTP/1.1\nHost: x\n\n".into(), M::BareLf, 400),
         ("\nGET / HTTP/1.1\r\n".into(), M::BareLf, 400),
         (head("a: \0"), M::Nul, 400),
+        ("\x16\x03\x01\x02\0\x01".into(), M::Tls, 400),
         (
             "GET /".to_owned() + &"a".repeat(70_000),
-            M::HeadTooLarge,
+            M::HeadTooLarge { limit: 65_536 },
             431,
         ),
         (
             head(&format!("a: {}", "b".repeat(65_536))),
-            M::HeadTooLarge,
+            M::HeadTooLarge { limit: 65_536 },
             431,
         ),
         (head(&many), M::TooManyFields, 431),
@@ -217,7 +218,7 @@ fn requests_that_are_refused() {
         (chunks("0\r\na: b\nc"), M::BareLf, 400),
         (
             chunks(&("0\r\na: ".to_owned() + &"b".repeat(70_000))),
-            M::HeadTooLarge,
+            M::HeadTooLarge { limit: 65_536 },
             431,
         ),
         (chunks("5\r\nab"), M::Truncated, 400),

@@ -64,7 +64,8 @@ impl<S: Store> Core<S> {
     ) -> Result<(), ProtocolError> {
         let report = WorkloadReport::try_from(report)?;
         if let Some(proxy) = self.publishing.session_mut(session) {
-            proxy.report = Some((report, None));
+            let verdict = proxy.report.take().and_then(|(_, verdict)| verdict);
+            proxy.report = Some((report, verdict));
         }
         self.judge_report(session);
         Ok(())
@@ -103,12 +104,13 @@ impl<S: Store> Core<S> {
             }
             Some(_) => self.members.on_left(session),
         };
-        if let Some(reason) = &refused
-            && refused_before.as_ref() != Some(reason)
-        {
-            let reason = reason.clone();
-            self.actions
-                .push(Action::Notice(Notice::BadReport { process, reason }));
+        if refused != refused_before {
+            let verdict = proto::Verdict {
+                refused: refused.clone().unwrap_or_default(),
+            };
+            self.send_to_proxy(session, ToProxy::Verdict(verdict));
+            let notice = |reason| Action::Notice(Notice::BadReport { process, reason });
+            self.actions.extend(refused.clone().map(notice));
         }
         if let Some(proxy) = self.publishing.session_mut(session)
             && let Some((_, shown)) = &mut proxy.report

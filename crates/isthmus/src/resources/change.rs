@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use isthmus_api::{collection, object};
-use isthmus_manifest::Parsed;
-use isthmus_model::{Namespace, ResourceKey};
+use isthmus_api::{ObjectList, collection, object};
+use isthmus_manifest::{Parsed, check_parsed, parse_object};
+use isthmus_model::{Kind, Namespace, Resource, ResourceKey};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -36,14 +36,33 @@ struct Done {
 }
 
 pub(crate) async fn apply(setting: &Setting, args: &ApplyArgs) -> Result<ExitCode> {
-    let parsed = files::parse(&files::sources(&args.file)?, &setting.namespace)?;
+    let sources = files::sources(&args.file)?;
+    let parsed = files::parse(&sources, &setting.namespace)?;
     let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    let dangling = check_parsed(&parsed, declared(&mut client).await?);
     let mut work = Work::new(setting, args.dry_run);
     for Parsed { document, key, .. } in parsed {
         let outcome = apply_one(&mut client, &key, document.object.into_json(), args.dry_run).await;
         work.note(key.to_string(), outcome)?;
     }
-    work.finish()
+    let done = work.finish()?;
+    // No reason to write nothing: what is named may be written later.
+    match dangling[..] {
+        [] => Ok(done),
+        _ => Err(files::dangling_failure(&dangling, &sources, args.dry_run)),
+    }
+}
+
+/// All config of the mesh.
+async fn declared(client: &mut ApiClient) -> Result<Vec<(ResourceKey, Resource)>, ApiError> {
+    let mut declared = Vec::new();
+    // Workloads are facts: no config names one.
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Workload) {
+        let list: ObjectList = client.get(&collection(kind, None)).await?;
+        // What another version wrote and this one cannot read is its control plane's to report.
+        declared.extend(list.items.into_iter().flat_map(parse_object));
+    }
+    Ok(declared)
 }
 
 /// Makes the mesh's object what `wanted` says. With `dry_run`, says only what would be done.

@@ -4,10 +4,10 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use isthmus_manifest::{Document, Parsed, Problem, read_files};
+use isthmus_manifest::{Document, Parsed, Problem, parse_files, read_files};
 use isthmus_model::Namespace;
 
-use crate::failure::{Failure, Result};
+use crate::failure::{Exit, Failure, Result};
 use crate::home;
 
 /// A file's name and text.
@@ -70,22 +70,39 @@ pub(crate) fn read_sources(sources: &[Source], namespace: &Namespace) -> Result<
     if problems.is_empty() {
         Ok(documents)
     } else {
+        // What is wrong with the specs of the others is told with it.
+        let (_, problems) = parse_files(&files, Some(namespace));
         Err(problems_failure(&problems, sources))
     }
 }
 
-/// All problems as one failure, each with its line.
+/// All problems of resources as one failure, each with its line.
 pub(crate) fn problems_failure(problems: &[Problem], sources: &[Source]) -> Failure {
+    mistakes("invalid", problems, sources)
+        .next("correct the files; docs/reference lists all fields of all kinds")
+}
+
+/// What was written (with `dry_run`: would be) names what does not exist.
+pub(crate) fn dangling_failure(problems: &[Problem], sources: &[Source], dry_run: bool) -> Failure {
+    let mut failure = mistakes("refs-not-resolved", problems, sources);
+    failure.exit = Exit::Findings;
+    let would_be = if dry_run { "would be " } else { "" };
+    failure.what = format!("{would_be}written, but it names what does not exist");
+    failure.next("correct the names and apply again, or apply what is missing")
+}
+
+/// All problems as one failure, each with its line.
+pub(crate) fn mistakes(code: &'static str, problems: &[Problem], sources: &[Source]) -> Failure {
     let what = match problems.len() {
         1 => "there is a mistake in what was written".to_owned(),
         count => format!("there are {count} mistakes in what was written"),
     };
-    let mut failure = Failure::failed("invalid", what);
+    let mut failure = Failure::failed(code, what);
     failure.causes = problems
         .iter()
         .map(|problem| render(problem, sources))
         .collect();
-    failure.next("correct the files; docs/reference lists all fields of all kinds")
+    failure
 }
 
 fn render(problem: &Problem, sources: &[Source]) -> String {

@@ -5,12 +5,13 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
 
+use isthmus_manifest::{FieldPath, Problem};
 use isthmus_model::{AccountName, ClusterName, LabelKey, Namespace, ServiceName};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::config::{self, AccountRef, Span, Text};
-use crate::failure::{Failure, Result};
+use crate::config::{self, AccountRef, ConfigFile, Span, Text};
+use crate::failure::Result;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -94,55 +95,62 @@ fn one() -> usize {
 impl UpFile {
     /// Reads and checks `text`, which stands in `path`.
     ///
-    /// Errors: everything that makes no sense, at once; but a file that cannot be read is one error.
+    /// Errors: everything that is wrong with it, at once.
     pub(crate) fn parse(path: &Path, text: &str) -> Result<Self> {
-        let file: Self = config::parse(path, text)?;
-        let problems = file.problems();
-        if problems.is_empty() {
-            return Ok(file);
-        }
-        let mut failure = Failure::failed("bad-config", format!("{} is not right", path.display()));
-        failure.causes = problems;
-        Err(failure.next("correct the file"))
+        config::parse(path, text)
     }
 
-    fn problems(&self) -> Vec<String> {
+    fn has(&self, cluster: &ClusterName) -> bool {
+        self.clusters.iter().any(|(each, _)| each.0 == *cluster)
+    }
+
+    /// What is wrong with the link at `index`.
+    fn link_problems(&self, index: usize, at: &FieldPath) -> Vec<Problem> {
+        let link = &self.links[index];
+        let (Text(one), Text(other)) = &link.between;
+        let mut problems = Vec::new();
+        for (end, name) in [one, other].into_iter().enumerate() {
+            if !self.has(name) {
+                let names: Vec<&str> = self
+                    .clusters
+                    .iter()
+                    .map(|(each, _)| each.0.as_str())
+                    .collect();
+                let problem = Problem::new(at.index(end), format!("there is no cluster {name}"));
+                problems.push(problem.hint(format!("the clusters are {}", names.join(", "))));
+            }
+        }
+        if one == other {
+            let problem = Problem::new(at.clone(), "a link joins two clusters");
+            problems.push(problem.hint("name two different ones"));
+        }
+        let earlier = |earlier: &LinkDeclared| earlier.joins(one, other);
+        if self.links[..index].iter().any(earlier) {
+            let problem = Problem::new(at.clone(), format!("{one} and {other} are linked twice"));
+            problems.push(problem.hint("leave one of them out"));
+        }
+        problems
+    }
+}
+
+impl ConfigFile for UpFile {
+    fn problems(&self) -> Vec<Problem> {
+        let clusters = FieldPath::root().field("clusters");
         let mut problems = Vec::new();
         if self.clusters.is_empty() {
-            problems.push("clusters: a mesh has at least one".to_owned());
+            let problem = Problem::new(clusters.clone(), "a mesh has at least one");
+            problems.push(problem.hint("write `us-west: {}`, or another name"));
         }
         if self.clusters.len() > MOST_CLUSTERS {
-            problems.push(format!(
-                "clusters: at most {MOST_CLUSTERS} fit on one machine"
-            ));
+            let message = format!("at most {MOST_CLUSTERS} fit on one machine");
+            problems.push(Problem::new(clusters.clone(), message));
         }
-        let known = |name: &ClusterName| self.clusters.iter().any(|(each, _)| each.0 == *name);
-        for (index, (Text(name), cluster)) in self.clusters.iter().enumerate() {
-            let at = format!("clusters.{name}");
-            if self.clusters[..index]
-                .iter()
-                .any(|(other, _)| other.0 == *name)
-            {
-                problems.push(format!("{at}: it is declared twice"));
-            }
-            cluster.problems(&at, &mut problems);
+        for (Text(name), cluster) in &self.clusters {
+            cluster.problems(&clusters.field(name.as_str()), &mut problems);
         }
-        for (index, link) in self.links.iter().enumerate() {
-            let (Text(one), Text(other)) = &link.between;
-            for end in [one, other].into_iter().filter(|end| !known(end)) {
-                problems.push(format!("links[{index}].between: there is no cluster {end}"));
-            }
-            if one == other {
-                problems.push(format!("links[{index}].between: a link joins two clusters"));
-            }
-            if self.links[..index]
-                .iter()
-                .any(|earlier| earlier.joins(one, other))
-            {
-                problems.push(format!(
-                    "links[{index}].between: {one} and {other} are linked twice"
-                ));
-            }
+        let links = FieldPath::root().field("links");
+        for index in 0..self.links.len() {
+            problems.extend(self.link_problems(index, &links.index(index).field("between")));
         }
         problems
     }
@@ -156,66 +164,84 @@ impl LinkDeclared {
 }
 
 impl ClusterDeclared {
-    fn problems(&self, at: &str, problems: &mut Vec<String>) {
+    fn problems(&self, at: &FieldPath, problems: &mut Vec<Problem>) {
         if self.gateways > MOST_GATEWAYS {
-            problems.push(format!(
-                "{at}.gateways: at most {MOST_GATEWAYS} fit on one machine"
-            ));
+            let message = format!("at most {MOST_GATEWAYS} fit on one machine");
+            problems.push(Problem::new(at.field("gateways"), message));
         }
         let all = || self.processes.iter().chain(&self.traffic);
         let workloads = all().fold(0usize, |sum, process| sum.saturating_add(process.copies));
         if workloads > MOST_WORKLOADS {
-            problems.push(format!(
-                "{at}.processes: {workloads} workloads, {MOST_WORKLOADS} fit on one machine"
-            ));
+            let message = format!("{workloads} workloads, {MOST_WORKLOADS} fit on one machine");
+            problems.push(Problem::new(at.field("processes"), message));
         }
         for (list, processes) in [("processes", &self.processes), ("traffic", &self.traffic)] {
             for (index, process) in processes.iter().enumerate() {
-                process.problems(&format!("{at}.{list}[{index}]"), problems);
+                process.problems(&at.field(list).index(index), problems);
             }
         }
     }
 }
 
 impl ProcessDeclared {
-    fn problems(&self, at: &str, problems: &mut Vec<String>) {
+    fn problems(&self, at: &FieldPath, problems: &mut Vec<Problem>) {
+        let mut add = |path: FieldPath, message: String, hint: &str| {
+            problems.push(Problem::new(path, message).hint(hint));
+        };
         if self.command.is_empty() {
-            problems.push(format!("{at}.command: there is no program"));
+            let hint = "write the program and its arguments as a list";
+            add(at.field("command"), "there is no program".to_owned(), hint);
         }
-        match (&self.service, &self.account) {
-            (None, None) => problems.push(format!("{at}: it needs a service or an account")),
-            (
-                None,
-                Some(Text(AccountRef {
-                    namespace: None,
-                    account,
-                })),
-            ) => problems.push(format!(
-                "{at}.account: write namespace/{account}, since no service says the namespace"
-            )),
-            (
-                Some(Text(service)),
-                Some(Text(AccountRef {
-                    namespace: Some(namespace),
-                    ..
-                })),
-            ) if *namespace != service.namespace => {
-                problems.push(format!(
-                    "{at}.account: an account of {namespace} cannot run {service}"
-                ));
-            }
-            _ => {}
+        if let Some((field, message, hint)) = self.account_problem() {
+            add(
+                field.map_or(at.clone(), |field| at.field(field)),
+                message,
+                &hint,
+            );
         }
         if self.service.is_some() && self.port.is_none() {
-            problems.push(format!("{at}.port: a service's program listens somewhere"));
+            let message = "a service's program listens somewhere".to_owned();
+            add(
+                at.field("port"),
+                message,
+                "write the targetPort of the service",
+            );
         }
         let base = self.base_name();
         if ClusterName::new(&base).is_err() {
-            problems.push(format!(
-                "{at}.name: {base:?} is not a name (a-z, 0-9 and '-')"
-            ));
+            let message = format!("{base:?} is not a name");
+            add(at.field("name"), message, "write a-z, 0-9 and '-'");
         } else if ["control", "gateway"].contains(&base.as_str()) {
-            problems.push(format!("{at}.name: {base} is the name of another process"));
+            let message = format!("{base} is the name of another process");
+            add(at.field("name"), message, "write another name");
+        }
+    }
+
+    /// Field, message and hint, when it cannot be told what it runs as.
+    fn account_problem(&self) -> Option<(Option<&'static str>, String, String)> {
+        let service = self.service.as_ref().map(|Text(service)| service);
+        let account = self.account.as_ref().map(|Text(account)| account);
+        match (service, account.map(|it| (&it.namespace, &it.account))) {
+            (None, None) => Some((
+                None,
+                "it needs a service or an account".to_owned(),
+                "write `service: namespace/name` or `account: namespace/name`".to_owned(),
+            )),
+            (None, Some((None, account))) => Some((
+                Some("account"),
+                "no service says the namespace of this account".to_owned(),
+                format!("write namespace/{account}"),
+            )),
+            (Some(service), Some((Some(namespace), account)))
+                if *namespace != service.namespace =>
+            {
+                Some((
+                    Some("account"),
+                    format!("an account of {namespace} cannot run {service}"),
+                    format!("write {}/{account}", service.namespace),
+                ))
+            }
+            _ => None,
         }
     }
 
@@ -310,6 +336,36 @@ links:
     }
 
     #[test]
+    fn all_mistakes_are_said_at_once_with_their_places() {
+        let text = "clusters:\n  us-west:\n    gatways: 1\n    processes:\n    - service: x/y\n      \
+                    port: 80800\n      command: []\n    - account: b\n      copys: 2\n      \
+                    command: [a, 1]\n  US: {}\nlinks:\n- {between: [us-west, US], rtt: 1s}\n\
+                    - {between: [us-west, us-wst], rtt: 1s}\n- {between: [us-west, us-west], rtt: 1}\n";
+        let failure = UpFile::parse(Path::new("up.yaml"), text).unwrap_err();
+        let heads = failure
+            .causes
+            .iter()
+            .filter_map(|cause| cause.lines().next());
+        let expect = [
+            "up.yaml:3:5: clusters.us-west.gatways: unknown field; did you mean `gateways`?",
+            "up.yaml:6:13: clusters.us-west.processes[0].port: expected a whole number from 0 to 65535",
+            "up.yaml:7:7: clusters.us-west.processes[0].command: there is no program; write",
+            "up.yaml:8:16: clusters.us-west.processes[1].account: no service says",
+            "up.yaml:9:7: clusters.us-west.processes[1].copys: unknown field; did you mean `copies`?",
+            "up.yaml:10:20: clusters.us-west.processes[1].command[1]: expected text, found the number 1",
+            "up.yaml:11:3: clusters.US: `US`: ",
+            "up.yaml:13:23: links[0].between[1]: `US`: ",
+            "up.yaml:14:23: links[1].between[1]: there is no cluster us-wst; the clusters are us-west",
+            "up.yaml:15:38: links[2].rtt: expected text, found the number 1; put it in quotes",
+        ];
+        let heads: Vec<&str> = heads.collect();
+        assert_eq!(heads.len(), expect.len(), "{heads:#?}");
+        for (head, expect) in heads.iter().zip(expect) {
+            assert!(head.starts_with(expect), "{head} instead of {expect}");
+        }
+    }
+
+    #[test]
     fn everything_that_makes_no_sense_is_said() {
         for (text, expect) in [
             ("clusters: {}", "at least one"),
@@ -349,6 +405,11 @@ links:
             ("clusters: {a: {gatways: 1}}", "gatways"),
             ("clusters: {A: {}}", "A"),
             ("clusters: {a: {}}\nlinks: [{between: [a, a], rtt: 1}]", "1"),
+            (
+                "clusters: {a: {}}\nlinks: [{between: [a], rtt: 1s}]",
+                "a list of 2",
+            ),
+            ("clusters: {a: {}, a: {}}", "a"),
         ] {
             let failure = UpFile::parse(Path::new("up.yaml"), text).unwrap_err();
             assert!(

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use isthmus_identity::ClusterAuthority;
+use isthmus_manifest::check_parsed;
 use isthmus_model::Namespace;
 
 use super::declared::UpFile;
@@ -65,6 +66,13 @@ pub(crate) fn plan(home: &Home, args: &UpArgs) -> Result<Prepared> {
         quiet: args.quiet,
     })
     .map_err(|problems| problems_failure(problems, &sources))?;
+    if known.is_none() {
+        // The files are all that there is: what they name must be in them.
+        let dangling = check_parsed(&plan.resources, Vec::new());
+        if !dangling.is_empty() {
+            return Err(resources::problems_failure(&dangling, &sources));
+        }
+    }
     if let Some(known) = known
         && (known.mesh.0 != plan.mesh || known.trust_domain.0 != plan.trust_domain)
     {
@@ -192,7 +200,7 @@ pub(crate) fn write(home: &Home, prepared: &Prepared) -> Result<()> {
 
 fn sign_in(home: &Home, cluster: &PlannedCluster) -> Result<()> {
     let files = ClusterFiles::of(&cluster.data);
-    let config = process::control_config(&cluster.config, &config::read(&cluster.config)?)?;
+    let config = process::control_config(&cluster.config, &config::read(&cluster.config)?);
     found::make_cluster_key(&config)?;
     if is_signed(&files) {
         Ok(())

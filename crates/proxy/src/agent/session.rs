@@ -371,6 +371,13 @@ impl Agent {
                 tracing::debug!(version = welcome.version, "welcomed");
                 None
             }
+            to_proxy::Message::Verdict(verdict) => {
+                match verdict.refused {
+                    why if why.is_empty() => tracing::info!("this workload is taken in after all"),
+                    why => tracing::warn!(why, "this workload gets no requests"),
+                }
+                None
+            }
             to_proxy::Message::Closing(_) => None,
         }
     }

@@ -58,6 +58,20 @@ fn a_rejected_resource_is_shown_in_its_conditions() {
     assert_eq!(programmed, ("False".to_owned(), message.to_owned()));
 }
 
+/// What a proxy is told of its report.
+fn verdict(action: &Action) -> Option<&str> {
+    match action {
+        Action::ToProxy {
+            message:
+                proto::ToProxy {
+                    message: Some(ToProxy::Verdict(verdict)),
+                },
+            ..
+        } => Some(&verdict.refused),
+        _ => None,
+    }
+}
+
 #[test]
 fn only_the_services_own_accounts_stand_for_it() {
     let mut machine = Machine::new("west");
@@ -72,9 +86,14 @@ fn only_the_services_own_accounts_stand_for_it() {
     let id = machine.ask(Request::Status);
     let (_, status) = machine.answer(id).unwrap();
     let rejected = status["proxies"][0]["rejected"][0].as_str().unwrap();
-    assert!(
-        rejected.contains("cart is none of the service's accounts (payment)"),
-        "{rejected}"
+    let wrong = "cart is none of the service's accounts (payment)";
+    assert!(rejected.contains(wrong), "{rejected}");
+    machine.report(1, "payment", proto::Health::Unhealthy);
+    let verdicts: Vec<&str> = machine.out.iter().filter_map(verdict).collect();
+    assert_eq!(
+        verdicts,
+        ["service shop/cart is not declared", "", wrong],
+        "the proxy is told once each"
     );
 
     let report = proto::GatewayReport {
