@@ -227,17 +227,13 @@ impl ConfigFile for ControlFile {
                 problems.push(problem.hint("write who uses the token"));
             }
         }
-        let (lifetime, renew) = (self.leaf_lifetime(), self.renew_after());
-        if renew >= lifetime {
-            let field = if self.renew_after.is_some() {
-                "renewAfter"
-            } else {
-                "leafLifetime"
-            };
-            let (renew, lifetime) = (Span(renew), Span(lifetime));
+        let lifetime = Span(self.leaf_lifetime());
+        if let Some(renew) = self.renew_after
+            && renew.0 >= lifetime.0
+        {
             let message = format!("a leaf of {lifetime} that is renewed after {renew} ends before");
-            let problem = Problem::new(root.field(field), message);
-            problems.push(problem.hint("renewAfter must be shorter than leafLifetime"));
+            let problem = Problem::new(root.field("renewAfter"), message);
+            problems.push(problem.hint("write less than leafLifetime, or leave it out"));
         }
         problems
     }
@@ -527,7 +523,7 @@ mod tests {
     #[test]
     fn all_mistakes_of_a_file_are_said_at_once() {
         let text = "mesh: shop\ntrustDomain: shop.example\nclustr: a\ncluster: a\naddress: 0.0.0.0\n\
-                    data: d\nauthority: a\npeers: [127.1.2.1]\nleafLifetime: 30m\n\
+                    data: d\nauthority: a\npeers: [127.1.2.1]\nrenewAfter: 24h\n\
                     apiTokens:\n- {name: '', sha256: 12}\n- {name: '', sha256: 'ba'}\n";
         let failure = parse::<ControlFile>(Path::new("c.yaml"), text).unwrap_err();
         let heads: Vec<&str> = failure
@@ -539,7 +535,7 @@ mod tests {
             "c.yaml:3:1: clustr: unknown field; did you mean `cluster`?",
             "c.yaml:5:10: address: 0.0.0.0 is no address that others can reach; write the address",
             "c.yaml:8:9: peers[0]: invalid socket address syntax; write it like 127.0.0.1:8080",
-            "c.yaml:9:15: leafLifetime: a leaf of 30m",
+            "c.yaml:9:13: renewAfter: a leaf of 24h that is renewed after 24h ends before",
             "c.yaml:11:22: apiTokens[0].sha256: expected text, found the number 12; put it in quotes",
             "c.yaml:12:22: apiTokens[1].sha256: `ba`: a SHA-256 is 64",
         ];

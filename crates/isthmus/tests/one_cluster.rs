@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::time::UNIX_EPOCH;
 
 use isthmus_lab::http::{self, Reply};
 use isthmus_lab::mesh::{Mesh, PATIENCE, run};
@@ -33,6 +34,37 @@ fn one_cluster_from_up_to_down() -> Result<()> {
     a_wrong_token_is_refused(&mesh)?;
     changes_reach_the_proxies(&mesh, caller)?;
     a_stopped_mesh_goes_on_where_it_was(&mut mesh)?;
+    mesh.pass();
+    Ok(())
+}
+
+/// While a mesh is down nothing renews its certificates.
+#[test]
+fn up_after_a_long_stop_issues_new_certificates() -> Result<()> {
+    let mut mesh = Mesh::of(Path::new(env!("CARGO_BIN_EXE_isthmus")), Path::new(EXAMPLE))?;
+    let file = mesh.files().join("up.yaml");
+    let during = || file.display().to_string();
+    let text = fs::read_to_string(&file).during(during)?;
+    fs::write(&file, format!("leafLifetime: 8s\n{text}")).during(during)?;
+    mesh.up(&["--quiet"])?;
+    let caller = mesh.outbound("us-west", "frontend-1")?;
+    let expiry = |mesh: &Mesh| {
+        let name = "isthmus_leaf_expiry_timestamp_seconds";
+        mesh.metric(("us-west", "frontend-1"), name, &[])
+    };
+    http::get(caller, CATALOG, &[])?.expect(200)?;
+    let old = expiry(&mesh)?;
+
+    mesh.down()?;
+    wait_for("the certificates to expire", PATIENCE, || {
+        let now = UNIX_EPOCH.elapsed().during(|| "the clock".to_owned())?;
+        ensure(now.as_secs_f64() > old, || {
+            format!("they are good until {old}")
+        })
+    })?;
+    mesh.up(&["--quiet"])?;
+    http::get(caller, CATALOG, &[])?.expect(200)?;
+    assert!(expiry(&mesh)? > old);
     mesh.pass();
     Ok(())
 }

@@ -22,6 +22,9 @@ pub(crate) struct UpFile {
     /// Links that are to behave like a wide area; all others add nothing.
     #[serde(default)]
     pub(crate) links: Vec<LinkDeclared>,
+    /// How long certificates of processes are good; default: as in a control plane's file.
+    #[serde(default)]
+    pub(crate) leaf_lifetime: Option<Span>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

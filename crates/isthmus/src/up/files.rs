@@ -12,7 +12,7 @@ use super::layout::{GATEWAYS, Layout, Standing, WORKLOADS};
 use super::planned::{CONTROL_PORT, PlannedCluster, PlannedProcess};
 use crate::config::{
     self, AccountRef, ApiTokenEntry, ControlFile, GatewayFile, ListenerEntry, ProgramEntry, Sha256,
-    Text, WorkloadFile,
+    Span, Text, WorkloadFile,
 };
 use crate::home::Home;
 
@@ -26,7 +26,12 @@ pub(crate) struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    pub(crate) fn control(&self, index: usize, api_token: Sha256) -> PlannedProcess {
+    pub(crate) fn control(
+        &self,
+        index: usize,
+        api_token: Sha256,
+        leaf_lifetime: Option<Span>,
+    ) -> PlannedProcess {
         let cluster = &self.clusters[index];
         let standings = self.layout.standings();
         let peer = |each: &&Standing| each.from == index && each.stands_for.port() == CONTROL_PORT;
@@ -46,7 +51,7 @@ impl Writer<'_> {
                 name: "admin".to_owned(),
                 sha256: Text(api_token),
             }],
-            leaf_lifetime: None,
+            leaf_lifetime,
             renew_after: None,
         };
         PlannedProcess {

@@ -83,7 +83,7 @@ impl Plan {
         };
         let mut processes = Vec::new();
         for index in 0..clusters.len() {
-            processes.push(writer.control(index, api_token));
+            processes.push(writer.control(index, api_token, file.leaf_lifetime));
         }
         for (index, (_, declared)) in file.clusters.iter().enumerate() {
             let gateways = (0..declared.gateways).map(|position| writer.gateway(index, position));
