@@ -10,7 +10,7 @@ use isthmus_codec::mux::{Settings, Side};
 use isthmus_model::{ServiceName, Share, Subset};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::mux::{Item, Link};
 use crate::testing::{HOST, Scene, answering, cluster, program, read_head, run, within};
@@ -197,6 +197,46 @@ fn a_caller_who_asks_is_told_how_its_request_was_decided() {
             "{reply}"
         );
         assert!(!reply.contains("x-isthmus-cluster"), "{reply}");
+    });
+}
+
+#[test]
+fn a_request_is_carried_out_as_it_was_decided_whatever_changes_meanwhile() {
+    run(async {
+        let (arrived, mut arrivals) = mpsc::channel(1);
+        let go_on = Rc::new(Notify::new());
+        let released = Rc::clone(&go_on);
+        // Its first request makes it wait and fall silent; it answers all others.
+        let address = program(move |mut socket| {
+            let (arrived, released) = (arrived.clone(), Rc::clone(&released));
+            async move {
+                read_head(&mut socket).await;
+                if arrived.try_send(()).is_ok() {
+                    released.notified().await;
+                } else {
+                    socket.write_all(HELLO.as_bytes()).await.unwrap();
+                }
+            }
+        })
+        .await;
+        let mut scene = Scene::local(address);
+        let mut client = scene.client().await;
+        client.write_all(get("/").as_bytes()).await.unwrap();
+        within(arrivals.recv()).await.unwrap();
+
+        // The port that it calls is gone, for those that come now.
+        let mut facts = scene.facts.clone();
+        facts.service.ports[0].port = 81;
+        scene.caller.learn(&facts);
+        let late = scene.ask(&get("/")).await;
+        assert!(late.contains("x-isthmus-refusal: unknown-port"), "{late}");
+
+        // Its second try is decided by what it saw at first.
+        arrivals.close();
+        go_on.notify_one();
+        let mut reply = String::new();
+        within(client.read_to_string(&mut reply)).await.unwrap();
+        assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
     });
 }
 

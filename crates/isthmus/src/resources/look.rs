@@ -64,19 +64,17 @@ fn render_list(reference: &ObjectRef, all: bool, list: &ObjectList) -> String {
             &list.items,
         ),
     };
-    for UnreachableCluster {
-        cluster,
-        last_seen_ms,
-    } in &list.unreachable
-    {
-        // Writing into a string cannot fail.
-        let _ = writeln!(
-            text,
-            "{cluster}: unreachable, last seen {}",
-            ago(*last_seen_ms)
-        );
-    }
+    text += &unreachable(list);
     text
+}
+
+/// Clusters that could not be asked: what they run is missing from the list.
+fn unreachable(list: &ObjectList) -> String {
+    let line = |one: &UnreachableCluster| {
+        let seen = ago(one.last_seen_ms);
+        format!("{}: unreachable, last seen {seen}\n", one.cluster)
+    };
+    list.unreachable.iter().map(line).collect()
 }
 
 /// The columns of a kind behind its name: heading and how the cell is read from an object.
@@ -263,7 +261,7 @@ async fn service_details(
     let mut list: ObjectList = client.get(&collection(Kind::Workload, namespace)).await?;
     list.items
         .retain(|workload| field(workload, "/spec/service") == name);
-    let workloads = rows(Kind::Workload, false, &list.items);
+    let workloads = rows(Kind::Workload, false, &list.items) + &unreachable(&list);
     if !workloads.is_empty() {
         text.push('\n');
         text.push_str(&workloads);
