@@ -22,7 +22,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::disk;
 use crate::failure::Result;
-use crate::resources::mistakes;
+use crate::mistakes::mistakes;
 
 /// A file that only one kind of process reads, as it is written.
 pub(crate) trait ConfigFile: DeserializeOwned {

@@ -17,6 +17,7 @@ mod home;
 mod invocation;
 mod load;
 mod logs;
+mod mistakes;
 mod output;
 mod parent;
 mod process;

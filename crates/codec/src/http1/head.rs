@@ -10,6 +10,8 @@ use crate::{Fields, syntax};
 /// Fields that a head or trailers may have.
 pub const MAX_FIELDS: usize = 128;
 
+const TOO_MANY_FIELDS: Malformed = Malformed::TooManyFields { limit: MAX_FIELDS };
+
 /// The version that a message declares. What we send is always HTTP/1.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
@@ -157,7 +159,7 @@ impl HeadScan {
                     self.lines += 1;
                     self.line_start = at + 1;
                     if self.lines > MAX_FIELDS + 1 {
-                        return Err(Malformed::TooManyFields);
+                        return Err(TOO_MANY_FIELDS);
                     }
                 }
                 _ if after_cr => return Err(Malformed::BareCr),
@@ -273,7 +275,7 @@ fn translate(error: httparse::Error, head: &[u8], line: Malformed) -> Malformed 
     match error {
         httparse::Error::HeaderName | httparse::Error::NewLine => bad_name(head),
         httparse::Error::HeaderValue => Malformed::FieldValue,
-        httparse::Error::TooManyHeaders => Malformed::TooManyFields,
+        httparse::Error::TooManyHeaders => TOO_MANY_FIELDS,
         httparse::Error::Version if names_http(head) => Malformed::Version,
         _ => line,
     }

@@ -1,7 +1,5 @@
 //! Everything that can be wrong with a message, each with its sentence and its status.
 
-use super::head::MAX_FIELDS;
-
 /// Why bytes are not an HTTP/1.1 message that we are willing to understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -37,8 +35,8 @@ pub enum Malformed {
     Nul,
     #[error("the head has more than the {limit} bytes that are allowed")]
     HeadTooLarge { limit: usize },
-    #[error("the head has more than the {MAX_FIELDS} fields that are allowed")]
-    TooManyFields,
+    #[error("the head has more than the {limit} fields that are allowed")]
+    TooManyFields { limit: usize },
     #[error("Content-Length is not a number")]
     ContentLength,
     #[error("Content-Length fields differ")]
@@ -74,7 +72,7 @@ impl Malformed {
     /// who waits for it.
     pub fn status(self) -> u16 {
         match self {
-            Self::HeadTooLarge { .. } | Self::TooManyFields => 431,
+            Self::HeadTooLarge { .. } | Self::TooManyFields { .. } => 431,
             Self::TransferCoding => 501,
             Self::Version => 505,
             _ => 400,

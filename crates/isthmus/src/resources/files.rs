@@ -9,9 +9,7 @@ use isthmus_model::Namespace;
 
 use crate::failure::{Exit, Failure, Result};
 use crate::home;
-
-/// A file's name and text.
-pub(crate) type Source = (String, String);
+use crate::mistakes::{Source, mistakes};
 
 /// What `up` reads beside the resource files of its directory.
 pub(crate) const UP_FILE: &str = "up.yaml";
@@ -89,28 +87,6 @@ pub(crate) fn dangling_failure(problems: &[Problem], sources: &[Source], dry_run
     let would_be = if dry_run { "would be " } else { "" };
     failure.what = format!("{would_be}written, but it names what does not exist");
     failure.next("correct the names and apply again, or apply what is missing")
-}
-
-/// All problems as one failure, each with its line.
-pub(crate) fn mistakes(code: &'static str, problems: &[Problem], sources: &[Source]) -> Failure {
-    let what = match problems.len() {
-        1 => "there is a mistake in what was written".to_owned(),
-        count => format!("there are {count} mistakes in what was written"),
-    };
-    let mut failure = Failure::failed(code, what);
-    failure.causes = problems
-        .iter()
-        .map(|problem| render(problem, sources))
-        .collect();
-    failure
-}
-
-fn render(problem: &Problem, sources: &[Source]) -> String {
-    let text = problem.place.as_ref().and_then(|place| {
-        let source = sources.iter().find(|(name, _)| **name == *place.file);
-        source.map(|(_, text)| problem.render(text))
-    });
-    text.unwrap_or_else(|| problem.to_string())
 }
 
 fn standard_input() -> Result<String> {

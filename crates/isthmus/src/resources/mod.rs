@@ -7,5 +7,5 @@ mod look;
 mod reference;
 
 pub(crate) use change::{Outcome, apply, apply_one, delete, diff};
-pub(crate) use files::{UP_FILE, mistakes, problems_failure, read_sources, sources};
+pub(crate) use files::{UP_FILE, problems_failure, read_sources, sources};
 pub(crate) use look::{conditions, describe, get};

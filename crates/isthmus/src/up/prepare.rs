@@ -22,6 +22,7 @@ use crate::config::{self, Sha256, Text};
 use crate::failure::{Failure, Result};
 use crate::found::{self, ClusterFiles};
 use crate::home::{self, Home, MESH_FORMAT, MeshFile};
+use crate::mistakes::Source;
 use crate::process;
 use crate::resources::{self, UP_FILE};
 
@@ -114,7 +115,7 @@ fn source(args: &UpArgs, known: Option<&MeshFile>) -> Result<PathBuf> {
     })
 }
 
-fn problems_failure(problems: Vec<PlanProblem>, sources: &[(String, String)]) -> Failure {
+fn problems_failure(problems: Vec<PlanProblem>, sources: &[Source]) -> Failure {
     let (mut in_resources, mut disagreements) = (Vec::new(), Vec::new());
     for problem in problems {
         match problem {
