@@ -474,7 +474,7 @@ where
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -518,6 +518,33 @@ mod tests {
             assert!(failure.causes[0].contains(expect), "{failure:?}");
             assert!(failure.causes[0].starts_with("run.yaml:"), "{failure:?}");
         }
+    }
+
+    /// The example under a heading of docs/reference/files.md.
+    pub(crate) fn documented(heading: &str) -> &'static str {
+        let page = include_str!("../../../docs/reference/files.md");
+        let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap();
+        let (_, block) = section.split_once("```yaml\n").unwrap();
+        block.split_once("```").unwrap().0
+    }
+
+    /// Every field has a value of its own in what was read.
+    pub(crate) fn assert_complete(read: &impl fmt::Debug) {
+        let shown = format!("{read:?}");
+        for nothing in ["None", "[]", "{}"] {
+            assert!(!shown.contains(nothing), "{nothing} in {shown}");
+        }
+    }
+
+    #[test]
+    fn the_reference_shows_every_field() {
+        let path = Path::new("files.md");
+        let control: ControlFile = parse(path, documented("control.yaml")).unwrap();
+        let gateway: GatewayFile = parse(path, documented("gateway.yaml")).unwrap();
+        let workload: WorkloadFile = parse(path, documented("proxy.yaml and run.yaml")).unwrap();
+        assert_complete(&control);
+        assert_complete(&gateway);
+        assert_complete(&workload);
     }
 
     #[test]

@@ -305,6 +305,7 @@ where
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::config::tests::{assert_complete, documented};
 
     pub(crate) const TWO_CLUSTERS: &str = "
 clusters:
@@ -336,6 +337,13 @@ links:
         let (namespace, account) = process.runs_as().unwrap();
         assert_eq!((namespace.as_str(), account.as_str()), ("shop", "visitor"));
         assert_eq!(process.base_name(), "visitor");
+    }
+
+    #[test]
+    fn the_reference_shows_every_field() {
+        let file = UpFile::parse(Path::new("files.md"), documented("up.yaml")).unwrap();
+        assert_complete(&file.clusters[0].1.processes);
+        assert_complete(&(&file.links, file.leaf_lifetime));
     }
 
     #[test]
