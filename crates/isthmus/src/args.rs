@@ -496,6 +496,8 @@ mod tests {
             "isthmus explain shop/cart --from a",
             "isthmus load cart --from a",
             "isthmus load shop/cart --rate 0",
+            "isthmus load shop/cart --rate 100001",
+            "isthmus load cart",
         ] {
             let error = Args::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -14,7 +14,7 @@ use crate::api_client::connect;
 use crate::args::ExplainArgs;
 use crate::failure::{Failure, Result};
 use crate::load::request_headers;
-use crate::output::{self, ago, table};
+use crate::output::{self, ago, last_seen, table};
 use crate::setting::Setting;
 
 const EXPLAIN_PATH: &str = "/mesh/v1/explain";
@@ -197,8 +197,8 @@ fn render_choice(choice: &ChoiceView) -> String {
     match &choice.unreachable {
         Some(silent) => {
             text += cluster;
-            text += " does not answer, last seen ";
-            text += &ago(silent.last_seen_ms);
+            text += " does not answer, ";
+            text += &last_seen(silent.last_seen_ms);
             text += ": its workloads are not all known\n";
         }
         None if choice.workloads.is_empty() => text += "it has no healthy workload now\n",

@@ -76,6 +76,14 @@ pub(crate) fn field(value: &Value, pointer: &str) -> String {
     }
 }
 
+/// When another cluster was last heard of, by the one that was asked.
+pub(crate) fn last_seen(milliseconds: Option<u64>) -> String {
+    match milliseconds {
+        None => "not seen since the control plane that was asked has started".to_owned(),
+        age => format!("last seen {}", ago(age)),
+    }
+}
+
 /// How long ago, in the largest unit that fits.
 pub(crate) fn ago(milliseconds: Option<u64>) -> String {
     match milliseconds {

@@ -7,7 +7,7 @@ use isthmus_api::{ClusterStatus, Contact, ServiceStatus, StatusView};
 
 use crate::api_client::connect;
 use crate::failure::Result;
-use crate::output::{self, ago, table};
+use crate::output::{self, last_seen, table};
 use crate::setting::Setting;
 
 /// Where a control plane shows the mesh.
@@ -90,9 +90,9 @@ fn cluster_row(cluster: &ClusterStatus) -> [String; 5] {
     let contact = match cluster.contact {
         Contact::Own => "own".to_owned(),
         Contact::Live => "live".to_owned(),
-        Contact::Stale => format!("stale, last seen {}", ago(cluster.age_ms)),
-        Contact::Lost => format!("unreachable, last seen {}", ago(cluster.age_ms)),
-        Contact::Never => "never seen".to_owned(),
+        Contact::Stale => format!("stale, {}", last_seen(cluster.age_ms)),
+        Contact::Lost => format!("unreachable, {}", last_seen(cluster.age_ms)),
+        Contact::Never => "not seen since start".to_owned(),
     };
     let rtt = cluster
         .rtt_ms

@@ -364,6 +364,19 @@ fn a_stopped_mesh_goes_on_where_it_was(mesh: &mut Mesh) -> Result<()> {
     ensure(log.contains("differ") && log.contains("later"), || {
         log.clone()
     })?;
+
+    mesh.down()?;
+    let files = mesh.files().display().to_string();
+    let up = ["up", "-f", &files, "--quiet", "--detach"];
+    let said = mesh.isthmus(&up)?.expect(0)?;
+    ensure(
+        said.out.contains("differ") && said.out.contains("later"),
+        || said.out.clone(),
+    )?;
+    mesh.isthmus(&["down"])?.expect(0)?;
+    mesh.isthmus(&[&up[..], &["--apply"]].concat())?.expect(0)?;
+    mesh.isthmus(&["get", "service/later", "-n", "shop"])?
+        .expect(0)?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::decode::{Decoded, decode};
 use crate::problem::{Problems, did_you_mean, quoted};
-use crate::{FieldPath, Problem, standard};
+use crate::{FieldPath, Problem, resolve, standard};
 
 /// An object whose `apiVersion`, `kind` and `metadata` are valid. `spec` may still be wrong:
 /// [`crate::resolve`] reads it.
@@ -40,13 +40,24 @@ impl Object {
     /// Checks the head of `json`. A namespaced object that names no namespace is put into
     /// `namespace`.
     ///
-    /// Errors: everything that is wrong with the head; `spec` is not looked at.
+    /// Errors: everything that is wrong with the head and, if it says the kind, with `spec`. An object
+    /// whose head is valid may have a wrong `spec`.
     pub fn new(json: Value, namespace: Option<&Namespace>) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::default();
         match object(json, namespace, &mut problems) {
             Some(object) if problems.is_empty() => Ok(object),
-            _ => Err(problems.into_vec()),
+            object => {
+                problems.extend(object.iter().flat_map(Self::spec_problems).collect());
+                Err(problems.into_vec())
+            }
         }
+    }
+
+    fn spec_problems(&self) -> Vec<Problem> {
+        let mut problems = resolve(self).err().unwrap_or_default();
+        let spec = FieldPath::root().field("spec");
+        problems.retain(|problem| spec.holds(&problem.path));
+        problems
     }
 
     pub fn kind(&self) -> Kind {
@@ -114,7 +125,9 @@ fn object(json: Value, fallback: Option<&Namespace>, problems: &mut Problems) ->
     let kind = kind(&json, problems);
     unknown_fields(&json, problems);
     let metadata = metadata(&json, kind, fallback, problems);
-    let (kind, metadata) = (kind?, metadata?);
+    let kind = kind?;
+    // What stands in for a wrong one is seen by nobody: there are problems.
+    let metadata = metadata.or_else(|| stand_in(kind))?;
     if let (Some(namespace), Some(Value::Object(written))) =
         (&metadata.namespace, json.get_mut("metadata"))
     {
@@ -124,6 +137,20 @@ fn object(json: Value, fallback: Option<&Namespace>, problems: &mut Problems) ->
         json,
         kind,
         metadata,
+    })
+}
+
+fn stand_in(kind: Kind) -> Option<Metadata> {
+    let namespace = || Namespace::new("default").ok();
+    Some(Metadata {
+        name: ObjectName::new("unnamed").ok()?,
+        namespace: kind.namespaced().then(namespace).flatten(),
+        labels: Labels::new(),
+        annotations: BTreeMap::new(),
+        resource_version: None,
+        generation: None,
+        uid: None,
+        creation_timestamp: None,
     })
 }
 

@@ -96,6 +96,19 @@ fn one_bad_document_hides_nothing_in_the_others() {
 }
 
 #[test]
+fn a_wrong_head_hides_nothing_in_the_spec() {
+    check(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: A_b, namespace: n}\nspec:\n  selctor: {}\n  \
+         ports: [{port: 70000}]\n",
+        &[
+            "f:3:18: metadata.name: `A_b` is not a name: 'A' is not allowed, only a-z, 0-9, '-' and '.'",
+            "f:5:3: spec.selctor: unknown field; did you mean `selector`?",
+            "f:6:18: spec.ports[0].port: 70000 is not a port: ports are 1 to 65535",
+        ],
+    );
+}
+
+#[test]
 fn heads() {
     for (text, expect) in [
         (

@@ -7,6 +7,8 @@ use std::sync::Arc;
 /// cluster name: ".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
+    #[error("it does not say its namespace: write namespace/name")]
+    NoNamespace,
     #[error("it is empty")]
     Empty,
     #[error("it has {length} characters, {limit} are allowed")]

@@ -38,7 +38,7 @@ impl FromStr for ServiceName {
 
     /// `namespace/name`.
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let (namespace, name) = text.split_once('/').unwrap_or((text, ""));
+        let (namespace, name) = text.split_once('/').ok_or(NameError::NoNamespace)?;
         Self::new(namespace, name)
     }
 }

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use isthmus_codec::Fields;
+use isthmus_codec::http1::Malformed;
 use isthmus_telemetry::RefusalReason;
 use serde_json::json;
 
@@ -43,6 +44,16 @@ impl Refusal {
             reason,
             detail: detail.into(),
         }
+    }
+
+    /// A client sent what is no HTTP.
+    pub(crate) fn malformed(malformed: Malformed) -> Self {
+        let reason = match malformed.status() {
+            431 => RefusalReason::HeadTooLarge,
+            505 => RefusalReason::HttpVersionNotSupported,
+            _ => RefusalReason::MalformedRequest,
+        };
+        Self::new(reason, malformed.to_string())
     }
 
     /// `at`: the name of this proxy.

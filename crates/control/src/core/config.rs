@@ -100,6 +100,10 @@ impl<S: Store> Core<S> {
             check_version(key, write.object.as_ref(), found)?;
         }
         if write.verb == Verb::Delete {
+            if key.kind == Kind::Mesh {
+                let why = "everything else belongs to it: a mesh ends with its control planes";
+                return Err(Failure::new(405, "MethodNotAllowed", why));
+            }
             let before = exists.unwrap_or_default();
             let key = key.clone();
             return Ok(Decided::Delete { key, before });

@@ -33,7 +33,7 @@ pub(crate) struct LoadArgs {
     #[command(flatten)]
     pub(crate) request: RequestArgs,
     /// Requests started in each second, whatever becomes of those before
-    #[arg(long, default_value = "10", value_name = "PER SECOND")]
+    #[arg(long, default_value = "10", value_name = "PER SECOND", value_parser = rate)]
     pub(crate) rate: NonZeroU32,
     /// How long requests are started, such as 30s or 5m
     #[arg(long, default_value = "10s", value_name = "DURATION")]
@@ -59,4 +59,13 @@ pub(crate) struct ExplainArgs {
     /// Service that calls: one of its proxies is asked
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub(crate) source: ServiceName,
+}
+
+/// More than one process can send: a larger number is a slip.
+const MOST_PER_SECOND: u32 = 100_000;
+
+fn rate(text: &str) -> Result<NonZeroU32, String> {
+    let rate = text.parse().ok();
+    rate.filter(|rate: &NonZeroU32| rate.get() <= MOST_PER_SECOND)
+        .ok_or_else(|| format!("write a whole number from 1 to {MOST_PER_SECOND}"))
 }

@@ -7,7 +7,7 @@ use isthmus_api::{ClusterStatus, Contact, ServiceStatus, StatusView};
 use serde_json::Value;
 
 use super::finding::{Code, Finding};
-use crate::output::{ago, field};
+use crate::output::{field, last_seen};
 use crate::resources::conditions;
 
 /// What one cluster has answered.
@@ -49,7 +49,7 @@ fn contact(view: &StatusView, of: &ClusterStatus) -> Option<Finding> {
         Contact::Own | Contact::Live => return None,
         Contact::Stale => (Code::ClusterStale, "what is known of it is old"),
         Contact::Lost => (Code::ClusterLost, "it is not heard of any more"),
-        Contact::Never => (Code::ClusterLost, "it is declared and was never heard of"),
+        Contact::Never => (Code::ClusterLost, "it is declared and not heard of"),
     };
     Some(Finding {
         code,
@@ -57,9 +57,9 @@ fn contact(view: &StatusView, of: &ClusterStatus) -> Option<Finding> {
         clusters: vec![view.cluster.clone()],
         what: what.to_owned(),
         causes: vec![format!(
-            "the control plane of {} has last seen its control plane {}",
+            "the control plane of {} says: {}",
             view.cluster,
-            ago(of.age_ms)
+            last_seen(of.age_ms)
         )],
         fix: format!(
             "see `isthmus logs {}/control`; if it runs, look at the link",

@@ -24,6 +24,10 @@ struct Due {
     at: Duration,
 }
 
+/// Requests that are due and not begun. A machine that cannot keep up begins later ones late, and
+/// their time counts from when they were due.
+const MOST_DUE: usize = 10_000;
+
 /// Everything that a single request needs to know.
 #[derive(Debug, Clone)]
 struct Flight {
@@ -65,10 +69,6 @@ pub(super) async fn run(
     while due.is_some() || !flights.is_empty() {
         tokio::select! {
             biased;
-            next = next_due(&mut due), if due.is_some() => match next {
-                Some(next) => drop(flights.spawn(flight.clone().fly(next))),
-                None => due = None,
-            },
             Some(ended) = flights.join_next() => {
                 let ended = ended.map_err(|error| {
                     Failure::failed("bug", "a request could not be followed").caused_by(&error)
@@ -79,6 +79,10 @@ pub(super) async fn run(
                 tally.add(&ended);
                 screen.add(&ended);
             }
+            next = next_due(&mut due), if due.is_some() => match next {
+                Some(next) => drop(flights.spawn(flight.clone().fly(next))),
+                None => due = None,
+            },
             _ = progress.tick() => screen.show(began.elapsed(), caller.in_flight()),
             () = stop.asked() => {
                 if due.take().is_some() {
@@ -93,14 +97,14 @@ pub(super) async fn run(
     Ok((tally.report(facts), journal))
 }
 
-async fn next_due(due: &mut Option<mpsc::UnboundedReceiver<Due>>) -> Option<Due> {
+async fn next_due(due: &mut Option<mpsc::Receiver<Due>>) -> Option<Due> {
     due.as_mut()?.recv().await
 }
 
 /// Tells of each request when it is due. A thread of its own sleeps more exactly than the timers
 /// of the event loop, which count whole milliseconds.
-fn pace(schedule: Schedule, began: Instant) -> Result<mpsc::UnboundedReceiver<Due>> {
-    let (sender, receiver) = mpsc::unbounded_channel();
+fn pace(schedule: Schedule, began: Instant) -> Result<mpsc::Receiver<Due>> {
+    let (sender, receiver) = mpsc::channel(MOST_DUE);
     let pace = move || {
         for number in 0.. {
             let Some(at) = schedule.due(number) else {
@@ -110,7 +114,7 @@ fn pace(schedule: Schedule, began: Instant) -> Result<mpsc::UnboundedReceiver<Du
             if !wait.is_zero() {
                 std::thread::sleep(wait);
             }
-            if sender.send(Due { number, at }).is_err() {
+            if sender.blocking_send(Due { number, at }).is_err() {
                 return;
             }
         }

@@ -107,6 +107,13 @@ fn replaced(mut current: Value, wanted: Value) -> Value {
             .and_then(|metadata| metadata.get(field));
         current["metadata"][field] = value.cloned().unwrap_or_else(|| json!({}));
     }
+    // Whoever names a version means that one: a newer one is a conflict.
+    if let Some(version) = wanted
+        .get("metadata")
+        .and_then(|metadata| metadata.get("resourceVersion"))
+    {
+        current["metadata"]["resourceVersion"] = version.clone();
+    }
     current["spec"] = wanted.remove("spec").unwrap_or_else(|| json!({}));
     if let Some(current) = current.as_object_mut() {
         current.remove("status");

@@ -12,7 +12,7 @@ use crate::api_client::{ApiClient, connect};
 use crate::args::{DescribeArgs, GetArgs};
 use crate::config;
 use crate::failure::{Failure, Result};
-use crate::output::{self, ago, field, table};
+use crate::output::{self, field, last_seen, table};
 use crate::setting::Setting;
 use crate::status::STATUS_PATH;
 
@@ -71,8 +71,8 @@ fn render_list(reference: &ObjectRef, all: bool, list: &ObjectList) -> String {
 /// Clusters that could not be asked: what they run is missing from the list.
 fn unreachable(list: &ObjectList) -> String {
     let line = |one: &UnreachableCluster| {
-        let seen = ago(one.last_seen_ms);
-        format!("{}: unreachable, last seen {seen}\n", one.cluster)
+        let seen = last_seen(one.last_seen_ms);
+        format!("{}: unreachable, {seen}\n", one.cluster)
     };
     list.unreachable.iter().map(line).collect()
 }

@@ -45,6 +45,8 @@ use self::supervisor::{Charge, supervise};
 /// How long `up --detach` waits for the mesh to be ready, and `down` for it to be gone.
 const PATIENCE: Duration = Duration::from_mins(1);
 const AGAIN: Duration = Duration::from_millis(50);
+/// How often `up --detach` says what it waits for, if that has changed.
+const TELL_EVERY: Duration = Duration::from_secs(2);
 /// Last lines of a background `up` that are told when it fails.
 const LINES_TOLD: usize = 8;
 
@@ -151,25 +153,39 @@ fn detach(setting: &Setting, args: &UpArgs) -> Result<ExitCode> {
     command.args(args.quiet.then_some("--quiet"));
     command.stdin(Stdio::null()).stdout(output).stderr(errors);
     let mut child = command.spawn().map_err(|error| failed(&error))?;
-    let deadline = Instant::now() + PATIENCE;
+    let last_lines = || {
+        let said = read_file(&log).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        lines[lines.len().saturating_sub(LINES_TOLD)..].join("\n")
+    };
+    let began = Instant::now();
+    let mut told = (began, String::new());
     loop {
         if let Ok(Some(_)) = child.try_wait() {
-            let said = read_file(&log).unwrap_or_default();
-            let lines: Vec<&str> = said.lines().collect();
-            let last = &lines[lines.len().saturating_sub(LINES_TOLD)..];
             return Err(Failure::failed("not-started", "the mesh was not started")
-                .cause(last.join("\n"))
+                .cause(last_lines())
                 .next(format!("all that was said is in {}", log.display())));
         }
         let status = block_status(home);
-        if status.as_ref().is_some_and(|status| status.ready) {
+        if let Some(status) = status.as_ref().filter(|status| status.ready) {
+            for remark in &status.remarks {
+                output::print(&format!("{remark}\n"))?;
+            }
             output::print("ready; `isthmus down` stops it\n")?;
             return Ok(ExitCode::SUCCESS);
         }
-        if Instant::now() >= deadline {
+        let waiting = status.map(|status| status.waiting).unwrap_or_default();
+        if began.elapsed() >= PATIENCE {
             let mut failure = Failure::failed("not-ready", "the mesh runs, but is not ready");
-            failure.causes = status.map(|status| status.waiting).unwrap_or_default();
-            return Err(failure.next(format!("see {} and `isthmus status`", log.display())));
+            failure.causes = waiting;
+            return Err(failure
+                .cause(last_lines())
+                .next(format!("see {} and `isthmus status`", log.display())));
+        }
+        let now = screen::waiting(&waiting);
+        if !waiting.is_empty() && told.0.elapsed() >= TELL_EVERY && told.1 != now {
+            eprintln!("{now}");
+            told = (Instant::now(), now);
         }
         std::thread::sleep(AGAIN);
     }

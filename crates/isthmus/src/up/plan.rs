@@ -4,7 +4,7 @@ use std::path::Path;
 
 use isthmus_lab::relay::LinkPlan;
 use isthmus_manifest::{Document, Parsed};
-use isthmus_model::{ClusterName, MeshName, Resource, ServiceName, TrustDomain};
+use isthmus_model::{ClusterName, Kind, MeshName, Resource, ServiceName, TrustDomain};
 
 use super::declared::{ProcessDeclared, UpFile};
 use super::files::Writer;
@@ -174,8 +174,9 @@ fn resolve(documents: Vec<Document>) -> (Vec<Parsed>, Vec<PlanProblem>) {
             Err(wrong) => problems.extend(wrong.into_iter().map(PlanProblem::Resource)),
         }
     }
-    // Kinds are ordered so that what others refer to comes first.
-    resources.sort_by_key(|parsed| parsed.key.kind);
+    // Kinds are ordered so that what others refer to comes first. Only the Mesh, which nothing names,
+    // is last: a store that has it was filled whole.
+    resources.sort_by_key(|parsed| (parsed.key.kind == Kind::Mesh, parsed.key.kind));
     (resources, problems)
 }
 
@@ -183,7 +184,6 @@ fn resolve(documents: Vec<Document>) -> (Vec<Parsed>, Vec<PlanProblem>) {
 pub(crate) mod tests {
     use super::super::declared::tests::TWO_CLUSTERS;
     use super::super::fleet::Stage;
-    use isthmus_model::Kind;
 
     use super::*;
     use crate::config::{ControlFile, GatewayFile, WorkloadFile};
@@ -232,6 +232,12 @@ spec: {ports: [{port: 80, targetPort: 8080, appProtocol: http}]}
 
     pub(crate) fn plan() -> Plan {
         made(RESOURCES, false).unwrap()
+    }
+
+    #[test]
+    fn a_store_that_has_the_mesh_was_filled_whole() {
+        let kinds: Vec<Kind> = plan().resources.iter().map(|each| each.key.kind).collect();
+        assert_eq!(kinds.last(), Some(&Kind::Mesh), "it is written last");
     }
 
     #[test]

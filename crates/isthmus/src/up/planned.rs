@@ -41,6 +41,11 @@ pub(crate) struct PlannedProcess {
 }
 
 impl PlannedProcess {
+    /// A program that is part of no service.
+    pub(crate) fn only_calls(&self) -> bool {
+        self.stage == Stage::Workload && self.service.is_none()
+    }
+
     /// `cluster/name`.
     pub(crate) fn full_name(&self) -> String {
         format!("{}/{}", self.cluster, self.name)

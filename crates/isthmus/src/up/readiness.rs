@@ -32,6 +32,12 @@ pub(crate) fn missing(plan: &Plan, views: &Views) -> Vec<String> {
     missing
 }
 
+/// Does `cluster` see every gateway and every healthy program of a service that it should?
+pub(crate) fn sees_all(plan: &Plan, cluster: &PlannedCluster, view: &StatusView) -> bool {
+    let mut others = plan.clusters.iter();
+    others.all(|other| seen(plan, cluster, other, view).is_empty())
+}
+
 /// Processes of a cluster that have not reached its control plane.
 fn own_processes(plan: &Plan, cluster: &PlannedCluster, view: &StatusView) -> Vec<String> {
     let connected = |name: &str| {

@@ -50,6 +50,15 @@ pub(crate) fn render(picture: &Picture<'_>) -> String {
     text
 }
 
+/// Whether readiness waits for something, and for what.
+pub(crate) fn waiting(missing: &[String]) -> String {
+    match missing {
+        [] => "ready".to_owned(),
+        [one] => format!("waiting: {one}"),
+        [one, others @ ..] => format!("waiting: {one}, and {} more", others.len()),
+    }
+}
+
 fn headline(picture: &Picture<'_>) -> String {
     let Picture {
         plan,
@@ -57,11 +66,7 @@ fn headline(picture: &Picture<'_>) -> String {
         uptime,
         ..
     } = picture;
-    let state = match missing {
-        [] => "ready".to_owned(),
-        [one] => format!("waiting: {one}"),
-        [one, others @ ..] => format!("waiting: {one}, and {} more", others.len()),
-    };
+    let state = waiting(missing);
     format!(
         "mesh {} at 127.{}.0.0/16, up {} s, {state}\n",
         plan.mesh,

@@ -58,6 +58,9 @@ pub(crate) struct UpStatus {
     pub(crate) ready: bool,
     /// What readiness waits for.
     pub(crate) waiting: Vec<String>,
+    /// What a person should know, such as files that differ from the mesh.
+    #[serde(default)]
+    pub(crate) remarks: Vec<String>,
     pub(crate) processes: Vec<ProcessStatus>,
 }
 

@@ -14,6 +14,7 @@ use super::event::{Event, Events, tell};
 use super::fleet::{ProcessId, Stage};
 use super::plan::Plan;
 use super::planned::{API_PORT, PlannedCluster};
+use super::readiness;
 use crate::api_client::{ApiClient, ApiError, Credentials};
 use crate::failure::{Failure, Result};
 use crate::home;
@@ -107,7 +108,16 @@ async fn admit_all(
             let own = plan.processes.iter().enumerate().filter(|(_, process)| {
                 process.cluster == cluster.name && process.stage != Stage::Control
             });
-            for (id, _) in own {
+            let (callers, others): (Vec<_>, Vec<_>) =
+                own.partition(|(_, process)| process.only_calls());
+            for (id, _) in others {
+                renew_token(&plan, id, &mut client).await?;
+                tell(&events, Event::Admitted(id)).await;
+            }
+            if !callers.is_empty() {
+                wait_for_services(&plan, cluster, &mut client).await;
+            }
+            for (id, _) in callers {
                 renew_token(&plan, id, &mut client).await?;
                 tell(&events, Event::Admitted(id)).await;
             }
@@ -169,6 +179,19 @@ async fn wait_for(client: &mut ApiClient) -> Result<()> {
             }
             Err(_) => sleep(AGAIN).await,
         }
+    }
+}
+
+/// Programs that only call others start when their cluster sees those others healthy, and in any
+/// case after [`PATIENCE`].
+async fn wait_for_services(plan: &Plan, cluster: &PlannedCluster, client: &mut ApiClient) {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        let view: Result<StatusView, ApiError> = client.get(STATUS_PATH).await;
+        if view.is_ok_and(|view| readiness::sees_all(plan, cluster, &view)) {
+            return;
+        }
+        sleep(AGAIN).await;
     }
 }
 

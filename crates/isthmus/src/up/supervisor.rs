@@ -52,6 +52,8 @@ struct Supervisor {
     flows: Option<(Instant, Flows)>,
     rates: BTreeMap<FlowKey, FlowRate>,
     notes: VecDeque<String>,
+    /// Of those, what stays true however much happens after it.
+    remarks: Vec<String>,
     display: Display,
     begun: Instant,
     failure: Option<Failure>,
@@ -145,6 +147,7 @@ impl Supervisor {
             flows: None,
             rates: BTreeMap::new(),
             notes: VecDeque::new(),
+            remarks: Vec::new(),
             display,
             begun: Instant::now(),
             failure: None,
@@ -201,6 +204,7 @@ impl Supervisor {
             }
             Event::Admitted(id) => self.fleet.admit(id, now),
             Event::Note(note) => {
+                self.remarks.push(note.clone());
                 self.say(note);
                 Vec::new()
             }
@@ -389,6 +393,7 @@ impl Supervisor {
             pid: std::process::id(),
             ready: self.missing.is_empty(),
             waiting: self.missing.clone(),
+            remarks: self.remarks.clone(),
             processes: self
                 .plan
                 .processes

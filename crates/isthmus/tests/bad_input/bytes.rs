@@ -32,6 +32,13 @@ pub(super) fn malformed_requests_are_refused(mesh: &Mesh) -> Result<()> {
             "Transfer-Encoding",
             head(&["content-length: 1", "transfer-encoding: chunked"]) + "\r\n0\r\n\r\n",
         ),
+        (
+            400,
+            "malformed-request",
+            "chunk",
+            http::head("POST", CATALOG, &["transfer-encoding: chunked"])
+                + "\r\nzz\r\nab\r\n0\r\n\r\n",
+        ),
         (400, "malformed-request", "colon", head(&["a : b"]) + "\r\n"),
         (
             400,

@@ -284,6 +284,19 @@ fn resources_are_refused_with_their_place(mesh: &Mesh) -> Result<()> {
     })?;
     mesh.isthmus(&["delete", "httproute/lost", "-n", "shop"])?
         .expect(0)?;
+    // Somebody has changed it since it was read.
+    let read = mesh.isthmus(&["get", "service/catalog", "-n", "shop", "-o", "yaml"])?;
+    let read = read.expect(0)?.out;
+    let first = read.replace("metadata:\n", "metadata:\n  labels: {touched: first}\n");
+    let second = first.replace("first", "second");
+    let file = mesh.write("file.yaml", &first)?.display().to_string();
+    mesh.isthmus(&["apply", "-f", &file])?.expect(0)?;
+    let file = mesh.write("file.yaml", &second)?.display().to_string();
+    let said = mesh.isthmus(&["apply", "-f", &file])?;
+    said.expect_failure(1, &["conflict", "somebody else has changed it"])?;
+    let said = mesh.isthmus(&["delete", "mesh/shop"])?;
+    said.expect_failure(1, &["a mesh ends with its control planes"])?;
+
     let absent = mesh.home().join("absent.yaml").display().to_string();
     let said = mesh.isthmus(&["apply", "-f", &absent])?;
     said.expect_failure(1, &["absent.yaml cannot be read", "file-unreadable"])?;

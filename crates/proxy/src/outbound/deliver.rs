@@ -35,6 +35,16 @@ pub(super) enum Ended {
     Broken(HttpError),
 }
 
+impl Ended {
+    /// Reading the client's request failed, before anything of a reply was sent.
+    pub(super) fn by_client(error: HttpError) -> Self {
+        match error {
+            HttpError::Malformed(malformed) => Self::Refused(Refusal::malformed(malformed)),
+            error => Self::Broken(error),
+        }
+    }
+}
+
 impl From<Refusal> for Ended {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)

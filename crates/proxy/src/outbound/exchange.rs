@@ -90,7 +90,7 @@ pub(super) async fn run(
             }
             Err(Abandoned::Client(error)) => {
                 attempt.finish(Outcome::Cancelled);
-                return Err(Ended::Broken(error));
+                return Err(Ended::by_client(error));
             }
         };
         attempt.replied(Instant::now());

@@ -23,7 +23,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use isthmus_codec::http1::{Body, Malformed, RequestHead, ResponseHead, Version};
-use isthmus_telemetry::{RefusalReason, Reporter};
+use isthmus_telemetry::Reporter;
 use isthmus_world::Live;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -220,12 +220,7 @@ async fn refuse_malformed(worker: &Worker, writer: &mut ResponseWriter, malforme
         worker.common.config.own_service(),
         &worker.common.me.cluster,
     );
-    let reason = match malformed.status() {
-        431 => RefusalReason::HeadTooLarge,
-        505 => RefusalReason::HttpVersionNotSupported,
-        _ => RefusalReason::MalformedRequest,
-    };
-    let refusal = Refusal::new(reason, malformed.to_string());
+    let refusal = Refusal::malformed(malformed);
     // The client may be gone; it is counted all the same.
     let _ = refuse(worker, &mut journey, writer, &refusal, false).await;
     journey.finish(&worker.recorder);

@@ -156,7 +156,7 @@ async fn read_short(reader: &mut RequestReader, body: Body) -> Result<Upload, En
     }
     let mut held = BytesMut::new();
     loop {
-        match reader.piece().await? {
+        match reader.piece().await.map_err(Ended::by_client)? {
             Piece::Data(data) => held.extend_from_slice(&data),
             Piece::Trailers(_) => {}
             Piece::End => return Ok(Upload::Held(held.freeze())),
