@@ -2,6 +2,7 @@
 //!
 //! One mesh carries all of it, because a mesh is dear; the steps share its state, in this order.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::time::UNIX_EPOCH;
 
 use isthmus_lab::http::{self, Reply};
 use isthmus_lab::mesh::{Mesh, PATIENCE, run};
-use isthmus_lab::trouble::{During, Result, ensure, wait_for};
+use isthmus_lab::trouble::{During, Result, Trouble, ensure, wait_for};
 use serde_json::Value;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/one-cluster");
@@ -29,6 +30,7 @@ fn one_cluster_from_up_to_down() -> Result<()> {
     any_client_can_use_the_proxy(caller)?;
     what_the_mesh_refuses_has_a_reason(caller)?;
     resources_are_shown(&mesh)?;
+    structured_output_is_as_documented(&mesh)?;
     a_second_up_is_refused(&mesh)?;
     mistakes_are_told_with_their_place_and_change_nothing(&mesh)?;
     a_wrong_token_is_refused(&mesh)?;
@@ -196,6 +198,75 @@ fn resources_are_shown(mesh: &Mesh) -> Result<()> {
     let unknown = mesh.isthmus(&["get", "servces"])?;
     unknown.expect_failure(2, &["servces", "services"])?;
     Ok(())
+}
+
+fn structured_output_is_as_documented(mesh: &Mesh) -> Result<()> {
+    let other = "apiVersion: v1\nkind: Service\nmetadata: {name: other, namespace: shop}\n\
+                 spec: {ports: [{port: 80}]}\n";
+    let file = mesh.write("other.yaml", other)?.display().to_string();
+    for (heading, arguments) in [
+        ("status", &["status"][..]),
+        ("check", &["check"]),
+        ("get", &["get", "workloads", "-A"]),
+        ("apply", &["apply", "-f", &file, "--dry-run"]),
+        ("diff", &["diff", "-f", &file]),
+        (
+            "token create",
+            &[
+                "token",
+                "create",
+                "--cluster",
+                "us-west",
+                "--service",
+                "shop/catalog",
+            ],
+        ),
+        ("link list", &["link", "list"]),
+    ] {
+        let said = mesh.isthmus(&[arguments, &["-o", "json"]].concat())?;
+        let printed = serde_json::from_str(&said.out).during(|| said.err.clone())?;
+        let described = documented(heading)?;
+        let unknown: Vec<_> = paths(&printed)
+            .difference(&paths(&described))
+            .cloned()
+            .collect();
+        ensure(unknown.is_empty(), || {
+            format!("{heading}: {unknown:?} are not documented")
+        })?;
+    }
+    Ok(())
+}
+
+/// The example under a heading of docs/reference/output.md.
+fn documented(heading: &str) -> Result<Value> {
+    let page = include_str!("../../../docs/reference/output.md");
+    let section = page.split_once(&format!("\n## {heading}\n"));
+    let block = section.and_then(|(_, section)| section.split_once("```json\n"));
+    let block = block.and_then(|(_, block)| block.split_once("```"));
+    let (block, _) = block.ok_or_else(|| Trouble(format!("there is no example of {heading}")))?;
+    serde_json::from_str(block).during(|| heading.to_owned())
+}
+
+/// Where values stand, whatever their place in lists; of objects of the API only the outline.
+fn paths(value: &Value) -> BTreeSet<String> {
+    fn walk(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+        found.insert(path.to_owned());
+        let ends = ["spec", "metadata", "file"]
+            .iter()
+            .any(|end| path.ends_with(end));
+        match value {
+            Value::Object(fields) if !ends => {
+                for (name, value) in fields {
+                    walk(value, &format!("{path}.{name}"), found);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| walk(item, path, found)),
+            _ => {}
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(value, "", &mut found);
+    found
 }
 
 fn a_second_up_is_refused(mesh: &Mesh) -> Result<()> {

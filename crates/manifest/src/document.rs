@@ -65,7 +65,7 @@ pub fn read_files(
             let at = |(mark, problem): (Mark, Problem)| problem.at(place(&file, mark));
             problems.extend(wrong.into_iter().map(at));
             for tree in tree.into_iter().flat_map(objects) {
-                match Object::new(tree.to_json(), namespace) {
+                match valid(tree.to_json(), namespace) {
                     Ok(object) => documents.push(Document {
                         object,
                         file: file.clone(),
@@ -127,9 +127,24 @@ pub fn check_parsed(parsed: &[Parsed], others: Vec<(ResourceKey, Resource)>) -> 
 ///
 /// Errors: everything that is wrong with it, never empty.
 pub fn parse_object(json: Value) -> Result<(ResourceKey, Resource), Vec<Problem>> {
-    let object = Object::new(json, None)?;
+    let object = valid(json, None)?;
     let resource = resolve(&object)?;
     Ok((object.key(&resource), resource))
+}
+
+/// An object with a valid head. Errors: what is wrong with the head, and with `spec` as well.
+fn valid(json: Value, namespace: Option<&Namespace>) -> Result<Object, Vec<Problem>> {
+    let (object, mut problems) = Object::read(json, namespace);
+    match object {
+        Some(object) if problems.is_empty() => Ok(object),
+        object => {
+            let spec = FieldPath::root().field("spec");
+            let of_spec = object.and_then(|object| resolve(&object).err());
+            let of_spec = of_spec.into_iter().flatten();
+            problems.extend(of_spec.filter(|problem| spec.holds(&problem.path)));
+            Err(problems)
+        }
+    }
 }
 
 /// The items of a `List`, else the tree itself.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::decode::{Decoded, decode};
 use crate::problem::{Problems, did_you_mean, quoted};
-use crate::{FieldPath, Problem, resolve, standard};
+use crate::{FieldPath, Problem, standard};
 
 /// An object whose `apiVersion`, `kind` and `metadata` are valid. `spec` may still be wrong:
 /// [`crate::resolve`] reads it.
@@ -40,24 +40,20 @@ impl Object {
     /// Checks the head of `json`. A namespaced object that names no namespace is put into
     /// `namespace`.
     ///
-    /// Errors: everything that is wrong with the head and, if it says the kind, with `spec`. An object
-    /// whose head is valid may have a wrong `spec`.
+    /// Errors: everything that is wrong with the head; `spec` is not looked at.
     pub fn new(json: Value, namespace: Option<&Namespace>) -> Result<Self, Vec<Problem>> {
-        let mut problems = Problems::default();
-        match object(json, namespace, &mut problems) {
-            Some(object) if problems.is_empty() => Ok(object),
-            object => {
-                problems.extend(object.iter().flat_map(Self::spec_problems).collect());
-                Err(problems.into_vec())
-            }
+        match Self::read(json, namespace) {
+            (Some(object), problems) if problems.is_empty() => Ok(object),
+            (_, problems) => Err(problems),
         }
     }
 
-    fn spec_problems(&self) -> Vec<Problem> {
-        let mut problems = resolve(self).err().unwrap_or_default();
-        let spec = FieldPath::root().field("spec");
-        problems.retain(|problem| spec.holds(&problem.path));
-        problems
+    /// As [`Object::new`], with an object for whoever wants to look at the `spec` of one whose head is
+    /// wrong, as long as its kind is known.
+    pub(crate) fn read(json: Value, namespace: Option<&Namespace>) -> (Option<Self>, Vec<Problem>) {
+        let mut problems = Problems::default();
+        let object = object(json, namespace, &mut problems);
+        (object, problems.into_vec())
     }
 
     pub fn kind(&self) -> Kind {
@@ -126,7 +122,7 @@ fn object(json: Value, fallback: Option<&Namespace>, problems: &mut Problems) ->
     unknown_fields(&json, problems);
     let metadata = metadata(&json, kind, fallback, problems);
     let kind = kind?;
-    // What stands in for a wrong one is seen by nobody: there are problems.
+    // What stands in for a wrong one is kept by nobody: there are problems.
     let metadata = metadata.or_else(|| stand_in(kind))?;
     if let (Some(namespace), Some(Value::Object(written))) =
         (&metadata.namespace, json.get_mut("metadata"))
