@@ -22,7 +22,10 @@ const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-
 
 pub(crate) fn router(hub: Arc<Hub>) -> Router {
     Router::new()
+        .route("/health", get(|| async { "ok\n" }))
+        .route("/healthz", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
+        .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(hub)
 }

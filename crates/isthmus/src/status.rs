@@ -48,11 +48,7 @@ fn render(view: &StatusView) -> String {
             let _ = write!(text, "\n{table}");
         }
     };
-    let clusters = view.clusters.iter().map(cluster_row);
-    section(table(
-        &["CLUSTER", "REGION", "CONTACT", "RTT", "GATEWAYS"],
-        clusters,
-    ));
+    section(cluster_table(&view.clusters));
     let services = view.services.iter().map(|service| {
         [
             service.name.clone(),
@@ -84,6 +80,14 @@ fn render(view: &StatusView) -> String {
         proxies,
     ));
     text
+}
+
+/// Clusters as the one that was asked sees them.
+pub(crate) fn cluster_table<'c>(clusters: impl IntoIterator<Item = &'c ClusterStatus>) -> String {
+    table(
+        &["CLUSTER", "REGION", "CONTACT", "RTT", "GATEWAYS"],
+        clusters.into_iter().map(cluster_row),
+    )
 }
 
 fn cluster_row(cluster: &ClusterStatus) -> [String; 5] {

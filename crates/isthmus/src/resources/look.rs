@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use isthmus_api::{ObjectList, StatusView, UnreachableCluster, collection};
 use isthmus_model::{Kind, Namespace};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::reference::ObjectRef;
 use crate::api_client::{ApiClient, connect};
@@ -14,7 +14,7 @@ use crate::config;
 use crate::failure::{Failure, Result};
 use crate::output::{self, field, last_seen, table};
 use crate::setting::Setting;
-use crate::status::STATUS_PATH;
+use crate::status::{STATUS_PATH, cluster_table};
 
 pub(crate) async fn get(setting: &Setting, args: &GetArgs) -> Result<ExitCode> {
     let reference = ObjectRef::parse(&args.object, &setting.namespace)?;
@@ -195,8 +195,20 @@ pub(crate) async fn describe(setting: &Setting, args: &DescribeArgs) -> Result<E
         Some(format) => output::structured(&object, format),
         None => {
             let mut text = description(reference.kind, &object);
-            if reference.kind == Kind::Service {
-                text += &service_details(&mut client, &reference, name.as_str()).await?;
+            match reference.kind {
+                Kind::Service => {
+                    text += &service_details(&mut client, &reference, name.as_str()).await?;
+                }
+                Kind::Cluster => {
+                    let view: StatusView = client.get(STATUS_PATH).await?;
+                    let seen = view
+                        .clusters
+                        .iter()
+                        .filter(|each| each.name == name.as_str());
+                    text += "\n";
+                    text += &cluster_table(seen);
+                }
+                _ => {}
             }
             text
         }
@@ -216,11 +228,22 @@ fn description(kind: Kind, object: &Value) -> String {
         ("version", "/metadata/resourceVersion"),
         ("created", "/metadata/creationTimestamp"),
     ] {
-        // Writing into a string cannot fail.
-        let _ = writeln!(text, "  {label:<12}{}", field(object, pointer));
+        let value = field(object, pointer);
+        if value != "-" {
+            // Writing into a string cannot fail.
+            let _ = writeln!(text, "  {label:<12}{value}");
+        }
     }
     text += "\n";
     text += &config::to_yaml(&super::compare::essence(object));
+    let mut status = object["status"].clone();
+    if let Value::Object(fields) = &mut status {
+        // These have a table of their own.
+        fields.retain(|name, _| !matches!(name.as_str(), "conditions" | "parents"));
+        if !fields.is_empty() {
+            text += &config::to_yaml(&json!({"status": status}));
+        }
+    }
     let rows = conditions(object).into_iter().map(|condition| {
         ["/type", "/status", "/reason", "/message"].map(|pointer| field(condition, pointer))
     });
@@ -271,8 +294,6 @@ async fn service_details(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -302,6 +323,19 @@ mod tests {
                 "{kind} has gaps"
             );
         }
+    }
+
+    #[test]
+    fn the_description_of_a_workload_says_its_health() {
+        let workload = json!({
+            "metadata": {"name": "cart-1", "namespace": "shop"},
+            "spec": {"cluster": "us-west"},
+            "status": {"health": "Healthy"},
+        });
+        assert_eq!(
+            description(Kind::Workload, &workload),
+            "Workload shop/cart-1\n\nspec:\n  cluster: us-west\nstatus:\n  health: Healthy\n"
+        );
     }
 
     #[test]
