@@ -261,16 +261,24 @@ pub(crate) struct ControlArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ControlAction {
     /// Make the cluster's key and a request for its certificate, and stop
+    #[command(after_help = "Example:\n  isthmus control init -c control.yaml")]
     Init(ConfigArgs),
     /// Kill a control plane at once and keep it down
+    #[command(
+        after_help = "Examples:\n  isthmus control kill eu-central\n  isthmus control kill --all"
+    )]
     Kill(ClustersArgs),
     /// Start a control plane that was killed
+    #[command(
+        after_help = "Examples:\n  isthmus control start eu-central\n  isthmus control start --all"
+    )]
     Start(ClustersArgs),
 }
 
 #[derive(Debug, ClapArgs)]
 #[group(required = true, multiple = false)]
 pub(crate) struct ClustersArgs {
+    /// Of this cluster
     #[arg(value_name = "CLUSTER")]
     pub(crate) name: Option<ClusterName>,
     /// In every cluster
@@ -414,11 +422,14 @@ pub(crate) struct LogsArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum LinkArgs {
     /// Reset all connections of a link and every new one
+    #[command(after_help = "Example:\n  isthmus link cut us-west eu-central")]
     Cut(EndsArgs),
     /// Keep connections open and forward nothing
     #[command(name = "blackhole")]
+    #[command(after_help = "Example:\n  isthmus link blackhole us-west eu-central")]
     BlackHole(EndsArgs),
     /// Let traffic pass again
+    #[command(after_help = "Example:\n  isthmus link restore us-west eu-central")]
     Restore(EndsArgs),
     /// Show all links, what they do with traffic and what they have carried
     #[command(after_help = "Example:\n  isthmus link list -o json")]
@@ -426,9 +437,10 @@ pub(crate) enum LinkArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  isthmus link cut us-west eu-central")]
 pub(crate) struct EndsArgs {
+    /// One end of the link
     pub(crate) one: ClusterName,
+    /// The other end
     pub(crate) other: ClusterName,
 }
 
@@ -498,6 +510,8 @@ mod tests {
             "isthmus load shop/cart --rate 0",
             "isthmus load shop/cart --rate 100001",
             "isthmus load cart",
+            "isthmus load shop/cart --path x",
+            "isthmus explain shop/cart --source shop/frontend --path x",
         ] {
             let error = Args::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -188,9 +188,19 @@ fn resources_are_shown(mesh: &Mesh) -> Result<()> {
         let said = mesh.isthmus(&["get", word])?.expect(0)?;
         assert!(said.out.lines().count() >= 2, "{}", said.out);
     }
+    // What is printed can be read again.
+    let printed = mesh.isthmus(&["get", "services", "-n", "shop", "-o", "yaml"])?;
+    let file = mesh.write("printed.yaml", &printed.expect(0)?.out)?;
+    let file = file.display().to_string();
+    mesh.isthmus(&["diff", "-f", &file])?.expect(0)?;
     let described = mesh.isthmus(&["describe", "service/catalog", "-n", "shop"])?;
     let described = described.expect(0)?.out;
-    for expect in ["Service shop/catalog", "Accepted", "us-west"] {
+    for expect in [
+        "Service shop/catalog",
+        "by          admin",
+        "Accepted",
+        "us-west",
+    ] {
         assert!(described.contains(expect), "{expect} in\n{described}");
     }
     let unknown = mesh.isthmus(&["get", "service/nobody", "-n", "shop"])?;

@@ -48,7 +48,7 @@ impl Document {
 }
 
 /// Reads the documents of `files`, pairs of name and text. Objects of namespaced kinds that name no
-/// namespace are put into `namespace`. A `List` stands for its items. An object that appears twice
+/// namespace are put into `namespace`. A list of objects stands for its items. An object that appears twice
 /// is a problem at its second place.
 ///
 /// Returns the documents whose head is valid, and everything that is wrong, both in order of file
@@ -147,10 +147,13 @@ fn valid(json: Value, namespace: Option<&Namespace>) -> Result<Object, Vec<Probl
     }
 }
 
-/// The items of a `List`, else the tree itself.
+/// The items of a list, such as `get` prints, else the tree itself.
 fn objects(tree: Tree) -> Vec<Tree> {
     let json = tree.to_json();
-    let is_list = json["apiVersion"] == "v1" && json["kind"] == "List" && json["items"].is_array();
+    let is_list = json["items"].is_array()
+        && json["kind"]
+            .as_str()
+            .is_some_and(|kind| kind.ends_with("List"));
     if !is_list {
         return vec![tree];
     }

@@ -33,7 +33,10 @@ pub(crate) const METADATA: &[Supported] = &[
     ("generation", "Written by the API."),
     ("uid", "Written by the API."),
     ("creationTimestamp", "Written by the API."),
-    ("managedFields", "Accepted from `kubectl`, without effect."),
+    (
+        "managedFields",
+        "Written by the API: who wrote this version, by the name of the token, and when.",
+    ),
     ("selfLink", "Accepted from `kubectl`, without effect."),
 ];
 

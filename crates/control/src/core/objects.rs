@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use isthmus_model::{Kind, Namespace, ObjectName, Origin, Position, ResourceKey};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::hex::hex;
 use crate::time::rfc3339;
@@ -113,6 +113,12 @@ impl Stored {
             metadata.insert("resourceVersion".to_owned(), changed_at.to_string().into());
             metadata.insert("generation".to_owned(), self.generation.into());
             metadata.insert("creationTimestamp".to_owned(), rfc3339(self.created).into());
+            let written = json!([{
+                "manager": self.author,
+                "operation": "Update",
+                "time": rfc3339(self.changed),
+            }]);
+            metadata.insert("managedFields".to_owned(), written);
         }
         object
     }
@@ -261,6 +267,11 @@ mod tests {
                     "resourceVersion": "7",
                     "generation": 2,
                     "creationTimestamp": "1970-01-01T00:00:01Z",
+                    "managedFields": [{
+                        "manager": "bob",
+                        "operation": "Update",
+                        "time": "1970-01-01T00:00:03Z",
+                    }],
                 },
                 "spec": {"port": 2},
             })

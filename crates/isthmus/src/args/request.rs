@@ -21,7 +21,7 @@ pub(crate) struct RequestArgs {
     #[arg(long, default_value = "GET", value_name = "METHOD")]
     pub(crate) method: http::Method,
     /// Path and query
-    #[arg(long, default_value = "/", value_name = "PATH")]
+    #[arg(long, default_value = "/", value_name = "PATH", value_parser = path)]
     pub(crate) path: String,
     /// Header of the request; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
@@ -68,4 +68,12 @@ fn rate(text: &str) -> Result<NonZeroU32, String> {
     let rate = text.parse().ok();
     rate.filter(|rate: &NonZeroU32| rate.get() <= MOST_PER_SECOND)
         .ok_or_else(|| format!("write a whole number from 1 to {MOST_PER_SECOND}"))
+}
+
+fn path(text: &str) -> Result<String, String> {
+    if !text.starts_with('/') {
+        return Err("a path begins with /".to_owned());
+    }
+    http::uri::PathAndQuery::try_from(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }

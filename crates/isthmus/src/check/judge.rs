@@ -188,7 +188,7 @@ fn gateways(answers: &[Answered]) -> Vec<Finding> {
             clusters: Vec::new(),
             what: what.to_owned(),
             causes: vec![cause],
-            fix: format!("see `isthmus logs {}/<gateway>`", cluster.name),
+            fix: format!("see `isthmus logs {}`", cluster.name),
         };
         if has_others && cluster.gateways.is_empty() && cluster.contact != Contact::Never {
             findings.push(finding(
@@ -209,6 +209,14 @@ fn gateways(answers: &[Answered]) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The command that shows the service `namespace/name`.
+fn describe(service: &str) -> String {
+    match service.split_once('/') {
+        Some((namespace, name)) => format!("`isthmus describe service/{name} -n {namespace}`"),
+        None => format!("`isthmus describe service/{service}`"),
+    }
 }
 
 /// Services by the widest view: shares of a cluster as that cluster sees them, where it answers.
@@ -236,8 +244,7 @@ fn services(answers: &[Answered]) -> Vec<Finding> {
             clusters: clusters.iter().map(|&name| name.to_owned()).collect(),
             what: what.to_owned(),
             causes: vec![cause],
-            fix: "see `isthmus describe service/NAME -n NAMESPACE`, and the logs of its programs"
-                .to_owned(),
+            fix: format!("see {}, and the logs of its programs", describe(name)),
         };
         if shares.values().all(|(healthy, _)| *healthy == 0) {
             let total: u32 = shares.values().map(|(_, total)| total).sum();

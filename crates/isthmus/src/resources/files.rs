@@ -53,6 +53,11 @@ pub(crate) fn parse(sources: &[Source], namespace: &Namespace) -> Result<Vec<Par
     if !problems.is_empty() {
         return Err(problems_failure(&problems, sources));
     }
+    if parsed.is_empty() {
+        let names: Vec<&str> = sources.iter().map(|(name, _)| name.as_str()).collect();
+        let what = format!("there are no objects in {}", names.join(", "));
+        return Err(Failure::failed("no-objects", what));
+    }
     // Kinds are ordered so that what others refer to comes first.
     parsed.sort_by_key(|one| one.key.kind);
     Ok(parsed)

@@ -227,6 +227,8 @@ fn description(kind: Kind, object: &Value) -> String {
         ("generation", "/metadata/generation"),
         ("version", "/metadata/resourceVersion"),
         ("created", "/metadata/creationTimestamp"),
+        ("changed", "/metadata/managedFields/0/time"),
+        ("by", "/metadata/managedFields/0/manager"),
     ] {
         let value = field(object, pointer);
         if value != "-" {

@@ -362,25 +362,31 @@ impl Supervisor {
     }
 
     fn kill(&mut self, cluster: Option<&String>, stage: Option<Stage>) -> (Reply, Vec<Action>) {
-        match self.meant(cluster, stage) {
-            Err(refused) => (refused, Vec::new()),
-            Ok(ids) => {
-                let message = format!("{} killed", describe(cluster, stage));
-                self.say(message.clone());
-                (done(&message), self.fleet.kill(&ids))
-            }
-        }
+        let ids = match self.meant(cluster, stage) {
+            Err(refused) => return (refused, Vec::new()),
+            Ok(ids) => ids,
+        };
+        let all_are = ids.iter().all(|id| self.fleet.state(*id) == State::Killed);
+        let what = if all_are {
+            "was killed already"
+        } else {
+            "killed"
+        };
+        let message = format!("{} {what}", describe(cluster, stage));
+        self.say(message.clone());
+        (done(&message), self.fleet.kill(&ids))
     }
 
     fn start(&mut self, cluster: Option<&String>, stage: Option<Stage>) -> (Reply, Vec<Action>) {
-        match self.meant(cluster, stage) {
-            Err(refused) => (refused, Vec::new()),
-            Ok(ids) => {
-                let message = format!("{} started", describe(cluster, stage));
-                self.say(message.clone());
-                (done(&message), self.fleet.start(&ids, Instant::now()))
-            }
-        }
+        let ids = match self.meant(cluster, stage) {
+            Err(refused) => return (refused, Vec::new()),
+            Ok(ids) => ids,
+        };
+        let any_is = ids.iter().any(|id| self.fleet.state(*id) == State::Killed);
+        let what = if any_is { "started" } else { "was not killed" };
+        let message = format!("{} {what}", describe(cluster, stage));
+        self.say(message.clone());
+        (done(&message), self.fleet.start(&ids, Instant::now()))
     }
 
     fn status(&self) -> UpStatus {

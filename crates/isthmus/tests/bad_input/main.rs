@@ -284,6 +284,12 @@ fn resources_are_refused_with_their_place(mesh: &Mesh) -> Result<()> {
     })?;
     mesh.isthmus(&["delete", "httproute/lost", "-n", "shop"])?
         .expect(0)?;
+    let file = mesh
+        .write("file.yaml", "# nothing\n")?
+        .display()
+        .to_string();
+    let said = mesh.isthmus(&["apply", "-f", &file])?;
+    said.expect_failure(1, &["no-objects", &file])?;
     // Somebody has changed it since it was read.
     let read = mesh.isthmus(&["get", "service/catalog", "-n", "shop", "-o", "yaml"])?;
     let read = read.expect(0)?.out;
