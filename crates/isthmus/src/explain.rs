@@ -153,7 +153,7 @@ fn candidate(candidate: &CandidateView) -> [String; 5] {
         rtt,
         match candidate.age_ms {
             0 => "now".to_owned(),
-            age => ago(Some(age)),
+            age => ago(age),
         },
         match states[..] {
             [] => "usable".to_owned(),

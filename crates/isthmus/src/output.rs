@@ -80,18 +80,17 @@ pub(crate) fn field(value: &Value, pointer: &str) -> String {
 pub(crate) fn last_seen(milliseconds: Option<u64>) -> String {
     match milliseconds {
         None => "not seen since the control plane that was asked has started".to_owned(),
-        age => format!("last seen {}", ago(age)),
+        Some(age) => format!("last seen {}", ago(age)),
     }
 }
 
 /// How long ago, in the largest unit that fits.
-pub(crate) fn ago(milliseconds: Option<u64>) -> String {
+pub(crate) fn ago(milliseconds: u64) -> String {
     match milliseconds {
-        None => "never".to_owned(),
-        Some(ms) if ms < 1000 => format!("{ms} ms ago"),
-        Some(ms) if ms < 120_000 => format!("{} s ago", ms / 1000),
-        Some(ms) if ms < 7_200_000 => format!("{} min ago", ms / 60_000),
-        Some(ms) => format!("{} h ago", ms / 3_600_000),
+        ms if ms < 1000 => format!("{ms} ms ago"),
+        ms if ms < 120_000 => format!("{} s ago", ms / 1000),
+        ms if ms < 7_200_000 => format!("{} min ago", ms / 60_000),
+        ms => format!("{} h ago", ms / 3_600_000),
     }
 }
 
@@ -113,13 +112,16 @@ mod tests {
     #[test]
     fn ages() {
         for (age, expect) in [
-            (None, "never"),
-            (Some(20), "20 ms ago"),
-            (Some(4200), "4 s ago"),
-            (Some(600_000), "10 min ago"),
-            (Some(86_400_000), "24 h ago"),
+            (
+                None,
+                "not seen since the control plane that was asked has started",
+            ),
+            (Some(20), "last seen 20 ms ago"),
+            (Some(4200), "last seen 4 s ago"),
+            (Some(600_000), "last seen 10 min ago"),
+            (Some(86_400_000), "last seen 24 h ago"),
         ] {
-            assert_eq!(ago(age), expect);
+            assert_eq!(last_seen(age), expect);
         }
     }
 }

@@ -60,10 +60,7 @@ pub(crate) fn decode<T: DeserializeOwned>(
         };
         if let Cause::Missing(field) = error.cause {
             let also = missing_too::<T>(json, path, &dropped.0, (&at, field));
-            let also = also
-                .into_iter()
-                .filter(|field| !dropped.0.contains(&at.field(field)));
-            for field in also {
+            for field in also.filter(|field| !dropped.0.contains(&at.field(field))) {
                 let missing: Unfit = de::Error::missing_field(field);
                 problems.push(missing.into_problem(&at));
             }

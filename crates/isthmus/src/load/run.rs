@@ -68,7 +68,16 @@ pub(super) async fn run(
     progress.tick().await;
     while due.is_some() || !flights.is_empty() {
         tokio::select! {
+            // What is rare comes first: requests may be due, and end, without a pause.
             biased;
+            () = stop.asked() => {
+                if due.take().is_some() {
+                    facts.duration_ms = milliseconds(began.elapsed());
+                } else {
+                    abandon_all.send_replace(true);
+                }
+            }
+            _ = progress.tick() => screen.show(began.elapsed(), caller.in_flight()),
             Some(ended) = flights.join_next() => {
                 let ended = ended.map_err(|error| {
                     Failure::failed("bug", "a request could not be followed").caused_by(&error)
@@ -83,14 +92,6 @@ pub(super) async fn run(
                 Some(next) => drop(flights.spawn(flight.clone().fly(next))),
                 None => due = None,
             },
-            _ = progress.tick() => screen.show(began.elapsed(), caller.in_flight()),
-            () = stop.asked() => {
-                if due.take().is_some() {
-                    facts.duration_ms = milliseconds(began.elapsed());
-                } else {
-                    abandon_all.send_replace(true);
-                }
-            }
         }
     }
     screen.clear();

@@ -8,13 +8,14 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use isthmus_lab::http::find;
 use isthmus_lab::trouble::{During, Result, Trouble, ensure, trouble};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, timeout};
 
-use crate::program::{BODY, find};
+use crate::program::BODY;
 
 /// Whom to ask, and how.
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 
+use isthmus_lab::http::find;
 use isthmus_lab::trouble::{During, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -68,12 +69,6 @@ fn requests(received: &[u8]) -> Option<(usize, usize)> {
         count += 1;
         used += end + HEAD_END.len();
     }
-}
-
-pub(crate) fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes
-        .windows(wanted.len())
-        .position(|window| window == wanted)
 }
 
 #[cfg(test)]
