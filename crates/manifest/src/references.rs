@@ -196,11 +196,7 @@ impl<'a> Set<'a> {
             };
             match port {
                 Some(number) => check_port(service, *number, &path, about),
-                None if !service
-                    .ports
-                    .iter()
-                    .any(|it| it.protocol == AppProtocol::Http1) =>
-                {
+                None if !service.ports.iter().any(|it| it.protocol.is_http()) => {
                     let message = format!("no port of {name} speaks HTTP: nothing is routed");
                     about.warning(path, message, Some("set `appProtocol: http`".to_owned()));
                 }
@@ -329,7 +325,7 @@ impl<'a> Set<'a> {
 fn check_port(service: &Service, number: u16, path: &FieldPath, about: &mut About<'_>) {
     let path = path.field("port");
     match service.find_port(Some(number)).map(|port| port.protocol) {
-        Some(AppProtocol::Http1) => {}
+        Some(AppProtocol::Http1 | AppProtocol::Http2) => {}
         Some(AppProtocol::Tcp) => {
             let message = format!("port {number} of {} does not speak HTTP", service.name);
             about.warning(path, message, Some("set `appProtocol: http`".to_owned()));

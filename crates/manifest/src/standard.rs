@@ -54,8 +54,9 @@ pub(crate) const SERVICE: &[Supported] = &[
     ("ports[].name", "Required when there are several."),
     (
         "ports[].appProtocol",
-        "`http`: HTTP/1.1; anything else: bytes. Default: `http` when the port's name is `http` or \
-         begins with `http-`.",
+        "What the program speaks. `http`, `grpc-web`, `kubernetes.io/ws`: HTTP/1.1; `http2`, `grpc`, \
+         `kubernetes.io/h2c`: HTTP/2 without TLS; anything else: bytes. Callers of either HTTP may \
+         speak the other. Default: the port's name, up to its first hyphen.",
     ),
     ("ports[].protocol", "Only `TCP`."),
     ("type", "Only `ClusterIP`."),

@@ -151,13 +151,20 @@ fn targets() {
 
 #[test]
 fn ports_and_accounts() {
-    use AppProtocol::{Http1, Tcp};
+    use AppProtocol::{Http1, Http2, Tcp};
     for (port, target, protocol) in [
         ("port: 80", 80, Tcp),
         ("port: 80, name: http", 80, Http1),
         ("port: 80, name: http-web", 80, Http1),
         ("port: 443, name: https", 443, Tcp),
-        ("port: 80, name: http2", 80, Tcp),
+        ("port: 80, name: http2", 80, Http2),
+        ("port: 80, name: grpc-web", 80, Http1),
+        ("port: 80, name: grpc-api", 80, Http2),
+        ("port: 80, name: grpcs", 80, Tcp),
+        ("port: 80, appProtocol: grpc", 80, Http2),
+        ("port: 80, appProtocol: kubernetes.io/h2c", 80, Http2),
+        ("port: 80, appProtocol: kubernetes.io/ws", 80, Http1),
+        ("port: 80, name: grpc, appProtocol: tcp", 80, Tcp),
         ("port: 80, name: http, appProtocol: redis", 80, Tcp),
         (
             "port: 80, name: x, appProtocol: http, targetPort: 8080",

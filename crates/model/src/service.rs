@@ -81,11 +81,26 @@ impl Host {
     }
 }
 
-/// How a port's bytes are to be read.
+/// What a program speaks on a port, and so how its callers' bytes are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AppProtocol {
+    /// HTTP/1.1. Callers may speak HTTP/2 all the same: proxies translate.
     Http1,
+    /// HTTP/2 without TLS and with prior knowledge (RFC 9113 section 3.3), as gRPC uses it. Callers
+    /// may speak HTTP/1.1 all the same.
+    Http2,
+    /// Opaque bytes.
     Tcp,
+}
+
+impl AppProtocol {
+    /// Does the port carry HTTP messages, of whichever version?
+    pub fn is_http(self) -> bool {
+        match self {
+            Self::Http1 | Self::Http2 => true,
+            Self::Tcp => false,
+        }
+    }
 }
 
 /// One port of a service: callers use `port`, programs listen on `target_port`.

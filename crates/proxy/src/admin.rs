@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Target, Version};
 use isthmus_model::Health;
@@ -11,7 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::agent::{Report, Status};
-use crate::http::{self, HttpError, ResponseWriter};
+use crate::http::HttpError;
+use crate::http::http1::{self, Reply, ResponseWriter};
 
 /// What the pages show.
 #[derive(Clone)]
@@ -36,7 +38,7 @@ pub(crate) async fn serve(admin: Admin, listener: TcpListener) {
 }
 
 async fn connection(admin: Admin, socket: TcpStream) {
-    let (mut reader, mut writer) = http::serve(socket);
+    let (mut reader, mut writer) = http1::serve(socket, BytesMut::new());
     while let Ok(Some((head, body))) = reader.head().await {
         if body != Body::None || admin.answer(&head, &mut writer).await.is_err() {
             return;
@@ -76,10 +78,11 @@ impl Admin {
             version: Version::Http11,
             fields,
         };
-        let mut encoder = writer.head(&head, Body::Length(body.len() as u64))?;
-        encoder.data(body.as_bytes(), writer.output())?;
-        encoder.end(None, writer.output())?;
-        Ok(writer.flush().await?)
+        let mut reply = Reply::new(writer, Version::Http11);
+        reply.head(&head, Body::Length(body.len() as u64))?;
+        reply.data(body.as_bytes())?;
+        reply.end(None)?;
+        reply.flush().await
     }
 
     /// Ready: it knows what it needs, its program is healthy, and it is not leaving.

@@ -12,7 +12,8 @@ use isthmus_model::{Health, HealthCheck, HealthProbe};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::http::{HttpError, ProgramConnection};
+use crate::http::HttpError;
+use crate::http::http1::ProgramConnection;
 
 /// Failures in a row that make a healthy program unhealthy: one may be a hiccup.
 const UNHEALTHY_AFTER: u32 = 2;
@@ -94,7 +95,7 @@ pub(crate) async fn probe(check: &HealthCheck, program: IpAddr, port: u16) -> Re
 
 async fn ask(socket: TcpStream, address: SocketAddr, path: &str) -> Result<(), String> {
     let answer = async {
-        let mut program = ProgramConnection::new(socket);
+        let program = ProgramConnection::new(socket);
         let mut fields = Fields::new();
         for (name, value) in [
             ("host", address.to_string()),
@@ -109,11 +110,10 @@ async fn ask(socket: TcpStream, address: SocketAddr, path: &str) -> Result<(), S
             version: Version::Http11,
             fields,
         };
-        let encoder = program.request(&head, Body::None)?;
-        let (reader, writer) = program.split();
-        encoder.end(None, writer.output())?;
-        writer.flush().await?;
-        Ok::<_, HttpError>(reader.head().await?.0.status)
+        let mut exchange = program.begin(&head, Body::None)?;
+        let (reply, request) = exchange.split();
+        request.end(None).await?;
+        Ok::<_, HttpError>(reply.head().await?.0.status)
     };
     match answer.await {
         Ok(200..=399) => Ok(()),

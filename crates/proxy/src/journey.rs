@@ -83,6 +83,7 @@ impl Journey {
                 path: None,
                 route: None,
                 response_code: None,
+                grpc_status: None,
                 refusal: None,
                 refused_at: None,
                 attempts: 0,
@@ -107,6 +108,12 @@ impl Journey {
         self.record.refusal = Some(refusal.reason);
         self.record.refused_at = Some(at.to_owned());
         self.record.response_code = Some(refusal.reason.status());
+    }
+
+    /// The refusal was told as the status of a gRPC call.
+    pub(crate) fn refused_call(&mut self, status: u16) {
+        self.record.response_code = Some(200);
+        self.record.grpc_status = Some(status);
     }
 
     /// Did the caller ask to be told?
@@ -151,6 +158,7 @@ impl Journey {
                 let outcome = Outcome {
                     status: record.response_code,
                     refusal: record.refusal,
+                    grpc_status: record.grpc_status,
                 };
                 flow.count_request(outcome, record.took);
             }

@@ -8,17 +8,20 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use isthmus_codec::http1::{Body, RequestHead};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::http::ProgramConnection;
+use crate::http::{Exchange, HttpError, http1, http2};
 
 /// Programs close idle connections when it suits them; one that was idle for longer is not used.
 const IDLE: Duration = Duration::from_secs(4);
 /// Idle connections to one port.
 const MAX_IDLE: usize = 64;
+/// HTTP/2 connections to one port; beyond, requests wait for one another.
+const MAX_SHARED: usize = 16;
 /// The program is on this machine: it answers at once or not at all.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -30,9 +33,23 @@ pub(crate) struct Program {
 
 #[derive(Default)]
 struct Port {
-    idle: RefCell<Vec<(ProgramConnection, Instant)>>,
+    idle: RefCell<Vec<(http1::ProgramConnection, Instant)>>,
     /// A connection was given back.
     returned: Notify,
+    /// Connections that carry many requests at a time.
+    shared: RefCell<Vec<http2::ProgramConnection>>,
+    /// One opens a shared connection, the others wait for it.
+    opening: Mutex<()>,
+}
+
+/// Why a request did not set out to the program.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotBegun {
+    #[error("the program does not take connections: {0}")]
+    Unreached(#[from] io::Error),
+    /// Nothing was sent.
+    #[error("{0}")]
+    Unsendable(HttpError),
 }
 
 impl Program {
@@ -43,11 +60,42 @@ impl Program {
         }
     }
 
+    /// Sends the head of a request to a program that speaks HTTP/1.1.
+    pub(crate) async fn begin_http1(
+        &self,
+        port: u16,
+        head: &RequestHead,
+        body: Body,
+    ) -> Result<Exchange, NotBegun> {
+        let connection = self.connection(port).await?;
+        let exchange = connection.begin(head, body);
+        let exchange = exchange.map_err(|error| NotBegun::Unsendable(error.into()))?;
+        Ok(Exchange::Http1(exchange))
+    }
+
+    /// Sends the head of a request to a program that speaks HTTP/2.
+    pub(crate) async fn begin_http2(
+        &self,
+        port: u16,
+        head: &RequestHead,
+        body: Body,
+    ) -> Result<Exchange, NotBegun> {
+        loop {
+            let connection = self.shared(port).await?;
+            match connection.clone().begin(head, body).await {
+                Ok(exchange) => return Ok(Exchange::Http2(exchange)),
+                // It takes no more: another one may.
+                Err(HttpError::Unseen) => self.port(port).leave(&connection),
+                Err(error) => return Err(NotBegun::Unsendable(error)),
+            }
+        }
+    }
+
     /// A connection for one request: one that has carried others and is still good, else the first of
     /// a new one and one that is given back. When a burst wants more new connections than the program's
     /// queue of unaccepted ones holds, the kernel drops the rest for a second; the first few are free
     /// again long before that.
-    pub(crate) async fn connection(&self, port: u16) -> io::Result<ProgramConnection> {
+    async fn connection(&self, port: u16) -> io::Result<http1::ProgramConnection> {
         let kept = self.port(port);
         if let Some(connection) = kept.take() {
             return Ok(connection);
@@ -56,7 +104,9 @@ impl Program {
         loop {
             tokio::select! {
                 biased;
-                connected = &mut connecting => return connected.map(ProgramConnection::new),
+                connected = &mut connecting => {
+                    return connected.map(http1::ProgramConnection::new);
+                }
                 () = kept.returned.notified() => {
                     if let Some(connection) = kept.take() {
                         return Ok(connection);
@@ -66,8 +116,36 @@ impl Program {
         }
     }
 
+    /// A connection that takes another request; opened if there is none.
+    async fn shared(&self, port: u16) -> io::Result<http2::ProgramConnection> {
+        let kept = self.port(port);
+        if let Some(connection) = kept.roomy() {
+            return Ok(connection);
+        }
+        let _turn = kept.opening.lock().await;
+        if let Some(connection) = kept.roomy() {
+            return Ok(connection);
+        }
+        let socket = self.connect(port).await?;
+        let handshake = timeout(CONNECT, http2::client().handshake(socket));
+        let (requests, connection) = handshake
+            .await
+            .map_err(|_| io::ErrorKind::TimedOut)?
+            .map_err(io::Error::other)?;
+        let opened = http2::ProgramConnection::new(requests);
+        kept.shared.borrow_mut().push(opened.clone());
+        let (kept, ended) = (Rc::clone(&kept), opened.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to the program has ended");
+            }
+            kept.leave(&ended);
+        });
+        Ok(opened)
+    }
+
     /// A connection whose response is complete.
-    pub(crate) fn give_back(&self, port: u16, connection: ProgramConnection) {
+    pub(crate) fn give_back(&self, port: u16, connection: http1::ProgramConnection) {
         let port = self.port(port);
         let mut idle = port.idle.borrow_mut();
         if idle.len() < MAX_IDLE {
@@ -100,16 +178,35 @@ impl Program {
         for port in self.ports.borrow().values() {
             let fresh = |since: Instant| now.saturating_duration_since(since) < IDLE;
             port.idle.borrow_mut().retain(|(_, since)| fresh(*since));
+            // One is kept: programs that speak HTTP/2 say so before they close.
+            let mut kept = 0;
+            port.shared.borrow_mut().retain(|connection| {
+                kept += usize::from(connection.open() == 0);
+                connection.open() > 0 || kept <= 1
+            });
         }
     }
 }
 
 impl Port {
-    fn take(&self) -> Option<ProgramConnection> {
+    fn take(&self) -> Option<http1::ProgramConnection> {
         let mut idle = self.idle.borrow_mut();
-        let good = |(connection, since): (ProgramConnection, Instant)| {
+        let good = |(connection, since): (http1::ProgramConnection, Instant)| {
             (since.elapsed() < IDLE && connection.is_reusable()).then_some(connection)
         };
         std::iter::from_fn(|| idle.pop()).find_map(good)
+    }
+
+    /// A shared connection with room, or the least busy one when there may be no more.
+    fn roomy(&self) -> Option<http2::ProgramConnection> {
+        let shared = self.shared.borrow();
+        let least = shared.iter().min_by_key(|connection| connection.open())?;
+        (least.has_room() || shared.len() >= MAX_SHARED).then(|| least.clone())
+    }
+
+    /// Uses a shared connection no more.
+    fn leave(&self, ended: &http2::ProgramConnection) {
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|connection| !connection.is_same(ended));
     }
 }

@@ -56,7 +56,6 @@ pub(crate) struct Node {
     pub(crate) mesh: SocketAddr,
     /// Where its program's clients connect.
     pub(crate) outbound: SocketAddr,
-    #[expect(dead_code, reason = "lives as long as the node")]
     pub(crate) drain: Drain,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) view: SnapshotWriter<View>,
@@ -94,20 +93,30 @@ pub(crate) async fn within<T>(act: impl Future<Output = T>) -> T {
 impl Scene {
     /// Both sides in cluster `west`.
     pub(crate) fn local(program: SocketAddr) -> Self {
-        Self::build("west", program)
+        Self::build("west", program, AppProtocol::Http1)
     }
 
     /// The callee in cluster `east`, behind a gateway.
     pub(crate) fn stretched(program: SocketAddr) -> Self {
-        Self::build("east", program)
+        Self::build("east", program, AppProtocol::Http1)
     }
 
-    fn build(callee: &str, program: SocketAddr) -> Self {
+    /// As `local`, with a program that speaks `protocol`.
+    pub(crate) fn local_speaking(protocol: AppProtocol, program: SocketAddr) -> Self {
+        Self::build("west", program, protocol)
+    }
+
+    /// As `stretched`, with a program that speaks `protocol`.
+    pub(crate) fn stretched_speaking(protocol: AppProtocol, program: SocketAddr) -> Self {
+        Self::build("east", program, protocol)
+    }
+
+    fn build(callee: &str, program: SocketAddr, protocol: AppProtocol) -> Self {
         let issuer = Issuer::new();
         let (west, there) = (cluster("west"), cluster(callee));
         let callee_node = Unbound::new();
         let mut facts = Facts {
-            service: service(program.port()),
+            service: service(program.port(), protocol),
             clusters: vec![view_of(&west, None)],
             workloads: vec![workload(&there, callee_node.mesh_address())],
             shares: Vec::new(),
@@ -324,14 +333,14 @@ fn view_of(name: &ClusterName, gateway: Option<SocketAddr>) -> ClusterView {
     }
 }
 
-fn service(target_port: u16) -> Service {
+fn service(target_port: u16, protocol: AppProtocol) -> Service {
     Service {
         name: ServiceName::new("shop", "cart").unwrap(),
         ports: vec![ServicePort {
             name: None,
             port: 80,
             target_port,
-            protocol: AppProtocol::Http1,
+            protocol,
         }],
         accounts: vec![AccountName::new("cart").unwrap()],
         exported: true,

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use isthmus_model::{AppProtocol, HeaderMatch, PathMatch, Route, RouteMatch, Service, ServiceName};
+use isthmus_model::{HeaderMatch, PathMatch, Route, RouteMatch, Service, ServiceName};
 
 use crate::Rule;
 
@@ -75,7 +75,7 @@ impl RouteTable {
             .iter()
             .map(|port| {
                 let binds = |route: &&&Route| {
-                    port.protocol == AppProtocol::Http1 && binds(route, &service.name, port.port)
+                    port.protocol.is_http() && binds(route, &service.name, port.port)
                 };
                 let bound: Vec<&Route> = sorted.iter().filter(binds).copied().collect();
                 PortTable::compile(&service.name, port.port, &bound)
@@ -234,8 +234,8 @@ fn combined_equals<'h>(mut values: impl Iterator<Item = &'h [u8]>, expected: &[u
 mod tests {
     use super::*;
     use isthmus_model::{
-        AccountName, Backend, HeaderName, Method, Namespace, ObjectName, RouteRule, ServicePort,
-        Subset,
+        AccountName, AppProtocol, Backend, HeaderName, Method, Namespace, ObjectName, RouteRule,
+        ServicePort, Subset,
     };
     use proptest::prelude::*;
 

@@ -16,7 +16,7 @@ pub struct AccessRecord {
     pub reporter: Reporter,
     /// As the caller sent it in `x-request-id`.
     pub request_id: Option<String>,
-    /// `http/1.1` or `tcp`.
+    /// `http/1.1`, `http/2` or `tcp`: what the program beside the reporter speaks.
     pub protocol: &'static str,
     pub source_identity: Option<Identity>,
     pub source_service: Option<ServiceName>,
@@ -30,6 +30,8 @@ pub struct AccessRecord {
     /// `namespace/name` of the route that matched.
     pub route: Option<String>,
     pub response_code: Option<u16>,
+    /// Of a gRPC call that has got one.
+    pub grpc_status: Option<u16>,
     pub refusal: Option<RefusalReason>,
     /// The proxy or gateway that refused.
     pub refused_at: Option<String>,
@@ -52,7 +54,7 @@ const fn field(name: &'static str, meaning: &'static str) -> AccessField {
 
 impl AccessRecord {
     /// Every field, in the order of the line.
-    pub const FIELDS: [AccessField; 21] = [
+    pub const FIELDS: [AccessField; 22] = [
         field(
             "time",
             "start of the request, UTC, RFC 3339 with milliseconds",
@@ -60,7 +62,10 @@ impl AccessRecord {
         field("duration_ms", "until the last byte of the reply"),
         field("reporter", "`source`, `destination` or `gateway`"),
         field("request_id", "`x-request-id` as the caller sent it"),
-        field("protocol", "`http/1.1` or `tcp`"),
+        field(
+            "protocol",
+            "`http/1.1`, `http/2` or `tcp`: what the program beside the reporter speaks",
+        ),
         field(
             "source_identity",
             "the caller's SPIFFE id, proven by its certificate",
@@ -78,6 +83,7 @@ impl AccessRecord {
         field("path", "request target without its query"),
         field("route", "`namespace/name` of the route that matched"),
         field("response_code", "status that the caller saw"),
+        field("grpc_status", "of a gRPC call that has got one"),
         field("refusal", "the mesh's reason, if it refused"),
         field("refused_at", "proxy or gateway that refused"),
         field("attempts", "times it was sent; 0 if refused before"),
@@ -104,6 +110,7 @@ impl AccessRecord {
             self.path.as_deref().into(),
             self.route.as_deref().into(),
             self.response_code.into(),
+            self.grpc_status.into(),
             self.refusal.map(RefusalReason::code).into(),
             self.refused_at.as_deref().into(),
             self.attempts.into(),
@@ -188,6 +195,7 @@ mod tests {
             path: Some("/".to_owned()),
             route: None,
             response_code: Some(404),
+            grpc_status: None,
             refusal: Some(RefusalReason::NoSuchService),
             refused_at: None,
             attempts: 0,

@@ -48,6 +48,8 @@ pub struct Outcome {
     pub status: Option<u16>,
     /// Set when the mesh, not the application, answered.
     pub refusal: Option<RefusalReason>,
+    /// Of a gRPC call that has got one.
+    pub grpc_status: Option<u16>,
 }
 
 /// The counters of one flow. Owned by one worker; flows of the same key count into the same
@@ -99,20 +101,23 @@ impl Flow {
     }
 
     fn count_new(&mut self, outcome: Outcome) {
-        let labels = |response_code: String, refusal| RequestLabels {
+        let labels = |response_code: String, refusal, grpc_response_status| RequestLabels {
             flow: self.labels.clone(),
             response_code,
             refusal,
+            grpc_response_status,
         };
         if self.seen.len() < MAX_OUTCOMES {
             let code = outcome.status.map_or("none".to_owned(), |s| s.to_string());
             let refusal = outcome.refusal.map_or("", RefusalReason::code);
-            let counter = self.requests.get_or_create_owned(&labels(code, refusal));
+            let grpc = outcome.grpc_status.map(|s| s.to_string());
+            let labels = labels(code, refusal, grpc.unwrap_or_default());
+            let counter = self.requests.get_or_create_owned(&labels);
             counter.inc();
             self.seen.push((outcome, counter));
         } else {
             self.overflow.inc();
-            let other = labels(OTHER.to_owned(), OTHER);
+            let other = labels(OTHER.to_owned(), OTHER, OTHER.to_owned());
             self.requests.get_or_create(&other).inc();
         }
     }
@@ -162,6 +167,7 @@ pub(crate) struct RequestLabels {
     flow: FlowLabels,
     response_code: String,
     refusal: &'static str,
+    grpc_response_status: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -180,6 +180,7 @@ mod tests {
         Outcome {
             status: Some(status),
             refusal: None,
+            grpc_status: None,
         }
     }
 
@@ -204,6 +205,7 @@ mod tests {
         let refused = Outcome {
             status: Some(503),
             refusal: Some(RefusalReason::NoHealthyWorkload),
+            grpc_status: Some(14),
         };
         flow.count_request(refused, Duration::from_millis(1));
         flow.count_retry();
@@ -224,8 +226,13 @@ mod tests {
         assert_eq!(
             samples(&text, "isthmus_requests_total"),
             [
-                format!("{{{flow},response_code=\"200\",refusal=\"\"}} 2"),
-                format!("{{{flow},response_code=\"503\",refusal=\"no-healthy-workload\"}} 1"),
+                format!(
+                    "{{{flow},response_code=\"200\",refusal=\"\",grpc_response_status=\"\"}} 2"
+                ),
+                format!(
+                    "{{{flow},response_code=\"503\",refusal=\"no-healthy-workload\",\
+                     grpc_response_status=\"14\"}} 1"
+                ),
             ]
         );
         assert_eq!(

@@ -46,8 +46,9 @@ pub(crate) const REQUESTS: MetricName = MetricName {
         "destination_cluster",
         "response_code",
         "refusal",
+        "grpc_response_status",
     ],
-    help: "Requests that have ended, by the status the caller saw and the mesh's reason if it refused",
+    help: "Requests that have ended, by the status the caller saw, the mesh's reason if it refused, and the status of gRPC calls",
 };
 
 pub(crate) const REQUEST_DURATION: MetricName = MetricName {

@@ -174,17 +174,17 @@ fn one_port(
     })
 }
 
-/// `appProtocol` decides (KEP-1422); without one the name of the port does, as in Istio.
+/// `appProtocol` decides (KEP-1422, KEP-3726); without one the name of the port up to its first
+/// hyphen does, as in Istio. (gRPC-Web is what browsers speak, over HTTP/1.1.)
 fn protocol(port: &k8s::ServicePort) -> AppProtocol {
-    let http = match (port.app_protocol.as_deref(), port.name.as_deref()) {
-        (Some(protocol), _) => protocol == "http",
-        (None, Some(name)) => name == "http" || name.starts_with("http-"),
-        (None, None) => false,
+    let from_name = || match port.name.as_deref()? {
+        "grpc-web" => Some("grpc-web"),
+        name => name.split('-').next(),
     };
-    if http {
-        AppProtocol::Http1
-    } else {
-        AppProtocol::Tcp
+    match port.app_protocol.as_deref().or_else(from_name) {
+        Some("http" | "grpc-web" | "kubernetes.io/ws") => AppProtocol::Http1,
+        Some("http2" | "grpc" | "kubernetes.io/h2c") => AppProtocol::Http2,
+        _ => AppProtocol::Tcp,
     }
 }
 

@@ -15,7 +15,7 @@ use isthmus_authz::Caller;
 use isthmus_codec::message::{Open, Reply};
 use isthmus_codec::mux::{ResetCode, Settings, Side};
 use isthmus_identity::{Unacceptable, VerifiedPeer, accept_caller};
-use isthmus_model::{Service, ServiceName};
+use isthmus_model::{AppProtocol, Service, ServiceName};
 use isthmus_telemetry::Reporter;
 use isthmus_world::Live;
 use tokio::net::{TcpListener, TcpStream};
@@ -114,14 +114,10 @@ pub(crate) async fn serve_link(
 /// One request or connection of a caller.
 async fn serve(worker: Rc<Worker>, incoming: Incoming, caller: Arc<Caller>) {
     let Incoming { stream, open, end } = incoming;
-    let mut journey = Journey::start(
-        Reporter::Destination,
-        if matches!(open, Open::Tcp(_)) {
-            "tcp"
-        } else {
-            "http/1.1"
-        },
-    );
+    let is_tcp = matches!(open, Open::Tcp(_));
+    // Until it is known what the program speaks.
+    let protocol = if is_tcp { "tcp" } else { "http/1.1" };
+    let mut journey = Journey::start(Reporter::Destination, protocol);
     note_caller(&mut journey, &caller);
     journey.record.destination_cluster = Some(worker.common.me.cluster.clone());
     match open {
@@ -166,10 +162,11 @@ async fn serve_tcp(
         Err(refusal) => {
             journey.refused(&refusal, worker.name());
             // A stream that failed meanwhile needs no answer.
-            let _ = stream.reply(&request::refused(&refusal, worker.name()), true);
+            let _ = stream.reply(&request::refused(&refusal, worker.name(), false), true);
             return;
         }
     };
+    let target = target.port;
     match worker.program.connect(target).await {
         Ok(socket) => {
             journey.record.attempts = 1;
@@ -187,14 +184,20 @@ async fn serve_tcp(
     }
 }
 
-/// Is the service this workload's own, does it have the port, and may the caller call it? Answers
-/// the port that the program listens on.
+/// Where the program takes what a caller may send.
+#[derive(Debug, Clone, Copy)]
+struct Target {
+    port: u16,
+    protocol: AppProtocol,
+}
+
+/// Is the service this workload's own, does it have the port, and may the caller call it?
 async fn authorize(
     worker: &Worker,
     service: &ServiceName,
     port: u16,
     caller: &Arc<Caller>,
-) -> Result<u16, Refusal> {
+) -> Result<Target, Refusal> {
     use isthmus_telemetry::RefusalReason;
     if worker.common.config.own_service() != Some(service) {
         let detail = format!("this workload does not run {service}");
@@ -216,7 +219,10 @@ async fn authorize(
                 format!("{service} has no port {port}"),
             )
         })?;
-    Ok(found.target_port)
+    Ok(Target {
+        port: found.target_port,
+        protocol: found.protocol,
+    })
 }
 
 fn declared<'v>(view: &'v View, service: &ServiceName) -> Result<&'v Service, Refusal> {

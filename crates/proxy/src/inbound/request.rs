@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use isthmus_authz::Caller;
 use isthmus_codec::Fields;
-use isthmus_codec::http1::{
-    Body, BodyEncoder, RequestHead, ResponseHead, Unsendable, Version, strip_hop_by_hop,
-};
+use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version, strip_hop_by_hop};
 use isthmus_codec::message::{Reply, Request, Response};
 use isthmus_codec::mux::ResetCode;
+use isthmus_model::AppProtocol;
 use isthmus_telemetry::RefusalReason;
 use tokio::time::timeout_at;
 
-use super::authorize;
-use crate::http::{HttpError, Piece, ProgramConnection, RequestWriter, ResponseReader};
+use super::{Target, authorize};
+use crate::http::{Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc};
 use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Stream, StreamError};
+use crate::program::NotBegun;
 use crate::refusal::{Refusal, is_of_mesh};
 use crate::told::TELL_FIELD;
 use crate::worker::Worker;
@@ -41,7 +41,7 @@ enum Broken {
     /// What the program answered is not HTTP.
     NotHttp(HttpError),
     /// What the caller sends does not fit what it announced.
-    Request(Unsendable),
+    Request(HttpError),
     /// The caller went away.
     Caller(StreamError),
     Late,
@@ -67,17 +67,21 @@ pub(super) async fn serve(
     ));
     journey.record.request_id = request.fields.find("x-request-id").map(|id| lossy(id));
 
-    let port = match authorize(worker, &request.service, request.port, caller).await {
-        Ok(port) => port,
-        Err(refusal) => return refuse(worker, journey, &stream, &refusal).await,
+    let is_grpc = grpc::is_grpc(&request.fields);
+    let target = match authorize(worker, &request.service, request.port, caller).await {
+        Ok(target) => target,
+        Err(refusal) => return refuse(worker, journey, &stream, &refusal, is_grpc).await,
     };
+    if target.protocol == AppProtocol::Http2 {
+        journey.record.protocol = "http/2";
+    }
     let now = Instant::now();
     worker
         .destinations
         .on_inbound(request.context.attempt > 0, now);
     let remaining = request.context.remaining.unwrap_or(LONGEST).min(LONGEST);
     let deadline = now + remaining;
-    let exchange = exchange(worker, journey, &stream, &request, end, port);
+    let exchange = exchange(worker, journey, &stream, &request, end, target);
     let outcome = timeout_at(deadline.into(), exchange)
         .await
         .unwrap_or(Err(Broken::Late));
@@ -102,20 +106,30 @@ pub(super) async fn serve(
         }
         Err(Broken::NotHttp(error)) => {
             let refusal = Refusal::new(RefusalReason::BadUpstreamReply, error.to_string());
-            refuse(worker, journey, &stream, &refusal).await;
+            refuse(worker, journey, &stream, &refusal, is_grpc).await;
         }
     }
 }
 
 /// Answers in the place of the program.
-async fn refuse(worker: &Worker, journey: &mut Journey, stream: &Stream, refusal: &Refusal) {
+async fn refuse(
+    worker: &Worker,
+    journey: &mut Journey,
+    stream: &Stream,
+    refusal: &Refusal,
+    is_grpc: bool,
+) {
     journey.refused(refusal, worker.name());
+    if is_grpc {
+        journey.refused_call(grpc::status_of(refusal.reason));
+    }
     let body = refusal.render(worker.name()).body;
     let answered = async {
-        if journey.record.method.as_deref() == Some("HEAD") {
-            return stream.reply(&refused(refusal, worker.name()), true);
+        let head = refused(refusal, worker.name(), is_grpc);
+        if is_grpc || journey.record.method.as_deref() == Some("HEAD") {
+            return stream.reply(&head, true);
         }
-        stream.reply(&refused(refusal, worker.name()), false)?;
+        stream.reply(&head, false)?;
         stream.send(body).await?;
         stream.finish(None)
     };
@@ -123,12 +137,17 @@ async fn refuse(worker: &Worker, journey: &mut Journey, stream: &Stream, refusal
     let _: Result<(), StreamError> = answered.await;
 }
 
-/// A refusal as the head of a reply.
-pub(super) fn refused(refusal: &Refusal, at: &str) -> Reply {
-    let rendered = refusal.render(at);
+/// A refusal as the head of a reply; of a call of gRPC, as all of it.
+pub(super) fn refused(refusal: &Refusal, at: &str, is_grpc: bool) -> Reply {
+    let (status, fields) = if is_grpc {
+        (200, grpc::refused(refusal, at))
+    } else {
+        let rendered = refusal.render(at);
+        (rendered.status, rendered.fields)
+    };
     Reply::Response(Response {
-        status: rendered.status,
-        fields: rendered.fields,
+        status,
+        fields,
         utilisation: None,
         do_not_retry: refusal.reason.retry() == isthmus_telemetry::Retry::Pointless,
         refusal: Some(Bytes::from_static(refusal.reason.code().as_bytes())),
@@ -141,28 +160,39 @@ async fn exchange(
     stream: &Stream,
     request: &Request,
     end: bool,
-    port: u16,
+    target: Target,
 ) -> Result<(), Broken> {
-    let program = worker.program.connection(port).await;
-    let mut program = program.map_err(|error| {
-        tracing::debug!(%error, port, "the program does not take connections");
-        Broken::Unseen
+    let (head, body) = to_program(request, end, target.protocol);
+    let (port, program) = (target.port, &worker.program);
+    let begun = match target.protocol {
+        AppProtocol::Http2 => program.begin_http2(port, &head, body).await,
+        AppProtocol::Http1 | AppProtocol::Tcp => program.begin_http1(port, &head, body).await,
+    };
+    let mut exchange = begun.map_err(|error| match error {
+        NotBegun::Unreached(_) => {
+            tracing::debug!(%error, port, "no way to the program");
+            Broken::Unseen
+        }
+        NotBegun::Unsendable(error) => Broken::Request(error),
     })?;
     journey.record.attempts = 1;
-    let (head, body) = to_program(request, end);
-    let encoder = program.request(&head, body).map_err(Broken::Request)?;
-    let keep = converse(journey, stream, &mut program, encoder, &request.method).await?;
-    if keep {
-        worker.program.give_back(port, program);
+    let keep = converse(journey, stream, &mut exchange, &request.method).await?;
+    if let Exchange::Http1(exchange) = exchange
+        && keep
+    {
+        program.give_back(port, exchange.into_connection());
     }
     Ok(())
 }
 
 /// The request as the program is to see it, whatever a peer has put into it: what a client could not
 /// have said through its own proxy is not handed on. `end`: it has no body.
-fn to_program(request: &Request, end: bool) -> (RequestHead, Body) {
+fn to_program(request: &Request, end: bool, protocol: AppProtocol) -> (RequestHead, Body) {
     let mut said = request.fields.clone();
     strip_hop_by_hop(&mut said);
+    if let Some(remaining) = request.context.remaining {
+        grpc::set_timeout(&mut said, remaining);
+    }
     for name in ["host", "expect", TELL_FIELD] {
         said.remove(name);
     }
@@ -172,12 +202,11 @@ fn to_program(request: &Request, end: bool) -> (RequestHead, Body) {
     for (name, value) in said.iter() {
         let _ = fields.push(name.clone(), value.clone());
     }
-    let length = request.fields.find("content-length").and_then(|length| {
-        std::str::from_utf8(length)
-            .ok()
-            .and_then(|digits| digits.parse::<u64>().ok())
-    });
-    let body = match length {
+    if protocol == AppProtocol::Http2 && grpc::is_grpc(&request.fields) && !fields.contains("te") {
+        // Programs of gRPC ask for it, and a caller that speaks HTTP/1.1 need not know.
+        let _ = fields.push("te", "trailers");
+    }
+    let body = match content_length(&request.fields) {
         Some(length) => Body::Length(length),
         None if end => Body::None,
         None => Body::Chunked,
@@ -196,19 +225,19 @@ fn to_program(request: &Request, end: bool) -> (RequestHead, Body) {
 async fn converse(
     journey: &mut Journey,
     stream: &Stream,
-    program: &mut ProgramConnection,
-    encoder: BodyEncoder,
+    exchange: &mut Exchange,
     method: &[u8],
 ) -> Result<bool, Broken> {
-    let (reader, writer) = program.split();
+    let (mut reader, writer) = exchange.split();
     let sent_bytes = Cell::new(0);
-    let mut uploading = pin!(upload(stream, writer, encoder, &sent_bytes));
+    let mut uploading = pin!(upload(stream, writer, &sent_bytes));
     let mut uploaded = None;
     let (head, body) = loop {
         tokio::select! {
             biased;
             head = reader.head() => break head.map_err(|error| match error {
                 HttpError::Malformed(_) => Broken::NotHttp(error),
+                HttpError::Unseen => Broken::Unseen,
                 _ => Broken::Unknown,
             })?,
             done = &mut uploading, if uploaded.is_none() => match done {
@@ -220,13 +249,14 @@ async fn converse(
     };
     let keep = head.keep_alive() && body != Body::UntilClose;
     journey.record.response_code = Some(head.status);
+    journey.record.grpc_status = grpc::status(&head.fields);
     let bodiless = body == Body::None || method == b"HEAD";
     stream
         .reply(&reply(head, body), bodiless)
         .map_err(Broken::Caller)?;
 
     {
-        let mut downloading = pin!(download(journey, stream, reader, bodiless));
+        let mut downloading = pin!(download(journey, stream, &mut reader, bodiless));
         loop {
             tokio::select! {
                 biased;
@@ -260,36 +290,35 @@ fn reply(head: ResponseHead, body: Body) -> Reply {
 
 async fn upload(
     stream: &Stream,
-    program: &mut RequestWriter,
-    mut encoder: BodyEncoder,
+    mut program: ProgramRequest<'_>,
     sent: &Cell<u64>,
 ) -> Result<(), Broken> {
     // The head goes out at once, whenever the body comes.
-    program.flush().await.map_err(|_| Broken::Unknown)?;
+    program.begin().await.map_err(not_sent)?;
     loop {
         match stream.receive().await.map_err(Broken::Caller)? {
             Item::Data(data) => {
                 sent.set(sent.get() + data.len() as u64);
-                encoder
-                    .data(&data, program.output())
-                    .map_err(Broken::Request)?;
-                program.flush().await.map_err(|_| Broken::Unknown)?;
+                program.data(data).await.map_err(not_sent)?;
             }
-            Item::End(trailers) => {
-                encoder
-                    .end(trailers.as_ref(), program.output())
-                    .map_err(Broken::Request)?;
-                return program.flush().await.map_err(|_| Broken::Unknown);
-            }
+            Item::End(trailers) => return program.end(trailers.as_ref()).await.map_err(not_sent),
             Item::Reply(_) => return Err(Broken::Unknown),
         }
+    }
+}
+
+fn not_sent(error: HttpError) -> Broken {
+    match error {
+        HttpError::Unsendable(_) => Broken::Request(error),
+        HttpError::Unseen => Broken::Unseen,
+        _ => Broken::Unknown,
     }
 }
 
 async fn download(
     journey: &mut Journey,
     stream: &Stream,
-    program: &mut ResponseReader,
+    program: &mut ProgramReply<'_>,
     bodiless: bool,
 ) -> Result<(), Broken> {
     let mut trailers = None;
@@ -299,7 +328,10 @@ async fn download(
                 journey.record.response_bytes += data.len() as u64;
                 stream.send(data).await.map_err(Broken::Caller)?;
             }
-            Piece::Trailers(fields) => trailers = Some(fields),
+            Piece::Trailers(fields) => {
+                journey.record.grpc_status = grpc::status(&fields);
+                trailers = Some(fields);
+            }
             Piece::End if bodiless => return Ok(()),
             Piece::End => return stream.finish(trailers.as_ref()).map_err(Broken::Caller),
         }

@@ -176,6 +176,13 @@ impl Stream {
         Poll::Pending
     }
 
+    /// Nothing more will arrive, and everything that did was given out.
+    pub(crate) fn has_ended(&self) -> bool {
+        let shared = self.link.0.borrow();
+        let slot = shared.streams.get(&self.id);
+        slot.is_some_and(|slot| slot.got_end && slot.arrived.is_empty())
+    }
+
     /// Ends both halves with a reason.
     pub(crate) fn reset(self, code: ResetCode) {
         let mut shared = self.link.0.borrow_mut();

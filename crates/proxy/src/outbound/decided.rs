@@ -13,6 +13,15 @@ use crate::refusal::Refusal;
 use crate::view::{Known, ServiceView, View};
 use crate::worker::Worker;
 
+/// How a client has come here.
+#[derive(Debug, Clone)]
+pub(super) enum Entry {
+    /// To the proxy itself: each request names its service.
+    Explicit,
+    /// To one port of one service, by CONNECT or by a listener that leads there.
+    Service { service: ServiceName, port: u16 },
+}
+
 /// What has been decided before the first try; holds one view for the whole request.
 pub(super) struct Decided {
     pub(super) view: Arc<View>,

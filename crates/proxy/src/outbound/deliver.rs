@@ -1,20 +1,21 @@
 //! The way back: a reply to the caller, whole or as it comes.
 
-use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use isthmus_balance::{Attempts, Outcome};
 use isthmus_codec::Fields;
-use isthmus_codec::http1::{Body, ResponseHead, Unsendable, Version, strip_hop_by_hop};
+use isthmus_codec::http1::{Body, ResponseHead, Version, strip_hop_by_hop};
 use isthmus_codec::message::Response;
 use isthmus_telemetry::RefusalReason;
 use tokio::time::sleep_until;
 
+use super::call::Call;
 use super::settle::{deadline, stream_failed};
+use super::upload::{Sending, Uploading, upload_step};
 use crate::destination::Try;
-use crate::http::{HttpError, ResponseWriter};
+use crate::http::{ClientReply, HttpError, content_length};
 use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Stream};
 use crate::refusal::{AT_FIELD, Refusal};
@@ -63,123 +64,114 @@ impl From<HttpError> for Ended {
     }
 }
 
-impl From<Unsendable> for Ended {
-    fn from(error: Unsendable) -> Self {
-        Self::Broken(error.into())
-    }
-}
-
-impl From<io::Error> for Ended {
-    fn from(error: io::Error) -> Self {
-        Self::Broken(error.into())
-    }
-}
-
 /// A reply of which at least the head is here.
-pub(super) struct Held<'c> {
+pub(super) struct Held<'u> {
     pub(super) head: Response,
-    pub(super) body: HeldBody<'c>,
+    pub(super) body: HeldBody<'u>,
+    /// When the head came.
+    pub(super) began: Instant,
 }
 
-pub(super) enum HeldBody<'c> {
+pub(super) enum HeldBody<'u> {
     /// All of it; the far side cannot cut it any more.
     Whole(Bytes, Option<Fields>),
     /// Still on its way.
-    Coming(Rest<'c>),
+    Coming(Rest<'u>),
+}
+
+impl HeldBody<'_> {
+    /// As far as they are known.
+    pub(super) fn trailers(&self) -> Option<&Fields> {
+        match self {
+            Self::Whole(_, trailers) => trailers.as_ref(),
+            Self::Coming(_) => None,
+        }
+    }
 }
 
 /// A stream whose reply is not complete, and what is still being sent on it.
-pub(super) struct Rest<'c> {
+pub(super) struct Rest<'u> {
     pub(super) stream: Rc<Stream>,
-    pub(super) uploading: Option<Uploading<'c>>,
-}
-
-pub(super) type Uploading<'c> = Pin<Box<dyn Future<Output = Result<(), Sending>> + 'c>>;
-
-/// Why an upload ended early.
-pub(super) enum Sending {
-    /// The stream failed; reading it says why.
-    Stream,
-    Client(HttpError),
+    pub(super) uploading: Option<Uploading<'u>>,
 }
 
 /// Gives the reply to the caller. From its first byte on there is no other try.
 pub(super) async fn deliver(
     journey: &mut Journey,
     attempts: &mut Attempts,
+    call: &Call,
     attempt: Try,
     held: Held<'_>,
-    writer: &mut ResponseWriter,
-    version: Version,
+    reply: &mut ClientReply<'_>,
 ) -> Result<KeepAlive, Ended> {
     attempts.begin_reply();
-    let Held { mut head, body } = held;
+    let Held { mut head, body, .. } = held;
     // Another's proxy should have done it; this connection is ours to describe.
     strip_hop_by_hop(&mut head.fields);
     for (name, value) in journey.told() {
         // Names of ours are plain text.
         let _ = head.fields.push(name, value);
     }
-    let status = head.status;
-    journey.record.response_code = Some(status);
+    journey.record.response_code = Some(head.status);
     if let Some(code) = &head.refusal {
         journey.record.refusal = std::str::from_utf8(code).ok().and_then(RefusalReason::find);
         journey.record.refused_at = head.fields.find(AT_FIELD).map(|at| lossy(at));
     }
-    let outcome = Outcome::Replied {
-        status,
-        retry_unwanted: head.do_not_retry,
-    };
     let delivered = match body {
-        HeldBody::Whole(body, trailers) => {
-            deliver_whole(journey, head, &body, trailers.as_ref(), writer).await
-        }
-        HeldBody::Coming(rest) => {
-            match deliver_coming(journey, attempts, head, rest, writer, version).await {
-                Err(Cut::Upstream(outcome)) => {
-                    attempt.finish(outcome);
-                    journey.record.refusal = Some(RefusalReason::UpstreamReset);
-                    // The head is out: only ending the connection tells that the body is cut.
-                    return Err(Ended::Broken(HttpError::Truncated));
-                }
-                Err(Cut::Client(error)) => Err(error),
-                Ok(keep) => Ok(keep),
-            }
-        }
+        HeldBody::Whole(body, trailers) => deliver_whole(journey, &head, body, trailers, reply)
+            .await
+            .map_err(Cut::Client),
+        HeldBody::Coming(rest) => deliver_coming(journey, attempts, call, &head, rest, reply).await,
     };
     match delivered {
-        Ok(keep) => {
-            attempt.finish(outcome);
+        Ok(Delivered { keep, trailers }) => {
+            journey.record.grpc_status = call.status(&head, trailers.as_ref());
+            attempt.finish(call.outcome(&head, trailers.as_ref()));
             Ok(keep)
         }
-        Err(error) => {
+        Err(Cut::Upstream(outcome)) => {
+            attempt.finish(outcome);
+            journey.record.refusal = Some(RefusalReason::UpstreamReset);
+            // The head is out: only an end that is none tells that the body is cut.
+            Err(Ended::Broken(HttpError::Truncated))
+        }
+        Err(Cut::Client(error)) => {
             attempt.finish(Outcome::Cancelled);
             Err(Ended::Broken(error))
         }
     }
 }
 
+/// A reply that went out whole.
+struct Delivered {
+    keep: KeepAlive,
+    trailers: Option<Fields>,
+}
+
 async fn deliver_whole(
     journey: &mut Journey,
-    head: Response,
-    body: &[u8],
-    trailers: Option<&Fields>,
-    writer: &mut ResponseWriter,
-) -> Result<KeepAlive, HttpError> {
+    head: &Response,
+    body: Bytes,
+    trailers: Option<Fields>,
+    reply: &mut ClientReply<'_>,
+) -> Result<Delivered, HttpError> {
     let bodiless = journey.record.method.as_deref() == Some("HEAD") || is_bodiless(head.status);
-    let framing = if bodiless {
-        Body::None
-    } else {
-        Body::Length(body.len() as u64)
+    let framing = match &trailers {
+        _ if bodiless => Body::None,
+        Some(_) if reply.version() == Version::Http11 => Body::Chunked,
+        _ => Body::Length(body.len() as u64),
     };
-    let mut encoder = writer.head(&response_head(head), framing)?;
+    reply.head(&response_head(head), framing)?;
     if !bodiless {
-        encoder.data(body, writer.output())?;
         journey.record.response_bytes += body.len() as u64;
+        reply.data(body).await?;
     }
-    encoder.end(trailers, writer.output())?;
-    writer.flush().await?;
-    Ok(KeepAlive::Yes)
+    reply.end(trailers.as_ref())?;
+    reply.flush().await?;
+    Ok(Delivered {
+        keep: KeepAlive::Yes,
+        trailers,
+    })
 }
 
 enum Cut {
@@ -189,38 +181,33 @@ enum Cut {
 
 impl From<HttpError> for Cut {
     fn from(error: HttpError) -> Self {
-        Self::Client(error)
-    }
-}
-
-impl From<Unsendable> for Cut {
-    /// The reply is longer or shorter than it announced.
-    fn from(_: Unsendable) -> Self {
-        Self::Upstream(Outcome::Reset)
-    }
-}
-
-impl From<io::Error> for Cut {
-    fn from(error: io::Error) -> Self {
-        Self::Client(error.into())
+        match error {
+            // The reply is longer or shorter than it announced.
+            HttpError::Unsendable(_) => Self::Upstream(Outcome::Reset),
+            error => Self::Client(error),
+        }
     }
 }
 
 async fn deliver_coming(
     journey: &mut Journey,
     attempts: &Attempts,
-    head: Response,
+    call: &Call,
+    head: &Response,
     mut rest: Rest<'_>,
-    writer: &mut ResponseWriter,
-    version: Version,
-) -> Result<KeepAlive, Cut> {
-    let framing = framing_of(&head, journey, version);
+    reply: &mut ClientReply<'_>,
+) -> Result<Delivered, Cut> {
+    let framing = framing_of(head, journey, reply.version());
     let keep = if framing == Body::UntilClose {
         KeepAlive::No
     } else {
         KeepAlive::Yes
     };
-    let mut encoder = writer.head(&response_head(head), framing)?;
+    reply.head(&response_head(head), framing)?;
+    // Who streams wants to see that it has begun.
+    if call.is_grpc() {
+        reply.flush().await?;
+    }
     loop {
         let item = tokio::select! {
             biased;
@@ -232,6 +219,7 @@ async fn deliver_coming(
                     Ok(()) | Err(Sending::Stream) => continue,
                 }
             }
+            () = reply.unwanted() => return Err(Cut::Client(HttpError::Truncated)),
             () = sleep_until(deadline(attempts)) => return Err(Cut::Upstream(Outcome::TimedOut)),
         };
         match item
@@ -241,18 +229,19 @@ async fn deliver_coming(
             Item::Data(_) if framing == Body::None => {}
             Item::Data(data) => {
                 journey.record.response_bytes += data.len() as u64;
-                encoder.data(&data, writer.output())?;
-                writer.flush().await?;
+                reply.data(data).await?;
+                reply.flush().await?;
             }
             Item::End(trailers) => {
-                encoder.end(trailers.as_ref(), writer.output())?;
-                writer.flush().await?;
+                reply.end(trailers.as_ref())?;
+                reply.flush().await?;
                 // What is left of the request's body would be read as the next request.
-                return Ok(if rest.uploading.is_some() {
+                let keep = if rest.uploading.is_some() {
                     KeepAlive::No
                 } else {
                     keep
-                });
+                };
+                return Ok(Delivered { keep, trailers });
             }
             Item::Reply(_) => return Err(Cut::Upstream(Outcome::Reset)),
         }
@@ -261,14 +250,9 @@ async fn deliver_coming(
 
 /// How the caller is shown the end of the body.
 fn framing_of(head: &Response, journey: &Journey, version: Version) -> Body {
-    let length = head.fields.find("content-length").and_then(|length| {
-        std::str::from_utf8(length)
-            .ok()
-            .and_then(|digits| digits.parse::<u64>().ok())
-    });
     if journey.record.method.as_deref() == Some("HEAD") || is_bodiless(head.status) {
         Body::None
-    } else if let Some(length) = length {
+    } else if let Some(length @ 1..) = content_length(&head.fields) {
         Body::Length(length)
     } else if version == Version::Http11 {
         Body::Chunked
@@ -281,18 +265,10 @@ fn is_bodiless(status: u16) -> bool {
     matches!(status, 204 | 304)
 }
 
-fn response_head(head: Response) -> ResponseHead {
+fn response_head(head: &Response) -> ResponseHead {
     ResponseHead {
         status: head.status,
         version: Version::Http11,
-        fields: head.fields,
-    }
-}
-
-/// Goes on with an upload; never ready when there is none.
-pub(super) async fn upload_step(uploading: &mut Option<Uploading<'_>>) -> Result<(), Sending> {
-    match uploading {
-        Some(uploading) => uploading.await,
-        None => std::future::pending().await,
+        fields: head.fields.clone(),
     }
 }

@@ -6,55 +6,39 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use isthmus_balance::{Attempts, Outcome, Verdict};
-use isthmus_codec::http1::Version;
 use isthmus_codec::message::{Open, Reply, Request, Response};
 use isthmus_telemetry::RefusalReason;
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::sleep_until;
 
+use super::call::Call;
 use super::connect::connect;
 use super::decided::Decided;
-use super::deliver::{
-    Ended, Held, HeldBody, KeepAlive, Rest, Sending, Uploading, deliver, upload_step,
-};
+use super::deliver::{Ended, Held, HeldBody, KeepAlive, Rest, deliver};
 use super::settle::{
     Avoided, Failed, Settle, check_chosen, consider, deadline, has_room, not_opened, stream_failed,
 };
-use crate::http::{HttpError, Piece, RequestReader, ResponseWriter};
+use super::upload::{Sending, Upload, upload_step};
+use crate::http::{ClientReply, HttpError, content_length};
 use crate::journey::Journey;
-use crate::mux::{Item, Link, Stream};
+use crate::mux::{Item, Link};
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
-/// The client's connection during one request.
-pub(super) struct Client<'c> {
-    pub(super) reader: &'c mut RequestReader,
-    pub(super) writer: &'c mut ResponseWriter,
-    pub(super) request_version: Version,
-}
-
-/// The body as far as it has been read.
-pub(super) enum Upload {
-    /// All of it; it can be sent again.
-    Held(Bytes),
-    /// Comes as it is sent, once.
-    Streamed,
-}
-
 /// Runs the request to its end.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "everything that one request is made of"
+)]
 pub(super) async fn run(
     worker: &Rc<Worker>,
     journey: &mut Journey,
     decided: &Decided,
     attempts: &mut Attempts,
+    call: &Call,
     mut request: Request,
-    upload: Upload,
-    client: Client<'_>,
+    mut upload: Upload<'_>,
+    reply: &mut ClientReply<'_>,
 ) -> Result<KeepAlive, Ended> {
-    let Client {
-        reader,
-        writer,
-        request_version,
-    } = client;
     let destination = worker.destinations.find(&decided.key);
     let settle = Settle::new(worker, &destination, decided, Instant::now());
     let mut avoided = Avoided::default();
@@ -81,9 +65,13 @@ pub(super) async fn run(
         journey.record.destination_cluster = attempt.cluster().cloned();
         journey.record.destination_workload = attempt.workload().cloned();
 
-        let sent = send(&link, attempts, &request, &upload, reader).await;
-        let answered = match sent {
-            Ok(answered) => answered,
+        let kept_whole = upload.kept_whole();
+        let answered = answer(&link, attempts, call, &request, &mut upload, reply).await;
+        if !kept_whole.holds() {
+            attempts.lose_body();
+        }
+        let held = match answered {
+            Ok(held) => held,
             Err(Abandoned::Failed(failed)) => {
                 settle.failed(attempts, &mut avoided, Some(attempt), failed)?;
                 continue;
@@ -93,22 +81,12 @@ pub(super) async fn run(
                 return Err(Ended::by_client(error));
             }
         };
-        attempt.replied(Instant::now());
-        let held = match hold(answered, attempts).await {
-            Ok(held) => held,
-            Err(failed) => {
-                settle.failed(attempts, &mut avoided, Some(attempt), failed)?;
-                continue;
-            }
-        };
-        let outcome = Outcome::Replied {
-            status: held.head.status,
-            retry_unwanted: held.head.do_not_retry,
-        };
+        attempt.replied(held.began);
+        let outcome = call.outcome(&held.head, held.body.trailers());
         match settle.judge(attempts, &mut avoided, &attempt, outcome) {
             Verdict::Retry { .. } => attempt.finish(outcome),
             Verdict::Deliver | Verdict::GiveUp { .. } => {
-                return deliver(journey, attempts, attempt, held, writer, request_version).await;
+                return deliver(journey, attempts, call, attempt, held, reply).await;
             }
         }
     }
@@ -121,140 +99,123 @@ enum Abandoned {
     Client(HttpError),
 }
 
-/// The head of the reply, and the stream that the rest comes on.
-struct Answered<'c> {
-    head: Response,
-    rest: Rest<'c>,
-}
-
-/// Sends the request and waits for the head of the reply.
-async fn send<'c>(
+/// Sends the request, waits for the reply, and collects it if it is short and another try could still
+/// make good for a cut one.
+async fn answer<'u>(
     link: &Link,
     attempts: &mut Attempts,
+    call: &Call,
     request: &Request,
-    upload: &Upload,
-    reader: &'c mut RequestReader,
-) -> Result<Answered<'c>, Abandoned> {
-    let empty = matches!(upload, Upload::Held(body) if body.is_empty());
+    upload: &'u mut Upload<'_>,
+    reply: &mut ClientReply<'_>,
+) -> Result<Held<'u>, Abandoned> {
+    let empty = upload.is_empty();
     has_room(link, attempts).await.map_err(Abandoned::Failed)?;
     let _committed = attempts.commit();
     let stream = link
         .open(&Open::Request(request.clone()), empty)
         .map_err(|error| Abandoned::Failed(not_opened(&error)))?;
     let stream = Rc::new(stream);
-    let mut uploading: Option<Uploading<'c>> = match upload {
-        Upload::Held(_) if empty => None,
-        Upload::Held(body) => Some(Box::pin(send_held(Rc::clone(&stream), body.clone()))),
-        Upload::Streamed => {
-            attempts.lose_body();
-            Some(Box::pin(send_streamed(Rc::clone(&stream), reader)))
-        }
+    let uploading = (!empty).then(|| upload.send(Rc::clone(&stream)));
+    let mut waiting = Waiting {
+        head_due: if empty {
+            call.head_due(Instant::now())
+        } else {
+            None
+        },
+        rest: Rest { stream, uploading },
+        call,
     };
-    let item = loop {
-        tokio::select! {
-            biased;
-            item = stream.receive() => break item,
-            done = upload_step(&mut uploading), if uploading.is_some() => {
-                uploading = None;
-                // A stream that failed says why when it is read.
-                if let Err(Sending::Client(error)) = done {
-                    return Err(Abandoned::Client(error));
+    let Item::Reply(Reply::Response(head)) = waiting.item(attempts, reply).await? else {
+        return Err(bad("not a reply to a request"));
+    };
+    waiting.head_due = None;
+    let began = Instant::now();
+    let body = waiting.hold(attempts, &head, reply).await?;
+    Ok(Held { head, body, began })
+}
+
+/// A try that has been sent, or is being sent.
+struct Waiting<'w, 'u> {
+    call: &'w Call,
+    rest: Rest<'u>,
+    /// When the head must be there, where no deadline says so.
+    head_due: Option<Instant>,
+}
+
+impl<'u> Waiting<'_, 'u> {
+    /// What comes next, while the request may still be on its way.
+    async fn item(
+        &mut self,
+        attempts: &mut Attempts,
+        reply: &mut ClientReply<'_>,
+    ) -> Result<Item, Abandoned> {
+        let Rest { stream, uploading } = &mut self.rest;
+        loop {
+            let late = match self.head_due {
+                Some(due) => deadline(attempts).min(due.into()),
+                None => deadline(attempts),
+            };
+            tokio::select! {
+                biased;
+                item = stream.receive() => {
+                    let failed = |error| Abandoned::Failed(stream_failed(error, stream.link()));
+                    return item.map_err(failed);
+                }
+                done = upload_step(uploading), if uploading.is_some() => {
+                    *uploading = None;
+                    self.head_due = self.call.head_due(Instant::now());
+                    // A stream that failed says why when it is read.
+                    if let Err(Sending::Client(error)) = done {
+                        return Err(Abandoned::Client(error));
+                    }
+                }
+                () = reply.unwanted() => return Err(Abandoned::Client(HttpError::Truncated)),
+                () = sleep_until(late) => {
+                    let outcome = attempts.expired(Instant::now()).unwrap_or(Outcome::TimedOut);
+                    let refusal = Refusal::from(RefusalReason::RequestTimeout);
+                    return Err(Abandoned::Failed(Failed::new(outcome, refusal)));
                 }
             }
-            () = sleep_until(deadline(attempts)) => {
-                let outcome = attempts.expired(Instant::now()).unwrap_or(Outcome::TimedOut);
-                let refusal = Refusal::from(RefusalReason::RequestTimeout);
-                return Err(Abandoned::Failed(Failed::new(outcome, refusal)));
-            }
-        }
-    };
-    match item {
-        Ok(Item::Reply(Reply::Response(head))) => Ok(Answered {
-            head,
-            rest: Rest { stream, uploading },
-        }),
-        Ok(_) => Err(Abandoned::Failed(Failed::new(
-            Outcome::Reset,
-            Refusal::new(RefusalReason::BadUpstreamReply, "not a reply to a request"),
-        ))),
-        Err(error) => Err(Abandoned::Failed(stream_failed(error, link))),
-    }
-}
-
-async fn send_held(stream: Rc<Stream>, body: Bytes) -> Result<(), Sending> {
-    stream.send(body).await.map_err(|_| Sending::Stream)?;
-    stream.finish(None).map_err(|_| Sending::Stream)
-}
-
-async fn send_streamed(stream: Rc<Stream>, reader: &mut RequestReader) -> Result<(), Sending> {
-    let mut trailers = None;
-    loop {
-        match reader.piece().await.map_err(Sending::Client)? {
-            Piece::Data(data) => stream.send(data).await.map_err(|_| Sending::Stream)?,
-            Piece::Trailers(fields) => trailers = Some(fields),
-            Piece::End => {
-                return stream
-                    .finish(trailers.as_ref())
-                    .map_err(|_| Sending::Stream);
-            }
         }
     }
-}
 
-/// What is there of a reply's body is not what its head announced.
-fn misannounced() -> Failed {
-    let refusal = Refusal::new(
-        RefusalReason::BadUpstreamReply,
-        "the body is not as long as announced",
-    );
-    Failed::new(Outcome::Reset, refusal)
-}
-
-/// Collects a short reply while another try could still make good for a cut one.
-async fn hold<'c>(answered: Answered<'c>, attempts: &Attempts) -> Result<Held<'c>, Failed> {
-    let Answered { head, rest } = answered;
-    let length = head.fields.find("content-length").and_then(|length| {
-        std::str::from_utf8(length)
-            .ok()
-            .and_then(|digits| digits.parse::<u64>().ok())
-    });
-    let Some(length) = length.filter(|_| attempts.holds_reply(length, Instant::now())) else {
-        return Ok(Held {
-            head,
-            body: HeldBody::Coming(rest),
-        });
-    };
-    let mut body = BytesMut::new();
-    loop {
-        let item = match timeout_at(deadline(attempts), rest.stream.receive()).await {
-            Ok(Ok(item)) => item,
-            Ok(Err(error)) => return Err(stream_failed(error, rest.stream.link())),
-            Err(_) => {
-                let outcome = attempts
-                    .expired(Instant::now())
-                    .unwrap_or(Outcome::TimedOut);
-                return Err(Failed::new(outcome, RefusalReason::RequestTimeout.into()));
-            }
+    /// The body of a short reply; of a long one, the way that it comes.
+    async fn hold(
+        mut self,
+        attempts: &mut Attempts,
+        head: &Response,
+        reply: &mut ClientReply<'_>,
+    ) -> Result<HeldBody<'u>, Abandoned> {
+        if self.rest.stream.has_ended() {
+            return Ok(HeldBody::Whole(Bytes::new(), None));
+        }
+        let length = content_length(&head.fields);
+        let Some(length) = length.filter(|_| attempts.holds_reply(length, Instant::now())) else {
+            return Ok(HeldBody::Coming(self.rest));
         };
-        match item {
-            Item::Data(data) if (body.len() + data.len()) as u64 > length => {
-                return Err(misannounced());
-            }
-            Item::Data(data) => body.extend_from_slice(&data),
-            // The answer to HEAD has the length that the answer to GET would have.
-            Item::End(_) if !body.is_empty() && (body.len() as u64) < length => {
-                return Err(misannounced());
-            }
-            Item::End(trailers) => {
-                return Ok(Held {
-                    head,
-                    body: HeldBody::Whole(body.freeze(), trailers),
-                });
-            }
-            Item::Reply(_) => {
-                let refusal = Refusal::new(RefusalReason::BadUpstreamReply, "a second reply");
-                return Err(Failed::new(Outcome::Reset, refusal));
+        let mut body = BytesMut::new();
+        loop {
+            match self.item(attempts, reply).await? {
+                Item::Data(data) if (body.len() + data.len()) as u64 > length => {
+                    return Err(bad(MISANNOUNCED));
+                }
+                Item::Data(data) => body.extend_from_slice(&data),
+                // The answer to HEAD has the length that the answer to GET would have.
+                Item::End(_) if !body.is_empty() && (body.len() as u64) < length => {
+                    return Err(bad(MISANNOUNCED));
+                }
+                Item::End(trailers) => return Ok(HeldBody::Whole(body.freeze(), trailers)),
+                Item::Reply(_) => return Err(bad("a second reply")),
             }
         }
     }
+}
+
+const MISANNOUNCED: &str = "the body is not as long as announced";
+
+/// What came is no reply.
+fn bad(detail: &str) -> Abandoned {
+    let refusal = Refusal::new(RefusalReason::BadUpstreamReply, detail);
+    Abandoned::Failed(Failed::new(Outcome::Reset, refusal))
 }

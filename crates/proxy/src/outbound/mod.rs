@@ -1,11 +1,13 @@
 //! The caller's side: takes requests and connections from the program beside this proxy and brings
 //! them to a workload of the service they name, wherever it runs.
 //!
-//! The outbound listener is an explicit HTTP proxy (absolute-form, Host, CONNECT); further listeners
-//! lead plain TCP to one port of one service. Never forwards to anything outside the mesh, and lends
+//! The outbound listener is an explicit HTTP proxy (absolute-form, Host, CONNECT, HTTP/2 with prior
+//! knowledge); further listeners lead to one port of one service. Never forwards to anything outside the mesh, and lends
 //! its identity to no other machine.
 
+mod call;
 mod connect;
+mod connection;
 mod decided;
 mod deliver;
 mod exchange;
@@ -13,6 +15,7 @@ mod explain;
 mod request;
 mod settle;
 mod tcp;
+mod upload;
 
 pub(crate) use decided::refuse_denied;
 pub(crate) use explain::explain;
@@ -22,21 +25,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use isthmus_codec::http1::{Body, Malformed, RequestHead, ResponseHead, Version};
-use isthmus_telemetry::Reporter;
+use bytes::BytesMut;
 use isthmus_world::Live;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
 
-use self::deliver::{Ended, KeepAlive};
+use self::decided::Entry;
 use crate::config::Listener;
-use crate::http::{self, HttpError, RequestReader, ResponseWriter};
-use crate::journey::Journey;
-use crate::refusal::Refusal;
 use crate::worker::Worker;
 
-/// A client that has sent nothing for this long is let go.
-const IDLE: Duration = Duration::from_mins(5);
 /// After an error that may pass, such as too many open files.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
@@ -44,7 +40,9 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 pub(crate) async fn listen_http(worker: Rc<Worker>, listener: TcpListener) {
     accept(&worker.clone(), listener, move |socket, live| {
         if is_beside(&socket) {
-            tokio::task::spawn_local(serve(Rc::clone(&worker), socket, live));
+            let worker = Rc::clone(&worker);
+            let client = connection::serve(worker, socket, BytesMut::new(), Entry::Explicit, live);
+            tokio::task::spawn_local(client);
         }
     })
     .await;
@@ -55,7 +53,12 @@ pub(crate) async fn listen_tcp(worker: Rc<Worker>, listener: TcpListener, target
     accept(&worker.clone(), listener, move |socket, live| {
         if is_beside(&socket) {
             let target = target.clone();
-            tokio::task::spawn_local(tcp::listener(Rc::clone(&worker), socket, target, live));
+            tokio::task::spawn_local(connection::serve_listener(
+                Rc::clone(&worker),
+                socket,
+                target,
+                live,
+            ));
         }
     })
     .await;
@@ -122,108 +125,6 @@ fn called_from(own: IpAddr) -> io::Result<IpAddr> {
     let socket = std::net::UdpSocket::bind((any, 0))?;
     socket.connect((own, 1))?;
     Ok(socket.local_addr()?.ip())
-}
-
-/// One client connection: request after request.
-async fn serve(worker: Rc<Worker>, socket: TcpStream, _live: Live) {
-    let (mut reader, mut writer) = http::serve(socket);
-    let mut drain = worker.common.drain.clone();
-    loop {
-        let head = tokio::select! {
-            biased;
-            head = timeout(IDLE, reader.head()) => head,
-            () = drain.draining() => return,
-        };
-        let Ok(head) = head else { return };
-        let (head, body) = match head {
-            Ok(Some(request)) => request,
-            Ok(None) | Err(HttpError::Io(_) | HttpError::Truncated) => return,
-            Err(HttpError::Malformed(malformed)) => {
-                return refuse_malformed(&worker, &mut writer, malformed).await;
-            }
-            Err(HttpError::Unsendable(_)) => return,
-        };
-        if head.method == "CONNECT" {
-            return tcp::connect(worker, reader, writer, head).await;
-        }
-        match serve_request(&worker, &mut reader, &mut writer, head, body).await {
-            Ok(KeepAlive::Yes) if !worker.common.drain.is_draining() => {}
-            Ok(_) | Err(_) => return,
-        }
-    }
-}
-
-async fn serve_request(
-    worker: &Rc<Worker>,
-    reader: &mut RequestReader,
-    writer: &mut ResponseWriter,
-    head: RequestHead,
-    body: Body,
-) -> Result<KeepAlive, HttpError> {
-    let mut journey = Journey::start(Reporter::Source, "http/1.1");
-    let wants_more = head.keep_alive();
-    let without_body = body == Body::None;
-    let is_head = head.method == "HEAD";
-    let served = request::serve(worker, &mut journey, reader, writer, head, body).await;
-    let ended = match served {
-        Ok(keep) => Ok(keep),
-        Err(Ended::Refused(refusal)) => {
-            let sent = refuse(worker, &mut journey, writer, &refusal, is_head).await;
-            // What is left of a body would be read as the next request.
-            sent.map(|()| {
-                if without_body {
-                    KeepAlive::Yes
-                } else {
-                    KeepAlive::No
-                }
-            })
-        }
-        Err(Ended::Broken(error)) => Err(error),
-    };
-    journey.finish(&worker.recorder);
-    Ok(if wants_more { ended? } else { KeepAlive::No })
-}
-
-/// Renders a refusal to a client.
-async fn refuse(
-    worker: &Worker,
-    journey: &mut Journey,
-    writer: &mut ResponseWriter,
-    refusal: &Refusal,
-    is_head: bool,
-) -> Result<(), HttpError> {
-    journey.refused(refusal, worker.name());
-    let mut rendered = refusal.render(worker.name());
-    for (name, value) in journey.told() {
-        // Names of ours are plain text.
-        let _ = rendered.fields.push(name, value);
-    }
-    let head = ResponseHead {
-        status: rendered.status,
-        version: Version::Http11,
-        fields: rendered.fields,
-    };
-    if is_head {
-        writer.head(&head, Body::None)?.end(None, writer.output())?;
-    } else {
-        let mut encoder = writer.head(&head, Body::Length(rendered.body.len() as u64))?;
-        encoder.data(&rendered.body, writer.output())?;
-        encoder.end(None, writer.output())?;
-    }
-    Ok(writer.flush().await?)
-}
-
-async fn refuse_malformed(worker: &Worker, writer: &mut ResponseWriter, malformed: Malformed) {
-    let mut journey = Journey::start(Reporter::Source, "http/1.1");
-    journey.source(
-        &worker.common.me.identity,
-        worker.common.config.own_service(),
-        &worker.common.me.cluster,
-    );
-    let refusal = Refusal::malformed(malformed);
-    // The client may be gone; it is counted all the same.
-    let _ = refuse(worker, &mut journey, writer, &refusal, false).await;
-    journey.finish(&worker.recorder);
 }
 
 /// Listens on an address of this process.

@@ -3,21 +3,21 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
-use isthmus_balance::Attempts;
-use isthmus_balance::constants::HELD_BYTES;
+use bytes::Bytes;
 use isthmus_codec::Fields;
-use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Target, Version, strip_hop_by_hop};
+use isthmus_codec::http1::{Body, RequestHead, Target, strip_hop_by_hop};
 use isthmus_codec::message::{Context, Request};
 use isthmus_route::{Headers, RequestView};
 use isthmus_telemetry::RefusalReason;
 
+use super::call::Call;
 use super::decided::{
-    Decided, decide_backend, detect, find_port, find_rule, find_service, pick_backend,
+    Decided, Entry, decide_backend, detect, find_port, find_rule, find_service, pick_backend,
 };
 use super::deliver::{Ended, KeepAlive};
-use super::exchange::{self, Client, Upload};
-use crate::http::{Piece, RequestReader, ResponseWriter};
+use super::exchange;
+use super::upload::Upload;
+use crate::http::{ClientBody, ClientReply};
 use crate::journey::{Journey, lossy};
 use crate::refusal::Refusal;
 use crate::told::TELL_FIELD;
@@ -26,10 +26,11 @@ use crate::worker::Worker;
 pub(super) async fn serve(
     worker: &Rc<Worker>,
     journey: &mut Journey,
-    reader: &mut RequestReader,
-    writer: &mut ResponseWriter,
+    entry: &Entry,
     mut head: RequestHead,
     body: Body,
+    client: ClientBody<'_>,
+    reply: &mut ClientReply<'_>,
 ) -> Result<KeepAlive, Ended> {
     let me = &worker.common.me;
     journey.source(
@@ -39,6 +40,9 @@ pub(super) async fn serve(
     );
     note(journey, &head);
     journey.tell(head.fields.remove(TELL_FIELD));
+    if head.method == "CONNECT" {
+        return Err(no_tunnel().into());
+    }
     if head.asks_upgrade() {
         return Err(RefusalReason::UpgradeNotSupported.into());
     }
@@ -48,20 +52,17 @@ pub(super) async fn serve(
 
     let expects_continue = head.expects_continue();
     strip_hop_by_hop(&mut head.fields);
-    let decided = decide(worker, journey, &head, &authority, &path).await?;
+    let decided = decide(worker, journey, entry, &head, &authority, &path).await?;
 
     if expects_continue {
-        writer
-            .head(&interim(100), Body::None)?
-            .end(None, writer.output())?;
-        writer.flush().await?;
+        reply.ask_for_body().await?;
     }
-    let upload = read_short(reader, body).await?;
     head.fields.remove("host");
     head.fields.remove("expect");
+    let call = Call::of(&head.fields, &decided.settings);
     let now = Instant::now();
     let method = std::str::from_utf8(&head.method).unwrap_or_default();
-    let mut attempts = Attempts::new(&decided.settings, method, None, now);
+    let mut attempts = call.attempts(&decided.settings, method, now);
     worker
         .destinations
         .budget(&decided.called, now)
@@ -79,19 +80,16 @@ pub(super) async fn serve(
             ..Context::default()
         },
     };
-    let client = Client {
-        reader,
-        writer,
-        request_version: head.version,
-    };
+    let upload = Upload::new(client, body);
     exchange::run(
         worker,
         journey,
         &decided,
         &mut attempts,
+        &call,
         request,
         upload,
-        client,
+        reply,
     )
     .await
 }
@@ -115,11 +113,16 @@ fn authority_of(head: &RequestHead) -> Result<(Bytes, Bytes), Refusal> {
 async fn decide(
     worker: &Worker,
     journey: &mut Journey,
+    entry: &Entry,
     head: &RequestHead,
     authority: &[u8],
     path: &[u8],
 ) -> Result<Decided, Refusal> {
-    let (service, port) = detect(authority)?;
+    let (service, port) = match entry {
+        Entry::Explicit => detect(authority)?,
+        // Host decides only the route.
+        Entry::Service { service, port } => (service.clone(), Some(*port)),
+    };
     journey.record.destination_service = Some(service.clone());
     let view = worker.view_with(&service).await?;
     let called = find_service(&view, &service)?;
@@ -147,21 +150,10 @@ async fn decide(
     )
 }
 
-/// Reads a body that is known to be short, so that it can be sent again.
-async fn read_short(reader: &mut RequestReader, body: Body) -> Result<Upload, Ended> {
-    match body {
-        Body::None => {}
-        Body::Length(length) if length <= HELD_BYTES => {}
-        Body::Length(_) | Body::Chunked | Body::UntilClose => return Ok(Upload::Streamed),
-    }
-    let mut held = BytesMut::new();
-    loop {
-        match reader.piece().await.map_err(Ended::by_client)? {
-            Piece::Data(data) => held.extend_from_slice(&data),
-            Piece::Trailers(_) => {}
-            Piece::End => return Ok(Upload::Held(held.freeze())),
-        }
-    }
+/// A tunnel through HTTP/2 is not offered.
+fn no_tunnel() -> Refusal {
+    let detail = "CONNECT is taken from clients that speak HTTP/1.1, on the proxy's own listener";
+    Refusal::new(RefusalReason::UpgradeNotSupported, detail)
 }
 
 fn note(journey: &mut Journey, head: &RequestHead) {
@@ -171,14 +163,6 @@ fn note(journey: &mut Journey, head: &RequestHead) {
 
 pub(super) fn without_query(path: &[u8]) -> &[u8] {
     path.split(|&byte| byte == b'?').next().unwrap_or(path)
-}
-
-fn interim(status: u16) -> ResponseHead {
-    ResponseHead {
-        status,
-        version: Version::Http11,
-        fields: Fields::new(),
-    }
 }
 
 /// Fields as the router looks at them.

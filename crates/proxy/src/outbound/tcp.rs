@@ -1,31 +1,23 @@
-//! Plain TCP of a caller: CONNECT on the outbound listener, or a listener of its own. The bytes are
-//! never looked at.
+//! Plain TCP of a caller, by CONNECT or by a listener of its own. The bytes are never looked at.
 
 use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use isthmus_balance::{Attempts, Outcome};
-use isthmus_codec::Fields;
-use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version};
 use isthmus_codec::message::{Context, Open, Reply, TcpOpen};
-use isthmus_model::{Backend, ServiceName, Subset};
+use isthmus_model::{AppProtocol, Backend, ServiceName, Subset};
 use isthmus_telemetry::{RefusalReason, Reporter};
-use isthmus_world::Live;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use super::connect::connect as connect_workload;
-use super::decided::{Decided, decide_backend, detect, find_port, find_service};
+use super::decided::{Decided, decide_backend, find_port, find_service};
 use super::settle::{
     Avoided, Failed, Settle, check_chosen, consider, deadline, has_room, not_opened, stream_failed,
 };
-use crate::config::Listener;
 use crate::destination::Try;
-use crate::http::{RequestReader, ResponseWriter};
-use crate::journey::{Journey, lossy};
+use crate::journey::Journey;
 use crate::mux::{Item, Link, Stream};
 use crate::refusal::Refusal;
 use crate::splice::splice;
@@ -37,68 +29,51 @@ const CARRIED: Outcome = Outcome::Replied {
     retry_unwanted: false,
 };
 
-/// A client asked for a tunnel.
-pub(super) async fn connect(
-    worker: Rc<Worker>,
-    reader: RequestReader,
-    mut writer: ResponseWriter,
-    head: RequestHead,
+/// A stream to a program that has accepted the connection. The try lasts as long as it does.
+pub(super) struct Opened {
+    attempt: Try,
+    stream: Stream,
+}
+
+/// Brings a client to a port of a service, without a look at what it says. `early`: what it has said
+/// already.
+pub(super) async fn carry_unread(
+    worker: &Rc<Worker>,
+    socket: TcpStream,
+    early: Bytes,
+    service: &ServiceName,
+    port: u16,
 ) {
-    let mut journey = start(&worker);
-    journey.record.authority = Some(lossy(&head.target));
-    let opened = async {
-        let (service, port) = detect(&head.target)?;
-        open(&worker, &mut journey, &service, port).await
-    };
-    match opened.await {
-        Ok((attempt, stream)) => {
-            let ok = ResponseHead {
-                status: 200,
-                version: Version::Http11,
-                fields: Fields::new(),
-            };
-            let answered = async {
-                // RFC 9110 section 9.3.6: a successful answer to CONNECT has no body.
-                writer.head(&ok, Body::None)?.end(None, writer.output())?;
-                Ok::<_, crate::http::HttpError>(writer.flush().await?)
-            };
-            if answered.await.is_ok() {
-                let (read, early) = reader.into_tunnel();
-                carry(&mut journey, read, writer.into_tunnel(), early, stream).await;
-            }
-            attempt.finish(CARRIED);
+    let mut journey = start(worker);
+    journey.record.destination_service = Some(service.clone());
+    match open(worker, service, port, &mut journey).await {
+        Ok(opened) => {
+            carry(&mut journey, socket, early, opened).await;
+            journey.finish(&worker.recorder);
         }
-        Err(refusal) => {
-            // The client may be gone; it is counted all the same.
-            let _ = super::refuse(&worker, &mut journey, &mut writer, &refusal, false).await;
-        }
+        Err(refusal) => refuse_unread(worker, journey, service, &refusal),
     }
+}
+
+/// There is nobody who could be told but by closing the connection.
+pub(super) fn refuse_unread(
+    worker: &Worker,
+    mut journey: Journey,
+    service: &ServiceName,
+    refusal: &Refusal,
+) {
+    journey.refused(refusal, worker.name());
+    tracing::info!(
+        %service,
+        reason = refusal.reason.code(),
+        detail = refusal.detail,
+        "a TCP connection was refused"
+    );
     journey.finish(&worker.recorder);
 }
 
-/// A client connected to a listener that leads to one service.
-pub(super) async fn listener(worker: Rc<Worker>, socket: TcpStream, target: Listener, _live: Live) {
-    let mut journey = start(&worker);
-    match open(&worker, &mut journey, &target.service, Some(target.port)).await {
-        Ok((attempt, stream)) => {
-            let (read, write) = socket.into_split();
-            carry(&mut journey, read, write, Bytes::new(), stream).await;
-            attempt.finish(CARRIED);
-        }
-        Err(refusal) => {
-            journey.refused(&refusal, worker.name());
-            tracing::info!(
-                service = %target.service,
-                reason = refusal.reason.code(),
-                detail = refusal.detail,
-                "a TCP connection was refused"
-            );
-        }
-    }
-    journey.finish(&worker.recorder);
-}
-
-fn start(worker: &Worker) -> Journey {
+/// One connection begins.
+pub(super) fn start(worker: &Worker) -> Journey {
     let me = &worker.common.me;
     let mut journey = Journey::start(Reporter::Source, "tcp");
     journey.source(
@@ -109,29 +84,39 @@ fn start(worker: &Worker) -> Journey {
     journey
 }
 
-async fn carry(
-    journey: &mut Journey,
-    read: impl AsyncRead + Unpin,
-    write: impl AsyncWrite + Unpin,
-    early: Bytes,
-    stream: Stream,
-) {
-    let carried = splice(read, write, early, &stream).await;
+/// Carries a connection to its end.
+pub(super) async fn carry(journey: &mut Journey, socket: TcpStream, early: Bytes, opened: Opened) {
+    let (read, write) = socket.into_split();
+    let carried = splice(read, write, early, &opened.stream).await;
     journey.record.request_bytes = carried.sent;
     journey.record.response_bytes = carried.received;
+    opened.attempt.finish(CARRIED);
 }
 
-/// A stream to a workload of the service whose program has accepted the connection.
-async fn open(
-    worker: &Rc<Worker>,
+/// The port that is meant, and what is spoken there.
+pub(super) async fn find(
+    worker: &Worker,
     journey: &mut Journey,
     service: &ServiceName,
     port: Option<u16>,
-) -> Result<(Try, Stream), Refusal> {
+) -> Result<(u16, AppProtocol), Refusal> {
     journey.record.destination_service = Some(service.clone());
     let view = worker.view_with(service).await?;
     let called = find_service(&view, service)?;
     let port = find_port(called, port)?;
+    let found = called.service.find_port(Some(port));
+    Ok((port, found.map_or(AppProtocol::Tcp, |found| found.protocol)))
+}
+
+/// A stream to a workload of the service whose program has accepted the connection.
+pub(super) async fn open(
+    worker: &Rc<Worker>,
+    service: &ServiceName,
+    port: u16,
+    journey: &mut Journey,
+) -> Result<Opened, Refusal> {
+    let view = worker.view_with(service).await?;
+    let called = find_service(&view, service)?;
     let settings = called.own_settings().clone();
     let backend = Backend {
         service: service.clone(),
@@ -159,7 +144,7 @@ async fn until_accepted(
     journey: &mut Journey,
     decided: &Decided,
     attempts: &mut Attempts,
-) -> Result<(Try, Stream), Refusal> {
+) -> Result<Opened, Refusal> {
     let destination = worker.destinations.find(&decided.key);
     let settle = Settle::new(worker, &destination, decided, Instant::now());
     let mut avoided = Avoided::default();
@@ -193,7 +178,7 @@ async fn until_accepted(
         match accepted(&link, attempts, open).await {
             Ok(stream) => {
                 attempt.replied(Instant::now());
-                return Ok((attempt, stream));
+                return Ok(Opened { attempt, stream });
             }
             Err(failed) => settle.failed(attempts, &mut avoided, Some(attempt), failed)?,
         }

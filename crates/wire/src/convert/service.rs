@@ -55,6 +55,7 @@ impl From<&ServicePort> for proto::Port {
             target_port: port.target_port.into(),
             protocol: match port.protocol {
                 AppProtocol::Http1 => proto::Protocol::Http1,
+                AppProtocol::Http2 => proto::Protocol::Http2,
                 AppProtocol::Tcp => proto::Protocol::Tcp,
             }
             .into(),
@@ -69,6 +70,7 @@ impl TryFrom<proto::Port> for ServicePort {
         Ok(Self {
             protocol: match port.protocol() {
                 proto::Protocol::Http1 => AppProtocol::Http1,
+                proto::Protocol::Http2 => AppProtocol::Http2,
                 proto::Protocol::Tcp => AppProtocol::Tcp,
                 proto::Protocol::Unspecified => {
                     return Err(BodyError::field("port.protocol", "not a known protocol"));

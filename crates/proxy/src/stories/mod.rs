@@ -1,5 +1,7 @@
 //! What users see, through whole proxies on real sockets: see [`crate::testing`].
 
+mod http2;
+
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::rc::Rc;

@@ -1,52 +1,21 @@
-//! HTTP/1.1 over sockets: reading and writing messages with the machines of `codec`.
-//!
-//! Moves bytes between a socket and a decoder or encoder; knows nothing of services or routes.
+//! HTTP/1.1 over sockets, with the machines of `codec`.
 
 use std::io;
 
 use bytes::{Bytes, BytesMut};
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{
-    Body, BodyEncoder, Item, Limits, Malformed, RequestDecoder, RequestHead, ResponseDecoder,
-    ResponseHead, Unsendable, encode_request, encode_response,
+    Body, BodyEncoder, Item, Limits, RequestDecoder, RequestHead, ResponseDecoder, ResponseHead,
+    Unsendable, Version, encode_request, encode_response,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::{HttpError, Piece};
+
 /// Asked of the socket at once.
 const READ_SIZE: usize = 16 * 1024;
-
-/// Why a message could not be read or written.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum HttpError {
-    #[error("{0}")]
-    Malformed(Malformed),
-    #[error("{0}")]
-    Unsendable(#[from] Unsendable),
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("the connection ended inside a message")]
-    Truncated,
-}
-
-impl From<Malformed> for HttpError {
-    fn from(malformed: Malformed) -> Self {
-        match malformed {
-            // Not what was said, but that it was not said to the end.
-            Malformed::Truncated => Self::Truncated,
-            malformed => Self::Malformed(malformed),
-        }
-    }
-}
-
-/// A piece of a body.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Piece {
-    Data(Bytes),
-    Trailers(Fields),
-    End,
-}
 
 /// The server's reading half of a client's connection.
 pub(crate) struct RequestReader {
@@ -61,12 +30,12 @@ pub(crate) struct ResponseWriter {
     output: BytesMut,
 }
 
-/// Takes a client's connection.
-pub(crate) fn serve(socket: TcpStream) -> (RequestReader, ResponseWriter) {
+/// Takes a client's connection, of which `input` has been read already.
+pub(crate) fn serve(socket: TcpStream, input: BytesMut) -> (RequestReader, ResponseWriter) {
     let (read, write) = socket.into_split();
     let reader = RequestReader {
         socket: read,
-        input: BytesMut::new(),
+        input,
         decoder: RequestDecoder::new(Limits::default()),
     };
     (
@@ -129,10 +98,6 @@ impl ResponseWriter {
         Ok(encode_response(head, body, &mut self.output)?)
     }
 
-    pub(crate) fn output(&mut self) -> &mut BytesMut {
-        &mut self.output
-    }
-
     /// Sends what is queued.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
         while !self.output.is_empty() {
@@ -143,6 +108,62 @@ impl ResponseWriter {
 
     pub(crate) fn into_tunnel(self) -> OwnedWriteHalf {
         self.socket
+    }
+}
+
+/// The reply to one request of a client.
+pub(crate) struct Reply<'c> {
+    writer: &'c mut ResponseWriter,
+    version: Version,
+    encoder: Option<BodyEncoder>,
+}
+
+impl<'c> Reply<'c> {
+    /// `version`: the client's.
+    pub(crate) fn new(writer: &'c mut ResponseWriter, version: Version) -> Self {
+        Self {
+            writer,
+            version,
+            encoder: None,
+        }
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
+    pub(super) async fn ask_for_body(&mut self) -> Result<(), HttpError> {
+        let go_on = ResponseHead {
+            status: 100,
+            version: Version::Http11,
+            fields: Fields::new(),
+        };
+        self.head(&go_on, Body::None)?;
+        self.end(None)?;
+        self.flush().await
+    }
+
+    pub(crate) fn head(&mut self, head: &ResponseHead, body: Body) -> Result<(), HttpError> {
+        self.encoder = Some(self.writer.head(head, body)?);
+        Ok(())
+    }
+
+    pub(crate) fn data(&mut self, data: &[u8]) -> Result<(), HttpError> {
+        if let Some(encoder) = &mut self.encoder {
+            encoder.data(data, &mut self.writer.output)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn end(&mut self, trailers: Option<&Fields>) -> Result<(), HttpError> {
+        if let Some(encoder) = self.encoder.take() {
+            encoder.end(trailers, &mut self.writer.output)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn flush(&mut self) -> Result<(), HttpError> {
+        Ok(self.writer.flush().await?)
     }
 }
 
@@ -163,6 +184,12 @@ pub(crate) struct ResponseReader {
 pub(crate) struct RequestWriter {
     socket: OwnedWriteHalf,
     output: BytesMut,
+    encoder: Option<BodyEncoder>,
+}
+
+/// One request on a connection to the program.
+pub(crate) struct Exchange {
+    connection: ProgramConnection,
 }
 
 impl ProgramConnection {
@@ -178,24 +205,16 @@ impl ProgramConnection {
             writer: RequestWriter {
                 socket: write,
                 output: BytesMut::new(),
+                encoder: None,
             },
         }
     }
 
     /// Queues the head of a request; it goes out with the first `flush`.
-    pub(crate) fn request(
-        &mut self,
-        head: &RequestHead,
-        body: Body,
-    ) -> Result<BodyEncoder, Unsendable> {
-        let encoder = encode_request(head, body, &mut self.writer.output)?;
+    pub(crate) fn begin(mut self, head: &RequestHead, body: Body) -> Result<Exchange, Unsendable> {
+        self.writer.encoder = Some(encode_request(head, body, &mut self.writer.output)?);
         self.reader.decoder.expect(&head.method);
-        Ok(encoder)
-    }
-
-    /// Both halves, to send the body while the response may already be coming.
-    pub(crate) fn split(&mut self) -> (&mut ResponseReader, &mut RequestWriter) {
-        (&mut self.reader, &mut self.writer)
+        Ok(Exchange { connection: self })
     }
 
     /// Nothing has arrived that nobody asked for, and the program has not closed.
@@ -207,13 +226,35 @@ impl ProgramConnection {
     }
 }
 
+impl Exchange {
+    pub(crate) fn split(&mut self) -> (&mut ResponseReader, &mut RequestWriter) {
+        let connection = &mut self.connection;
+        (&mut connection.reader, &mut connection.writer)
+    }
+
+    /// The connection, when request and response are complete.
+    pub(crate) fn into_connection(self) -> ProgramConnection {
+        self.connection
+    }
+}
+
 impl RequestWriter {
-    pub(crate) fn output(&mut self) -> &mut BytesMut {
-        &mut self.output
+    pub(super) async fn data(&mut self, data: &[u8]) -> Result<(), HttpError> {
+        if let Some(encoder) = &mut self.encoder {
+            encoder.data(data, &mut self.output)?;
+        }
+        Ok(self.flush().await?)
+    }
+
+    pub(crate) async fn end(&mut self, trailers: Option<&Fields>) -> Result<(), HttpError> {
+        if let Some(encoder) = self.encoder.take() {
+            encoder.end(trailers, &mut self.output)?;
+        }
+        Ok(self.flush().await?)
     }
 
     /// Sends what is queued.
-    pub(crate) async fn flush(&mut self) -> io::Result<()> {
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
         while !self.output.is_empty() {
             self.socket.write_buf(&mut self.output).await?;
         }

@@ -1,0 +1,231 @@
+//! What a proxy must know of gRPC: that a call is one, its deadline, and its status.
+//!
+//! Source: "gRPC over HTTP2", doc/PROTOCOL-HTTP2.md of grpc/grpc, and doc/statuscodes.md.
+
+use std::time::Duration;
+
+use isthmus_codec::Fields;
+use isthmus_telemetry::{RefusalReason, Retry};
+
+use crate::refusal::Refusal;
+
+/// Carries the time that the caller still waits.
+const TIMEOUT: &str = "grpc-timeout";
+/// Carries the status, in the trailers, or in the head of a reply without a body.
+const STATUS: &str = "grpc-status";
+const MESSAGE: &str = "grpc-message";
+
+/// Is a message with these fields part of a gRPC call? gRPC-Web is none: its status is in the body.
+pub(crate) fn is_grpc(fields: &Fields) -> bool {
+    fields.find("content-type").is_some_and(|kind| {
+        let rest = kind.strip_prefix(b"application/grpc");
+        matches!(rest, Some([] | [b'+' | b';' | b' ', ..]))
+    })
+}
+
+/// How long the caller waits; `None` if it has not said so in a way that can be read.
+pub(crate) fn timeout(fields: &Fields) -> Option<Duration> {
+    let (unit, digits) = fields.find(TIMEOUT)?.split_last()?;
+    let is_number = (1..=8).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    let amount: u64 = std::str::from_utf8(digits)
+        .ok()
+        .filter(|_| is_number)?
+        .parse()
+        .ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(amount * 3600),
+        b'M' => Duration::from_secs(amount * 60),
+        b'S' => Duration::from_secs(amount),
+        b'm' => Duration::from_millis(amount),
+        b'u' => Duration::from_micros(amount),
+        b'n' => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+/// Tells the program what is left of the caller's time, if the caller has said anything.
+pub(crate) fn set_timeout(fields: &mut Fields, remaining: Duration) {
+    if fields.contains(TIMEOUT) {
+        // Digits and a letter are a value.
+        let _ = fields.set(TIMEOUT, written(remaining));
+    }
+}
+
+/// In the finest unit for which eight digits are enough.
+fn written(remaining: Duration) -> String {
+    const MOST: u128 = 99_999_999;
+    let units = [
+        (remaining.as_micros(), 'u'),
+        (remaining.as_millis(), 'm'),
+        (u128::from(remaining.as_secs()), 'S'),
+    ];
+    let fits = units.into_iter().find(|(amount, _)| *amount <= MOST);
+    let (amount, unit) = fits.unwrap_or((u128::from(remaining.as_secs() / 3600).min(MOST), 'H'));
+    format!("{amount}{unit}")
+}
+
+/// The status that trailers, or the head of a reply without a body, carry.
+pub(crate) fn status(fields: &Fields) -> Option<u16> {
+    std::str::from_utf8(fields.find(STATUS)?).ok()?.parse().ok()
+}
+
+/// What a gRPC status says in the words of HTTP, for those who judge a try by them: is the server at
+/// fault, and was it not there at all?
+pub(crate) fn as_http(status: u16) -> u16 {
+    match status {
+        // UNKNOWN, INTERNAL, DATA_LOSS
+        2 | 13 | 15 => 500,
+        // UNAVAILABLE
+        14 => 503,
+        // DEADLINE_EXCEEDED
+        4 => 504,
+        _ => 200,
+    }
+}
+
+/// A refusal as gRPC clients know it: fields of a reply without a body, with HTTP status 200.
+pub(crate) fn refused(refusal: &Refusal, at: &str) -> Fields {
+    let reason = refusal.reason;
+    let mut message = format!("{}: {} {}", reason.code(), reason.meaning(), refusal.detail);
+    message.truncate(message.trim_end().len());
+    let mut fields = Fields::new();
+    for (name, value) in [
+        ("content-type", "application/grpc".to_owned()),
+        (STATUS, status_of(reason).to_string()),
+        (MESSAGE, percent_encoded(&message)),
+        (crate::refusal::REFUSAL_FIELD, reason.code().to_owned()),
+        (crate::refusal::AT_FIELD, at.to_owned()),
+    ] {
+        // Visible ASCII all of them.
+        let _ = fields.push(name, value);
+    }
+    fields
+}
+
+/// The status by which a client is told: UNAVAILABLE only where another try does no harm.
+pub(crate) fn status_of(reason: RefusalReason) -> u16 {
+    match (reason, reason.status()) {
+        (RefusalReason::RequestTimeout, _) => 4,
+        (RefusalReason::NotAuthorized | RefusalReason::NotExported, _) => 7,
+        (RefusalReason::MalformedRequest, _) => 13,
+        (_, 404) => 12,
+        (_, 431) => 8,
+        _ if reason.retry() == Retry::Safe => 14,
+        _ => 2,
+    }
+}
+
+/// As the specification wants `grpc-message`: visible ASCII but `%` as it is.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            _ => encoded.extend(['%', hex(byte >> 4), hex(byte & 15)]),
+        }
+    }
+    encoded
+}
+
+fn hex(digit: u8) -> char {
+    char::from_digit(digit.into(), 16).map_or('0', |digit| digit.to_ascii_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(name: &'static str, value: &'static str) -> Fields {
+        let mut fields = Fields::new();
+        fields.push(name, value).unwrap();
+        fields
+    }
+
+    #[test]
+    fn calls_are_told_by_their_content_type() {
+        for (kind, expect) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc; charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/json", false),
+        ] {
+            assert_eq!(is_grpc(&fields("content-type", kind)), expect, "{kind}");
+        }
+        assert!(!is_grpc(&Fields::new()));
+    }
+
+    #[test]
+    fn deadlines() {
+        let millis = Duration::from_millis;
+        for (text, expect) in [
+            ("1S", Some(millis(1000))),
+            ("100m", Some(millis(100))),
+            ("2M", Some(millis(120_000))),
+            ("1H", Some(millis(3_600_000))),
+            ("250000u", Some(millis(250))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("99999999H", Some(Duration::from_hours(99_999_999))),
+            ("123456789S", None),
+            ("S", None),
+            ("1", None),
+            ("-1S", None),
+            ("+1S", None),
+            ("1s", None),
+            ("", None),
+        ] {
+            assert_eq!(timeout(&fields(TIMEOUT, text)), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_can_be_read_and_is_never_longer() {
+        for micros in [
+            0,
+            1,
+            99_999_999,
+            100_000_000,
+            99_999_999_000,
+            1 << 40,
+            1 << 50,
+        ] {
+            let remaining = Duration::from_micros(micros);
+            let mut told = fields(TIMEOUT, "1S");
+            set_timeout(&mut told, remaining);
+            let read = timeout(&told).unwrap();
+            assert!(read <= remaining, "{read:?} of {remaining:?}");
+            assert!(
+                read.as_secs() / 3600 == remaining.as_secs() / 3600,
+                "{read:?}"
+            );
+        }
+        let mut silent = Fields::new();
+        set_timeout(&mut silent, Duration::ZERO);
+        assert!(silent.is_empty(), "who said nothing is told nothing");
+    }
+
+    #[test]
+    fn a_refusal_is_a_status_and_a_message() {
+        let refusal = Refusal::new(RefusalReason::NoHealthyWorkload, "100 % of küche");
+        let fields = refused(&refusal, "cart-1");
+        assert_eq!(status(&fields), Some(14));
+        let message = fields.find(MESSAGE).unwrap();
+        assert!(message.ends_with(b"100 %25 of k%C3%BCche"), "{message:?}");
+        assert_eq!(
+            fields.find("x-isthmus-refusal").unwrap(),
+            "no-healthy-workload"
+        );
+    }
+
+    #[test]
+    fn unavailable_is_said_only_where_another_try_is_safe() {
+        for &reason in RefusalReason::ALL {
+            let is_safe = reason.retry() == Retry::Safe;
+            assert!(status_of(reason) != 14 || is_safe, "{reason}");
+        }
+        assert_eq!(status_of(RefusalReason::RequestTimeout), 4);
+        assert_eq!(status_of(RefusalReason::MaybeExecuted), 2);
+        assert_eq!(status_of(RefusalReason::NotAuthorized), 7);
+    }
+}

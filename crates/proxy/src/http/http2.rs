@@ -1,0 +1,405 @@
+//! HTTP/2 over sockets, with the crate `h2`.
+//!
+//! Credit is given back for what was forwarded, not for what was read: whoever reads slowly holds up
+//! whoever sends, all the way through the mesh.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use isthmus_codec::Fields;
+use isthmus_codec::http1::{Body, Malformed, RequestHead, ResponseHead, Version};
+
+use super::{HttpError, Piece};
+
+/// What a client that knows that it may speak HTTP/2 sends first (RFC 9113 section 3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Requests that a client may have open on one connection.
+const MAX_STREAMS: u32 = 256;
+/// Bytes that a peer may send on one stream before some were forwarded.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Bytes that it may send on all streams together.
+const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// Bytes that are queued for one stream.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Bytes of a head, as RFC 9113 section 10.5.1 counts them.
+const MAX_HEAD: u32 = 64 * 1024;
+/// Streams that a client may have opened and reset before they were looked at.
+const MAX_RAPID_RESETS: usize = 32;
+/// Streams that are remembered for what still arrives on them after their reset.
+const MAX_RESETS: usize = 64;
+
+/// How clients are served.
+pub(crate) fn server() -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(MAX_HEAD)
+        .max_pending_accept_reset_streams(MAX_RAPID_RESETS)
+        .max_concurrent_reset_streams(MAX_RESETS);
+    builder
+}
+
+/// How programs are called.
+pub(crate) fn client() -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(MAX_HEAD)
+        .max_concurrent_reset_streams(MAX_RESETS);
+    builder
+}
+
+/// A client's request, taken apart: its head as one of HTTP/1.1, its body and where the reply goes.
+pub(crate) fn receive(
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) -> (Result<(RequestHead, Body), Malformed>, Receiver, Reply) {
+    let (parts, stream) = request.into_parts();
+    let is_empty = stream.is_end_stream();
+    let head = request_head(&parts.method, &parts.uri, &parts.headers);
+    let head = head.map(|head| {
+        let body = if is_empty { Body::None } else { Body::Chunked };
+        (head, body)
+    });
+    (head, Receiver::new(stream), Reply::new(respond))
+}
+
+fn request_head(method: &Method, uri: &Uri, map: &HeaderMap) -> Result<RequestHead, Malformed> {
+    let authority = uri.authority().map(http::uri::Authority::as_str);
+    let mut fields = Fields::new();
+    // RFC 9113 section 8.3.1: a Host that names something else makes the request malformed.
+    let hosts = || map.get_all("host").iter().map(HeaderValue::as_bytes);
+    match (authority, hosts().next()) {
+        (Some(authority), host) => {
+            if host.is_some_and(|_| hosts().any(|host| host != authority.as_bytes())) {
+                return Err(Malformed::Host);
+            }
+            push(&mut fields, b"host", authority.as_bytes())?;
+        }
+        (None, Some(host)) if hosts().count() == 1 => push(&mut fields, b"host", host)?,
+        (None, _) => return Err(Malformed::Host),
+    }
+    let target = match uri.path_and_query().map(PathAndQuery::as_str) {
+        Some(path) if !path.is_empty() => Bytes::copy_from_slice(path.as_bytes()),
+        _ if *method == Method::CONNECT => {
+            Bytes::copy_from_slice(authority.unwrap_or("").as_bytes())
+        }
+        _ => Bytes::from_static(b"/"),
+    };
+    let others = map
+        .iter()
+        .filter(|(name, _)| *name != "host" && *name != "cookie");
+    for (name, value) in others {
+        push(&mut fields, name.as_str().as_bytes(), value.as_bytes())?;
+    }
+    // RFC 9113 section 8.2.3: crumbs become one cookie again.
+    let crumbs: Vec<&[u8]> = map
+        .get_all("cookie")
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if !crumbs.is_empty() {
+        push(&mut fields, b"cookie", &crumbs.join(&b"; "[..]))?;
+    }
+    Ok(RequestHead {
+        method: Bytes::copy_from_slice(method.as_str().as_bytes()),
+        target,
+        version: Version::Http11,
+        fields,
+    })
+}
+
+fn push(fields: &mut Fields, name: &[u8], value: &[u8]) -> Result<(), Malformed> {
+    fields
+        .push(Bytes::copy_from_slice(name), Bytes::copy_from_slice(value))
+        .map_err(|_| Malformed::FieldValue)
+}
+
+/// Fields as they arrived; names and values were checked by whoever decoded them.
+fn fields_of(map: &HeaderMap) -> Fields {
+    let mut fields = Fields::new();
+    for (name, value) in map {
+        // A value that `Fields` does not take breaks no rule of HTTP/2 and says nothing in HTTP/1.1.
+        let _ = push(&mut fields, name.as_str().as_bytes(), value.as_bytes());
+    }
+    fields
+}
+
+/// Fields as they are sent, without what HTTP/2 says in other ways.
+fn map_of(fields: &Fields) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(fields.len());
+    for (name, value) in fields.iter() {
+        let name = HeaderName::from_bytes(name);
+        let value = HeaderValue::from_maybe_shared(value.clone());
+        if let (Ok(name), Ok(value)) = (name, value)
+            && !matches!(name.as_str(), "host" | "transfer-encoding" | "connection")
+        {
+            map.append(name, value);
+        }
+    }
+    map
+}
+
+/// The body that comes from a peer.
+pub(crate) struct Receiver {
+    stream: RecvStream,
+    /// Given out and not yet given back as credit.
+    unreleased: usize,
+    trailers_read: bool,
+}
+
+impl Receiver {
+    fn new(stream: RecvStream) -> Self {
+        Self {
+            stream,
+            unreleased: 0,
+            trailers_read: false,
+        }
+    }
+
+    pub(super) async fn piece(&mut self) -> Result<Piece, HttpError> {
+        let forwarded = std::mem::take(&mut self.unreleased);
+        if forwarded > 0 {
+            self.stream.flow_control().release_capacity(forwarded)?;
+        }
+        if let Some(data) = poll_fn(|cx| self.stream.poll_data(cx)).await {
+            let data = data?;
+            self.unreleased = data.len();
+            return Ok(Piece::Data(data));
+        }
+        if self.trailers_read {
+            return Ok(Piece::End);
+        }
+        let trailers = poll_fn(|cx| self.stream.poll_trailers(cx)).await?;
+        self.trailers_read = true;
+        Ok(trailers.map_or(Piece::End, |trailers| Piece::Trailers(fields_of(&trailers))))
+    }
+}
+
+/// The body that goes to a peer.
+pub(crate) struct Sender {
+    stream: SendStream<Bytes>,
+    ended: bool,
+}
+
+impl Sender {
+    fn new(stream: SendStream<Bytes>, ended: bool) -> Self {
+        Self { stream, ended }
+    }
+
+    pub(super) async fn data(&mut self, mut data: Bytes) -> Result<(), HttpError> {
+        while !data.is_empty() {
+            self.stream.reserve_capacity(data.len());
+            let room = poll_fn(|cx| self.stream.poll_capacity(cx)).await;
+            let room = room.ok_or(HttpError::Truncated)??;
+            let part = data.split_to(room.min(data.len()));
+            if !part.is_empty() {
+                self.stream.send_data(part, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn end(&mut self, trailers: Option<&Fields>) -> Result<(), HttpError> {
+        if std::mem::replace(&mut self.ended, true) {
+            return Ok(());
+        }
+        match trailers {
+            Some(trailers) => self.stream.send_trailers(map_of(trailers))?,
+            None => self.stream.send_data(Bytes::new(), true)?,
+        }
+        Ok(())
+    }
+}
+
+/// The reply to a client.
+pub(crate) struct Reply {
+    respond: SendResponse<Bytes>,
+    sender: Option<Sender>,
+}
+
+impl Reply {
+    fn new(respond: SendResponse<Bytes>) -> Self {
+        Self {
+            respond,
+            sender: None,
+        }
+    }
+
+    pub(super) fn ask_for_body(&mut self) -> Result<(), HttpError> {
+        let mut go_on = Response::new(());
+        *go_on.status_mut() = StatusCode::CONTINUE;
+        Ok(self.respond.send_informational(go_on)?)
+    }
+
+    pub(super) fn head(&mut self, head: &ResponseHead, body: Body) -> Result<(), HttpError> {
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or_default();
+        *response.headers_mut() = map_of(&head.fields);
+        let ends = matches!(body, Body::None | Body::Length(0));
+        let stream = self.respond.send_response(response, ends)?;
+        self.sender = Some(Sender::new(stream, ends));
+        Ok(())
+    }
+
+    pub(super) async fn data(&mut self, data: Bytes) -> Result<(), HttpError> {
+        match &mut self.sender {
+            Some(sender) => sender.data(data).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn end(&mut self, trailers: Option<&Fields>) -> Result<(), HttpError> {
+        match &mut self.sender {
+            Some(sender) => sender.end(trailers),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn unwanted(&mut self) {
+        // An error means the same.
+        let _ = poll_fn(|cx| match &mut self.sender {
+            Some(sender) => sender.stream.poll_reset(cx),
+            None => self.respond.poll_reset(cx),
+        })
+        .await;
+    }
+
+    pub(super) fn cut(&mut self) {
+        self.respond.send_reset(Reason::INTERNAL_ERROR);
+    }
+}
+
+/// A connection to a program that speaks HTTP/2. Clones are the same connection.
+#[derive(Clone)]
+pub(crate) struct ProgramConnection {
+    requests: SendRequest<Bytes>,
+    open: Rc<Cell<usize>>,
+}
+
+/// One request to the program.
+pub(crate) struct Exchange {
+    answer: Answer,
+    sender: Sender,
+    _open: OpenRequest,
+}
+
+/// Counts a request for as long as it runs.
+struct OpenRequest(Rc<Cell<usize>>);
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+impl ProgramConnection {
+    pub(crate) fn new(requests: SendRequest<Bytes>) -> Self {
+        Self {
+            requests,
+            open: Rc::default(),
+        }
+    }
+
+    /// Would another request be sent at once?
+    pub(crate) fn has_room(&self) -> bool {
+        self.open.get() < self.requests.current_max_send_streams()
+    }
+
+    /// Requests that run on it.
+    pub(crate) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.open, &other.open)
+    }
+
+    /// Sends the head of a request. Errors: the connection takes none, and nothing was sent; or the
+    /// head is none of HTTP/2.
+    pub(crate) async fn begin(self, head: &RequestHead, body: Body) -> Result<Exchange, HttpError> {
+        let request = request_of(head)?;
+        let ends = matches!(body, Body::None | Body::Length(0));
+        let mut requests = self.requests.ready().await.map_err(|_| HttpError::Unseen)?;
+        let (response, stream) = requests.send_request(request, ends)?;
+        self.open.set(self.open.get() + 1);
+        Ok(Exchange {
+            answer: Answer::Due(response),
+            sender: Sender::new(stream, ends),
+            _open: OpenRequest(self.open),
+        })
+    }
+}
+
+fn request_of(head: &RequestHead) -> Result<Request<()>, HttpError> {
+    let malformed = |_| HttpError::Malformed(Malformed::Target);
+    let authority = head.fields.find("host").cloned().unwrap_or_default();
+    let mut uri = BytesMut::from(&b"http://"[..]);
+    uri.extend_from_slice(&authority);
+    let path = PathAndQuery::from_maybe_shared(head.target.clone());
+    let path = path.map_err(|_| HttpError::Malformed(Malformed::Target))?;
+    let uri =
+        Uri::from_maybe_shared(uri.freeze()).map_err(|_| HttpError::Malformed(Malformed::Host))?;
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(path);
+    let mut request = Request::new(());
+    *request.uri_mut() =
+        Uri::from_parts(parts).map_err(|_| HttpError::Malformed(Malformed::Target))?;
+    *request.method_mut() = Method::from_bytes(&head.method).map_err(malformed)?;
+    *request.headers_mut() = map_of(&head.fields);
+    Ok(request)
+}
+
+impl Exchange {
+    pub(super) fn split(&mut self) -> (&mut Answer, &mut Sender) {
+        (&mut self.answer, &mut self.sender)
+    }
+}
+
+/// What a program answers.
+pub(crate) enum Answer {
+    Due(ResponseFuture),
+    Body(Receiver),
+}
+
+impl Answer {
+    pub(super) async fn head(&mut self) -> Result<(ResponseHead, Body), HttpError> {
+        let Self::Due(response) = self else {
+            return Err(HttpError::Truncated);
+        };
+        let (parts, stream) = response.await?.into_parts();
+        let body = if stream.is_end_stream() {
+            Body::None
+        } else {
+            Body::Chunked
+        };
+        *self = Self::Body(Receiver::new(stream));
+        let head = ResponseHead {
+            status: parts.status.as_u16(),
+            version: Version::Http11,
+            fields: fields_of(&parts.headers),
+        };
+        Ok((head, body))
+    }
+
+    pub(super) async fn piece(&mut self) -> Result<Piece, HttpError> {
+        match self {
+            Self::Due(_) => Err(HttpError::Truncated),
+            Self::Body(receiver) => receiver.piece().await,
+        }
+    }
+}

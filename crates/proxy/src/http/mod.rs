@@ -1,0 +1,257 @@
+//! HTTP over sockets, as the programs on both sides of a pair of proxies speak it.
+//!
+//! A client's request is a head, a [`ClientBody`] and a [`ClientReply`], whichever version the client
+//! speaks; towards the program it is an [`Exchange`]. Between the two, messages travel in the one form
+//! of `codec::message`, so that every version can be bridged to every other.
+//!
+//! Moves bytes; knows nothing of services or routes.
+
+pub(crate) mod grpc;
+pub(crate) mod http1;
+pub(crate) mod http2;
+mod prefixed;
+
+use std::io;
+
+use bytes::Bytes;
+use isthmus_codec::Fields;
+use isthmus_codec::http1::{Body, Malformed, ResponseHead, Unsendable, Version};
+
+pub(crate) use prefixed::Prefixed;
+
+/// Why a message could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    #[error("{0}")]
+    Malformed(Malformed),
+    #[error("{0}")]
+    Unsendable(#[from] Unsendable),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Http2(h2::Error),
+    /// The program has said that it did not look at the request.
+    #[error("the program did not take the request")]
+    Unseen,
+    #[error("the connection ended inside a message")]
+    Truncated,
+}
+
+impl From<Malformed> for HttpError {
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            // Not what was said, but that it was not said to the end.
+            Malformed::Truncated => Self::Truncated,
+            malformed => Self::Malformed(malformed),
+        }
+    }
+}
+
+impl From<h2::Error> for HttpError {
+    fn from(error: h2::Error) -> Self {
+        if error.is_io() {
+            return Self::Io(
+                error
+                    .into_io()
+                    .unwrap_or_else(|| io::ErrorKind::Other.into()),
+            );
+        }
+        // Streams beyond the last one that a graceful GOAWAY names, and those that were refused.
+        let is_unseen = error.is_remote()
+            && match error.reason() {
+                Some(h2::Reason::REFUSED_STREAM) => true,
+                Some(h2::Reason::NO_ERROR) => error.is_go_away(),
+                _ => false,
+            };
+        if is_unseen {
+            Self::Unseen
+        } else {
+            Self::Http2(error)
+        }
+    }
+}
+
+/// A piece of a body.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Data(Bytes),
+    Trailers(Fields),
+    End,
+}
+
+/// As far as a head says it.
+pub(crate) fn content_length(fields: &Fields) -> Option<u64> {
+    std::str::from_utf8(fields.find("content-length")?)
+        .ok()?
+        .parse()
+        .ok()
+}
+
+/// What a client sends behind the head of its request.
+pub(crate) enum ClientBody<'c> {
+    Http1(&'c mut http1::RequestReader),
+    Http2(http2::Receiver),
+}
+
+impl ClientBody<'_> {
+    /// The next piece; what was given before is taken for forwarded. Safe to give up on and call
+    /// again.
+    pub(crate) async fn piece(&mut self) -> Result<Piece, HttpError> {
+        match self {
+            Self::Http1(reader) => reader.piece().await,
+            Self::Http2(receiver) => receiver.piece().await,
+        }
+    }
+}
+
+/// Where the reply to a client goes.
+pub(crate) enum ClientReply<'c> {
+    Http1(http1::Reply<'c>),
+    Http2(http2::Reply),
+}
+
+impl ClientReply<'_> {
+    /// The version whose rules shape the reply; of HTTP/2 those of HTTP/1.1.
+    pub(crate) fn version(&self) -> Version {
+        match self {
+            Self::Http1(reply) => reply.version(),
+            Self::Http2(_) => Version::Http11,
+        }
+    }
+
+    /// Tells a client that waits to go on with its body. One that speaks HTTP/2 has its own way of
+    /// being held back.
+    pub(crate) async fn ask_for_body(&mut self) -> Result<(), HttpError> {
+        match self {
+            Self::Http1(reply) => reply.ask_for_body().await,
+            Self::Http2(reply) => reply.ask_for_body(),
+        }
+    }
+
+    /// Queues the head. `body`: how the end of what follows is shown; `Length(0)` and `None`: nothing
+    /// follows.
+    pub(crate) fn head(&mut self, head: &ResponseHead, body: Body) -> Result<(), HttpError> {
+        match self {
+            Self::Http1(reply) => reply.head(head, body),
+            Self::Http2(reply) => reply.head(head, body),
+        }
+    }
+
+    /// Queues some of the body, as soon as there is room for it.
+    pub(crate) async fn data(&mut self, data: Bytes) -> Result<(), HttpError> {
+        match self {
+            Self::Http1(reply) => reply.data(&data),
+            Self::Http2(reply) => reply.data(data).await,
+        }
+    }
+
+    /// Ends the reply.
+    pub(crate) fn end(&mut self, trailers: Option<&Fields>) -> Result<(), HttpError> {
+        match self {
+            Self::Http1(reply) => reply.end(trailers),
+            Self::Http2(reply) => reply.end(trailers),
+        }
+    }
+
+    /// Sends what is queued.
+    pub(crate) async fn flush(&mut self) -> Result<(), HttpError> {
+        match self {
+            Self::Http1(reply) => reply.flush().await,
+            // The task of the connection does.
+            Self::Http2(_) => Ok(()),
+        }
+    }
+
+    /// Ready when the client does not want the reply any more. One that speaks HTTP/1.1 is seen to be
+    /// gone only when it is written to.
+    pub(crate) async fn unwanted(&mut self) {
+        match self {
+            Self::Http1(_) => std::future::pending().await,
+            Self::Http2(reply) => reply.unwanted().await,
+        }
+    }
+
+    /// The reply cannot be completed. Of HTTP/1.1 only the end of the connection can tell that.
+    pub(crate) fn cut(&mut self) {
+        match self {
+            Self::Http1(_) => {}
+            Self::Http2(reply) => reply.cut(),
+        }
+    }
+}
+
+/// One request on its way to the program.
+pub(crate) enum Exchange {
+    Http1(http1::Exchange),
+    Http2(http2::Exchange),
+}
+
+/// What the program answers.
+pub(crate) enum ProgramReply<'p> {
+    Http1(&'p mut http1::ResponseReader),
+    Http2(&'p mut http2::Answer),
+}
+
+/// Where the body of the request goes.
+pub(crate) enum ProgramRequest<'p> {
+    Http1(&'p mut http1::RequestWriter),
+    Http2(&'p mut http2::Sender),
+}
+
+impl Exchange {
+    /// Both halves, to send the body while the reply may already be coming.
+    pub(crate) fn split(&mut self) -> (ProgramReply<'_>, ProgramRequest<'_>) {
+        match self {
+            Self::Http1(exchange) => {
+                let (reader, writer) = exchange.split();
+                (ProgramReply::Http1(reader), ProgramRequest::Http1(writer))
+            }
+            Self::Http2(exchange) => {
+                let (answer, sender) = exchange.split();
+                (ProgramReply::Http2(answer), ProgramRequest::Http2(sender))
+            }
+        }
+    }
+}
+
+impl ProgramReply<'_> {
+    /// The head of the final reply. Safe to give up on and call again.
+    pub(crate) async fn head(&mut self) -> Result<(ResponseHead, Body), HttpError> {
+        match self {
+            Self::Http1(reader) => reader.head().await,
+            Self::Http2(answer) => answer.head().await,
+        }
+    }
+
+    /// The next piece of its body. Safe to give up on and call again.
+    pub(crate) async fn piece(&mut self) -> Result<Piece, HttpError> {
+        match self {
+            Self::Http1(reader) => reader.piece().await,
+            Self::Http2(answer) => answer.piece().await,
+        }
+    }
+}
+
+impl ProgramRequest<'_> {
+    /// Sends the head, which was queued when the exchange began.
+    pub(crate) async fn begin(&mut self) -> Result<(), HttpError> {
+        match self {
+            Self::Http1(writer) => Ok(writer.flush().await?),
+            Self::Http2(_) => Ok(()),
+        }
+    }
+
+    pub(crate) async fn data(&mut self, data: Bytes) -> Result<(), HttpError> {
+        match self {
+            Self::Http1(writer) => writer.data(&data).await,
+            Self::Http2(sender) => sender.data(data).await,
+        }
+    }
+
+    pub(crate) async fn end(&mut self, trailers: Option<&Fields>) -> Result<(), HttpError> {
+        match self {
+            Self::Http1(writer) => writer.end(trailers).await,
+            Self::Http2(sender) => sender.end(trailers),
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! One connection of a client: what is spoken on it, then request after request.
+//!
+//! A port that is declared to speak HTTP is entered by HTTP/1.1 or HTTP/2, as the client likes; what
+//! is neither is carried unread. Nothing here waits for a client that waits for the server: of ports
+//! where the server speaks first, no byte is looked at ([`super::tcp`]).
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::Request;
+use isthmus_codec::Fields;
+use isthmus_codec::http1::{Body, Malformed, RequestHead, ResponseHead, Version};
+use isthmus_telemetry::Reporter;
+use isthmus_world::Live;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{interval, timeout};
+
+use super::decided::{Entry, detect as detect_service};
+use super::deliver::{Ended, KeepAlive};
+use super::{request, tcp};
+use crate::config::Listener;
+use crate::http::http1::{self, RequestReader, ResponseWriter};
+use crate::http::http2::{self, PREFACE};
+use crate::http::{ClientBody, ClientReply, HttpError, Prefixed, grpc};
+use crate::journey::{Journey, lossy};
+use crate::refusal::Refusal;
+use crate::worker::Worker;
+
+/// A client that has sent nothing for this long is let go.
+const IDLE: Duration = Duration::from_mins(5);
+/// Until a client that began as one of HTTP/2 has sent its settings.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// What the first bytes of a client are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    Http1,
+    Http2,
+    /// Nothing that begins a message of HTTP, such as TLS.
+    Other,
+}
+
+/// Serves a client of which `input` has been read already.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    mut socket: TcpStream,
+    mut input: BytesMut,
+    entry: Entry,
+    live: Live,
+) {
+    let mut drain = worker.common.drain.clone();
+    let spoken = tokio::select! {
+        biased;
+        spoken = timeout(IDLE, detect(&mut socket, &mut input)) => spoken,
+        () = drain.draining() => return,
+    };
+    // Who is gone, or silent for so long, needs no answer.
+    let Ok(Ok(Some(spoken))) = spoken else {
+        return;
+    };
+    match (spoken, entry) {
+        (Spoken::Http2, entry) => serve_http2(worker, socket, input, entry, live).await,
+        (Spoken::Other, Entry::Service { service, port }) => {
+            tcp::carry_unread(&worker, socket, input.freeze(), &service, port).await;
+        }
+        (Spoken::Http1 | Spoken::Other, entry) => {
+            serve_http1(worker, socket, input, entry, live).await;
+        }
+    }
+}
+
+/// Serves a client of a listener that leads to one port of one service.
+pub(super) async fn serve_listener(
+    worker: Rc<Worker>,
+    socket: TcpStream,
+    target: Listener,
+    live: Live,
+) {
+    let Listener { service, port, .. } = target;
+    let mut journey = tcp::start(&worker);
+    match tcp::find(&worker, &mut journey, &service, Some(port)).await {
+        Ok((port, protocol)) if protocol.is_http() => {
+            let entry = Entry::Service { service, port };
+            serve(worker, socket, BytesMut::new(), entry, live).await;
+        }
+        Ok((port, _)) => tcp::carry_unread(&worker, socket, Bytes::new(), &service, port).await,
+        Err(refusal) => tcp::refuse_unread(&worker, journey, &service, &refusal),
+    }
+}
+
+/// Reads until it is clear what is spoken. `None`: the client is gone.
+async fn detect(socket: &mut TcpStream, input: &mut BytesMut) -> io::Result<Option<Spoken>> {
+    loop {
+        if let Some(spoken) = spoken(input) {
+            return Ok(Some(spoken));
+        }
+        if socket.read_buf(input).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+/// `None`: more bytes are needed, of which a client of HTTP/2 sends them without being asked.
+fn spoken(input: &[u8]) -> Option<Spoken> {
+    let common = input.len().min(PREFACE.len());
+    match input.first()? {
+        _ if input.starts_with(PREFACE) => Some(Spoken::Http2),
+        _ if input[..common] == PREFACE[..common] => None,
+        // Methods are tokens, and an empty line before a request is forgiven.
+        b'A'..=b'Z' | b'a'..=b'z' | b'\r' => Some(Spoken::Http1),
+        _ => Some(Spoken::Other),
+    }
+}
+
+/// Request after request.
+async fn serve_http1(
+    worker: Rc<Worker>,
+    socket: TcpStream,
+    input: BytesMut,
+    entry: Entry,
+    live: Live,
+) {
+    let (mut reader, mut writer) = http1::serve(socket, input);
+    let mut drain = worker.common.drain.clone();
+    loop {
+        let head = tokio::select! {
+            biased;
+            head = timeout(IDLE, reader.head()) => head,
+            () = drain.draining() => return,
+        };
+        let Ok(head) = head else { return };
+        let (head, body) = match head {
+            Ok(Some(request)) => request,
+            Err(HttpError::Malformed(malformed)) => {
+                let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, Version::Http11));
+                return refuse_malformed(&worker, &mut reply, malformed).await;
+            }
+            Ok(None) | Err(_) => return,
+        };
+        if head.method == "CONNECT" && matches!(entry, Entry::Explicit) {
+            return connect(worker, reader, writer, head, live).await;
+        }
+        let wants_more = head.keep_alive();
+        let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, head.version));
+        let journey = Journey::start(Reporter::Source, "http/1.1");
+        let upload = ClientBody::Http1(&mut reader);
+        let served = serve_request(&worker, journey, &entry, head, body, upload, &mut reply).await;
+        match served {
+            Ok(KeepAlive::Yes) if wants_more && !worker.common.drain.is_draining() => {}
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+/// A client asked for a tunnel. What it says in it to a port that speaks HTTP is served as if it had
+/// come here without one; else it is carried unread.
+async fn connect(
+    worker: Rc<Worker>,
+    reader: RequestReader,
+    mut writer: ResponseWriter,
+    head: RequestHead,
+    live: Live,
+) {
+    let mut journey = tcp::start(&worker);
+    journey.record.authority = Some(lossy(&head.target));
+    let opened = async {
+        let (service, port) = detect_service(&head.target)?;
+        let (port, protocol) = tcp::find(&worker, &mut journey, &service, port).await?;
+        if protocol.is_http() {
+            return Ok(Tunnel::Http(Entry::Service { service, port }));
+        }
+        let opened = tcp::open(&worker, &service, port, &mut journey).await?;
+        Ok(Tunnel::Tcp(opened))
+    };
+    match opened.await {
+        Ok(Tunnel::Http(entry)) => {
+            if let Some((socket, early)) = accept(reader, writer).await {
+                // Its requests are counted, not the tunnel that they come in.
+                tokio::task::spawn_local(serve(worker, socket, early.into(), entry, live));
+            }
+            return;
+        }
+        Ok(Tunnel::Tcp(opened)) => {
+            if let Some((socket, early)) = accept(reader, writer).await {
+                tcp::carry(&mut journey, socket, early, opened).await;
+            }
+        }
+        Err(refusal) => {
+            let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, head.version));
+            // The client may be gone; it is counted all the same.
+            let refused = refuse(
+                &worker,
+                &mut journey,
+                &mut reply,
+                &refusal,
+                Asked::default(),
+            );
+            let _ = refused.await;
+        }
+    }
+    journey.finish(&worker.recorder);
+}
+
+/// Where a tunnel leads.
+enum Tunnel {
+    Http(Entry),
+    Tcp(tcp::Opened),
+}
+
+/// Tells the client that the tunnel stands. RFC 9110 section 9.3.6: a successful answer to CONNECT has
+/// no body. `None`: it is gone.
+async fn accept(reader: RequestReader, mut writer: ResponseWriter) -> Option<(TcpStream, Bytes)> {
+    let ok = ResponseHead {
+        status: 200,
+        version: Version::Http11,
+        fields: Fields::new(),
+    };
+    let mut reply = http1::Reply::new(&mut writer, Version::Http11);
+    reply.head(&ok, Body::None).ok()?;
+    reply.end(None).ok()?;
+    reply.flush().await.ok()?;
+    let (read, early) = reader.into_tunnel();
+    Some((read.reunite(writer.into_tunnel()).ok()?, early))
+}
+
+/// Requests side by side.
+async fn serve_http2(
+    worker: Rc<Worker>,
+    socket: TcpStream,
+    input: BytesMut,
+    entry: Entry,
+    _live: Live,
+) {
+    let io = Prefixed::new(input, socket);
+    let handshake = timeout(HANDSHAKE, http2::server().handshake(io));
+    let Ok(Ok(mut connection)) = handshake.await else {
+        return;
+    };
+    let entry = Rc::new(entry);
+    let mut drain = worker.common.drain.clone();
+    let mut draining = false;
+    let mut used = true;
+    let mut idle = interval(IDLE);
+    loop {
+        let accepted = tokio::select! {
+            accepted = connection.accept() => accepted,
+            () = drain.draining(), if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+                continue;
+            }
+            _ = idle.tick() => {
+                // Every request that runs holds the entry.
+                if !used && Rc::strong_count(&entry) == 1 {
+                    connection.graceful_shutdown();
+                }
+                used = false;
+                continue;
+            }
+        };
+        match accepted {
+            Some(Ok((request, respond))) => {
+                used = true;
+                let (worker, entry) = (Rc::clone(&worker), Rc::clone(&entry));
+                tokio::task::spawn_local(serve_stream(worker, entry, request, respond));
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%error, "a client's HTTP/2 connection has ended");
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+/// One request of a client that speaks HTTP/2.
+async fn serve_stream(
+    worker: Rc<Worker>,
+    entry: Rc<Entry>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let (head, upload, reply) = http2::receive(request, respond);
+    let mut reply = ClientReply::Http2(reply);
+    let (head, body) = match head {
+        Ok(request) => request,
+        Err(malformed) => return refuse_malformed(&worker, &mut reply, malformed).await,
+    };
+    let journey = Journey::start(Reporter::Source, "http/2");
+    let upload = ClientBody::Http2(upload);
+    // The stream tells the client how it ended.
+    let _ = serve_request(&worker, journey, &entry, head, body, upload, &mut reply).await;
+}
+
+async fn serve_request(
+    worker: &Rc<Worker>,
+    mut journey: Journey,
+    entry: &Entry,
+    head: RequestHead,
+    body: Body,
+    upload: ClientBody<'_>,
+    reply: &mut ClientReply<'_>,
+) -> Result<KeepAlive, HttpError> {
+    let without_body = body == Body::None;
+    let asked = Asked {
+        is_head: head.method == "HEAD",
+        is_grpc: grpc::is_grpc(&head.fields),
+    };
+    let served = request::serve(worker, &mut journey, entry, head, body, upload, reply).await;
+    let ended = match served {
+        Ok(keep) => Ok(keep),
+        Err(Ended::Refused(refusal)) => {
+            let sent = refuse(worker, &mut journey, reply, &refusal, asked).await;
+            // What is left of a body would be read as the next request.
+            sent.map(|()| {
+                if without_body {
+                    KeepAlive::Yes
+                } else {
+                    KeepAlive::No
+                }
+            })
+        }
+        Err(Ended::Broken(error)) => {
+            reply.cut();
+            Err(error)
+        }
+    };
+    journey.finish(&worker.recorder);
+    ended
+}
+
+/// What a refusal has to fit.
+#[derive(Debug, Clone, Copy, Default)]
+struct Asked {
+    is_head: bool,
+    is_grpc: bool,
+}
+
+/// Renders a refusal to a client.
+async fn refuse(
+    worker: &Worker,
+    journey: &mut Journey,
+    reply: &mut ClientReply<'_>,
+    refusal: &Refusal,
+    asked: Asked,
+) -> Result<(), HttpError> {
+    journey.refused(refusal, worker.name());
+    let mut head = ResponseHead {
+        status: 200,
+        version: Version::Http11,
+        fields: grpc::refused(refusal, worker.name()),
+    };
+    let mut body = Bytes::new();
+    if asked.is_grpc {
+        journey.refused_call(grpc::status_of(refusal.reason));
+    } else {
+        let rendered = refusal.render(worker.name());
+        head.status = rendered.status;
+        head.fields = rendered.fields;
+        body = rendered.body;
+    }
+    for (name, value) in journey.told() {
+        // Names of ours are plain text.
+        let _ = head.fields.push(name, value);
+    }
+    if asked.is_head {
+        reply.head(&head, Body::None)?;
+    } else {
+        reply.head(&head, Body::Length(body.len() as u64))?;
+        reply.data(body).await?;
+    }
+    reply.end(None)?;
+    reply.flush().await
+}
+
+async fn refuse_malformed(worker: &Worker, reply: &mut ClientReply<'_>, malformed: Malformed) {
+    let mut journey = Journey::start(Reporter::Source, "http/1.1");
+    journey.source(
+        &worker.common.me.identity,
+        worker.common.config.own_service(),
+        &worker.common.me.cluster,
+    );
+    let refusal = Refusal::malformed(malformed);
+    // The client may be gone; it is counted all the same.
+    let _ = refuse(worker, &mut journey, reply, &refusal, Asked::default()).await;
+    journey.finish(&worker.recorder);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_bytes() {
+        let preface = PREFACE.to_vec();
+        for (input, expect) in [
+            (&b""[..], None),
+            (b"G", Some(Spoken::Http1)),
+            (b"P", None),
+            (b"PO", Some(Spoken::Http1)),
+            (b"PRI * HTTP/2.0\r\n\r\nS", None),
+            (b"PRI * HTTP/1.1", Some(Spoken::Http1)),
+            (&preface, Some(Spoken::Http2)),
+            (b"\r\n", Some(Spoken::Http1)),
+            (b"\x16\x03\x01", Some(Spoken::Other)),
+            (b"*1\r\n$4\r\nPING", Some(Spoken::Other)),
+            (b"\0", Some(Spoken::Other)),
+        ] {
+            assert_eq!(spoken(input), expect, "{input:?}");
+        }
+        let more = [PREFACE, b"rest"].concat();
+        assert_eq!(spoken(&more), Some(Spoken::Http2));
+    }
+}

@@ -1,0 +1,129 @@
+//! The body of a request on its way to a workload. While it is short it is kept as it is sent, so that
+//! another try can send it again.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use isthmus_balance::constants::HELD_BYTES;
+use isthmus_codec::Fields;
+use isthmus_codec::http1::Body;
+
+use crate::http::{ClientBody, HttpError, Piece};
+use crate::mux::Stream;
+
+/// What a client sends, and what of it is kept.
+pub(super) struct Upload<'c> {
+    client: ClientBody<'c>,
+    kept: Vec<Bytes>,
+    kept_bytes: u64,
+    end: End,
+    kept_whole: KeptWhole,
+}
+
+/// Has all of the client's body been read?
+enum End {
+    Open,
+    Read { trailers: Option<Fields> },
+}
+
+/// Can everything that was sent be sent again?
+#[derive(Debug, Clone)]
+pub(super) struct KeptWhole(Rc<Cell<bool>>);
+
+impl KeptWhole {
+    pub(super) fn holds(&self) -> bool {
+        self.0.get()
+    }
+}
+
+/// One try's sending.
+pub(super) type Uploading<'u> = Pin<Box<dyn Future<Output = Result<(), Sending>> + 'u>>;
+
+/// Why an upload ended early.
+pub(super) enum Sending {
+    /// The stream failed; reading it says why.
+    Stream,
+    Client(HttpError),
+}
+
+impl<'c> Upload<'c> {
+    /// `body`: what the head has announced.
+    pub(super) fn new(client: ClientBody<'c>, body: Body) -> Self {
+        let empty = matches!(body, Body::None | Body::Length(0));
+        Self {
+            client,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            end: if empty {
+                End::Read { trailers: None }
+            } else {
+                End::Open
+            },
+            kept_whole: KeptWhole(Rc::new(Cell::new(true))),
+        }
+    }
+
+    /// There is no body at all.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self.end, End::Read { trailers: None }) && self.kept_bytes == 0
+    }
+
+    pub(super) fn kept_whole(&self) -> KeptWhole {
+        self.kept_whole.clone()
+    }
+
+    /// Sends the body from its beginning: what is kept, then what the client goes on to send. Must not
+    /// be called again when something was sent that is not kept.
+    pub(super) fn send<'u>(&'u mut self, stream: Rc<Stream>) -> Uploading<'u>
+    where
+        'c: 'u,
+    {
+        Box::pin(async move {
+            for data in &self.kept {
+                stream
+                    .send(data.clone())
+                    .await
+                    .map_err(|_| Sending::Stream)?;
+            }
+            let trailers = loop {
+                if let End::Read { trailers } = &self.end {
+                    break trailers.as_ref();
+                }
+                match self.client.piece().await.map_err(Sending::Client)? {
+                    Piece::Data(data) => {
+                        // First kept, then sent: a try may end while it waits for room.
+                        self.keep(&data);
+                        stream.send(data).await.map_err(|_| Sending::Stream)?;
+                    }
+                    Piece::Trailers(trailers) => {
+                        self.end = End::Read {
+                            trailers: Some(trailers),
+                        };
+                    }
+                    Piece::End => self.end = End::Read { trailers: None },
+                }
+            };
+            stream.finish(trailers).map_err(|_| Sending::Stream)
+        })
+    }
+
+    fn keep(&mut self, data: &Bytes) {
+        self.kept_bytes += data.len() as u64;
+        if self.kept_bytes > HELD_BYTES {
+            self.kept_whole.0.set(false);
+            self.kept.clear();
+        } else {
+            self.kept.push(data.clone());
+        }
+    }
+}
+
+/// Goes on with an upload; never ready when there is none.
+pub(super) async fn upload_step(uploading: &mut Option<Uploading<'_>>) -> Result<(), Sending> {
+    match uploading {
+        Some(uploading) => uploading.await,
+        None => std::future::pending().await,
+    }
+}
