@@ -76,8 +76,9 @@ fn context() -> impl Strategy<Value = Context> {
 
 fn open() -> impl Strategy<Value = Open> {
     let line = ("[A-Z]{1,9}", "/[!-\"$-~]{0,40}", "[a-z0-9.]{0,20}");
-    let request = (service(), any::<u16>(), line, fields(), context()).prop_map(
-        |(service, port, (method, path, authority), fields, context)| {
+    let rest = (option::of("[!-~]{1,20}"), context());
+    let request = (service(), any::<u16>(), line, fields(), rest).prop_map(
+        |(service, port, (method, path, authority), fields, (upgrade, context))| {
             Open::Request(Request {
                 service,
                 port,
@@ -85,6 +86,7 @@ fn open() -> impl Strategy<Value = Open> {
                 path: path.into(),
                 authority: authority.into(),
                 fields,
+                upgrade: upgrade.map(Into::into),
                 context,
             })
         },
@@ -134,14 +136,16 @@ fn open() -> impl Strategy<Value = Open> {
 fn reply() -> impl Strategy<Value = Reply> {
     let utilisation = option::of((0..=1000_u16).prop_map(Utilisation::of_permille));
     let refusal = option::of("[ -~]{0,60}".prop_map(Bytes::from));
-    let response = (200..=999_u16, fields(), utilisation, any::<bool>(), refusal).prop_map(
-        |(status, fields, utilisation, do_not_retry, refusal)| {
+    let words = (refusal, option::of("[!-~]{1,20}".prop_map(Bytes::from)));
+    let response = (200..=999_u16, fields(), utilisation, any::<bool>(), words).prop_map(
+        |(status, fields, utilisation, do_not_retry, (refusal, upgrade))| {
             Reply::Response(Response {
                 status,
                 fields,
                 utilisation,
                 do_not_retry,
                 refusal,
+                upgrade,
             })
         },
     );

@@ -138,9 +138,6 @@ fn what_the_mesh_refuses_has_a_reason(caller: SocketAddr) -> Result<()> {
     http::get(caller, "http://nobody.shop.mesh/", &[])?.expect_refusal(404, "no-such-service")?;
     http::get(caller, "http://catalog.shop.mesh:81/", &[])?.expect_refusal(404, "unknown-port")?;
     http::get(caller, "http://example.com/", &[])?.expect_refusal(403, "foreign-destination")?;
-    let upgrade = ["upgrade: websocket", "connection: upgrade"];
-    let upgrade = http::get(caller, CATALOG, &upgrade)?;
-    upgrade.expect_refusal(501, "upgrade-not-supported")?;
     for (malformed, head) in [
         (
             "no version",

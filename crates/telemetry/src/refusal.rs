@@ -100,8 +100,8 @@ reasons! {
         "The client speaks a version of HTTP that this listener does not.",
         "Let the client speak HTTP/1.1.";
     UpgradeNotSupported: "upgrade-not-supported", 501, Caller, Pointless,
-        "The client asked to upgrade the connection, which the mesh does not carry yet.",
-        "Call the service as plain TCP (CONNECT) if it needs the upgrade.";
+        "The client asked for a tunnel or another protocol where there can be none.",
+        "Upgrade (WebSocket) needs a port of HTTP/1.1: `appProtocol: http`; CONNECT, a client of HTTP/1.1.";
     ForeignDestination: "foreign-destination", 403, Caller, Pointless,
         "The host is no name of this mesh, and the proxy forwards nowhere else.",
         "Call <service>.<namespace>.mesh; put other hosts into the client's NO_PROXY.";

@@ -97,6 +97,12 @@ impl ResponseDecoder {
         self.asked = Some(Asked::by(method));
     }
 
+    /// A request was sent that asks for another protocol: the final response may be 101, and the
+    /// bytes behind it are a tunnel's.
+    pub fn expect_upgrade(&mut self) {
+        self.asked = Some(Asked::Upgrade);
+    }
+
     /// As [`RequestDecoder::decode`]. Interim responses (1xx) come as a `Head` and an `End` of
     /// their own before the final one.
     pub fn decode(
@@ -111,11 +117,13 @@ impl ResponseDecoder {
                 return Err(Malformed::StatusLine);
             }
             let head = parse_response(head)?;
-            if head.status == 101 {
+            let switches = head.status == 101;
+            if switches && asked != Asked::Upgrade {
                 return Err(Malformed::SwitchedProtocols);
             }
             let body = Body::of_response(&head, asked)?;
-            let tunnel = asked == Asked::Connect && matches!(head.status, 200..=299);
+            let connects = asked == Asked::Connect && matches!(head.status, 200..=299);
+            let tunnel = switches || connects;
             Ok(Read::Head { head, body, tunnel })
         })?;
         self.note(item.as_ref());
@@ -147,7 +155,7 @@ impl ResponseDecoder {
     /// Only the end of a final response answers the request.
     fn note(&mut self, item: Option<&Item<ResponseHead>>) {
         match item {
-            Some(Item::Head(head, _)) => self.interim = head.status < 200,
+            Some(Item::Head(head, _)) => self.interim = head.status < 200 && head.status != 101,
             Some(Item::End) if !self.interim => self.asked = None,
             _ => {}
         }

@@ -55,6 +55,8 @@ pub enum Body {
 pub(super) enum Asked {
     Head,
     Connect,
+    /// The client wants to change to another protocol.
+    Upgrade,
     Other,
 }
 

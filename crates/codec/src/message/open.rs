@@ -33,6 +33,9 @@ pub struct Request {
     pub authority: Bytes,
     /// Without hop-by-hop fields.
     pub fields: Fields,
+    /// The protocols that the caller wants to change to (RFC 9110 section 7.8), as it names them. A
+    /// reply of 101 then makes the stream one of opaque bytes.
+    pub upgrade: Option<Bytes>,
     pub context: Context,
 }
 
@@ -120,6 +123,7 @@ mod number {
     pub(super) const PATH: u64 = 4;
     pub(super) const AUTHORITY: u64 = 5;
     pub(super) const FIELDS: u64 = 6;
+    pub(super) const UPGRADE: u64 = 7;
     pub(super) const REMAINING: u64 = 16;
     pub(super) const ATTEMPT: u64 = 17;
     pub(super) const PRIORITY: u64 = 18;
@@ -181,6 +185,9 @@ impl Request {
                 Need::Critical,
                 &encode_fields(&self.fields),
             );
+        }
+        if let Some(upgrade) = &self.upgrade {
+            put(out, number::UPGRADE, Need::Critical, upgrade);
         }
         self.context.encode(out);
     }
@@ -281,6 +288,7 @@ struct Parts {
     path: Option<Bytes>,
     authority: Option<Bytes>,
     fields: Fields,
+    upgrade: Option<Bytes>,
     context: Context,
     cluster: Option<ClusterName>,
     subset: Subset,
@@ -313,6 +321,10 @@ impl Parts {
                 self.authority = Some(checked(entry, "authority", MAX_HEAD, valid)?);
             }
             number::FIELDS => self.fields = entry.fields()?,
+            number::UPGRADE => {
+                let upgrade = checked(entry, "upgrade", MAX_TEXT, syntax::is_field_value)?;
+                self.upgrade = Some(upgrade);
+            }
             number::REMAINING => {
                 self.context.remaining = Some(Duration::from_micros(entry.number("remaining")?));
             }
@@ -350,6 +362,7 @@ impl Parts {
             path: required(self.path, "path")?,
             authority: required(self.authority, "authority")?,
             fields: self.fields,
+            upgrade: self.upgrade,
             context: self.context,
         }))
     }

@@ -25,7 +25,7 @@ pub enum Reply {
 /// The head of an HTTP response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
-    /// 200 to 999; interim responses do not travel.
+    /// 200 to 999, or 101 to a request that asked for it; interim responses do not travel.
     pub status: u16,
     /// Without hop-by-hop fields.
     pub fields: Fields,
@@ -35,6 +35,8 @@ pub struct Response {
     pub do_not_retry: bool,
     /// Why the callee's proxy, not its program, answered so; a reason in the words of refusals.
     pub refusal: Option<Bytes>,
+    /// The protocol that is changed to, of a reply with status 101.
+    pub upgrade: Option<Bytes>,
 }
 
 /// What a gateway says to a tunnel.
@@ -103,6 +105,7 @@ mod number {
     pub(super) const UTILISATION: u64 = 3;
     pub(super) const DO_NOT_RETRY: u64 = 4;
     pub(super) const REFUSAL: u64 = 5;
+    pub(super) const UPGRADE: u64 = 6;
     pub(super) const HANDLE: u64 = 16;
     pub(super) const ZONE: u64 = 17;
     pub(super) const WEIGHT: u64 = 18;
@@ -193,6 +196,9 @@ impl Response {
         if let Some(refusal) = &self.refusal {
             put(out, number::REFUSAL, Need::Optional, refusal);
         }
+        if let Some(upgrade) = &self.upgrade {
+            put(out, number::UPGRADE, Need::Critical, upgrade);
+        }
     }
 }
 
@@ -212,6 +218,7 @@ struct Parts {
     utilisation: Option<Utilisation>,
     do_not_retry: bool,
     refusal: Option<Bytes>,
+    upgrade: Option<Bytes>,
     handle: Option<Handle>,
     zone: Option<String>,
     weight: Option<u32>,
@@ -229,16 +236,8 @@ impl Parts {
                 self.utilisation = Some(Utilisation::of_permille(permille));
             }
             number::DO_NOT_RETRY => self.do_not_retry = true,
-            number::REFUSAL => {
-                let reason = entry.bytes("refusal", MAX_TRACE)?;
-                if !syntax::is_field_value(&reason) {
-                    return Err(DecodeError::invalid(
-                        "refusal",
-                        "it holds control characters",
-                    ));
-                }
-                self.refusal = Some(reason);
-            }
+            number::REFUSAL => self.refusal = Some(line(entry, "refusal")?),
+            number::UPGRADE => self.upgrade = Some(line(entry, "upgrade")?),
             number::HANDLE => {
                 self.handle = Some(handle(&entry.bytes("handle", MAX_TEXT)?, "handle")?);
             }
@@ -260,6 +259,7 @@ impl Parts {
             utilisation: self.utilisation,
             do_not_retry: self.do_not_retry,
             refusal: self.refusal,
+            upgrade: self.upgrade,
         }))
     }
 
@@ -281,10 +281,23 @@ impl Parts {
     }
 }
 
+/// What may stand as the value of a field.
+fn line(entry: Entry, field: &'static str) -> Result<Bytes, DecodeError> {
+    let line = entry.bytes(field, MAX_TRACE)?;
+    if syntax::is_field_value(&line) {
+        Ok(line)
+    } else {
+        Err(DecodeError::invalid(field, "it holds control characters"))
+    }
+}
+
 fn status(status: u16) -> Result<u16, DecodeError> {
-    if (200..=999).contains(&status) {
+    if matches!(status, 101 | 200..=999) {
         Ok(status)
     } else {
-        Err(DecodeError::invalid("status", "it is not 200 to 999"))
+        Err(DecodeError::invalid(
+            "status",
+            "it is not 101 or 200 to 999",
+        ))
     }
 }

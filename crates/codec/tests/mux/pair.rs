@@ -114,6 +114,7 @@ pub(crate) fn request(fields: Fields) -> Open {
         path: "/".into(),
         authority: "cart.shop.mesh".into(),
         fields,
+        upgrade: None,
         context: Context::default(),
     })
 }
@@ -125,5 +126,6 @@ pub(crate) fn response(status: u16) -> Reply {
         utilisation: None,
         do_not_retry: false,
         refusal: None,
+        upgrade: None,
     })
 }

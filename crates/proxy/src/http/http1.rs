@@ -82,6 +82,11 @@ impl RequestReader {
         self.socket.read_buf(&mut self.input).await
     }
 
+    /// As `into_tunnel`, for as long as it lasts.
+    pub(super) fn tunnel(&mut self) -> (&mut OwnedReadHalf, Bytes) {
+        (&mut self.socket, self.input.split().freeze())
+    }
+
     /// The socket and what has been read beyond the last request: a tunnel takes over.
     pub(crate) fn into_tunnel(self) -> (OwnedReadHalf, Bytes) {
         (self.socket, self.input.freeze())
@@ -130,6 +135,10 @@ impl<'c> Reply<'c> {
 
     pub(super) fn version(&self) -> Version {
         self.version
+    }
+
+    pub(super) fn tunnel(&mut self) -> &mut OwnedWriteHalf {
+        &mut self.writer.socket
     }
 
     pub(super) async fn ask_for_body(&mut self) -> Result<(), HttpError> {
@@ -213,7 +222,11 @@ impl ProgramConnection {
     /// Queues the head of a request; it goes out with the first `flush`.
     pub(crate) fn begin(mut self, head: &RequestHead, body: Body) -> Result<Exchange, Unsendable> {
         self.writer.encoder = Some(encode_request(head, body, &mut self.writer.output)?);
-        self.reader.decoder.expect(&head.method);
+        if head.asks_upgrade() {
+            self.reader.decoder.expect_upgrade();
+        } else {
+            self.reader.decoder.expect(&head.method);
+        }
         Ok(Exchange { connection: self })
     }
 
@@ -230,6 +243,12 @@ impl Exchange {
     pub(crate) fn split(&mut self) -> (&mut ResponseReader, &mut RequestWriter) {
         let connection = &mut self.connection;
         (&mut connection.reader, &mut connection.writer)
+    }
+
+    /// The program has changed to another protocol.
+    pub(crate) fn into_tunnel(self) -> (OwnedReadHalf, Bytes, OwnedWriteHalf) {
+        let ProgramConnection { reader, writer } = self.connection;
+        (reader.socket, reader.input.freeze(), writer.socket)
     }
 
     /// The connection, when request and response are complete.
@@ -268,7 +287,9 @@ impl ResponseReader {
     pub(crate) async fn head(&mut self) -> Result<(ResponseHead, Body), HttpError> {
         loop {
             match self.decoder.decode(&mut self.input)? {
-                Some(Item::Head(head, body)) if head.status >= 200 => return Ok((head, body)),
+                Some(Item::Head(head, body)) if head.status >= 200 || head.status == 101 => {
+                    return Ok((head, body));
+                }
                 Some(Item::Head(..) | Item::Data(_) | Item::Trailers(_) | Item::End) => {}
                 None if self.read().await? == 0 => {
                     self.decoder.finish()?;

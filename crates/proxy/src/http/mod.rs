@@ -17,6 +17,8 @@ use bytes::Bytes;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, Malformed, ResponseHead, Unsendable, Version};
 
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
 pub(crate) use prefixed::Prefixed;
 
 /// Why a message could not be read or written.
@@ -100,6 +102,30 @@ impl ClientBody<'_> {
         match self {
             Self::Http1(reader) => reader.piece().await,
             Self::Http2(receiver) => receiver.piece().await,
+        }
+    }
+}
+
+/// The connection of a client that has changed to another protocol, and what it has said in it already.
+pub(crate) struct ClientTunnel<'t> {
+    pub(crate) read: &'t mut OwnedReadHalf,
+    pub(crate) early: Bytes,
+    pub(crate) write: &'t mut OwnedWriteHalf,
+}
+
+impl<'t> ClientTunnel<'t> {
+    /// `None`: streams of HTTP/2 change to nothing.
+    pub(crate) fn over(
+        body: &'t mut ClientBody<'_>,
+        reply: &'t mut ClientReply<'_>,
+    ) -> Option<Self> {
+        match (body, reply) {
+            (ClientBody::Http1(reader), ClientReply::Http1(reply)) => {
+                let (read, early) = reader.tunnel();
+                let write = reply.tunnel();
+                Some(Self { read, early, write })
+            }
+            _ => None,
         }
     }
 }

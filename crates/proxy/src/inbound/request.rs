@@ -19,11 +19,14 @@ use isthmus_telemetry::RefusalReason;
 use tokio::time::timeout_at;
 
 use super::{Target, authorize};
-use crate::http::{Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc};
+use crate::http::{
+    Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http1,
+};
 use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Stream, StreamError};
 use crate::program::NotBegun;
 use crate::refusal::{Refusal, is_of_mesh};
+use crate::splice::splice;
 use crate::told::TELL_FIELD;
 use crate::worker::Worker;
 
@@ -74,6 +77,10 @@ pub(super) async fn serve(
     };
     if target.protocol == AppProtocol::Http2 {
         journey.record.protocol = "http/2";
+        if request.upgrade.is_some() {
+            let refusal = RefusalReason::UpgradeNotSupported.into();
+            return refuse(worker, journey, &stream, &refusal, is_grpc).await;
+        }
     }
     let now = Instant::now();
     worker
@@ -151,6 +158,7 @@ pub(super) fn refused(refusal: &Refusal, at: &str, is_grpc: bool) -> Reply {
         utilisation: None,
         do_not_retry: refusal.reason.retry() == isthmus_telemetry::Retry::Pointless,
         refusal: Some(Bytes::from_static(refusal.reason.code().as_bytes())),
+        upgrade: None,
     })
 }
 
@@ -168,7 +176,7 @@ async fn exchange(
         AppProtocol::Http2 => program.begin_http2(port, &head, body).await,
         AppProtocol::Http1 | AppProtocol::Tcp => program.begin_http1(port, &head, body).await,
     };
-    let mut exchange = begun.map_err(|error| match error {
+    let exchange = begun.map_err(|error| match error {
         NotBegun::Unreached(_) => {
             tracing::debug!(%error, port, "no way to the program");
             Broken::Unseen
@@ -176,6 +184,12 @@ async fn exchange(
         NotBegun::Unsendable(error) => Broken::Request(error),
     })?;
     journey.record.attempts = 1;
+    let mut exchange = match exchange {
+        Exchange::Http1(exchange) if request.upgrade.is_some() => {
+            return upgrade(journey, stream, exchange, &request.method).await;
+        }
+        exchange => exchange,
+    };
     let keep = converse(journey, stream, &mut exchange, &request.method).await?;
     if let Exchange::Http1(exchange) = exchange
         && keep
@@ -183,6 +197,40 @@ async fn exchange(
         program.give_back(port, exchange.into_connection());
     }
     Ok(())
+}
+
+/// Asks the program to change to another protocol, and carries what is said in it. Should it go on in
+/// HTTP, its answer is carried, and the connection used no more.
+async fn upgrade(
+    journey: &mut Journey,
+    stream: &Stream,
+    mut exchange: http1::Exchange,
+    method: &[u8],
+) -> Result<(), Broken> {
+    let (reader, writer) = exchange.split();
+    writer.end(None).await.map_err(not_sent)?;
+    let (head, body) = reader.head().await.map_err(no_head)?;
+    journey.record.response_code = Some(head.status);
+    let switches = head.status == 101;
+    let bodiless = !switches && (body == Body::None || method == b"HEAD");
+    let reply = reply(head, body);
+    stream.reply(&reply, bodiless).map_err(Broken::Caller)?;
+    if switches {
+        let (read, early, write) = exchange.into_tunnel();
+        let carried = splice(read, write, early, stream).await;
+        journey.record.request_bytes += carried.received;
+        journey.record.response_bytes += carried.sent;
+        return Ok(());
+    }
+    download(journey, stream, &mut ProgramReply::Http1(reader), bodiless).await
+}
+
+fn no_head(error: HttpError) -> Broken {
+    match error {
+        HttpError::Malformed(_) => Broken::NotHttp(error),
+        HttpError::Unseen => Broken::Unseen,
+        _ => Broken::Unknown,
+    }
 }
 
 /// The request as the program is to see it, whatever a peer has put into it: what a client could not
@@ -202,13 +250,17 @@ fn to_program(request: &Request, end: bool, protocol: AppProtocol) -> (RequestHe
     for (name, value) in said.iter() {
         let _ = fields.push(name.clone(), value.clone());
     }
+    if let Some(upgrade) = &request.upgrade {
+        let _ = fields.push("connection", "upgrade");
+        let _ = fields.push("upgrade", upgrade.clone());
+    }
     if protocol == AppProtocol::Http2 && grpc::is_grpc(&request.fields) && !fields.contains("te") {
         // Programs of gRPC ask for it, and a caller that speaks HTTP/1.1 need not know.
         let _ = fields.push("te", "trailers");
     }
     let body = match content_length(&request.fields) {
         Some(length) => Body::Length(length),
-        None if end => Body::None,
+        None if end || request.upgrade.is_some() => Body::None,
         None => Body::Chunked,
     };
     let head = RequestHead {
@@ -235,11 +287,7 @@ async fn converse(
     let (head, body) = loop {
         tokio::select! {
             biased;
-            head = reader.head() => break head.map_err(|error| match error {
-                HttpError::Malformed(_) => Broken::NotHttp(error),
-                HttpError::Unseen => Broken::Unseen,
-                _ => Broken::Unknown,
-            })?,
+            head = reader.head() => break head.map_err(no_head)?,
             done = &mut uploading, if uploaded.is_none() => match done {
                 Err(gone @ (Broken::Caller(_) | Broken::Request(_))) => return Err(gone),
                 // The program may stop reading and still answer.
@@ -273,6 +321,10 @@ async fn converse(
 /// itself and hands on is none of ours.
 fn reply(head: ResponseHead, body: Body) -> Reply {
     let mut fields = head.fields;
+    let upgrade = fields
+        .find("upgrade")
+        .filter(|_| head.status == 101)
+        .cloned();
     strip_hop_by_hop(&mut fields);
     fields.retain(|name, _| !is_of_mesh(name));
     if let Body::Length(length) = body {
@@ -285,6 +337,7 @@ fn reply(head: ResponseHead, body: Body) -> Reply {
         utilisation: None,
         do_not_retry: false,
         refusal: None,
+        upgrade,
     })
 }
 

@@ -15,10 +15,11 @@ use super::call::Call;
 use super::settle::{deadline, stream_failed};
 use super::upload::{Sending, Uploading, upload_step};
 use crate::destination::Try;
-use crate::http::{ClientReply, HttpError, content_length};
+use crate::http::{ClientBody, ClientReply, ClientTunnel, HttpError, content_length};
 use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Stream};
 use crate::refusal::{AT_FIELD, Refusal};
+use crate::splice::splice;
 
 /// May the client's connection carry another request?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +140,45 @@ pub(super) async fn deliver(
             attempt.finish(Outcome::Cancelled);
             Err(Ended::Broken(error))
         }
+    }
+}
+
+/// A connection on which client and program have changed to another protocol.
+pub(super) struct Upgraded {
+    pub(super) head: Response,
+    pub(super) stream: Rc<Stream>,
+}
+
+impl Upgraded {
+    /// Tells the client, and carries what follows. The try lasts as long as that does.
+    pub(super) async fn carry(
+        self,
+        journey: &mut Journey,
+        attempt: Try,
+        body: &mut ClientBody<'_>,
+        reply: &mut ClientReply<'_>,
+    ) -> Result<KeepAlive, Ended> {
+        let Self { mut head, stream } = self;
+        journey.record.response_code = Some(head.status);
+        strip_hop_by_hop(&mut head.fields);
+        // What was read as the value of a field is one.
+        let _ = head.fields.push("connection", "upgrade");
+        if let Some(upgrade) = head.upgrade.take() {
+            let _ = head.fields.push("upgrade", upgrade);
+        }
+        reply.head(&response_head(&head), Body::None)?;
+        reply.end(None)?;
+        reply.flush().await?;
+        if let Some(tunnel) = ClientTunnel::over(body, reply) {
+            let carried = splice(tunnel.read, tunnel.write, tunnel.early, &stream).await;
+            journey.record.request_bytes += carried.sent;
+            journey.record.response_bytes += carried.received;
+        }
+        attempt.finish(Outcome::Replied {
+            status: head.status,
+            retry_unwanted: false,
+        });
+        Ok(KeepAlive::No)
     }
 }
 

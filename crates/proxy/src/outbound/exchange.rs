@@ -13,7 +13,7 @@ use tokio::time::sleep_until;
 use super::call::Call;
 use super::connect::connect;
 use super::decided::Decided;
-use super::deliver::{Ended, Held, HeldBody, KeepAlive, Rest, deliver};
+use super::deliver::{Ended, Held, HeldBody, KeepAlive, Rest, Upgraded, deliver};
 use super::settle::{
     Avoided, Failed, Settle, check_chosen, consider, deadline, has_room, not_opened, stream_failed,
 };
@@ -42,7 +42,7 @@ pub(super) async fn run(
     let destination = worker.destinations.find(&decided.key);
     let settle = Settle::new(worker, &destination, decided, Instant::now());
     let mut avoided = Avoided::default();
-    loop {
+    let (upgraded, attempt) = loop {
         let now = Instant::now();
         let decision = consider(&destination, decided, &avoided, now)?;
         if attempts.tries() == 0 {
@@ -70,8 +70,8 @@ pub(super) async fn run(
         if !kept_whole.holds() {
             attempts.lose_body();
         }
-        let held = match answered {
-            Ok(held) => held,
+        let answered = match answered {
+            Ok(answered) => answered,
             Err(Abandoned::Failed(failed)) => {
                 settle.failed(attempts, &mut avoided, Some(attempt), failed)?;
                 continue;
@@ -79,6 +79,13 @@ pub(super) async fn run(
             Err(Abandoned::Client(error)) => {
                 attempt.finish(Outcome::Cancelled);
                 return Err(Ended::by_client(error));
+            }
+        };
+        let held = match answered {
+            Answered::Reply(held) => held,
+            Answered::Upgraded(upgraded) => {
+                attempt.replied(Instant::now());
+                break (upgraded, attempt);
             }
         };
         attempt.replied(held.began);
@@ -89,7 +96,10 @@ pub(super) async fn run(
                 return deliver(journey, attempts, call, attempt, held, reply).await;
             }
         }
-    }
+    };
+    attempts.begin_reply();
+    let client = upload.client();
+    upgraded.carry(journey, attempt, client, reply).await
 }
 
 /// Why `send` has no reply.
@@ -108,12 +118,13 @@ async fn answer<'u>(
     request: &Request,
     upload: &'u mut Upload<'_>,
     reply: &mut ClientReply<'_>,
-) -> Result<Held<'u>, Abandoned> {
+) -> Result<Answered<'u>, Abandoned> {
     let empty = upload.is_empty();
     has_room(link, attempts).await.map_err(Abandoned::Failed)?;
     let _committed = attempts.commit();
+    let upgrades = request.upgrade.is_some();
     let stream = link
-        .open(&Open::Request(request.clone()), empty)
+        .open(&Open::Request(request.clone()), empty && !upgrades)
         .map_err(|error| Abandoned::Failed(not_opened(&error)))?;
     let stream = Rc::new(stream);
     let uploading = (!empty).then(|| upload.send(Rc::clone(&stream)));
@@ -131,8 +142,23 @@ async fn answer<'u>(
     };
     waiting.head_due = None;
     let began = Instant::now();
+    if head.status == 101 && upgrades {
+        let stream = waiting.rest.stream;
+        return Ok(Answered::Upgraded(Upgraded { head, stream }));
+    } else if head.status == 101 {
+        return Err(bad("it changes to a protocol that nobody asked for"));
+    } else if upgrades {
+        // A stream that failed says why when it is read.
+        let _ = waiting.rest.stream.finish(None);
+    }
     let body = waiting.hold(attempts, &head, reply).await?;
-    Ok(Held { head, body, began })
+    Ok(Answered::Reply(Held { head, body, began }))
+}
+
+/// What a try has brought.
+enum Answered<'u> {
+    Reply(Held<'u>),
+    Upgraded(Upgraded),
 }
 
 /// A try that has been sent, or is being sent.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use isthmus_codec::Fields;
-use isthmus_codec::http1::{Body, RequestHead, Target, strip_hop_by_hop};
+use isthmus_codec::http1::{Body, RequestHead, Target, Version, strip_hop_by_hop};
 use isthmus_codec::message::{Context, Request};
 use isthmus_route::{Headers, RequestView};
 use isthmus_telemetry::RefusalReason;
@@ -43,14 +43,12 @@ pub(super) async fn serve(
     if head.method == "CONNECT" {
         return Err(no_tunnel().into());
     }
-    if head.asks_upgrade() {
-        return Err(RefusalReason::UpgradeNotSupported.into());
-    }
     let (authority, path) = authority_of(&head)?;
     journey.record.authority = Some(lossy(&authority));
     journey.record.path = Some(lossy(without_query(&path)));
 
     let expects_continue = head.expects_continue();
+    let upgrade = upgrade_of(&head, body);
     strip_hop_by_hop(&mut head.fields);
     let decided = decide(worker, journey, entry, &head, &authority, &path).await?;
 
@@ -75,6 +73,7 @@ pub(super) async fn serve(
         path,
         authority,
         fields: head.fields,
+        upgrade,
         context: Context {
             source_cluster: Some(me.cluster.clone()),
             ..Context::default()
@@ -107,6 +106,14 @@ fn authority_of(head: &RequestHead) -> Result<(Bytes, Bytes), Refusal> {
         Target::Authority(authority) => (authority, Bytes::from_static(b"/")),
         Target::Asterisk => (host(), Bytes::from_static(b"*")),
     })
+}
+
+/// The protocols that a client asks to change to. A server may go on as if it had not asked (RFC 9110
+/// section 7.8): so it is with HTTP/2, which needs no asking, and where a body would come first.
+fn upgrade_of(head: &RequestHead, body: Body) -> Option<Bytes> {
+    let asks = head.asks_upgrade() && body == Body::None && head.version == Version::Http11;
+    let wanted = head.fields.find("upgrade").filter(|_| asks)?;
+    (!wanted.eq_ignore_ascii_case(b"h2c")).then(|| wanted.clone())
 }
 
 /// Everything that is decided once per request, on one view.

@@ -70,6 +70,11 @@ impl<'c> Upload<'c> {
         matches!(self.end, End::Read { trailers: None }) && self.kept_bytes == 0
     }
 
+    /// The client's half of the connection.
+    pub(super) fn client(&mut self) -> &mut ClientBody<'c> {
+        &mut self.client
+    }
+
     pub(super) fn kept_whole(&self) -> KeptWhole {
         self.kept_whole.clone()
     }

@@ -1,6 +1,7 @@
 //! What users see, through whole proxies on real sockets: see [`crate::testing`].
 
 mod http2;
+mod upgrade;
 
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
@@ -45,6 +46,7 @@ fn request(method: &'static str, fields: &[(&'static str, &'static str)]) -> Ope
         path: "/".into(),
         authority: HOST.into(),
         fields: all,
+        upgrade: None,
         context: Context::default(),
     })
 }
@@ -383,6 +385,7 @@ fn a_callee_that_says_more_than_it_announced_fills_no_memory() {
                         utilisation: None,
                         do_not_retry: false,
                         refusal: None,
+                        upgrade: None,
                     };
                     let stream = incoming.stream;
                     stream.reply(&Reply::Response(head), false).unwrap();

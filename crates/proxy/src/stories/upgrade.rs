@@ -1,0 +1,101 @@
+//! Connections that change to another protocol, as WebSocket does (RFC 9110 section 7.8, RFC 6455).
+
+use isthmus_model::AppProtocol;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::testing::{HOST, Scene, answering, program, read_head, run, within};
+
+fn asking() -> String {
+    format!(
+        "GET /chat HTTP/1.1\r\nHost: {HOST}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: \
+         websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+#[test]
+fn bytes_pass_both_ways_after_the_change_and_each_half_ends_by_itself() {
+    run(async {
+        let address = program(|mut socket| async move {
+            let head = read_head(&mut socket).await.to_ascii_lowercase();
+            for line in [
+                "get /chat http/1.1\r\n",
+                "connection: upgrade\r\n",
+                "upgrade: websocket\r\n",
+                "sec-websocket-key: dghlihnhbxbszsbub25jzq==\r\n",
+            ] {
+                assert!(head.contains(line), "{head}");
+            }
+            // The first frame comes with the head.
+            let reply = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: \
+                         websocket\r\nSec-WebSocket-Accept: x\r\n\r\nfirst";
+            socket.write_all(reply.as_bytes()).await.unwrap();
+            let mut said = Vec::new();
+            socket.read_to_end(&mut said).await.unwrap();
+            socket.write_all(&said).await.unwrap();
+        })
+        .await;
+        for scene in [Scene::local, Scene::stretched] {
+            let scene = scene(address);
+            let mut client = scene.client().await;
+            client.write_all(asking().as_bytes()).await.unwrap();
+            let head = within(read_head(&mut client)).await.to_ascii_lowercase();
+            for line in [
+                "http/1.1 101 switching protocols\r\n",
+                "connection: upgrade\r\n",
+                "upgrade: websocket\r\n",
+                "sec-websocket-accept: x\r\n",
+            ] {
+                assert!(head.contains(line), "{head}");
+            }
+            let mut first = [0; 5];
+            within(client.read_exact(&mut first)).await.unwrap();
+            assert_eq!(&first, b"first");
+            client.write_all(b"\x81\x02hi").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut rest = Vec::new();
+            within(client.read_to_end(&mut rest)).await.unwrap();
+            assert_eq!(rest, b"\x81\x02hi");
+        }
+    });
+}
+
+#[test]
+fn a_program_may_go_on_as_if_nobody_had_asked() {
+    run(async {
+        let address =
+            answering("HTTP/1.1 426 Upgrade Required\r\ncontent-length: 2\r\n\r\nno").await;
+        let scene = Scene::stretched(address);
+        let mut client = scene.client().await;
+        for _ in 0..2 {
+            client.write_all(asking().as_bytes()).await.unwrap();
+            let head = within(read_head(&mut client)).await;
+            assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
+            let mut body = [0; 2];
+            within(client.read_exact(&mut body)).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_cannot_change_is_told_so() {
+    run(async {
+        let address = answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        let scene = Scene::local_speaking(AppProtocol::Http2, address);
+        let mut client = scene.client().await;
+        client.write_all(asking().as_bytes()).await.unwrap();
+        let head = within(read_head(&mut client)).await;
+        assert!(head.starts_with("HTTP/1.1 501 "), "{head}");
+
+        // Nobody asked: an answer that nobody can read.
+        let address =
+            answering("HTTP/1.1 101 Up\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n").await;
+        let scene = Scene::local(address);
+        let reply = scene
+            .ask(&format!(
+                "GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n"
+            ))
+            .await;
+        assert!(reply.starts_with("HTTP/1.1 502 "), "{reply}");
+        assert!(reply.contains("bad-upstream-reply"), "{reply}");
+    });
+}
