@@ -23,6 +23,7 @@ mod process;
 mod program;
 mod reach;
 mod refusal;
+mod sessions;
 mod splice;
 #[cfg(test)]
 mod stories;

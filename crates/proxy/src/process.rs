@@ -276,6 +276,7 @@ fn spawn_worker(
                     return;
                 }
                 tokio::task::spawn_local(std::rc::Rc::clone(&worker).keep_tidy());
+                tokio::task::spawn_local(std::rc::Rc::clone(&worker).keep_judging());
                 if let Some(asked) = asked {
                     tokio::task::spawn_local(answer(std::rc::Rc::clone(&worker), asked));
                 }

@@ -26,6 +26,7 @@ use tokio::time::timeout;
 
 use crate::mux::{Item, Link, Pipe, StreamError};
 use crate::refusal::Refusal;
+use crate::sessions::{Rule, Sessions};
 use crate::tls::{Me, TlsError};
 
 /// Who has just failed is not dialled again for this long: the next request goes elsewhere at once
@@ -38,6 +39,7 @@ const HOP_LIMIT: u8 = 0;
 pub(crate) struct Reach {
     me: Arc<Me>,
     metrics: Arc<Metrics>,
+    sessions: Rc<Sessions>,
     workloads: RefCell<HashMap<Handle, Rc<Way>>>,
     gateways: RefCell<HashMap<SocketAddr, Rc<Way>>>,
     /// Takes turns among gateways.
@@ -106,10 +108,11 @@ impl From<StreamError> for Unreachable {
 }
 
 impl Reach {
-    pub(crate) fn new(me: Arc<Me>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(me: Arc<Me>, metrics: Arc<Metrics>, sessions: Rc<Sessions>) -> Self {
         Self {
             me,
             metrics,
+            sessions,
             workloads: RefCell::default(),
             gateways: RefCell::default(),
             turn: Cell::new(0),
@@ -214,13 +217,17 @@ impl Reach {
         way.link(within(address, limit, async {
             let socket = self.dial(address).await?;
             let name = gateway_server_name(cluster);
-            let (session, peer) = self
+            let (session, proven) = self
                 .me
                 .connect(name, socket, &self.metrics)
                 .await
                 .map_err(|error| handshake(address, &error))?;
-            accept_gateway(&peer, cluster).map_err(|error| self.unacceptable(address, &error))?;
-            Ok(Link::start(session, Side::Dialler, Settings::default()))
+            accept_gateway(proven.peer(), cluster)
+                .map_err(|error| self.unacceptable(address, &error))?;
+            let link = Link::start(session, Side::Dialler, Settings::default());
+            self.sessions
+                .watch(&link, proven, Rule::Gateway(cluster.clone()));
+            Ok(link)
         }))
         .await
     }
@@ -248,7 +255,7 @@ impl Reach {
     {
         let name = ServerName::try_from(service.name.host())
             .map_err(|_| Unreachable::Ended("the service's name is too long".to_owned()))?;
-        let (session, peer) = self
+        let (session, proven) = self
             .me
             .connect(name, io, &self.metrics)
             .await
@@ -258,8 +265,15 @@ impl Reach {
             namespace: &service.name.namespace,
             accounts: &service.accounts,
         };
-        accept_callee(&peer, &callee).map_err(|error| self.unacceptable(address, &error))?;
-        Ok(Link::start(session, Side::Dialler, Settings::default()))
+        accept_callee(proven.peer(), &callee)
+            .map_err(|error| self.unacceptable(address, &error))?;
+        let link = Link::start(session, Side::Dialler, Settings::default());
+        let rule = Rule::Callee {
+            service: service.name.clone(),
+            cluster: cluster.cluster.name.clone(),
+        };
+        self.sessions.watch(&link, proven, rule);
+        Ok(link)
     }
 
     fn unacceptable(&self, address: SocketAddr, error: &Unacceptable) -> Unreachable {

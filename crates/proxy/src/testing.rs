@@ -222,6 +222,7 @@ impl Unbound {
             drain: drain.watch(),
         };
         let worker = Worker::new(common, RealChance::new().unwrap());
+        tokio::task::spawn_local(Rc::clone(&worker).keep_judging());
         if worker.common.config.sidecar().is_some() {
             tokio::task::spawn_local(inbound::listen(Rc::clone(&worker), self.mesh));
         } else {
@@ -241,7 +242,7 @@ impl Unbound {
 }
 
 impl Issuer {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let domain = TrustDomain::new("test.mesh").unwrap();
         Self {
             mesh: MeshKey::found(&domain, SystemTime::now()).unwrap(),

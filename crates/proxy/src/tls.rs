@@ -9,14 +9,14 @@ use std::time::SystemTime;
 
 use isthmus_codec::mux;
 use isthmus_identity::{
-    ClientAuth, LeafCell, PeerError, PeerRole, TrustCell, VerifiedPeer, client_config, peer,
+    ClientAuth, LeafCell, PeerError, PeerRole, TrustBundle, TrustCell, VerifiedPeer, client_config,
     server_config,
 };
 use isthmus_model::{ClusterName, Identity};
 use isthmus_telemetry::Metrics;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::time_provider::DefaultTimeProvider;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, CommonState, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -28,6 +28,49 @@ pub(crate) struct Me {
     pub(crate) trust: Arc<TrustCell>,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+}
+
+/// Who is at the other end of a session, and what has proven it.
+#[derive(Debug, Clone)]
+pub(crate) struct Proven {
+    peer: VerifiedPeer,
+    chain: Vec<CertificateDer<'static>>,
+    role: PeerRole,
+    /// By which it was verified.
+    trust: Arc<TrustBundle>,
+}
+
+impl Proven {
+    fn of(
+        session: &CommonState,
+        trust: Arc<TrustBundle>,
+        role: PeerRole,
+    ) -> Result<Self, TlsError> {
+        let chain = session.peer_certificates().unwrap_or_default().to_vec();
+        Ok(Self {
+            peer: trust.verify(&chain, SystemTime::now(), role)?,
+            chain,
+            role,
+            trust,
+        })
+    }
+
+    pub(crate) fn peer(&self) -> &VerifiedPeer {
+        &self.peer
+    }
+
+    /// Who it is by the trust of now.
+    pub(crate) fn again(
+        &self,
+        trust: &Arc<TrustBundle>,
+        now: SystemTime,
+    ) -> Result<VerifiedPeer, TlsError> {
+        let is_same = Arc::ptr_eq(trust, &self.trust) && now < self.peer.not_after();
+        if is_same {
+            return Ok(self.peer.clone());
+        }
+        Ok(trust.verify(&self.chain, now, self.role)?)
+    }
 }
 
 /// Why there is no session with a peer.
@@ -99,7 +142,7 @@ impl Me {
         &self,
         io: T,
         metrics: &Metrics,
-    ) -> Result<(server::TlsStream<T>, VerifiedPeer), TlsError>
+    ) -> Result<(server::TlsStream<T>, Proven), TlsError>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
@@ -111,9 +154,8 @@ impl Me {
             if session.alpn_protocol() != Some(mux::ALPN) {
                 return Err(TlsError::Protocol);
             }
-            let now = SystemTime::now();
-            let peer = peer(session, &self.trust.load(), PeerRole::Client, now)?;
-            Ok((stream, peer))
+            let proven = Proven::of(session, self.trust.load(), PeerRole::Client)?;
+            Ok((stream, proven))
         };
         session.await.inspect_err(|error| count(error, metrics))
     }
@@ -124,7 +166,7 @@ impl Me {
         name: ServerName<'static>,
         io: T,
         metrics: &Metrics,
-    ) -> Result<(client::TlsStream<T>, VerifiedPeer), TlsError>
+    ) -> Result<(client::TlsStream<T>, Proven), TlsError>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
@@ -136,9 +178,8 @@ impl Me {
             if session.alpn_protocol() != Some(mux::ALPN) {
                 return Err(TlsError::Protocol);
             }
-            let now = SystemTime::now();
-            let peer = peer(session, &self.trust.load(), PeerRole::Server, now)?;
-            Ok((stream, peer))
+            let proven = Proven::of(session, self.trust.load(), PeerRole::Server)?;
+            Ok((stream, proven))
         };
         session.await.inspect_err(|error| count(error, metrics))
     }

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_api::ExplainReply;
 use isthmus_model::ServiceName;
@@ -12,7 +12,7 @@ use isthmus_telemetry::{Metrics, RefusalReason};
 use isthmus_wire::proto;
 use isthmus_world::{Chance, DrainWatch, RealChance, Snapshot};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use crate::config::Config;
 use crate::destination::Destinations;
@@ -20,6 +20,7 @@ use crate::journey::Recorder;
 use crate::program::Program;
 use crate::reach::Reach;
 use crate::refusal::Refusal;
+use crate::sessions::Sessions;
 use crate::tls::Me;
 use crate::view::{Known, View};
 
@@ -29,6 +30,9 @@ const NOT_KNOWN_YET: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(90);
 /// Tunnels are opened anew after this time, so that callers spread over new workloads.
 const TUNNEL_LIFE: Duration = Duration::from_mins(5);
+/// How often sessions are judged where nothing tells of a change: nothing that is revoked or has expired
+/// is used for much longer.
+const JUDGE_EVERY: Duration = Duration::from_secs(2);
 /// How often that is looked after.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 
@@ -64,6 +68,7 @@ pub(crate) struct Worker {
     pub(crate) common: Common,
     pub(crate) recorder: Recorder,
     pub(crate) reach: Reach,
+    pub(crate) sessions: Rc<Sessions>,
     pub(crate) destinations: Destinations,
     pub(crate) program: Program,
     chance: RefCell<RealChance>,
@@ -72,11 +77,14 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn new(common: Common, chance: RealChance) -> Rc<Self> {
         let recorder = Recorder::new(Arc::clone(&common.metrics), common.config.access_log);
-        let reach = Reach::new(Arc::clone(&common.me), Arc::clone(&common.metrics));
+        let sessions = Rc::new(Sessions::default());
+        let (me, metrics) = (Arc::clone(&common.me), Arc::clone(&common.metrics));
+        let reach = Reach::new(me, metrics, Rc::clone(&sessions));
         Rc::new(Self {
             program: Program::of(&common.config),
             recorder,
             reach,
+            sessions,
             destinations: Destinations::new(Instant::now()),
             chance: RefCell::new(chance),
             common,
@@ -122,6 +130,20 @@ impl Worker {
                 Ok(true) => {}
                 Ok(false) | Err(_) => return Err(late()),
             }
+        }
+    }
+
+    /// Ends sessions that would not be accepted any more: as soon as the view changes, and in time when
+    /// trust or the clock does.
+    pub(crate) async fn keep_judging(self: Rc<Self>) {
+        let mut published = self.common.view.subscribe();
+        loop {
+            // Nobody publishes any more, or it is time: judged all the same.
+            let _ = timeout(JUDGE_EVERY, published.changed()).await;
+            let (view, trust) = (self.common.view.load_full(), self.common.me.trust.load());
+            let metrics = &self.common.metrics;
+            self.sessions
+                .judge(&view, &trust, metrics, SystemTime::now());
         }
     }
 

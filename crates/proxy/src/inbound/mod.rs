@@ -25,6 +25,7 @@ use crate::journey::Journey;
 use crate::mux::{Incoming, Link, Stream};
 use crate::outbound::accept;
 use crate::refusal::Refusal;
+use crate::sessions::Rule;
 use crate::splice::splice;
 use crate::view::{Known, View};
 use crate::worker::Worker;
@@ -58,7 +59,7 @@ pub(crate) async fn open_session(
 ) -> Option<(Link, Arc<Caller>)> {
     let common = &worker.common;
     let accepted = timeout(HANDSHAKE, common.me.accept(socket, &common.metrics)).await;
-    let (session, peer) = match accepted {
+    let (session, proven) = match accepted {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
             tracing::debug!(%error, "a session was not accepted");
@@ -66,9 +67,11 @@ pub(crate) async fn open_session(
         }
         Err(_) => return None,
     };
-    match judge(&common.view.load(), &peer) {
+    let peer = proven.peer();
+    match judge(&common.view.load(), peer) {
         Ok(caller) => {
             let link = Link::start(session, Side::Listener, Settings::default());
+            worker.sessions.watch(&link, proven, Rule::Caller);
             Some((link, Arc::new(caller)))
         }
         Err(error) => {
@@ -172,9 +175,17 @@ async fn serve_tcp(
             journey.record.attempts = 1;
             if stream.reply(&Reply::Accepted, false).is_ok() {
                 let (read, write) = socket.into_split();
-                let carried = splice(read, write, bytes::Bytes::new(), &stream).await;
-                journey.record.request_bytes = carried.received;
-                journey.record.response_bytes = carried.sent;
+                let carrying = splice(read, write, bytes::Bytes::new(), &stream);
+                tokio::select! {
+                    carried = carrying => {
+                        journey.record.request_bytes = carried.received;
+                        journey.record.response_bytes = carried.sent;
+                    }
+                    refusal = withdrawn(worker, service, port, caller) => {
+                        journey.refused(&refusal, worker.name());
+                        stream.reset(ResetCode::Cancelled);
+                    }
+                }
             }
         }
         Err(error) => {
@@ -223,6 +234,29 @@ async fn authorize(
         port: found.target_port,
         protocol: found.protocol,
     })
+}
+
+/// Waits until what was allowed is so no longer: what lasts is judged again whenever the view changes.
+async fn withdrawn(
+    worker: &Worker,
+    service: &ServiceName,
+    port: u16,
+    caller: &Arc<Caller>,
+) -> Refusal {
+    use isthmus_telemetry::RefusalReason;
+    let mut published = worker.common.view.subscribe();
+    loop {
+        if !published.changed().await {
+            // The process ends.
+            std::future::pending::<()>().await;
+        }
+        match authorize(worker, service, port, caller).await {
+            // Not knowing takes nothing back.
+            Ok(_) => {}
+            Err(refusal) if refusal.reason == RefusalReason::NotKnownYet => {}
+            Err(refusal) => return refusal,
+        }
+    }
 }
 
 fn declared<'v>(view: &'v View, service: &ServiceName) -> Result<&'v Service, Refusal> {

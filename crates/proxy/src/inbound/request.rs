@@ -16,9 +16,9 @@ use isthmus_codec::message::{Reply, Request, Response};
 use isthmus_codec::mux::ResetCode;
 use isthmus_model::AppProtocol;
 use isthmus_telemetry::RefusalReason;
-use tokio::time::timeout_at;
+use tokio::time::sleep_until;
 
-use super::{Target, authorize};
+use super::{Target, authorize, withdrawn};
 use crate::http::{
     Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http1,
 };
@@ -48,6 +48,8 @@ enum Broken {
     /// The caller went away.
     Caller(StreamError),
     Late,
+    /// What was allowed when it began is so no longer.
+    Withdrawn(Refusal),
 }
 
 pub(super) async fn serve(
@@ -88,10 +90,14 @@ pub(super) async fn serve(
         .on_inbound(request.context.attempt > 0, now);
     let remaining = request.context.remaining.unwrap_or(LONGEST).min(LONGEST);
     let deadline = now + remaining;
-    let exchange = exchange(worker, journey, &stream, &request, end, target);
-    let outcome = timeout_at(deadline.into(), exchange)
-        .await
-        .unwrap_or(Err(Broken::Late));
+    let lasts = is_grpc || request.upgrade.is_some();
+    let outcome = tokio::select! {
+        outcome = exchange(worker, journey, &stream, &request, end, target) => outcome,
+        () = sleep_until(deadline.into()) => Err(Broken::Late),
+        refusal = withdrawn(worker, &request.service, request.port, caller), if lasts => {
+            Err(Broken::Withdrawn(refusal))
+        }
+    };
     match outcome {
         Ok(()) => {}
         Err(Broken::Unseen) => stream.reset(ResetCode::Refused),
@@ -103,6 +109,10 @@ pub(super) async fn serve(
         Err(Broken::Late) => {
             journey.refused(&RefusalReason::RequestTimeout.into(), worker.name());
             stream.reset(ResetCode::Timeout);
+        }
+        Err(Broken::Withdrawn(refusal)) => {
+            journey.refused(&refusal, worker.name());
+            stream.reset(ResetCode::Cancelled);
         }
         Err(Broken::Caller(error)) => {
             tracing::debug!(%error, "a caller went away");

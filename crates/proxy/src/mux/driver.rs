@@ -112,6 +112,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
         let closed = loop {
+            if driver.link.is_closed() {
+                break Closed::Ended;
+            }
             driver.link.0.borrow_mut().driver = Some(cx.waker().clone());
             // What has arrived proves that the peer lives, however late we look; a timer or a read may
             // queue something to write, so writing comes last.

@@ -56,6 +56,8 @@ enum Closed {
     /// Both sides were done.
     Drained,
     Peer,
+    /// By us.
+    Ended,
     Broken(ConnectionError),
     Io(io::ErrorKind),
 }
@@ -139,6 +141,18 @@ impl Link {
         let shared = self.0.borrow();
         let can_open = shared.machine.can_open();
         shared.closed.is_some() || !matches!(can_open, Ok(()) | Err(CannotOpen::TooMany { .. }))
+    }
+
+    /// The connection is gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.borrow().closed.is_some()
+    }
+
+    /// Ends the connection at once, with every stream on it.
+    pub(crate) fn end(&self) {
+        let mut shared = self.0.borrow_mut();
+        shared.close(Closed::Ended);
+        shared.wake_driver();
     }
 
     #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What users see, through whole proxies on real sockets: see [`crate::testing`].
 
 mod http2;
+mod rejudged;
 mod upgrade;
 
 use std::cell::RefCell;

@@ -1,0 +1,131 @@
+//! Sessions with other proxies, judged again whenever what they were judged on changes: the mesh's
+//! config, the trust bundle, or the time at which a certificate ends.
+//!
+//! A session that would not be accepted now is ended at once, with everything on it.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use isthmus_identity::{
+    Callee, TrustBundle, Unacceptable, accept_callee, accept_caller, accept_gateway,
+};
+use isthmus_model::{ClusterName, ServiceName};
+use isthmus_telemetry::Metrics;
+
+use crate::mux::Link;
+use crate::tls::{Proven, TlsError};
+use crate::view::{Known, View};
+
+/// By which rule a peer was accepted.
+#[derive(Debug, Clone)]
+pub(crate) enum Rule {
+    /// It opened the session: any workload whose cluster is granted its namespace.
+    Caller,
+    /// It was dialled as a workload of this service in this cluster.
+    Callee {
+        service: ServiceName,
+        cluster: ClusterName,
+    },
+    /// It was dialled as a gateway of this cluster.
+    Gateway(ClusterName),
+}
+
+/// All sessions of one worker.
+#[derive(Default)]
+pub(crate) struct Sessions(RefCell<Vec<Session>>);
+
+struct Session {
+    link: Link,
+    proven: Proven,
+    rule: Rule,
+}
+
+/// Why a session ends that was accepted once.
+#[derive(Debug, thiserror::Error)]
+enum NoLonger {
+    #[error(transparent)]
+    Verified(#[from] TlsError),
+    #[error(transparent)]
+    Accepted(#[from] Unacceptable),
+}
+
+impl NoLonger {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Verified(error) => error.reason(),
+            Self::Accepted(error) => error.reason(),
+        }
+    }
+}
+
+impl Sessions {
+    /// Keeps an eye on a session for as long as it lasts.
+    pub(crate) fn watch(&self, link: &Link, proven: Proven, rule: Rule) {
+        let mut sessions = self.0.borrow_mut();
+        sessions.retain(|session| !session.link.is_closed());
+        sessions.push(Session {
+            link: link.clone(),
+            proven,
+            rule,
+        });
+    }
+
+    /// Ends the sessions that would not be accepted now. Those that have ended are forgotten.
+    pub(crate) fn judge(
+        &self,
+        view: &View,
+        trust: &Arc<TrustBundle>,
+        metrics: &Metrics,
+        now: SystemTime,
+    ) {
+        self.0.borrow_mut().retain(|session| {
+            if session.link.is_closed() {
+                return false;
+            }
+            match session.judge(view, trust, now) {
+                Ok(()) => true,
+                Err(error) => {
+                    metrics.count_tls_refused(error.reason());
+                    let peer = session.proven.peer();
+                    tracing::warn!(%error, peer = %peer.id(), "a session was ended");
+                    session.link.end();
+                    false
+                }
+            }
+        });
+    }
+}
+
+impl Session {
+    fn judge(
+        &self,
+        view: &View,
+        trust: &Arc<TrustBundle>,
+        now: SystemTime,
+    ) -> Result<(), NoLonger> {
+        let peer = self.proven.again(trust, now)?;
+        match &self.rule {
+            Rule::Caller => {
+                let cluster = |name: &_| view.cluster(name).map(|view| &view.cluster);
+                accept_caller(&peer, cluster)?;
+            }
+            Rule::Gateway(cluster) => accept_gateway(&peer, cluster)?,
+            Rule::Callee { service, cluster } => {
+                let found = view.find(service).map(|known| &**known);
+                let (Some(Known::Service(found)), Some(cluster)) = (found, view.cluster(cluster))
+                else {
+                    // What is not known for now says nothing about who the peer is.
+                    return Ok(());
+                };
+                let callee = Callee {
+                    cluster: &cluster.cluster,
+                    namespace: &service.namespace,
+                    accounts: &found.service.accounts,
+                };
+                accept_callee(&peer, &callee)?;
+            }
+        }
+        Ok(())
+    }
+}

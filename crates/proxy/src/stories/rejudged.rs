@@ -1,0 +1,98 @@
+//! What was allowed and is so no longer ends, also where it had begun before.
+
+use isthmus_model::AppProtocol::Tcp;
+use isthmus_model::Namespace;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::testing::{Facts, HOST, Issuer, Scene, program, read_head, run, within};
+
+async fn echoing() -> std::net::SocketAddr {
+    program(|mut socket| async move {
+        let (mut read, mut write) = socket.split();
+        // Whoever is cut off needs no answer.
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    })
+    .await
+}
+
+async fn tunnel(scene: &Scene) -> TcpStream {
+    let mut socket = scene.client().await;
+    let connect = format!("CONNECT {HOST}:80 HTTP/1.1\r\nhost: {HOST}:80\r\n\r\n");
+    socket.write_all(connect.as_bytes()).await.unwrap();
+    let head = within(read_head(&mut socket)).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    say_and_hear(&mut socket).await;
+    socket
+}
+
+async fn say_and_hear(socket: &mut TcpStream) {
+    socket.write_all(b"ping").await.unwrap();
+    let mut heard = [0; 4];
+    within(socket.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(&heard, b"ping");
+}
+
+async fn is_cut(socket: &mut TcpStream) -> bool {
+    let mut rest = [0; 1];
+    matches!(within(socket.read(&mut rest)).await, Ok(0) | Err(_))
+}
+
+/// A tunnel across clusters ends when the callee learns `change`.
+async fn is_cut_after(change: impl FnOnce(&mut Facts)) {
+    let mut scene = Scene::stretched_speaking(Tcp, echoing().await);
+    let mut socket = tunnel(&scene).await;
+    let mut facts = scene.facts.clone();
+    change(&mut facts);
+    scene.callee.learn(&facts);
+    assert!(is_cut(&mut socket).await);
+}
+
+#[test]
+fn a_connection_ends_when_its_service_is_no_longer_exported() {
+    run(async {
+        is_cut_after(|facts| facts.service.exported = false).await;
+    });
+}
+
+#[test]
+fn a_session_ends_when_its_cluster_loses_the_namespace() {
+    run(async {
+        is_cut_after(|facts| {
+            let other = Namespace::new("other").unwrap();
+            facts.clusters[0].cluster.namespaces = Some(vec![other]);
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_session_ends_when_the_callee_is_not_trusted_any_more() {
+    run(async {
+        let scene = Scene::stretched_speaking(Tcp, echoing().await);
+        let mut socket = tunnel(&scene).await;
+        let other = Issuer::new().workload(&scene.caller.worker.common.me.cluster, "frontend");
+        let bundle = other.trust.load();
+        let trust = &scene.caller.worker.common.me.trust;
+        trust.replace((*bundle).clone());
+        assert!(is_cut(&mut socket).await);
+        let refused = scene.caller.metrics.encode();
+        assert!(
+            refused.contains("isthmus_tls_refused_total{reason="),
+            "{refused}"
+        );
+    });
+}
+
+#[test]
+fn a_change_that_concerns_nobody_ends_nothing() {
+    run(async {
+        let mut scene = Scene::stretched_speaking(Tcp, echoing().await);
+        let mut socket = tunnel(&scene).await;
+        let facts = scene.facts.clone();
+        for _ in 0..3 {
+            scene.callee.learn(&facts);
+            say_and_hear(&mut socket).await;
+        }
+    });
+}
