@@ -28,7 +28,9 @@ pub struct Attempts {
     idempotent: bool,
     /// All of the body that was sent can be sent again.
     body_held: bool,
-    deadline: Option<Instant>,
+    /// The end of the caller's own time, if it has said so.
+    inherited: Option<Instant>,
+    own: Own,
     /// Tries begun.
     tries: u32,
     /// Tries that have ended and of which something was sent: what `retry.attempts` counts.
@@ -37,6 +39,14 @@ pub struct Attempts {
     stage: Stage,
     /// Some try's end is unknown.
     maybe_executed: bool,
+}
+
+/// `timeout.request`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Own {
+    /// The request is still coming in: it begins when that ends.
+    Waits,
+    Ends(Option<Instant>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,22 +145,51 @@ impl Attempts {
         now: Instant,
     ) -> Self {
         let timeouts = settings.timeout.clone();
-        let own = set(timeouts.request);
-        let shorter = own.into_iter().chain(inherited).min();
+        let ends = |length: Option<Duration>| length.and_then(|length| now.checked_add(length));
         Self {
             retries: settings.retry.attempts,
             percent: settings.retry.budget,
             on: Listed::new(&settings.retry.on),
-            timeouts,
+            timeouts: timeouts.clone(),
             idempotent: is_idempotent(method),
             body_held: true,
-            deadline: shorter.and_then(|length| now.checked_add(length)),
+            inherited: ends(inherited),
+            own: Own::Ends(ends(set(timeouts.request))),
             tries: 0,
             sent: 0,
             began: now,
             stage: Stage::Uncommitted,
             maybe_executed: false,
         }
+    }
+
+    /// The request is still coming in, and how long that takes is its sender's business:
+    /// `timeout.request` begins when [`Attempts::received`] is told.
+    pub fn receive(&mut self) {
+        self.own = Own::Waits;
+    }
+
+    /// All of the request is here.
+    pub fn received(&mut self, now: Instant) {
+        if self.own == Own::Waits {
+            let length = set(self.timeouts.request);
+            self.own = Own::Ends(length.and_then(|length| now.checked_add(length)));
+        }
+    }
+
+    /// The reply has begun and is a stream, which lasts as long as it likes: only the caller's own
+    /// deadline holds.
+    pub fn stream(&mut self) {
+        self.own = Own::Ends(None);
+    }
+
+    /// When the request is over at the latest.
+    fn ends(&self) -> Option<Instant> {
+        let own = match self.own {
+            Own::Waits => None,
+            Own::Ends(end) => end,
+        };
+        own.into_iter().chain(self.inherited).min()
     }
 
     /// A try begins: it looks for a place and a connection.
@@ -194,14 +233,14 @@ impl Attempts {
 
     /// When to ask [`Attempts::expired`] again.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let ends = [self.deadline, self.try_ends(), self.connect_ends()];
+        let ends = [self.ends(), self.try_ends(), self.connect_ends()];
         ends.into_iter().flatten().min()
     }
 
     /// What ends the running try now, if its time is over.
     pub fn expired(&self, now: Instant) -> Option<Outcome> {
         let over = |end: Option<Instant>| end.is_some_and(|end| end <= now);
-        if over(self.deadline) || over(self.try_ends()) {
+        if over(self.ends()) || over(self.try_ends()) {
             Some(Outcome::TimedOut)
         } else if over(self.connect_ends()) {
             Some(Outcome::ConnectFailed)
@@ -212,7 +251,7 @@ impl Attempts {
 
     /// What is left of the request's time, to be told to the far side. `None`: no deadline.
     pub fn remaining(&self, now: Instant) -> Option<Duration> {
-        Some(self.deadline?.saturating_duration_since(now))
+        Some(self.ends()?.saturating_duration_since(now))
     }
 
     /// What a further try should stay away from. Also known before [`Attempts::judge`], so that the
@@ -341,7 +380,7 @@ impl Attempts {
     }
 
     fn is_late(&self, now: Instant) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= now)
+        self.ends().is_some_and(|end| end <= now)
     }
 
     fn try_ends(&self) -> Option<Instant> {

@@ -198,7 +198,7 @@ pub(crate) enum RetryOnName {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TimeoutSpec {
-    /// Overall; `0s`: none.
+    /// Until the whole reply, from the end of the request; of gRPC until the reply begins; `0s`: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "duration"))]
     pub(crate) request: Option<String>,

@@ -125,7 +125,10 @@ pub(crate) const HTTP_ROUTE: &[Supported] = &[
         "Required for a `Service`. Default for a subset: the port called `http`, else the first.",
     ),
     ("rules[].backendRefs[].weight", "0 to 1000000. Default: 1."),
-    ("rules[].timeouts.request", "Overall; `0s`: none."),
+    (
+        "rules[].timeouts.request",
+        "Until the whole reply, from the end of the request; of gRPC until the reply begins; `0s`: none.",
+    ),
     (
         "rules[].timeouts.backendRequest",
         "One try; `0s`: none. At most `request`.",

@@ -10,6 +10,7 @@ use isthmus_telemetry::{CONTENT_TYPE, Metrics};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::agent::{Report, Status};
 use crate::http::HttpError;
@@ -37,9 +38,12 @@ pub(crate) async fn serve(admin: Admin, listener: TcpListener) {
     }
 }
 
+/// A scraper that has sent no whole request for this long is let go.
+const IDLE: std::time::Duration = std::time::Duration::from_mins(2);
+
 async fn connection(admin: Admin, socket: TcpStream) {
-    let (mut reader, mut writer) = http1::serve(socket, BytesMut::new());
-    while let Ok(Some((head, body))) = reader.head().await {
+    let (mut reader, mut writer) = http1::serve(socket, BytesMut::new(), IDLE);
+    while let Ok(Ok(Some((head, body)))) = timeout(IDLE, reader.head()).await {
         if body != Body::None || admin.answer(&head, &mut writer).await.is_err() {
             return;
         }

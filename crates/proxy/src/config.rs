@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use isthmus_model::{AccountName, ClusterName, Labels, Namespace, ServiceName};
 
@@ -26,6 +27,30 @@ impl Default for Ports {
     }
 }
 
+/// How long a client of HTTP may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Without a request.
+    pub idle: Duration,
+    /// From the first byte of a head to its last.
+    pub head: Duration,
+    /// In the middle of a message, without sending or taking a byte.
+    pub stalled: Duration,
+    /// The same on a stream of HTTP/2, which may be quiet by nature, and holds little.
+    pub stalled_stream: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_mins(5),
+            head: Duration::from_secs(10),
+            stalled: Duration::from_mins(1),
+            stalled_stream: Duration::from_mins(5),
+        }
+    }
+}
+
 /// One proxy process.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -45,6 +70,7 @@ pub struct Config {
     pub access_log: bool,
     /// Threads that carry traffic.
     pub workers: usize,
+    pub patience: Patience,
 }
 
 /// What the process is for.

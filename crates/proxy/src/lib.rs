@@ -35,5 +35,5 @@ mod view;
 mod worker;
 
 pub use agent::JoinError;
-pub use config::{Config, Listener, Ports, Role, Sidecar};
+pub use config::{Config, Listener, Patience, Ports, Role, Sidecar};
 pub use process::{ProxyError, Running, run, start};

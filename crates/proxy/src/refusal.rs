@@ -68,6 +68,10 @@ impl Refusal {
         let body = Bytes::from(format!("{body}\n"));
         let mut fields = Fields::new();
         let length = body.len().to_string();
+        if self.reason.status() == 503 {
+            // RFC 9110 section 10.2.3, in seconds: none of these reasons lasts by nature.
+            let _ = fields.push("retry-after", "1");
+        }
         for (name, value) in [
             ("content-type", "application/json"),
             ("content-length", length.as_str()),

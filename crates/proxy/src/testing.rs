@@ -27,7 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-use crate::config::{Config, Ports, Role, Sidecar};
+use crate::config::{Config, Patience, Ports, Role, Sidecar};
 use crate::tls::Me;
 use crate::view::{View, ViewBuilder};
 use crate::worker::{Common, Interest, Worker};
@@ -35,6 +35,8 @@ use crate::{gateway, inbound, outbound};
 
 /// The service that tests call.
 pub(crate) const HOST: &str = "cart.shop.mesh";
+/// How long proxies wait for clients here: longer than anything takes that goes on.
+const IMPATIENT: Duration = Duration::from_secs(1);
 /// Whoever waits longer has found a hang.
 const HANG: Duration = Duration::from_secs(10);
 
@@ -82,7 +84,7 @@ pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
         .enable_all()
         .build()
         .unwrap();
-    LocalSet::new().block_on(&runtime, async { within(test).await })
+    LocalSet::new().block_on(&runtime, within(test))
 }
 
 /// What must happen soon.
@@ -393,6 +395,12 @@ fn config(cluster: &ClusterName, role: Role) -> Config {
         role,
         access_log: false,
         workers: 1,
+        patience: Patience {
+            idle: 2 * IMPATIENT,
+            head: IMPATIENT,
+            stalled: IMPATIENT,
+            stalled_stream: IMPATIENT,
+        },
     }
 }
 

@@ -96,6 +96,9 @@ reasons! {
     HeadTooLarge: "head-too-large", 431, Caller, Pointless,
         "Request line and headers together are larger than a proxy accepts.",
         "Send fewer or smaller headers; often a cookie has grown.";
+    ClientTooSlow: "client-too-slow", 408, Caller, Pointless,
+        "The client began a request and did not go on with it in time.",
+        "Send the whole head within ten seconds, and some of the body at least once a minute.";
     HttpVersionNotSupported: "http-version-not-supported", 505, Caller, Pointless,
         "The client speaks a version of HTTP that this listener does not.",
         "Let the client speak HTTP/1.1.";

@@ -44,6 +44,41 @@ fn first(method: &str, stage: &str, outcome: Outcome) -> String {
 }
 
 #[test]
+fn the_time_of_a_request_begins_when_it_is_there() {
+    let start = Instant::now();
+    let mut settings = TrafficSettings::default();
+    settings.timeout.request = 1000 * MS;
+    let new = |inherited| Attempts::new(&settings, "POST", inherited, start);
+    let late = start + 5000 * MS;
+
+    let mut whole = new(None);
+    assert_eq!(whole.remaining(start), Some(1000 * MS));
+    whole.received(late);
+    assert_eq!(
+        whole.remaining(late),
+        Some(Duration::ZERO),
+        "it was there from the beginning"
+    );
+
+    let mut coming = new(None);
+    coming.receive();
+    assert_eq!(coming.remaining(start), None);
+    assert_eq!(coming.expired(late), None);
+    coming.received(late);
+    assert_eq!(coming.remaining(late), Some(1000 * MS));
+    coming.received(late + 900 * MS);
+    assert_eq!(coming.remaining(late + 900 * MS), Some(100 * MS), "once");
+    assert_eq!(coming.expired(late + 1000 * MS), Some(Outcome::TimedOut));
+
+    // A stream has no end but the caller's own.
+    let mut call = new(Some(3000 * MS));
+    assert_eq!(call.remaining(start), Some(1000 * MS));
+    call.stream();
+    assert_eq!(call.remaining(start), Some(3000 * MS));
+    assert_eq!(call.expired(late), Some(Outcome::TimedOut));
+}
+
+#[test]
 fn what_may_be_tried_again() {
     for (method, stage, outcome, expect) in [
         // Surely not executed: any method.

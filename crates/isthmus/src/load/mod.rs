@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use isthmus_api::TokenRequest;
 use isthmus_model::{AccountName, ClusterName, ServiceName};
-use isthmus_proxy::{Config, Ports, Role, Running, Sidecar};
+use isthmus_proxy::{Config, Patience, Ports, Role, Running, Sidecar};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -225,6 +225,7 @@ async fn enter(setting: &Setting, order: &Order) -> Result<Entered> {
         }),
         access_log: false,
         workers: 1,
+        patience: Patience::default(),
     };
     let start = async {
         let proxy = isthmus_proxy::start(config)

@@ -1,6 +1,7 @@
 //! HTTP/1.1 over sockets, with the machines of `codec`.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use isthmus_codec::Fields;
@@ -19,6 +20,7 @@ const READ_SIZE: usize = 16 * 1024;
 
 /// The server's reading half of a client's connection.
 pub(crate) struct RequestReader {
+    stalled: Duration,
     socket: OwnedReadHalf,
     input: BytesMut,
     decoder: RequestDecoder,
@@ -26,14 +28,20 @@ pub(crate) struct RequestReader {
 
 /// The server's writing half of a client's connection.
 pub(crate) struct ResponseWriter {
+    stalled: Duration,
     socket: OwnedWriteHalf,
     output: BytesMut,
 }
 
 /// Takes a client's connection, of which `input` has been read already.
-pub(crate) fn serve(socket: TcpStream, input: BytesMut) -> (RequestReader, ResponseWriter) {
+pub(crate) fn serve(
+    socket: TcpStream,
+    input: BytesMut,
+    stalled: Duration,
+) -> (RequestReader, ResponseWriter) {
     let (read, write) = socket.into_split();
     let reader = RequestReader {
+        stalled,
         socket: read,
         input,
         decoder: RequestDecoder::new(Limits::default()),
@@ -41,6 +49,7 @@ pub(crate) fn serve(socket: TcpStream, input: BytesMut) -> (RequestReader, Respo
     (
         reader,
         ResponseWriter {
+            stalled,
             socket: write,
             output: BytesMut::new(),
         },
@@ -48,6 +57,16 @@ pub(crate) fn serve(socket: TcpStream, input: BytesMut) -> (RequestReader, Respo
 }
 
 impl RequestReader {
+    /// How long a client may be silent in the middle of a body.
+    pub(super) fn stalled(&self) -> Duration {
+        self.stalled
+    }
+
+    /// Waits for the first byte of the next request. False: the client is done.
+    pub(crate) async fn begun(&mut self) -> io::Result<bool> {
+        Ok(!self.input.is_empty() || self.read().await? > 0)
+    }
+
     /// The next request; `None` when the client is done.
     pub(crate) async fn head(&mut self) -> Result<Option<(RequestHead, Body)>, HttpError> {
         loop {
@@ -135,6 +154,11 @@ impl<'c> Reply<'c> {
 
     pub(super) fn version(&self) -> Version {
         self.version
+    }
+
+    /// How long a client may take nothing.
+    pub(super) fn stalled(&self) -> Duration {
+        self.writer.stalled
     }
 
     pub(super) fn tunnel(&mut self) -> &mut OwnedWriteHalf {

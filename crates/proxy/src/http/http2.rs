@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
@@ -67,6 +68,7 @@ pub(crate) fn client() -> h2::client::Builder {
 pub(crate) fn receive(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
+    stalled: Duration,
 ) -> (Result<(RequestHead, Body), Malformed>, Receiver, Reply) {
     let (parts, stream) = request.into_parts();
     let is_empty = stream.is_end_stream();
@@ -75,7 +77,7 @@ pub(crate) fn receive(
         let body = if is_empty { Body::None } else { Body::Chunked };
         (head, body)
     });
-    (head, Receiver::new(stream), Reply::new(respond))
+    (head, Receiver::new(stream), Reply::new(respond, stalled))
 }
 
 fn request_head(method: &Method, uri: &Uri, map: &HeaderMap) -> Result<RequestHead, Malformed> {
@@ -228,16 +230,23 @@ impl Sender {
 
 /// The reply to a client.
 pub(crate) struct Reply {
+    stalled: Duration,
     respond: SendResponse<Bytes>,
     sender: Option<Sender>,
 }
 
 impl Reply {
-    fn new(respond: SendResponse<Bytes>) -> Self {
+    fn new(respond: SendResponse<Bytes>, stalled: Duration) -> Self {
         Self {
+            stalled,
             respond,
             sender: None,
         }
+    }
+
+    /// How long a client may take nothing.
+    pub(super) fn stalled(&self) -> Duration {
+        self.stalled
     }
 
     pub(super) fn ask_for_body(&mut self) -> Result<(), HttpError> {

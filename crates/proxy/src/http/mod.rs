@@ -12,6 +12,7 @@ pub(crate) mod http2;
 mod prefixed;
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_codec::Fields;
@@ -37,6 +38,9 @@ pub(crate) enum HttpError {
     Unseen,
     #[error("the connection ended inside a message")]
     Truncated,
+    /// The client neither sends nor takes anything.
+    #[error("the client did not go on for {0:?}")]
+    Stalled(Duration),
 }
 
 impl From<Malformed> for HttpError {
@@ -100,10 +104,20 @@ impl ClientBody<'_> {
     /// again.
     pub(crate) async fn piece(&mut self) -> Result<Piece, HttpError> {
         match self {
-            Self::Http1(reader) => reader.piece().await,
+            Self::Http1(reader) => goes_on(reader.stalled(), reader.piece()).await,
+            // A stream of gRPC may be silent for as long as it likes.
             Self::Http2(receiver) => receiver.piece().await,
         }
     }
+}
+
+/// What a client has to do in time.
+async fn goes_on<T>(
+    limit: Duration,
+    act: impl Future<Output = Result<T, HttpError>>,
+) -> Result<T, HttpError> {
+    let done = tokio::time::timeout(limit, act).await;
+    done.unwrap_or(Err(HttpError::Stalled(limit)))
 }
 
 /// The connection of a client that has changed to another protocol, and what it has said in it already.
@@ -167,7 +181,7 @@ impl ClientReply<'_> {
     pub(crate) async fn data(&mut self, data: Bytes) -> Result<(), HttpError> {
         match self {
             Self::Http1(reply) => reply.data(&data),
-            Self::Http2(reply) => reply.data(data).await,
+            Self::Http2(reply) => goes_on(reply.stalled(), reply.data(data)).await,
         }
     }
 
@@ -182,7 +196,7 @@ impl ClientReply<'_> {
     /// Sends what is queued.
     pub(crate) async fn flush(&mut self) -> Result<(), HttpError> {
         match self {
-            Self::Http1(reply) => reply.flush().await,
+            Self::Http1(reply) => goes_on(reply.stalled(), reply.flush()).await,
             // The task of the connection does.
             Self::Http2(_) => Ok(()),
         }

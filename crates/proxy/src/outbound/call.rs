@@ -1,7 +1,7 @@
 //! What the kind of a request means for its time and for the judgement of its replies: a call of gRPC
-//! has its own deadline, its own status, and may stream for as long as it likes.
+//! has its own deadline, its own status, and a reply that may last as long as it likes.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use isthmus_balance::{Attempts, Outcome};
 use isthmus_codec::Fields;
@@ -11,57 +11,41 @@ use isthmus_model::TrafficSettings;
 use crate::http::grpc;
 
 /// The kind of a request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
     Plain,
-    Grpc {
-        /// What is left of the caller's own time, if it has said so.
-        deadline: Option<Duration>,
-        /// How long the head of the reply may take from the end of the request on; zero: for ever.
-        head: Duration,
-    },
+    Grpc,
 }
 
 impl Call {
-    pub(super) fn of(fields: &Fields, settings: &TrafficSettings) -> Self {
+    pub(super) fn of(fields: &Fields) -> Self {
         if grpc::is_grpc(fields) {
-            Self::Grpc {
-                deadline: grpc::timeout(fields),
-                head: settings.timeout.request,
-            }
+            Self::Grpc
         } else {
             Self::Plain
         }
     }
 
     pub(super) fn is_grpc(self) -> bool {
-        matches!(self, Self::Grpc { .. })
+        self == Self::Grpc
     }
 
+    /// The tries of a request with these fields.
     pub(super) fn attempts(
         self,
+        fields: &Fields,
         settings: &TrafficSettings,
         method: &str,
         now: Instant,
     ) -> Attempts {
-        match self {
-            Self::Plain => Attempts::new(settings, method, None, now),
-            Self::Grpc { deadline, .. } => {
-                let mut settings = settings.clone();
-                settings.timeout.request = Duration::ZERO;
-                Attempts::new(&settings, method, deadline, now)
-            }
-        }
+        let inherited = grpc::timeout(fields).filter(|_| self.is_grpc());
+        Attempts::new(settings, method, inherited, now)
     }
 
-    /// When the head of the reply is due, if the request ends now. Only where nothing else bounds it.
-    pub(super) fn head_due(self, now: Instant) -> Option<Instant> {
-        match self {
-            Self::Grpc {
-                deadline: None,
-                head,
-            } if !head.is_zero() => now.checked_add(head),
-            Self::Plain | Self::Grpc { .. } => None,
+    /// The reply has begun.
+    pub(super) fn replying(self, attempts: &mut Attempts) {
+        if self.is_grpc() {
+            attempts.stream();
         }
     }
 

@@ -13,8 +13,8 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::Request;
 use isthmus_codec::Fields;
-use isthmus_codec::http1::{Body, Malformed, RequestHead, ResponseHead, Version};
-use isthmus_telemetry::Reporter;
+use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version};
+use isthmus_telemetry::{RefusalReason, Reporter};
 use isthmus_world::Live;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -23,7 +23,7 @@ use tokio::time::{interval, timeout};
 use super::decided::{Entry, detect as detect_service};
 use super::deliver::{Ended, KeepAlive};
 use super::{request, tcp};
-use crate::config::Listener;
+use crate::config::{Listener, Patience};
 use crate::http::http1::{self, RequestReader, ResponseWriter};
 use crate::http::http2::{self, PREFACE};
 use crate::http::{ClientBody, ClientReply, HttpError, Prefixed, grpc};
@@ -31,8 +31,6 @@ use crate::journey::{Journey, lossy};
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
-/// A client that has sent nothing for this long is let go.
-const IDLE: Duration = Duration::from_mins(5);
 /// Until a client that began as one of HTTP/2 has sent its settings.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
@@ -56,7 +54,7 @@ pub(super) async fn serve(
     let mut drain = worker.common.drain.clone();
     let spoken = tokio::select! {
         biased;
-        spoken = timeout(IDLE, detect(&mut socket, &mut input)) => spoken,
+        spoken = timeout(worker.common.config.patience.idle, detect(&mut socket, &mut input)) => spoken,
         () = drain.draining() => return,
     };
     // Who is gone, or silent for so long, needs no answer.
@@ -125,22 +123,30 @@ async fn serve_http1(
     entry: Entry,
     live: Live,
 ) {
-    let (mut reader, mut writer) = http1::serve(socket, input);
+    let patience = worker.common.config.patience;
+    let (mut reader, mut writer) = http1::serve(socket, input, patience.stalled);
     let mut drain = worker.common.drain.clone();
     loop {
         let head = tokio::select! {
             biased;
-            head = timeout(IDLE, reader.head()) => head,
+            head = next_head(&mut reader, patience) => head,
             () = drain.draining() => return,
         };
-        let Ok(head) = head else { return };
-        let (head, body) = match head {
-            Ok(Some(request)) => request,
-            Err(HttpError::Malformed(malformed)) => {
-                let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, Version::Http11));
-                return refuse_malformed(&worker, &mut reply, malformed).await;
-            }
+        let request = match head {
+            Ok(Some(request)) => Ok(request),
+            Err(HttpError::Malformed(malformed)) => Err(Refusal::malformed(malformed)),
+            Err(error @ HttpError::Stalled(_)) => Err(Refusal::new(
+                RefusalReason::ClientTooSlow,
+                error.to_string(),
+            )),
             Ok(None) | Err(_) => return,
+        };
+        let (head, body) = match request {
+            Ok(request) => request,
+            Err(refusal) => {
+                let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, Version::Http11));
+                return refuse_unread(&worker, &mut reply, &refusal).await;
+            }
         };
         if head.method == "CONNECT" && matches!(entry, Entry::Explicit) {
             return connect(worker, reader, writer, head, live).await;
@@ -155,6 +161,20 @@ async fn serve_http1(
             Ok(_) | Err(_) => return,
         }
     }
+}
+
+/// The head of the next request; `None`: the client is done, or has been silent for too long.
+async fn next_head(
+    reader: &mut RequestReader,
+    patience: Patience,
+) -> Result<Option<(RequestHead, Body)>, HttpError> {
+    match timeout(patience.idle, reader.begun()).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) | Err(_) => return Ok(None),
+        Ok(Err(error)) => return Err(error.into()),
+    }
+    let head = timeout(patience.head, reader.head()).await;
+    head.unwrap_or(Err(HttpError::Stalled(patience.head)))
 }
 
 /// A client asked for a tunnel. What it says in it to a port that speaks HTTP is served as if it had
@@ -245,7 +265,7 @@ async fn serve_http2(
     let mut drain = worker.common.drain.clone();
     let mut draining = false;
     let mut used = true;
-    let mut idle = interval(IDLE);
+    let mut idle = interval(worker.common.config.patience.idle);
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
@@ -285,11 +305,18 @@ async fn serve_stream(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
-    let (head, upload, reply) = http2::receive(request, respond);
+    let (head, upload, reply) = http2::receive(
+        request,
+        respond,
+        worker.common.config.patience.stalled_stream,
+    );
     let mut reply = ClientReply::Http2(reply);
     let (head, body) = match head {
         Ok(request) => request,
-        Err(malformed) => return refuse_malformed(&worker, &mut reply, malformed).await,
+        Err(malformed) => {
+            let refusal = Refusal::malformed(malformed);
+            return refuse_unread(&worker, &mut reply, &refusal).await;
+        }
     };
     let journey = Journey::start(Reporter::Source, "http/2");
     let upload = ClientBody::Http2(upload);
@@ -378,16 +405,16 @@ async fn refuse(
     reply.flush().await
 }
 
-async fn refuse_malformed(worker: &Worker, reply: &mut ClientReply<'_>, malformed: Malformed) {
+/// Refuses a request that could not be read.
+async fn refuse_unread(worker: &Worker, reply: &mut ClientReply<'_>, refusal: &Refusal) {
     let mut journey = Journey::start(Reporter::Source, "http/1.1");
     journey.source(
         &worker.common.me.identity,
         worker.common.config.own_service(),
         &worker.common.me.cluster,
     );
-    let refusal = Refusal::malformed(malformed);
     // The client may be gone; it is counted all the same.
-    let _ = refuse(worker, &mut journey, reply, &refusal, Asked::default()).await;
+    let _ = refuse(worker, &mut journey, reply, refusal, Asked::default()).await;
     journey.finish(&worker.recorder);
 }
 

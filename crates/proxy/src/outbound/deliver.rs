@@ -42,6 +42,10 @@ impl Ended {
     pub(super) fn by_client(error: HttpError) -> Self {
         match error {
             HttpError::Malformed(malformed) => Self::Refused(Refusal::malformed(malformed)),
+            HttpError::Stalled(_) => Self::Refused(Refusal::new(
+                RefusalReason::ClientTooSlow,
+                error.to_string(),
+            )),
             error => Self::Broken(error),
         }
     }
@@ -100,7 +104,7 @@ pub(super) struct Rest<'u> {
 pub(super) async fn deliver(
     journey: &mut Journey,
     attempts: &mut Attempts,
-    call: &Call,
+    call: Call,
     attempt: Try,
     held: Held<'_>,
     reply: &mut ClientReply<'_>,
@@ -232,7 +236,7 @@ impl From<HttpError> for Cut {
 async fn deliver_coming(
     journey: &mut Journey,
     attempts: &Attempts,
-    call: &Call,
+    call: Call,
     head: &Response,
     mut rest: Rest<'_>,
     reply: &mut ClientReply<'_>,
@@ -256,7 +260,7 @@ async fn deliver_coming(
                 rest.uploading = None;
                 match done {
                     Err(Sending::Client(error)) => return Err(Cut::Client(error)),
-                    Ok(()) | Err(Sending::Stream) => continue,
+                    Ok(()) | Err(Sending::Stream | Sending::Stuck) => continue,
                 }
             }
             () = reply.unwanted() => return Err(Cut::Client(HttpError::Truncated)),

@@ -34,7 +34,7 @@ pub(super) async fn run(
     journey: &mut Journey,
     decided: &Decided,
     attempts: &mut Attempts,
-    call: &Call,
+    call: Call,
     mut request: Request,
     mut upload: Upload<'_>,
     reply: &mut ClientReply<'_>,
@@ -114,7 +114,7 @@ enum Abandoned {
 async fn answer<'u>(
     link: &Link,
     attempts: &mut Attempts,
-    call: &Call,
+    call: Call,
     request: &Request,
     upload: &'u mut Upload<'_>,
     reply: &mut ClientReply<'_>,
@@ -128,28 +128,20 @@ async fn answer<'u>(
         .map_err(|error| Abandoned::Failed(not_opened(&error)))?;
     let stream = Rc::new(stream);
     let uploading = (!empty).then(|| upload.send(Rc::clone(&stream)));
-    let mut waiting = Waiting {
-        head_due: if empty {
-            call.head_due(Instant::now())
-        } else {
-            None
-        },
-        rest: Rest { stream, uploading },
-        call,
-    };
+    let mut waiting = Waiting(Rest { stream, uploading });
     let Item::Reply(Reply::Response(head)) = waiting.item(attempts, reply).await? else {
         return Err(bad("not a reply to a request"));
     };
-    waiting.head_due = None;
+    call.replying(attempts);
     let began = Instant::now();
     if head.status == 101 && upgrades {
-        let stream = waiting.rest.stream;
+        let stream = waiting.0.stream;
         return Ok(Answered::Upgraded(Upgraded { head, stream }));
     } else if head.status == 101 {
         return Err(bad("it changes to a protocol that nobody asked for"));
     } else if upgrades {
         // A stream that failed says why when it is read.
-        let _ = waiting.rest.stream.finish(None);
+        let _ = waiting.0.stream.finish(None);
     }
     let body = waiting.hold(attempts, &head, reply).await?;
     Ok(Answered::Reply(Held { head, body, began }))
@@ -162,26 +154,17 @@ enum Answered<'u> {
 }
 
 /// A try that has been sent, or is being sent.
-struct Waiting<'w, 'u> {
-    call: &'w Call,
-    rest: Rest<'u>,
-    /// When the head must be there, where no deadline says so.
-    head_due: Option<Instant>,
-}
+struct Waiting<'u>(Rest<'u>);
 
-impl<'u> Waiting<'_, 'u> {
+impl<'u> Waiting<'u> {
     /// What comes next, while the request may still be on its way.
     async fn item(
         &mut self,
         attempts: &mut Attempts,
         reply: &mut ClientReply<'_>,
     ) -> Result<Item, Abandoned> {
-        let Rest { stream, uploading } = &mut self.rest;
+        let Rest { stream, uploading } = &mut self.0;
         loop {
-            let late = match self.head_due {
-                Some(due) => deadline(attempts).min(due.into()),
-                None => deadline(attempts),
-            };
             tokio::select! {
                 biased;
                 item = stream.receive() => {
@@ -190,17 +173,18 @@ impl<'u> Waiting<'_, 'u> {
                 }
                 done = upload_step(uploading), if uploading.is_some() => {
                     *uploading = None;
-                    self.head_due = self.call.head_due(Instant::now());
-                    // A stream that failed says why when it is read.
-                    if let Err(Sending::Client(error)) = done {
-                        return Err(Abandoned::Client(error));
+                    match done {
+                        Ok(()) => attempts.received(Instant::now()),
+                        Err(Sending::Client(error)) => return Err(Abandoned::Client(error)),
+                        Err(Sending::Stuck) => return Err(late(Outcome::TimedOut)),
+                        // Reading it says why.
+                        Err(Sending::Stream) => {}
                     }
                 }
                 () = reply.unwanted() => return Err(Abandoned::Client(HttpError::Truncated)),
-                () = sleep_until(late) => {
-                    let outcome = attempts.expired(Instant::now()).unwrap_or(Outcome::TimedOut);
-                    let refusal = Refusal::from(RefusalReason::RequestTimeout);
-                    return Err(Abandoned::Failed(Failed::new(outcome, refusal)));
+                () = sleep_until(deadline(attempts)) => {
+                    let expired = attempts.expired(Instant::now());
+                    return Err(late(expired.unwrap_or(Outcome::TimedOut)));
                 }
             }
         }
@@ -213,12 +197,12 @@ impl<'u> Waiting<'_, 'u> {
         head: &Response,
         reply: &mut ClientReply<'_>,
     ) -> Result<HeldBody<'u>, Abandoned> {
-        if self.rest.stream.has_ended() {
+        if self.0.stream.has_ended() {
             return Ok(HeldBody::Whole(Bytes::new(), None));
         }
         let length = content_length(&head.fields);
         let Some(length) = length.filter(|_| attempts.holds_reply(length, Instant::now())) else {
-            return Ok(HeldBody::Coming(self.rest));
+            return Ok(HeldBody::Coming(self.0));
         };
         let mut body = BytesMut::new();
         loop {
@@ -239,6 +223,11 @@ impl<'u> Waiting<'_, 'u> {
 }
 
 const MISANNOUNCED: &str = "the body is not as long as announced";
+
+/// There is no reply in time.
+fn late(outcome: Outcome) -> Abandoned {
+    Abandoned::Failed(Failed::new(outcome, RefusalReason::RequestTimeout.into()))
+}
 
 /// What came is no reply.
 fn bad(detail: &str) -> Abandoned {

@@ -57,10 +57,10 @@ pub(super) async fn serve(
     }
     head.fields.remove("host");
     head.fields.remove("expect");
-    let call = Call::of(&head.fields, &decided.settings);
+    let call = Call::of(&head.fields);
     let now = Instant::now();
     let method = std::str::from_utf8(&head.method).unwrap_or_default();
-    let mut attempts = call.attempts(&decided.settings, method, now);
+    let mut attempts = call.attempts(&head.fields, &decided.settings, method, now);
     worker
         .destinations
         .budget(&decided.called, now)
@@ -80,12 +80,15 @@ pub(super) async fn serve(
         },
     };
     let upload = Upload::new(client, body);
+    if !upload.is_empty() {
+        attempts.receive();
+    }
     exchange::run(
         worker,
         journey,
         &decided,
         &mut attempts,
-        &call,
+        call,
         request,
         upload,
         reply,

@@ -4,14 +4,19 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_balance::constants::HELD_BYTES;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::Body;
+use tokio::time::timeout;
 
 use crate::http::{ClientBody, HttpError, Piece};
 use crate::mux::Stream;
+
+/// A program that takes nothing for so long, and answers nothing, will not.
+const STUCK: Duration = Duration::from_mins(5);
 
 /// What a client sends, and what of it is kept.
 pub(super) struct Upload<'c> {
@@ -45,6 +50,8 @@ pub(super) type Uploading<'u> = Pin<Box<dyn Future<Output = Result<(), Sending>>
 pub(super) enum Sending {
     /// The stream failed; reading it says why.
     Stream,
+    /// The far side takes nothing.
+    Stuck,
     Client(HttpError),
 }
 
@@ -87,10 +94,7 @@ impl<'c> Upload<'c> {
     {
         Box::pin(async move {
             for data in &self.kept {
-                stream
-                    .send(data.clone())
-                    .await
-                    .map_err(|_| Sending::Stream)?;
+                send(&stream, data.clone()).await?;
             }
             let trailers = loop {
                 if let End::Read { trailers } = &self.end {
@@ -100,7 +104,7 @@ impl<'c> Upload<'c> {
                     Piece::Data(data) => {
                         // First kept, then sent: a try may end while it waits for room.
                         self.keep(&data);
-                        stream.send(data).await.map_err(|_| Sending::Stream)?;
+                        send(&stream, data).await?;
                     }
                     Piece::Trailers(trailers) => {
                         self.end = End::Read {
@@ -123,6 +127,12 @@ impl<'c> Upload<'c> {
             self.kept.push(data.clone());
         }
     }
+}
+
+async fn send(stream: &Stream, data: Bytes) -> Result<(), Sending> {
+    let sent = timeout(STUCK, stream.send(data)).await;
+    sent.map_err(|_| Sending::Stuck)?
+        .map_err(|_| Sending::Stream)
 }
 
 /// Goes on with an upload; never ready when there is none.

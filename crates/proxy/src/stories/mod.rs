@@ -2,6 +2,7 @@
 
 mod http2;
 mod rejudged;
+mod slow;
 mod upgrade;
 
 use std::cell::RefCell;
