@@ -74,6 +74,12 @@ lab:
 	@$(MAKE) --no-print-directory compile
 	$(CARGO) run $(LOCKED) --package isthmus-lab $(PROFILE) --bin $(PROGRAM) -- $(ARGS)
 
+# SECONDS=… for each target, TARGETS="…" for some of them only.
+.PHONY: fuzz
+fuzz: ## look for input that a decoder does not stand
+	@scripts/bootstrap fuzz
+	@scripts/fuzz $(or $(SECONDS),60) $(TARGETS)
+
 .PHONY: lint
 lint: ## rustfmt and clippy; a warning is an error
 	@scripts/bootstrap lint
