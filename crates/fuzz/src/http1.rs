@@ -223,7 +223,11 @@ fn read_responses(limits: Limits, methods: &[&[u8]], pieces: &[&[u8]]) -> Outcom
                     outcome.take(item);
                     let last = outcome.complete.last();
                     let is_final = last.is_some_and(|message| message.head.status >= 200);
-                    if let (true, true, Some(method)) = (ends, is_final, methods.next()) {
+                    // A method is used up by the end of a final response, and by nothing else.
+                    if ends
+                        && is_final
+                        && let Some(method) = methods.next()
+                    {
                         decoder.expect(method);
                     }
                 }
