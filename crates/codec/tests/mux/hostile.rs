@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use isthmus_codec::mux::{
-    CannotOpen, ConnectionError as E, Event, MAX_DATA, ResetCode, Settings, StreamId,
+    CannotOpen, Connection, ConnectionError as E, Event, MAX_DATA, ResetCode, Settings, StreamId,
 };
 
-use crate::pair::{Pair, tcp};
+use crate::pair::{Pair, response, tcp};
 
 const OPEN: u8 = 1;
 const REPLY: u8 = 2;
@@ -18,6 +18,9 @@ const CREDIT: u8 = 6;
 const GO_AWAY: u8 = 7;
 const PING: u8 = 8;
 const PONG: u8 = 9;
+
+/// Bytes of a short stream.
+const SHORT: usize = 4 * MAX_DATA;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut out = u16::try_from(payload.len()).unwrap().to_be_bytes().to_vec();
@@ -51,6 +54,27 @@ impl Victim {
             .listener
             .connection
             .receive(&mut BytesMut::from(bytes), now)
+    }
+
+    /// A stream of [`SHORT`] bytes that both sides end at once; nothing of it is consumed.
+    fn short_stream(&mut self, number: u32) -> Result<StreamId, E> {
+        let stream = 2 * number + 1;
+        let data = frame(DATA, 0, stream, &vec![0; MAX_DATA]).repeat(SHORT / MAX_DATA);
+        self.takes(&[open(stream), data, frame(DATA, 1, stream, b"")].concat())?;
+        let opened = self
+            .0
+            .listener
+            .events()
+            .into_iter()
+            .find_map(|event| match event {
+                Event::Opened { stream, .. } => Some(stream),
+                _ => None,
+            });
+        let stream = opened.unwrap();
+        let connection = &mut self.0.listener.connection;
+        connection.reply(stream, &response(200), true).unwrap();
+        self.transmit();
+        Ok(stream)
     }
 
     fn transmit(&mut self) -> BytesMut {
@@ -256,6 +280,38 @@ fn floods_end_the_connection() {
     let late = frame(DATA, 0, 1, &vec![0; MAX_DATA]);
     let frames = (0..1000).find(|_| victim.takes(&late) == Err(E::LateFlood));
     assert_eq!(frames, Some(16), "its credit, and not a frame more");
+}
+
+/// How a program may be done with a stream.
+type Release = fn(&mut Connection, StreamId);
+
+/// A stream that is over is not free: what the program has not taken of it still fills our memory.
+#[test]
+fn data_of_ended_streams_counts_until_the_program_is_done_with_it() {
+    let allowed = 4 * 1024 * 1024 / SHORT;
+    let mut victim = Victim::new();
+    let taken = (0..1000).map_while(|number| victim.short_stream(number).ok());
+    assert_eq!(taken.count(), allowed);
+    assert_eq!(victim.0.listener.connection.open_streams(), 0);
+    assert_eq!(
+        victim.takes(b""),
+        Err(E::CreditExceeded { stream: None }),
+        "streams that are over are held all the same"
+    );
+
+    let releases: [Release; 3] = [
+        |connection, stream| connection.consumed(stream, SHORT),
+        Connection::stop,
+        |connection, stream| connection.reset(stream, ResetCode::Cancelled),
+    ];
+    for release in releases {
+        let mut victim = Victim::new();
+        for number in 0..3 * u32::try_from(allowed).unwrap() {
+            let stream = victim.short_stream(number).unwrap();
+            release(&mut victim.0.listener.connection, stream);
+            victim.transmit();
+        }
+    }
 }
 
 #[test]

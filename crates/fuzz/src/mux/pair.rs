@@ -160,6 +160,10 @@ impl Pair {
         for end in &mut self.ends {
             while let Some(event) = end.connection.poll_event() {
                 end.watch.take(&event);
+                if let Event::Reset { stream, .. } = &event {
+                    // What had arrived of it is dropped, and the machine is told so.
+                    end.connection.stop(*stream);
+                }
                 if let Event::Data { stream, bytes } = &event {
                     let received = end.received.entry(*stream).or_default();
                     for &byte in bytes {

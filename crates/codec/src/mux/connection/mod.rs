@@ -45,6 +45,9 @@ pub struct Connection {
     held_here: usize,
     held_there: usize,
     receive_window: ReceiveWindow,
+    /// Of streams that are no more: bytes that the driver still holds. They count against the
+    /// connection's credit until they have left our memory, or short streams would be free.
+    lingering: BTreeMap<StreamId, u64>,
     /// Bytes of data that the peer allows on all streams together.
     send_window: u64,
     liveness: Liveness,
@@ -74,6 +77,7 @@ impl Connection {
             held_here: 0,
             held_there: 0,
             receive_window: ReceiveWindow::new(settings.connection_credit),
+            lingering: BTreeMap::new(),
             send_window: peer.connection_credit.into(),
             liveness,
             reset_budget: Budget::new(settings.streams.saturating_mul(RESETS_PER_STREAM), now),
@@ -209,10 +213,11 @@ impl Connection {
     }
 
     /// `count` bytes of the stream's data have left our memory: the peer may send as much again.
-    /// Of a stream that has ended, nothing needs to be told.
+    /// Data of a stream that has ended counts as well, until it is told to be consumed or the stream
+    /// is stopped or reset.
     pub fn consumed(&mut self, stream: StreamId, count: usize) {
         let Some(state) = self.streams.get_mut(&stream) else {
-            return;
+            return self.consumed_late(stream, count as u64);
         };
         let receive = &mut state.receive;
         let count = receive.unconsumed.min(count as u64);
@@ -227,12 +232,23 @@ impl Connection {
         }
     }
 
-    /// Wants no more of what the peer sends on the stream, as when a refusal answers a request
+    fn consumed_late(&mut self, stream: StreamId, count: u64) {
+        if let Some(held) = self.lingering.get_mut(&stream) {
+            let count = count.min(*held);
+            *held -= count;
+            if *held == 0 {
+                self.lingering.remove(&stream);
+            }
+            self.receive_window.release(count);
+        }
+    }
+
+    /// Wants no more of what the peer sends on the stream, and has dropped what there was of it, as when a refusal answers a request
     /// whose body is still coming. Data is dropped from now on, and once this side's half is sent,
     /// [`ResetCode::Complete`] ends the stream. Of the stream, no more events need to be awaited.
     pub fn stop(&mut self, stream: StreamId) {
         let Some(state) = self.streams.get_mut(&stream) else {
-            return;
+            return self.consumed_late(stream, u64::MAX);
         };
         state.receive.stopped = true;
         let unconsumed = std::mem::take(&mut state.receive.unconsumed);
@@ -240,9 +256,15 @@ impl Connection {
         self.settle(stream);
     }
 
-    /// Ends the stream in both directions at once; what is queued is not sent. A stream whose
-    /// `Open` was never transmitted leaves no trace.
+    /// Ends the stream in both directions at once; what is queued is not sent, and what was received
+    /// is dropped. A stream whose `Open` was never transmitted leaves no trace.
     pub fn reset(&mut self, stream: StreamId, code: ResetCode) {
+        self.end(stream, code);
+        self.consumed_late(stream, u64::MAX);
+    }
+
+    /// Ends the stream in both directions at once; what was received is for the driver to drop.
+    fn end(&mut self, stream: StreamId, code: ResetCode) {
         let Some(state) = self.forget(stream) else {
             return;
         };
@@ -372,7 +394,9 @@ impl Connection {
     fn forget(&mut self, stream: StreamId) -> Option<Stream> {
         let state = self.streams.remove(&stream)?;
         self.output.forget(stream, &state);
-        self.receive_window.release(state.receive.unconsumed);
+        if state.receive.unconsumed > 0 {
+            self.lingering.insert(stream, state.receive.unconsumed);
+        }
         self.allow_late(state.receive.window.available());
         Some(state)
     }

@@ -303,7 +303,7 @@ impl Connection {
             stream,
             code: ResetCode::Protocol,
         });
-        self.reset(stream, ResetCode::Protocol);
+        self.end(stream, ResetCode::Protocol);
     }
 
     /// The state of a stream that a frame is for, or `None` when the stream is no more and the
