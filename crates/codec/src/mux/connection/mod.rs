@@ -27,6 +27,9 @@ const LATE_FRAMES: u64 = 64;
 /// Streams that a peer may open and reset in a second, as a multiple of those it may have open.
 const RESETS_PER_STREAM: u32 = 10;
 
+/// Pings, GOAWAYs and small grants that a peer may send in a second. Honest ones need a few.
+const CONTROLS_A_SECOND: u32 = 1000;
+
 /// One end of a connection. See [`super`] for how to drive it.
 #[derive(Debug)]
 pub struct Connection {
@@ -52,6 +55,7 @@ pub struct Connection {
     send_window: u64,
     liveness: Liveness,
     reset_budget: Budget,
+    control_budget: Budget,
     /// What may still come for streams that are no more: bytes of data, or frames without.
     late: u64,
     /// Set when we leave: the last stream of the peer that we accepted.
@@ -81,6 +85,7 @@ impl Connection {
             send_window: peer.connection_credit.into(),
             liveness,
             reset_budget: Budget::new(settings.streams.saturating_mul(RESETS_PER_STREAM), now),
+            control_budget: Budget::new(CONTROLS_A_SECOND, now),
             late: LATE_FRAMES,
             left: None,
             peer_left: None,
