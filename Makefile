@@ -74,6 +74,17 @@ lab:
 	@$(MAKE) --no-print-directory compile
 	$(CARGO) run $(LOCKED) --package isthmus-lab $(PROFILE) --bin $(PROGRAM) -- $(ARGS)
 
+# SECONDS=… for each target, TARGETS="…" for some of them only.
+.PHONY: fuzz
+fuzz: ## look for input that a decoder does not stand
+	@scripts/bootstrap fuzz
+	@scripts/fuzz $(or $(SECONDS),60) $(TARGETS)
+
+.PHONY: smuggling
+smuggling: ## 10,000 odd requests on each of six servers: what proxy and server read differently
+	@scripts/bootstrap smuggling
+	@$(MAKE) --no-print-directory lab PROGRAM=smuggling
+
 .PHONY: lint
 lint: ## rustfmt and clippy; a warning is an error
 	@scripts/bootstrap lint

@@ -14,4 +14,5 @@ pub mod mesh;
 pub mod namespaces;
 pub mod processes;
 pub mod relay;
+pub mod smuggling;
 pub mod trouble;

@@ -252,6 +252,22 @@ mod tests {
         assert_eq!(error.to_string(), "share.healthy: is more than share.total");
     }
 
+    #[test]
+    fn coordinates_are_numbers() {
+        let cluster = |latitude, longitude| {
+            let Some(Body::Cluster(mut view)) = bodies().into_iter().nth(1) else {
+                panic!("the second is a cluster");
+            };
+            view.cluster.coordinates = Some((latitude, longitude));
+            Body::decode(&Body::Cluster(view).encode())
+        };
+        assert!(cluster(1.5, -2.0).is_ok());
+        for (latitude, longitude) in [(f64::NAN, 0.0), (0.0, f64::INFINITY)] {
+            let error = cluster(latitude, longitude).unwrap_err();
+            assert!(error.to_string().starts_with("cluster.coordinates: "));
+        }
+    }
+
     proptest! {
         #[test]
         fn damaged_bytes_never_panic(which in 0usize..8, at in any::<prop::sample::Index>(), with in any::<u8>()) {

@@ -283,11 +283,12 @@ fn translate(error: httparse::Error, head: &[u8], line: Malformed) -> Malformed 
     }
 }
 
-/// Does the first line name some version of HTTP where one belongs?
+/// Does the first line name some version of HTTP where one belongs: behind method and target, or at
+/// the front of a response?
 fn names_http(head: &[u8]) -> bool {
     let line = head.split(|&byte| byte == b'\r').next().unwrap_or(head);
-    line.split(|&byte| byte == b' ')
-        .any(|word| word.starts_with(b"HTTP/"))
+    let third = line.splitn(3, |&byte| byte == b' ').nth(2);
+    line.starts_with(b"HTTP/") || third.is_some_and(|word| word.starts_with(b"HTTP/"))
 }
 
 /// httparse says only that a name is bad; a space before the colon deserves its own sentence.

@@ -68,6 +68,43 @@ pub enum Malformed {
 }
 
 impl Malformed {
+    /// A short stable word for counters: what is refused is counted by its reason.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::RequestLine => "request-line",
+            Self::StatusLine => "status-line",
+            Self::Version => "version",
+            Self::Target => "target",
+            Self::Scheme => "scheme",
+            Self::HostMissing => "host-missing",
+            Self::Host => "host",
+            Self::FieldName => "field-name",
+            Self::SpaceBeforeColon => "space-before-colon",
+            Self::FieldValue => "field-value",
+            Self::Folded => "folded",
+            Self::BareCr => "bare-cr",
+            Self::BareLf => "bare-lf",
+            Self::Tls => "tls",
+            Self::Nul => "nul",
+            Self::HeadTooLarge { .. } => "head-too-large",
+            Self::TooManyFields { .. } => "too-many-fields",
+            Self::ContentLength => "content-length",
+            Self::ContentLengthsDiffer => "content-lengths-differ",
+            Self::LengthAndTransferCoding => "length-and-transfer-coding",
+            Self::TransferCoding => "transfer-coding",
+            Self::TransferCodingIn10 => "transfer-coding-in-1-0",
+            Self::BodyOnConnect => "body-on-connect",
+            Self::ChunkSize => "chunk-size",
+            Self::ChunkSizeOverflow => "chunk-size-overflow",
+            Self::ChunkExtension => "chunk-extension",
+            Self::ChunkLineTooLong => "chunk-line-too-long",
+            Self::ChunkEnd => "chunk-end",
+            Self::Truncated => "truncated",
+            Self::Unasked => "unasked",
+            Self::SwitchedProtocols => "switched-protocols",
+        }
+    }
+
     /// The status that answers a malformed request. A malformed response is always 502 to the one
     /// who waits for it.
     pub fn status(self) -> u16 {

@@ -230,7 +230,9 @@ pub enum ConnectionError {
     TooManyStreams { limit: usize },
     #[error("pings came faster than they can be answered")]
     PingFlood,
-    #[error("streams were opened and reset faster than any caller would")]
+    #[error("frames of type {kind} came faster than any peer has use for")]
+    ControlFlood { kind: u8 },
+    #[error("streams were opened and reset, or could not be read, faster than any caller would")]
     ResetFlood,
     #[error("too many frames came for streams that are no more")]
     LateFlood,
@@ -242,4 +244,19 @@ pub enum ConnectionError {
     Dead { silent: Duration },
     #[error("the byte stream under the connection is gone")]
     Lost,
+}
+
+impl ConnectionError {
+    /// What the peer is told: that it is too much, or that it makes no sense.
+    fn leave_code(&self) -> LeaveCode {
+        match self {
+            Self::TooManyStreams { .. }
+            | Self::CreditExceeded { .. }
+            | Self::PingFlood
+            | Self::ControlFlood { .. }
+            | Self::ResetFlood
+            | Self::LateFlood => LeaveCode::Overloaded,
+            _ => LeaveCode::Protocol,
+        }
+    }
 }

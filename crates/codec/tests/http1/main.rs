@@ -5,6 +5,7 @@
 
 mod cuts;
 mod tables;
+mod words;
 
 use bytes::BytesMut;
 use isthmus_codec::Fields;

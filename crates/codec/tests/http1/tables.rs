@@ -108,6 +108,12 @@ fn requests_that_are_refused() {
             M::RequestLine,
             400,
         ),
+        (
+            // A space in the target; the version is a good one.
+            "GET /a b HTTP/1.1\r\nHost: x\r\n\r\n".into(),
+            M::RequestLine,
+            400,
+        ),
         ("GET / HTTP/2.0\r\nHost: x\r\n\r\n".into(), M::Version, 505),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), M::Version, 505),
         ("GET / HTTP/1.1\r\n\r\n".into(), M::HostMissing, 400),

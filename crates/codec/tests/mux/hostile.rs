@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use isthmus_codec::mux::{
-    CannotOpen, ConnectionError as E, Event, MAX_DATA, ResetCode, Settings, StreamId,
+    CannotOpen, Connection, ConnectionError as E, Event, LEAST_STREAM_CREDIT, MAX_DATA, ResetCode,
+    Settings, StreamId,
 };
 
-use crate::pair::{Pair, tcp};
+use crate::pair::{Pair, response, tcp};
 
 const OPEN: u8 = 1;
 const REPLY: u8 = 2;
@@ -18,6 +19,9 @@ const CREDIT: u8 = 6;
 const GO_AWAY: u8 = 7;
 const PING: u8 = 8;
 const PONG: u8 = 9;
+
+/// Bytes of a short stream.
+const SHORT: usize = 4 * MAX_DATA;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut out = u16::try_from(payload.len()).unwrap().to_be_bytes().to_vec();
@@ -51,6 +55,27 @@ impl Victim {
             .listener
             .connection
             .receive(&mut BytesMut::from(bytes), now)
+    }
+
+    /// A stream of [`SHORT`] bytes that both sides end at once; nothing of it is consumed.
+    fn short_stream(&mut self, number: u32) -> Result<StreamId, E> {
+        let stream = 2 * number + 1;
+        let data = frame(DATA, 0, stream, &vec![0; MAX_DATA]).repeat(SHORT / MAX_DATA);
+        self.takes(&[open(stream), data, frame(DATA, 1, stream, b"")].concat())?;
+        let opened = self
+            .0
+            .listener
+            .events()
+            .into_iter()
+            .find_map(|event| match event {
+                Event::Opened { stream, .. } => Some(stream),
+                _ => None,
+            });
+        let stream = opened.unwrap();
+        let connection = &mut self.0.listener.connection;
+        connection.reply(stream, &response(200), true).unwrap();
+        self.transmit();
+        Ok(stream)
     }
 
     fn transmit(&mut self) -> BytesMut {
@@ -256,6 +281,179 @@ fn floods_end_the_connection() {
     let late = frame(DATA, 0, 1, &vec![0; MAX_DATA]);
     let frames = (0..1000).find(|_| victim.takes(&late) == Err(E::LateFlood));
     assert_eq!(frames, Some(16), "its credit, and not a frame more");
+}
+
+/// How a program may be done with a stream.
+type Release = fn(&mut Connection, StreamId);
+
+/// A stream that is over is not free: what the program has not taken of it still fills our memory.
+#[test]
+fn data_of_ended_streams_counts_until_the_program_is_done_with_it() {
+    let allowed = 4 * 1024 * 1024 / SHORT;
+    let mut victim = Victim::new();
+    let taken = (0..1000).map_while(|number| victim.short_stream(number).ok());
+    assert_eq!(taken.count(), allowed);
+    assert_eq!(victim.0.listener.connection.open_streams(), 0);
+    assert_eq!(
+        victim.takes(b""),
+        Err(E::CreditExceeded { stream: None }),
+        "streams that are over are held all the same"
+    );
+
+    let releases: [Release; 3] = [
+        |connection, stream| connection.consumed(stream, SHORT),
+        Connection::stop,
+        |connection, stream| connection.reset(stream, ResetCode::Cancelled),
+    ];
+    for release in releases {
+        let mut victim = Victim::new();
+        for number in 0..3 * u32::try_from(allowed).unwrap() {
+            let stream = victim.short_stream(number).unwrap();
+            release(&mut victim.0.listener.connection, stream);
+            victim.transmit();
+        }
+    }
+}
+
+/// Its name, what is sent again and again, how often that is taken, and what ends it.
+type Flood<'f> = (&'f str, Box<dyn Fn(u32) -> Vec<u8> + 'f>, usize, E);
+
+/// What costs a peer a few bytes and us some work is limited, read or not; the peer is told that it is
+/// too much.
+#[test]
+fn what_is_cheap_to_send_is_limited() {
+    let crumb = |stream| frame(CREDIT, 0, stream, &[0, 0, 0, 1]);
+    let bad_head = |number: u32| frame(OPEN, 0, 2 * number + 1, &[9]);
+    let bad_trailers = |number: u32| {
+        let stream = 2 * number + 1;
+        [open(stream), frame(TRAILERS, 1, stream, b"x")].concat()
+    };
+    // One ping has come when the connection began.
+    let controls = 999;
+    let floods: [Flood; 7] = [
+        (
+            "pings",
+            Box::new(|_| frame(PING, 0, 0, &[0; 8])),
+            controls,
+            E::ControlFlood { kind: PING },
+        ),
+        (
+            "goodbyes",
+            Box::new(|_| frame(GO_AWAY, 0, 0, &[0, 0, 0, 0, 0, 1])),
+            controls,
+            E::ControlFlood { kind: GO_AWAY },
+        ),
+        (
+            "crumbs for all",
+            Box::new(|_| crumb(0)),
+            controls,
+            E::ControlFlood { kind: CREDIT },
+        ),
+        (
+            "crumbs for one",
+            Box::new(|_| crumb(2)),
+            controls,
+            E::ControlFlood { kind: CREDIT },
+        ),
+        (
+            "unreadable heads",
+            Box::new(bad_head),
+            10_240,
+            E::ResetFlood,
+        ),
+        (
+            "unreadable trailers",
+            Box::new(bad_trailers),
+            10_240,
+            E::ResetFlood,
+        ),
+        (
+            "streams that are reset",
+            Box::new(|number| [open(2 * number + 1), reset(2 * number + 1)].concat()),
+            10_240,
+            E::ResetFlood,
+        ),
+    ];
+    for (name, flood, allowed, expect) in floods {
+        let mut victim = Victim::new();
+        victim.0.listener.connection.open(&tcp(), false).unwrap();
+        victim.transmit();
+        let mut taken = 0;
+        let error = loop {
+            match victim.takes(&flood(u32::try_from(taken).unwrap())) {
+                Ok(()) => taken += 1,
+                Err(error) => break error,
+            }
+            // Even one who reads every answer at once.
+            victim.0.listener.events();
+            victim.transmit();
+            assert!(taken < 1_000_000, "{name} are not limited");
+        };
+        assert_eq!((error, taken), (expect, allowed), "{name}");
+        let told = victim.transmit();
+        assert_eq!(
+            told[12..14],
+            [0, 4],
+            "{name}: overloaded, not a protocol error"
+        );
+    }
+}
+
+/// Credit by the million is credit, as long as it comes in portions worth a frame.
+#[test]
+fn honest_grants_are_not_counted() {
+    let mut victim = Victim::new();
+    let grant = frame(CREDIT, 0, 0, &(LEAST_STREAM_CREDIT / 4).to_be_bytes());
+    for _ in 0..1_000_000 {
+        victim.takes(&grant).unwrap();
+    }
+    assert_eq!(victim.transmit(), b""[..]);
+}
+
+/// Ten thousand streams of which nothing is read cost the peer's credit and no turn of ours, and
+/// another stream goes on as before.
+#[test]
+fn stalled_streams_stall_nobody_else() {
+    const STREAMS: u32 = 10_000;
+    let settings = Settings {
+        streams: STREAMS + 1,
+        connection_credit: u32::MAX,
+        ..Settings::default()
+    };
+    let mut pair = Pair::new(&settings);
+    pair.exchange();
+    let full = bytes::Bytes::from(vec![7; 1 << 20]);
+    let mut held = 0;
+    for _ in 0..STREAMS {
+        let stream = pair.dialler.connection.open(&tcp(), false).unwrap();
+        pair.exchange();
+        held += pair
+            .dialler
+            .connection
+            .send(stream, &mut full.clone())
+            .unwrap();
+        if held < 1 << 24 {
+            pair.exchange();
+        }
+    }
+    // Each has what its queue holds, and nothing beyond it.
+    assert_eq!(held, STREAMS as usize * settings.queue);
+    let last = pair.dialler.connection.open(&tcp(), false).unwrap();
+    pair.dialler
+        .connection
+        .send(last, &mut bytes::Bytes::from_static(b"quick"))
+        .unwrap();
+    pair.exchange();
+    let arrived = pair.listener.events().into_iter().any(|event| {
+        matches!(event, Event::Data { stream, bytes } if stream == last && bytes == "quick"[..])
+    });
+    assert!(arrived);
+    assert_eq!(pair.dialler.connection.open_streams(), STREAMS as usize + 1);
+    pair.transmit(isthmus_codec::mux::Side::Dialler, usize::MAX);
+    assert!(
+        pair.dialler.outgoing.is_empty(),
+        "nothing is said again and again"
+    );
 }
 
 #[test]

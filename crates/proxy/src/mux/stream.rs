@@ -197,9 +197,10 @@ impl Drop for Stream {
         let mut shared = self.link.0.borrow_mut();
         let ending = shared.streams.get(&self.id).map(Slot::ending);
         match ending {
-            Some(Ending::Answered) => shared.machine.stop(self.id),
+            // One that is done may hold data that nobody has taken, and that its peer waits for.
+            Some(Ending::Answered | Ending::Done) => shared.machine.stop(self.id),
             Some(Ending::Cancelled) => shared.machine.reset(self.id, ResetCode::Cancelled),
-            Some(Ending::Done) | None => {}
+            None => {}
         }
         shared.forget(self.id);
         shared.wake_driver();

@@ -58,7 +58,7 @@ impl TryFrom<proto::Cluster> for ClusterView {
                 name: parse("cluster.name", &cluster.name)?,
                 region: parse("cluster.region", &cluster.region)?,
                 zone: text(cluster.zone),
-                coordinates: cluster.latitude.zip(cluster.longitude),
+                coordinates: coordinates(cluster.latitude, cluster.longitude)?,
                 jurisdiction: text(cluster.jurisdiction),
                 control: parse("cluster.control", &cluster.control)?,
                 namespaces: (!cluster.all_namespaces).then_some(namespaces),
@@ -67,6 +67,17 @@ impl TryFrom<proto::Cluster> for ClusterView {
             rtt: (cluster.rtt_us != 0).then(|| Duration::from_micros(cluster.rtt_us)),
             age: Duration::from_millis(cluster.age_ms),
         })
+    }
+}
+
+/// Degrees that can be compared and computed with: no NaN, nothing infinite.
+fn coordinates(latitude: Option<f64>, longitude: Option<f64>) -> Parsed<Option<(f64, f64)>> {
+    match latitude.zip(longitude) {
+        Some((latitude, longitude)) if !(latitude.is_finite() && longitude.is_finite()) => {
+            let reason = "latitude and longitude are finite numbers";
+            Err(BodyError::field("cluster.coordinates", reason))
+        }
+        both => Ok(both),
     }
 }
 

@@ -27,6 +27,9 @@ const LATE_FRAMES: u64 = 64;
 /// Streams that a peer may open and reset in a second, as a multiple of those it may have open.
 const RESETS_PER_STREAM: u32 = 10;
 
+/// Pings, GOAWAYs and small grants that a peer may send in a second. Honest ones need a few.
+const CONTROLS_A_SECOND: u32 = 1000;
+
 /// One end of a connection. See [`super`] for how to drive it.
 #[derive(Debug)]
 pub struct Connection {
@@ -45,10 +48,14 @@ pub struct Connection {
     held_here: usize,
     held_there: usize,
     receive_window: ReceiveWindow,
+    /// Of streams that are no more: bytes that the driver still holds. They count against the
+    /// connection's credit until they have left our memory, or short streams would be free.
+    lingering: BTreeMap<StreamId, u64>,
     /// Bytes of data that the peer allows on all streams together.
     send_window: u64,
     liveness: Liveness,
     reset_budget: Budget,
+    control_budget: Budget,
     /// What may still come for streams that are no more: bytes of data, or frames without.
     late: u64,
     /// Set when we leave: the last stream of the peer that we accepted.
@@ -74,9 +81,11 @@ impl Connection {
             held_here: 0,
             held_there: 0,
             receive_window: ReceiveWindow::new(settings.connection_credit),
+            lingering: BTreeMap::new(),
             send_window: peer.connection_credit.into(),
             liveness,
             reset_budget: Budget::new(settings.streams.saturating_mul(RESETS_PER_STREAM), now),
+            control_budget: Budget::new(CONTROLS_A_SECOND, now),
             late: LATE_FRAMES,
             left: None,
             peer_left: None,
@@ -209,10 +218,11 @@ impl Connection {
     }
 
     /// `count` bytes of the stream's data have left our memory: the peer may send as much again.
-    /// Of a stream that has ended, nothing needs to be told.
+    /// Data of a stream that has ended counts as well, until it is told to be consumed or the stream
+    /// is stopped or reset.
     pub fn consumed(&mut self, stream: StreamId, count: usize) {
         let Some(state) = self.streams.get_mut(&stream) else {
-            return;
+            return self.consumed_late(stream, count as u64);
         };
         let receive = &mut state.receive;
         let count = receive.unconsumed.min(count as u64);
@@ -227,12 +237,23 @@ impl Connection {
         }
     }
 
-    /// Wants no more of what the peer sends on the stream, as when a refusal answers a request
+    fn consumed_late(&mut self, stream: StreamId, count: u64) {
+        if let Some(held) = self.lingering.get_mut(&stream) {
+            let count = count.min(*held);
+            *held -= count;
+            if *held == 0 {
+                self.lingering.remove(&stream);
+            }
+            self.receive_window.release(count);
+        }
+    }
+
+    /// Wants no more of what the peer sends on the stream, and has dropped what there was of it, as when a refusal answers a request
     /// whose body is still coming. Data is dropped from now on, and once this side's half is sent,
     /// [`ResetCode::Complete`] ends the stream. Of the stream, no more events need to be awaited.
     pub fn stop(&mut self, stream: StreamId) {
         let Some(state) = self.streams.get_mut(&stream) else {
-            return;
+            return self.consumed_late(stream, u64::MAX);
         };
         state.receive.stopped = true;
         let unconsumed = std::mem::take(&mut state.receive.unconsumed);
@@ -240,9 +261,15 @@ impl Connection {
         self.settle(stream);
     }
 
-    /// Ends the stream in both directions at once; what is queued is not sent. A stream whose
-    /// `Open` was never transmitted leaves no trace.
+    /// Ends the stream in both directions at once; what is queued is not sent, and what was received
+    /// is dropped. A stream whose `Open` was never transmitted leaves no trace.
     pub fn reset(&mut self, stream: StreamId, code: ResetCode) {
+        self.end(stream, code);
+        self.consumed_late(stream, u64::MAX);
+    }
+
+    /// Ends the stream in both directions at once; what was received is for the driver to drop.
+    fn end(&mut self, stream: StreamId, code: ResetCode) {
         let Some(state) = self.forget(stream) else {
             return;
         };
@@ -372,7 +399,9 @@ impl Connection {
     fn forget(&mut self, stream: StreamId) -> Option<Stream> {
         let state = self.streams.remove(&stream)?;
         self.output.forget(stream, &state);
-        self.receive_window.release(state.receive.unconsumed);
+        if state.receive.unconsumed > 0 {
+            self.lingering.insert(stream, state.receive.unconsumed);
+        }
         self.allow_late(state.receive.window.available());
         Some(state)
     }

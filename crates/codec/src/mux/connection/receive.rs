@@ -9,10 +9,15 @@ use super::super::stream::{ReceivePhase, Stream};
 use super::{Connection, ConnectionError, Event, LeaveCode, PeerSettings, ResetCode, StreamId};
 use crate::DecodeError;
 use crate::message::{Open, Reply};
+use crate::mux::LEAST_STREAM_CREDIT;
 use crate::typed::decode_fields;
 
 /// Pongs that may wait to be transmitted.
 const MAX_PONGS: usize = 32;
+
+/// Bytes of credit below which a grant is a crumb: whoever has taken a quarter of the smallest window
+/// grants more.
+const LEAST_GRANT: u32 = LEAST_STREAM_CREDIT / 8;
 
 /// Bytes of credit beyond which a grant makes no sense.
 const MAX_WINDOW: u64 = 1 << 40;
@@ -44,12 +49,15 @@ impl Connection {
         if !self.peer_spoke && !matches!(frame, Frame::Settings(_)) {
             return Err(ConnectionError::SettingsMissing { kind: frame.kind() });
         }
+        if costs_more_than_it_brings(&frame) && !self.control_budget.spend(now) {
+            return Err(ConnectionError::ControlFlood { kind: frame.kind() });
+        }
         match frame {
             Frame::Settings(payload) => self.on_settings(payload),
-            Frame::Open { stream, head, end } => self.on_open(stream, head, end),
-            Frame::Reply { stream, head, end } => self.on_reply(stream, head, end),
+            Frame::Open { stream, head, end } => self.on_open(stream, head, end, now),
+            Frame::Reply { stream, head, end } => self.on_reply(stream, head, end, now),
             Frame::Data { stream, bytes, end } => self.on_data(stream, bytes, end),
-            Frame::Trailers { stream, fields } => self.on_trailers(stream, fields),
+            Frame::Trailers { stream, fields } => self.on_trailers(stream, fields, now),
             Frame::Reset { stream, code } => self.on_reset(stream, code, now),
             Frame::Credit {
                 stream: Some(stream),
@@ -88,7 +96,13 @@ impl Connection {
         Ok(())
     }
 
-    fn on_open(&mut self, stream: StreamId, head: Bytes, end: bool) -> Result<(), ConnectionError> {
+    fn on_open(
+        &mut self,
+        stream: StreamId,
+        head: Bytes,
+        end: bool,
+        now: Instant,
+    ) -> Result<(), ConnectionError> {
         if !stream.is_of(self.side.other()) || stream.0 <= self.highest_there {
             return Err(ConnectionError::WrongOpen { stream: stream.0 });
         }
@@ -115,6 +129,7 @@ impl Connection {
                 });
             }
             Err(error) => {
+                self.spend_reset(now)?;
                 self.allow_late(credit.into());
                 self.output.resets.push_back((stream, code_of(&error)));
                 self.events.push_back(Event::Undecodable { stream, error });
@@ -128,6 +143,7 @@ impl Connection {
         stream: StreamId,
         head: Bytes,
         end: bool,
+        now: Instant,
     ) -> Result<(), ConnectionError> {
         let Some(state) = self.find(stream, kind::REPLY, 1)? else {
             return Ok(());
@@ -146,10 +162,10 @@ impl Connection {
                 if end {
                     self.complete(stream);
                 }
+                Ok(())
             }
-            Err(error) => self.give_up(stream, error),
+            Err(error) => self.give_up(stream, error, now),
         }
-        Ok(())
     }
 
     fn on_data(
@@ -193,7 +209,12 @@ impl Connection {
         Ok(())
     }
 
-    fn on_trailers(&mut self, stream: StreamId, fields: Bytes) -> Result<(), ConnectionError> {
+    fn on_trailers(
+        &mut self,
+        stream: StreamId,
+        fields: Bytes,
+        now: Instant,
+    ) -> Result<(), ConnectionError> {
         let Some(state) = self.find(stream, kind::TRAILERS, 1)? else {
             return Ok(());
         };
@@ -208,10 +229,10 @@ impl Connection {
                     self.events.push_back(Event::Ended { stream, trailers });
                 }
                 self.complete(stream);
+                Ok(())
             }
-            Err(error) => self.give_up(stream, error),
+            Err(error) => self.give_up(stream, error, now),
         }
-        Ok(())
     }
 
     fn on_reset(
@@ -223,8 +244,8 @@ impl Connection {
         if self.find(stream, kind::RESET, 1)?.is_none() {
             return Ok(());
         }
-        if !stream.is_of(self.side) && !self.reset_budget.spend(now) {
-            return Err(ConnectionError::ResetFlood);
+        if !stream.is_of(self.side) {
+            self.spend_reset(now)?;
         }
         self.forget(stream);
         self.release_slot(stream);
@@ -297,13 +318,30 @@ impl Connection {
     }
 
     /// What came on the stream cannot be read: it ends for both sides.
-    fn give_up(&mut self, stream: StreamId, error: DecodeError) {
+    fn give_up(
+        &mut self,
+        stream: StreamId,
+        error: DecodeError,
+        now: Instant,
+    ) -> Result<(), ConnectionError> {
+        self.spend_reset(now)?;
         self.events.push_back(Event::Undecodable { stream, error });
         self.events.push_back(Event::Reset {
             stream,
             code: ResetCode::Protocol,
         });
-        self.reset(stream, ResetCode::Protocol);
+        self.end(stream, ResetCode::Protocol);
+        Ok(())
+    }
+
+    /// A stream ends by the peer's doing, whether it resets the stream or makes us do so. Errors: that
+    /// has happened too often.
+    fn spend_reset(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        if self.reset_budget.spend(now) {
+            Ok(())
+        } else {
+            Err(ConnectionError::ResetFlood)
+        }
     }
 
     /// The state of a stream that a frame is for, or `None` when the stream is no more and the
@@ -341,6 +379,17 @@ impl Connection {
                 Ok(None)
             }
         }
+    }
+}
+
+/// Frames that an honest peer sends seldom, and that make us do or send something for a few bytes:
+/// each is cheap, and a million of them are not.
+fn costs_more_than_it_brings(frame: &Frame) -> bool {
+    match frame {
+        Frame::Ping(_) | Frame::GoAway { .. } => true,
+        // Who grants in crumbs gets a frame for every crumb.
+        Frame::Credit { amount, .. } => *amount < LEAST_GRANT,
+        _ => false,
     }
 }
 

@@ -74,7 +74,7 @@ impl Output {
             ConnectionError::Lost | ConnectionError::Dead { .. } => self.settings_due = false,
             _ => {
                 self.settings_due = settings_due;
-                self.go_away = Some((last, LeaveCode::Protocol));
+                self.go_away = Some((last, error.leave_code()));
             }
         }
     }

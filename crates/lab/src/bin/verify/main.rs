@@ -10,6 +10,7 @@ mod idle;
 mod load;
 mod losses;
 mod propagation;
+mod slow;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -51,12 +52,13 @@ pub(crate) struct Point {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 7] = [
+const CHECKS: [(&str, Check); 8] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
     ("catalog", losses::catalog),
     ("payment", losses::payment),
+    ("slow", slow::slow),
     ("controls", controls::controls),
     ("durability", durability::durability),
 ];

@@ -1,0 +1,22 @@
+#!/bin/sh
+# haproxy.sh ADDRESS PORT FOLDER: answers every request with its method and target, and logs them.
+set -eu
+cat >"$3/haproxy.conf" <<CONF
+global
+    log stdout format raw local0
+    tune.bufsize 131072
+defaults
+    mode http
+    timeout client 60s
+    timeout connect 5s
+    timeout server 60s
+    timeout http-keep-alive 60s
+    option http-buffer-request
+frontend seen
+    bind $1:$2
+    log global
+    log-format "%ST %HM %HU"
+    http-request return status 200 content-type text/plain lf-string "%HM %HU"
+CONF
+PATH=$PATH:/usr/sbin
+exec haproxy -f "$3/haproxy.conf" >>"$3/seen" 2>"$3/errors"
