@@ -7,18 +7,29 @@
 
 import argparse
 import pathlib
+import signal
 import sys
 
 import programs
 import suite_grpc
+import suite_h2spec
+import suite_http
+import suite_websocket
 from mesh import Mesh
 from versions import find_versions
 
-SUITES = {"grpc": suite_grpc}
+SUITES = {
+    "grpc": suite_grpc,
+    "websocket": suite_websocket,
+    "h2spec": suite_h2spec,
+    "http": suite_http,
+}
 
 
 def main():
     asked = arguments()
+    # However it ends, the mesh is taken down.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("run.py: stopped"))
     names = asked.suite or list(SUITES)
     versions = find_versions(asked.build, asked.isthmus)
     programs.select(names)

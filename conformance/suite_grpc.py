@@ -17,8 +17,8 @@ SERVERS = {"python": "grpc-python", "node": "grpc-node"}
 CASES = """
     empty_unary large_unary client_streaming server_streaming ping_pong empty_stream custom_metadata
     status_code_and_message special_status_message unimplemented_method unimplemented_service cancel_after_begin
-    cancel_after_first_response cancel_reaches_the_server timeout_on_sleeping_server
-    deadline_reaches_the_server without_deadline
+    cancel_after_first_response cancel_reaches_the_server cancel_after_half_close_reaches_the_server
+    timeout_on_sleeping_server deadline_reaches_the_server without_deadline
 """.split()
 HEAVY = ["thousand_at_once", "slow_reader", "large_upload"]
 MOST_MEMORY = 48

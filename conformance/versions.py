@@ -2,9 +2,11 @@
 
 import importlib.metadata
 import json
+import pathlib
 import platform
 import subprocess
 
+HERE = pathlib.Path(__file__).resolve().parent
 
 def find_versions(build, isthmus):
     found = {"python": platform.python_version()}
@@ -14,6 +16,11 @@ def find_versions(build, isthmus):
     for path, package in lock["packages"].items():
         if path.startswith("node_modules/"):
             found[path.removeprefix("node_modules/")] = package["version"]
+    for line in (HERE / "websocket/go/go.mod").read_text().splitlines():
+        if line.startswith("require github.com/"):
+            _, module, version = line.split()
+            found[module.removeprefix("github.com/")] = version.lstrip("v")
+    found["h2spec"] = (build / "h2spec-version").read_text().strip()
     found["node"] = said("node", "--version").lstrip("v")
     found["curl"] = said("curl", "--version").split()[1]
     found["go"] = said("go", "version").split()[2].removeprefix("go")

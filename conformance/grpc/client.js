@@ -188,13 +188,27 @@ async function seenCancelled(stub) {
   return Number((await succeed(stub, 'EmptyCall', {})).initial.get(CANCELLED)[0]);
 }
 
-async function cancelReachesTheServer(stub) {
+function cancelReachesTheServer(stub) {
+  // It works on the second reply for longer than is waited.
+  const request = wants([31415, 1], 0, 30_000_000);
+  return reachesTheServer(stub, () => cancelAfterFirstResponse(stub, request));
+}
+
+function cancelAfterHalfClose(stub) {
+  return reachesTheServer(stub, async () => {
+    const request = wants([9, 1], 0, 30_000_000);
+    const call = stub.StreamingOutputCall(request, new grpc.Metadata(), until());
+    const got = await collect(call, () => call.cancel());
+    expect([9], got.sizes, 'sizes');
+  });
+}
+
+async function reachesTheServer(stub, cancelled) {
   const before = await seenCancelled(stub);
-  // It still works on the second reply.
-  await cancelAfterFirstResponse(stub, wants([31415, 1], 0, 5_000_000));
-  const last = Date.now() + 10_000;
+  await cancelled();
+  const last = Date.now() + 5000;
   while ((await seenCancelled(stub)) === before) {
-    if (Date.now() > last) throw new Error('the server has not seen it after 10 s');
+    if (Date.now() > last) throw new Error('the server has not seen it after 5 s');
     await new Promise((go) => setTimeout(go, 20));
   }
 }
@@ -272,6 +286,7 @@ const CASES = {
   cancel_after_begin: cancelAfterBegin,
   cancel_after_first_response: cancelAfterFirstResponse,
   cancel_reaches_the_server: cancelReachesTheServer,
+  cancel_after_half_close_reaches_the_server: cancelAfterHalfClose,
   timeout_on_sleeping_server: timeoutOnSleepingServer,
   deadline_reaches_the_server: deadlineReachesTheServer,
   without_deadline: withoutDeadline,

@@ -167,13 +167,29 @@ def seen_cancelled(stub):
 
 
 def cancel_reaches_the_server(stub):
+    def cancelled():
+        # It works on the second reply for longer than is waited.
+        cancel_after_first_response(stub, wants(31415, 1, interval_us=30_000_000))
+
+    reaches_the_server(stub, cancelled)
+
+
+def cancel_after_half_close_reaches_the_server(stub):
+    def cancelled():
+        replies = stub.StreamingOutputCall(wants(9, 1, interval_us=30_000_000), timeout=PATIENCE)
+        expect(9, len(next(replies).payload.body), "size")
+        replies.cancel()
+
+    reaches_the_server(stub, cancelled)
+
+
+def reaches_the_server(stub, cancelled):
     before = seen_cancelled(stub)
-    # It still works on the second reply.
-    cancel_after_first_response(stub, wants(31415, 1, interval_us=5_000_000))
-    until = time.monotonic() + 10
+    cancelled()
+    until = time.monotonic() + 5
     while seen_cancelled(stub) == before:
         if time.monotonic() > until:
-            raise AssertionError("the server has not seen it after 10 s")
+            raise AssertionError("the server has not seen it after 5 s")
         time.sleep(0.02)
 
 
@@ -242,6 +258,7 @@ CASES = {
         cancel_after_begin,
         cancel_after_first_response,
         cancel_reaches_the_server,
+        cancel_after_half_close_reaches_the_server,
         timeout_on_sleeping_server,
         deadline_reaches_the_server,
         without_deadline,

@@ -46,7 +46,8 @@ function pause(ms) {
 // Sends what a request wants, no faster than it is read.
 async function send(call, request) {
   for (const { size, interval_us: interval } of request.response_parameters) {
-    if (interval) await pause(interval / 1000);
+    const until = Date.now() + interval / 1000;
+    while (Date.now() < until && !call.cancelled) await pause(10);
     if (call.cancelled) return;
     if (!call.write({ payload: payload(size) })) {
       await new Promise((go) => {
@@ -59,6 +60,7 @@ async function send(call, request) {
 
 async function streamingOutputCall(call) {
   const trailing = begin(call);
+  call.on('cancelled', () => (cancelled += 1));
   await send(call, call.request);
   call.end(trailing);
 }

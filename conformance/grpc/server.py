@@ -55,8 +55,10 @@ class Server(services.TestServiceServicer):
         return messages.SimpleResponse(payload=payload(request.response_size))
 
     def StreamingOutputCall(self, request, context):
+        ended = self.count_if_cancelled(context)
         self.begin(context)
-        yield from wanted(request)
+        yield from wanted(request, context)
+        ended.set()
 
     def StreamingInputCall(self, requests, context):
         ended = self.count_if_cancelled(context)
@@ -70,7 +72,7 @@ class Server(services.TestServiceServicer):
         self.begin(context)
         for request in requests:
             fail_if_asked(request, context)
-            yield from wanted(request)
+            yield from wanted(request, context)
         ended.set()
 
 
@@ -80,10 +82,11 @@ def fail_if_asked(request, context):
         context.abort(code, request.response_status.message)
 
 
-def wanted(request):
+def wanted(request, context):
     for parameters in request.response_parameters:
-        if parameters.interval_us:
-            time.sleep(parameters.interval_us / 1e6)
+        until = time.monotonic() + parameters.interval_us / 1e6
+        while time.monotonic() < until and context.is_active():
+            time.sleep(0.01)
         yield messages.StreamingOutputCallResponse(payload=payload(parameters.size))
 
 
