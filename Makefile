@@ -74,6 +74,15 @@ lab:
 	@$(MAKE) --no-print-directory compile
 	$(CARGO) run $(LOCKED) --package isthmus-lab $(PROFILE) --bin $(PROGRAM) -- $(ARGS)
 
+# ARGS="--suite grpc" runs one of the suites: grpc, websocket, h2spec, http.
+.PHONY: conformance
+conformance: ## clients and servers of others (gRPC, WebSocket, HTTP) through a mesh
+	@scripts/bootstrap conformance
+	@$(MAKE) --no-print-directory compile
+	@conformance/install $(TARGET_DIR)/conformance
+	@PYTHONDONTWRITEBYTECODE=1 $(TARGET_DIR)/conformance/venv/bin/python conformance/run.py \
+	    --isthmus $(ISTHMUS) --build $(TARGET_DIR)/conformance --pages docs/conformance $(ARGS)
+
 .PHONY: lint
 lint: ## rustfmt and clippy; a warning is an error
 	@scripts/bootstrap lint

@@ -10,22 +10,22 @@ import programs
 
 
 class Mesh:
-    def __init__(self, isthmus, build):
+    def __init__(self, isthmus, build, state):
         self.isthmus = pathlib.Path(isthmus).resolve()
         self.build = pathlib.Path(build)
         # Starts a foreign program, client or server.
         self.serve = programs.HERE / "serve"
-        self.home = self.build / "home"
+        self.folder = self.build / state / "files"
+        self.home = self.build / state / "home"
         self.environment = dict(os.environ, ISTHMUS_HOME=str(self.home), CONFORMANCE_BUILD=str(build))
         for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "no_proxy", "NO_PROXY"):
             self.environment.pop(name, None)
 
     def __enter__(self):
-        folder = self.build / "mesh"
-        programs.write(folder)
-        self.run("down", "--purge", check=False)
+        programs.write(self.folder)
+        self.run("down", "--purge", "--yes", check=False)
         try:
-            self.run("up", "-f", str(folder), "--detach", timeout=180)
+            self.run("up", "-f", str(self.folder), "--detach", timeout=180)
             self.caller = self.find_caller()
         except BaseException:
             self.run("down", check=False)

@@ -1,6 +1,6 @@
 """Starts a mesh, runs the suites against it and writes what they found.
 
-    run.py --isthmus FILE --build DIR [--pages DIR] [--suite NAME]...
+    run.py --isthmus FILE --build DIR [--pages DIR] [--state NAME] [--suite NAME]...
 
 `install` has put what it needs into the build directory. Exits 1 if anything failed.
 """
@@ -34,7 +34,7 @@ def main():
     versions = find_versions(asked.build, asked.isthmus)
     programs.select(names)
     suites = []
-    with Mesh(asked.isthmus, asked.build) as mesh:
+    with Mesh(asked.isthmus, asked.build, asked.state) as mesh:
         for name in names:
             suites.append(SUITES[name].run(mesh, versions))
             if asked.pages:
@@ -53,6 +53,7 @@ def arguments():
     parser.add_argument("--isthmus", type=pathlib.Path, required=True)
     parser.add_argument("--build", type=lambda text: pathlib.Path(text).resolve(), required=True)
     parser.add_argument("--pages", type=pathlib.Path)
+    parser.add_argument("--state", default="mesh", help="folder of the mesh, in the build directory")
     parser.add_argument("--suite", action="append", choices=SUITES)
     return parser.parse_args()
 

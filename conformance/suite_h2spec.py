@@ -26,7 +26,7 @@ def run(mesh, versions):
 
 def check(mesh, service, part, column, place):
     host, port = mesh.listener(service).rsplit(":", 1)
-    report = mesh.build / "h2spec.xml"
+    report = mesh.folder / "h2spec.xml"
     report.unlink(missing_ok=True)
     program = str(mesh.build / "bin/h2spec")
     command = [program, part, "-h", host, "-p", port, "-P", "/hello", "-o", "3", "-j", str(report)]

@@ -190,13 +190,13 @@ async function seenCancelled(stub) {
 
 function cancelReachesTheServer(stub) {
   // It works on the second reply for longer than is waited.
-  const request = wants([31415, 1], 0, 30_000_000);
+  const request = wants([31415, 1], 0, 300_000_000);
   return reachesTheServer(stub, () => cancelAfterFirstResponse(stub, request));
 }
 
 function cancelAfterHalfClose(stub) {
   return reachesTheServer(stub, async () => {
-    const request = wants([9, 1], 0, 30_000_000);
+    const request = wants([9, 1], 0, 300_000_000);
     const call = stub.StreamingOutputCall(request, new grpc.Metadata(), until());
     const got = await collect(call, () => call.cancel());
     expect([9], got.sizes, 'sizes');

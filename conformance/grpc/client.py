@@ -169,14 +169,14 @@ def seen_cancelled(stub):
 def cancel_reaches_the_server(stub):
     def cancelled():
         # It works on the second reply for longer than is waited.
-        cancel_after_first_response(stub, wants(31415, 1, interval_us=30_000_000))
+        cancel_after_first_response(stub, wants(31415, 1, interval_us=300_000_000))
 
     reaches_the_server(stub, cancelled)
 
 
 def cancel_after_half_close_reaches_the_server(stub):
     def cancelled():
-        replies = stub.StreamingOutputCall(wants(9, 1, interval_us=30_000_000), timeout=PATIENCE)
+        replies = stub.StreamingOutputCall(wants(9, 1, interval_us=300_000_000), timeout=PATIENCE)
         expect(9, len(next(replies).payload.body), "size")
         replies.cancel()
 

@@ -95,7 +95,7 @@ def payload(size):
 
 
 def main():
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=32))
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=256))
     services.add_TestServiceServicer_to_server(Server(), server)
     if server.add_insecure_port(sys.argv[1]) == 0:
         sys.exit(f"{sys.argv[0]}: cannot listen on {sys.argv[1]}")

@@ -11,7 +11,7 @@ const http2 = require('http2');
 const CHUNK = Buffer.alloc(1 << 16, 'x');
 
 function respond(request, response) {
-  const [, what, value] = request.url.split('/');
+  const [, what, value] = request.url.split(/[/?]/);
   const routes = { echo, size, head, bytes, status, trailers, early, refuse, fail };
   const route = routes[what];
   if (!route) return response.writeHead(200, { 'content-type': 'text/plain' }).end('hello\n');
