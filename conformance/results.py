@@ -23,6 +23,8 @@ class Suite:
     def __init__(self, name, title, text, versions):
         self.name, self.title, self.text, self.versions = name, title, text, versions
         self.results = []
+        # Why cases fail that are known to, for their page.
+        self.reasons = {}
 
     def add(self, result):
         self.results.append(result)
@@ -30,7 +32,7 @@ class Suite:
         print(f"{self.name:9} {result.place:6} {result.entry:15} {result.column:22} "
               f"{result.case}: {outcome}", flush=True)
 
-    def add_lines(self, asked, output, column, place, entry, ended):
+    def add_lines(self, asked, output, column, place, entry, ended, note=""):
         """The lines of a client (see report.py); a case without one has failed."""
         found = {}
         for line in output.splitlines():
@@ -39,7 +41,7 @@ class Suite:
                 found[told["case"]] = told
         for case in asked:
             told = found.get(case, {"error": f"no result: {ended}", "note": ""})
-            self.add(Result(case, column, place, entry, told["error"], told["note"]))
+            self.add(Result(case, column, place, entry, told["error"], told["note"] or note))
 
     def failed(self):
         return [result for result in self.results if result.error]
@@ -66,6 +68,9 @@ class Suite:
         lines += self.tables()
         if self.failed():
             lines += ["", "## What failed", ""]
+        for case in unique(result.case for result in self.failed()):
+            if case in self.reasons:
+                lines += [f"{case}: {self.reasons[case]}", ""]
         for result in self.failed():
             error = " ".join(result.error.split()).replace("|", "\\|")
             where = f"{result.case}, {result.column}, {result.place}, {result.entry}"

@@ -22,12 +22,21 @@ CASES = """
 """.split()
 HEAVY = ["thousand_at_once", "slow_reader", "large_upload"]
 MOST_MEMORY = 48
+REASONS = {
+    case: "A program hears that its caller has gone only when it writes the next message."
+    for case in ("cancel_reaches_the_server", "cancel_after_half_close_reaches_the_server")
+}
+REASONS["timeout_on_sleeping_server"] = (
+    "When the deadline passes after the head of the reply, the proxy resets the stream as INTERNAL_ERROR; a client that has "
+    "not noticed the deadline by itself reports INTERNAL instead of DEADLINE_EXCEEDED."
+)
 
 
 def run(mesh, versions):
     names = ("python", "node", "grpcio", "protobuf", "@grpc/grpc-js", "@grpc/proto-loader")
     text = TEXT.format(most=MOST_MEMORY)
     suite = Suite("grpc", "gRPC", text, [f"{name} {versions[name]}" for name in names])
+    suite.reasons = REASONS
     for place, suffix in (("within", ""), ("across", "-east")):
         for server, service in SERVERS.items():
             for client, program in CLIENTS.items():
@@ -51,8 +60,8 @@ def heavy(suite, mesh, program, service, column, place, case):
     if case != "thousand_at_once" and grown > MOST_MEMORY:
         suite.add(Result(case, column, place, "connect", f"a proxy grew by {grown} MiB"))
         return
-    suite.add_lines([case], output, column, place, "connect", ended)
-    suite.results[-1].note = f"a proxy grew by at most {grown} MiB"
+    note = f"a proxy grew by at most {grown} MiB"
+    suite.add_lines([case], output, column, place, "connect", ended, note)
 
 
 def call(mesh, program, service, entry, cases):

@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+import time
+import uuid
 
 from mesh import Memory
 from report import expect
@@ -15,6 +17,14 @@ are. During bodies of 1 GiB no proxy and no gateway may grow by more than {most}
 """
 SERVERS = {"node": "http-node", "aiohttp": "http-python", "node, HTTP/2": "http2-node"}
 MOST_MEMORY = 48
+REASONS = {
+    "expect_refused": "The caller's proxy asks for the body (100) as soon as it has somewhere to send it, and the program "
+    "is not shown the expectation (RFC 9110 section 10.1.1), so it can refuse the body only while it comes.",
+    "gone_before_the_reply": "A program hears that its caller has gone only when it answers.",
+    "gone_within_the_reply": "A program hears that its caller has gone only when it writes more.",
+    "http10_keep_alive": "The connection of a client of HTTP/1.0 that asks for it is kept open, which the reply does not "
+    "say (RFC 9112 section C.2.2).",
+}
 GIB = 1 << 30
 
 
@@ -147,7 +157,7 @@ def http10(target):
 
 def http10_keep_alive(target):
     """Either kept, which has to be said, or closed."""
-    with target.wire() as wire:
+    with Wire(target.address, timeout=3) as wire:
         request = target.request("GET", "/bytes/5", "connection: keep-alive", version="1.0")
         wire.send(request)
         _, status, fields = wire.head()
@@ -194,8 +204,33 @@ def ambiguous_length(target):
             expect(400, wire.head()[1], str(fields))
 
 
+def gone_before_the_reply(target):
+    left_alone(target, "wait", lambda wire: None)
+
+
+def gone_within_the_reply(target):
+    left_alone(target, "drip", lambda wire: expect(200, wire.head()[1], "status"))
+
+
+def left_alone(target, path, before):
+    """The program hears that its caller has gone, and not only when it writes."""
+    name = uuid.uuid4().hex
+    with target.wire() as wire:
+        wire.send(target.request("GET", f"/{path}/{name}"))
+        before(wire)
+    until = time.monotonic() + 5
+    with target.wire() as wire:
+        while True:
+            wire.send(target.request("GET", f"/gone/{name}"))
+            if wire.reply() == (200, b"yes\n"):
+                return
+            if time.monotonic() > until:
+                raise AssertionError("the program has not heard of it after 5 s")
+            time.sleep(0.02)
+
+
 def http2_client(target):
-    written = target.curl("/head", "-w", "%{http_version}", prior_knowledge=True).decode()
+    written = target.curl("/head", "-w", "\n%{http_version}", prior_knowledge=True).decode()
     seen, version = written.rsplit("\n", 1)
     expect("2", version, "version that curl speaks")
     wanted = "2.0" if "HTTP/2" in target.server else "1.1"
@@ -242,7 +277,8 @@ def watched(target, transfer):
 CASES = [
     keep_alive, pipelining, chunked_both_ways, expect_continue, expect_refused, early_reply,
     upload_refused_early, bodiless_replies, http10, http10_keep_alive, connection_close,
-    what_the_program_sees, ambiguous_length, http2_client, download_of_1_gib, upload_of_1_gib,
+    what_the_program_sees, ambiguous_length, gone_before_the_reply, gone_within_the_reply,
+    http2_client, download_of_1_gib, upload_of_1_gib,
 ]
 
 
@@ -250,6 +286,7 @@ def run(mesh, versions):
     names = ("curl", "python", "node", "aiohttp")
     text = TEXT.format(most=MOST_MEMORY)
     suite = Suite("http", "HTTP/1.1 and bridges", text, [f"{name} {versions[name]}" for name in names])
+    suite.reasons = REASONS
     for place, suffix in (("within", ""), ("across", "-east")):
         for server, service in SERVERS.items():
             for entry in ("proxy", "listener"):

@@ -2,7 +2,8 @@
 //
 // /echo sends back the body as it comes and its trailers, /size counts it, /head tells what the request looked like,
 // /bytes/N sends N bytes, /status/N answers N, /trailers sends chunks and trailers, /early answers 200 without reading
-// the body, /refuse answers 413 and /fail 417 without reading it or asking for it.
+// the body, /refuse answers 413 and /fail 417 without reading it or asking for it. /wait/NAME answers nothing, /drip/NAME
+// a beginning; /gone/NAME tells whether whoever asked for that has gone.
 
 'use strict';
 const http = require('http');
@@ -12,14 +13,15 @@ const CHUNK = Buffer.alloc(1 << 16, 'x');
 
 function respond(request, response) {
   const [, what, value] = request.url.split(/[/?]/);
-  const routes = { echo, size, head, bytes, status, trailers, early, refuse, fail };
+  const routes = { echo, size, head, bytes, status, trailers, early, refuse, fail, wait, drip, gone };
   const route = routes[what];
   if (!route) return response.writeHead(200, { 'content-type': 'text/plain' }).end('hello\n');
   return route(request, response, value);
 }
 
 function echo(request, response) {
-  response.writeHead(200, { trailer: 'x-sum' });
+  // HTTP/1.0 knows no trailers.
+  response.writeHead(200, request.httpVersion === '1.0' ? {} : { trailer: 'x-sum' });
   request.on('data', (data) => response.write(data) || pauseUntilDrained(request, response));
   request.on('end', () => {
     response.addTrailers({ 'x-sum': request.trailers['x-sum'] ?? 'none' });
@@ -84,6 +86,22 @@ function refuse(request, response) {
 
 function fail(request, response) {
   response.writeHead(417).end('no\n');
+}
+
+const left = new Set();
+
+function wait(request, response, name) {
+  response.on('close', () => left.add(name));
+}
+
+function drip(request, response, name) {
+  response.on('close', () => left.add(name));
+  response.writeHead(200);
+  response.write('x');
+}
+
+function gone(request, response, name) {
+  response.end(left.has(name) ? 'yes\n' : 'no\n');
 }
 
 // Decides before any of the body is there.

@@ -1,5 +1,6 @@
 """The same server as server.js, of HTTP/1.1 with aiohttp, which knows no trailers: server_aiohttp.py ADDRESS:PORT"""
 
+import asyncio
 import json
 import sys
 
@@ -75,6 +76,27 @@ async def fail(request, _):
     return web.Response(status=417, text="no\n")
 
 
+left = set()
+
+
+async def wait(request, name):
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        left.add(name)
+
+
+async def drip(request, name):
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"x")
+    await wait(request, name)
+
+
+async def gone(_, name):
+    return web.Response(text="yes\n" if name in left else "no\n")
+
+
 ROUTES = {
     "echo": echo,
     "size": size,
@@ -84,6 +106,9 @@ ROUTES = {
     "early": early,
     "refuse": refuse,
     "fail": fail,
+    "wait": wait,
+    "drip": drip,
+    "gone": gone,
 }
 
 
@@ -91,7 +116,7 @@ def main():
     address, port = sys.argv[1].rsplit(":", 1)
     application = web.Application(client_max_size=1 << 32)
     application.router.add_route("*", "/{path:.*}", respond, expect_handler=expects)
-    web.run_app(application, host=address, port=int(port), print=None)
+    web.run_app(application, host=address, port=int(port), print=None, handler_cancellation=True)
 
 
 main()
