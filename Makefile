@@ -85,6 +85,15 @@ smuggling: ## 10,000 odd requests on each of six servers: what proxy and server 
 	@scripts/bootstrap smuggling
 	@$(MAKE) --no-print-directory lab PROGRAM=smuggling
 
+# ARGS="--suite grpc" runs one of the suites: grpc, websocket, h2spec, http.
+.PHONY: conformance
+conformance: ## clients and servers of others (gRPC, WebSocket, HTTP) through a mesh
+	@scripts/bootstrap conformance
+	@$(MAKE) --no-print-directory compile
+	@conformance/install $(TARGET_DIR)/conformance
+	@PYTHONDONTWRITEBYTECODE=1 $(TARGET_DIR)/conformance/venv/bin/python conformance/run.py \
+	    --isthmus $(ISTHMUS) --build $(TARGET_DIR)/conformance --pages docs/conformance $(ARGS)
+
 .PHONY: lint
 lint: ## rustfmt and clippy; a warning is an error
 	@scripts/bootstrap lint

@@ -1,0 +1,20 @@
+// The messages and stubs of interop.proto, made when they are loaded.
+
+'use strict';
+const path = require('path');
+const grpc = require('@grpc/grpc-js');
+const loader = require('@grpc/proto-loader');
+
+const definition = loader.loadSync(path.join(__dirname, 'interop.proto'), {
+  keepCase: true,
+  longs: Number,
+  enums: String,
+});
+
+module.exports = {
+  testing: grpc.loadPackageDefinition(definition).grpc.testing,
+  ECHO_INITIAL: 'x-grpc-test-echo-initial',
+  ECHO_TRAILING: 'x-grpc-test-echo-trailing-bin',
+  CANCELLED: 'x-conformance-cancelled',
+  REMAINING: 'x-conformance-remaining-ms',
+};
