@@ -1,7 +1,8 @@
 //! `isthmus run`: a program in the mesh. Its proxy comes first and leaves last.
 //!
 //! On stop the proxy drains, then the program is told to end, then the proxy deregisters; the
-//! program's exit code is passed on. If this process is killed, the program ends with it.
+//! program's exit code is passed on. If this process is killed, the program ends with it. The proxy
+//! can be restarted without the program.
 
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpListener};
@@ -10,7 +11,6 @@ use std::path::Path;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use isthmus_proxy::Running;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
@@ -20,8 +20,10 @@ use crate::args::RunArgs;
 use crate::config::{self, ProgramEntry, WorkloadFile};
 use crate::failure::{Failure, Result};
 use crate::guest;
-use crate::process::{self, DRAIN_LIMIT};
+use crate::notify;
+use crate::process::{self, DRAIN_LIMIT, SUCCESSION_LIMIT};
 use crate::setting::{Setting, runtime};
+use crate::succession::{Happening, Relaunch, Service};
 use crate::up::OUTBOUND_PORT;
 
 /// How long a program may take to end.
@@ -105,12 +107,14 @@ fn command_line(path: &Path, file: &WorkloadFile) -> Result<Vec<String>> {
 /// Signals from outside.
 struct Signals {
     stop: [SignalStream; 2],
-    passed_on: [(Signal, SignalStream); 3],
+    passed_on: [(Signal, SignalStream); 2],
+    restart: SignalStream,
 }
 
 /// What came.
 enum Caught {
     Stop,
+    Restart,
     PassOn(Signal),
 }
 
@@ -118,6 +122,8 @@ enum Caught {
 enum Reason {
     Ended(io::Result<ExitStatus>),
     Stop,
+    /// The process that served for it has ended.
+    Alone(Failure),
 }
 
 async fn beside_proxy(
@@ -131,16 +137,24 @@ async fn beside_proxy(
         started = isthmus_proxy::start(config) => started.map_err(|error| process::proxy_failure(&error))?,
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
     };
+    let relaunch = Relaunch::of("proxy", path)?;
+    let drain_limit = file.drain_limit.map_or(SUCCESSION_LIMIT, |limit| limit.0);
+    let mut service = Service::new(proxy, relaunch, drain_limit);
+    notify::ready();
     let outcome = match spawn(path, file, command) {
-        Ok(program) => attend(program, &proxy, &mut signals).await,
+        Ok(program) => attend(program, &mut service, &mut signals).await,
         Err(failure) => Err(failure),
     };
-    proxy.leave().await;
+    service.leave().await;
     outcome
 }
 
 /// From the program's start to its end.
-async fn attend(mut program: Child, proxy: &Running, signals: &mut Signals) -> Result<ExitCode> {
+async fn attend(
+    mut program: Child,
+    service: &mut Service,
+    signals: &mut Signals,
+) -> Result<ExitCode> {
     let group = program
         .id()
         .and_then(|id| i32::try_from(id).ok())
@@ -156,19 +170,30 @@ async fn attend(mut program: Child, proxy: &Running, signals: &mut Signals) -> R
             status = program.wait() => break Reason::Ended(status),
             caught = signals.next() => match caught {
                 Caught::Stop => break Reason::Stop,
+                Caught::Restart => service.restart(),
                 Caught::PassOn(signal) => send(signal),
+            },
+            happening = service.next() => match happening {
+                Happening::Tried(tried) => service.hand_over(*tried).await,
+                Happening::Ended(status) => break Reason::Alone(process::service_ended(&status)),
             },
         }
     };
     let status = match reason {
         Reason::Ended(status) => {
-            proxy.drain(Duration::ZERO).await;
+            service.drain(Duration::ZERO).await;
             status
         }
+        Reason::Alone(failure) => {
+            // What it answered would reach nobody.
+            let _ = end(&mut program, signals, send).await;
+            return Err(failure);
+        }
         Reason::Stop => {
+            notify::stopping();
             // The program serves what it has begun; a second signal cuts that short.
             let hurried = tokio::select! {
-                () = proxy.drain(DRAIN_LIMIT) => false,
+                () = service.drain(DRAIN_LIMIT) => false,
                 () = signals.stop() => true,
             };
             if hurried {
@@ -263,26 +288,26 @@ impl Signals {
             passed_on: [
                 (Signal::HUP, catch(SignalKind::hangup())?),
                 (Signal::USR1, catch(SignalKind::user_defined1())?),
-                (Signal::USR2, catch(SignalKind::user_defined2())?),
             ],
+            restart: process::restart_signal()?,
         })
     }
 
     async fn next(&mut self) -> Caught {
         let [terminate, interrupt] = &mut self.stop;
-        let [(one, hangup), (two, first), (three, second)] = &mut self.passed_on;
+        let [(one, hangup), (two, first)] = &mut self.passed_on;
         tokio::select! {
             _ = terminate.recv() => Caught::Stop,
             _ = interrupt.recv() => Caught::Stop,
             _ = hangup.recv() => Caught::PassOn(*one),
             _ = first.recv() => Caught::PassOn(*two),
-            _ = second.recv() => Caught::PassOn(*three),
+            _ = self.restart.recv() => Caught::Restart,
         }
     }
 
     /// Returns when this process is asked to stop; what comes before is for nobody any more.
     async fn stop(&mut self) {
-        while let Caught::PassOn(_) = self.next().await {}
+        while !matches!(self.next().await, Caught::Stop) {}
     }
 }
 

@@ -77,6 +77,11 @@ impl Process {
         self.signal(Signal::HUP)
     }
 
+    /// Asks it to do what it keeps this signal for: a proxy starts its successor.
+    pub fn user_signal(&self) -> Result<()> {
+        self.signal(Signal::USR2)
+    }
+
     /// Stops it where it is, until what this returns is dropped.
     pub fn pause(&self) -> Result<Paused> {
         self.signal(Signal::STOP)?;

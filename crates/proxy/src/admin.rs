@@ -6,6 +6,7 @@ use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Target, Version};
 use isthmus_model::Health;
 use isthmus_telemetry::{CONTENT_TYPE, Metrics};
+use isthmus_world::DrainWatch;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -23,10 +24,17 @@ pub(crate) struct Admin {
     pub(crate) report: watch::Receiver<Report>,
 }
 
-pub(crate) async fn serve(admin: Admin, listener: TcpListener) {
+/// Takes connections until the drain begins: a successor may answer from then on.
+pub(crate) async fn serve(admin: Admin, listener: TcpListener, mut drain: DrainWatch) {
     loop {
-        match listener.accept().await {
-            Ok((socket, _)) => drop(tokio::spawn(connection(admin.clone(), socket))),
+        let accepted = tokio::select! {
+            () = drain.draining() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                tokio::spawn(connection(admin.clone(), socket, drain.clone()));
+            }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -35,13 +43,17 @@ pub(crate) async fn serve(admin: Admin, listener: TcpListener) {
     }
 }
 
-async fn connection(admin: Admin, socket: TcpStream) {
+async fn connection(admin: Admin, socket: TcpStream, mut drain: DrainWatch) {
     let (mut reader, mut writer) = http::serve(socket);
-    while let Ok(Some((head, body))) = reader.head().await {
-        if body != Body::None || admin.answer(&head, &mut writer).await.is_err() {
-            return;
-        }
-        if !head.keep_alive() {
+    loop {
+        let head = tokio::select! {
+            biased;
+            head = reader.head() => head,
+            () = drain.closing() => return,
+        };
+        let Ok(Some((head, body))) = head else { return };
+        let last = drain.is_leaving() || !head.keep_alive();
+        if body != Body::None || admin.answer(&head, last, &mut writer).await.is_err() || last {
             return;
         }
     }
@@ -51,6 +63,7 @@ impl Admin {
     async fn answer(
         &self,
         head: &RequestHead,
+        last: bool,
         writer: &mut ResponseWriter,
     ) -> Result<(), HttpError> {
         let path = match Target::parse(&head.method, &head.target)? {
@@ -69,8 +82,11 @@ impl Admin {
             ),
         };
         let mut fields = Fields::new();
-        // Both are literals without control characters.
+        // All are literals without control characters.
         let _ = fields.push("content-type", kind);
+        if last {
+            let _ = fields.push("connection", "close");
+        }
         let head = ResponseHead {
             status,
             version: Version::Http11,
@@ -90,6 +106,7 @@ impl Admin {
         let ready = status.informed && healthy && !report.draining;
         let body = json!({
             "process": self.name,
+            "pid": std::process::id(),
             "ready": ready,
             "controlPlane": if status.connected { "connected" } else { "not connected" },
             "informed": status.informed,

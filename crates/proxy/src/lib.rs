@@ -13,10 +13,12 @@ mod agent;
 mod config;
 mod destination;
 mod gateway;
+mod handover;
 mod health;
 mod http;
 mod inbound;
 mod journey;
+mod listeners;
 mod mux;
 mod outbound;
 mod process;
@@ -27,6 +29,8 @@ mod splice;
 #[cfg(test)]
 mod stories;
 #[cfg(test)]
+mod stories_of_life;
+#[cfg(test)]
 mod testing;
 mod tls;
 mod told;
@@ -35,4 +39,6 @@ mod worker;
 
 pub use agent::JoinError;
 pub use config::{Config, Listener, Ports, Role, Sidecar};
-pub use process::{ProxyError, Running, run, start};
+pub use handover::{Handover, Sockets, Word};
+pub use listeners::CannotListen;
+pub use process::{ProxyError, Running, start, take_over};

@@ -36,13 +36,12 @@ use crate::{gateway, inbound, outbound};
 /// The service that tests call.
 pub(crate) const HOST: &str = "cart.shop.mesh";
 /// Whoever waits longer has found a hang.
-const HANG: Duration = Duration::from_secs(10);
+pub(crate) const HANG: Duration = Duration::from_secs(10);
 
 /// A caller and a callee, with a gateway between them or not.
 pub(crate) struct Scene {
     pub(crate) caller: Node,
     pub(crate) callee: Node,
-    #[expect(dead_code, reason = "lives as long as the scene")]
     pub(crate) gateway: Option<Node>,
     pub(crate) issuer: Issuer,
     /// What callee and gateway see.
@@ -56,7 +55,6 @@ pub(crate) struct Node {
     pub(crate) mesh: SocketAddr,
     /// Where its program's clients connect.
     pub(crate) outbound: SocketAddr,
-    #[expect(dead_code, reason = "lives as long as the node")]
     pub(crate) drain: Drain,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) view: SnapshotWriter<View>,

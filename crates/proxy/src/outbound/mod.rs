@@ -124,7 +124,9 @@ fn called_from(own: IpAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// One client connection: request after request.
+/// One client connection: request after request. When this process leaves, the reply to the next
+/// request says that it was the last: a client that has just sent one would not know what became of
+/// it if the connection were closed instead.
 async fn serve(worker: Rc<Worker>, socket: TcpStream, _live: Live) {
     let (mut reader, mut writer) = http::serve(socket);
     let mut drain = worker.common.drain.clone();
@@ -132,7 +134,7 @@ async fn serve(worker: Rc<Worker>, socket: TcpStream, _live: Live) {
         let head = tokio::select! {
             biased;
             head = timeout(IDLE, reader.head()) => head,
-            () = drain.draining() => return,
+            () = drain.closing() => return,
         };
         let Ok(head) = head else { return };
         let (head, body) = match head {
@@ -147,8 +149,8 @@ async fn serve(worker: Rc<Worker>, socket: TcpStream, _live: Live) {
             return tcp::connect(worker, reader, writer, head).await;
         }
         match serve_request(&worker, &mut reader, &mut writer, head, body).await {
-            Ok(KeepAlive::Yes) if !worker.common.drain.is_draining() => {}
-            Ok(_) | Err(_) => return,
+            Ok(KeepAlive::Yes) => {}
+            Ok(KeepAlive::No) | Err(_) => return,
         }
     }
 }
@@ -161,6 +163,7 @@ async fn serve_request(
     body: Body,
 ) -> Result<KeepAlive, HttpError> {
     let mut journey = Journey::start(Reporter::Source, "http/1.1");
+    journey.ends_when_leaving(worker.common.drain.clone());
     let wants_more = head.keep_alive();
     let without_body = body == Body::None;
     let is_head = head.method == "HEAD";
@@ -180,8 +183,9 @@ async fn serve_request(
         }
         Err(Ended::Broken(error)) => Err(error),
     };
+    let goes_on = wants_more && !journey.was_last();
     journey.finish(&worker.recorder);
-    Ok(if wants_more { ended? } else { KeepAlive::No })
+    Ok(if goes_on { ended? } else { KeepAlive::No })
 }
 
 /// Renders a refusal to a client.
