@@ -280,4 +280,43 @@ mod tests {
             assert!(own.view(&KEY, "me").is_err(), "byte {at}");
         }
     }
+
+    #[test]
+    fn a_snapshot_of_release_0_1_0_is_read() {
+        let text = include_str!("view-0.1.0.hex");
+        let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let pairs = digits
+            .chunks(2)
+            .map(|pair| std::str::from_utf8(pair).unwrap());
+        let sealed: Vec<u8> = pairs
+            .map(|pair| u8::from_str_radix(pair, 16).unwrap())
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let own = vault(folder.path(), "us-west cart-1");
+        fs::write(folder.path().join("view.sealed"), sealed).unwrap();
+        let identity = "spiffe://shop.example/ns/shop/sa/cart";
+        assert_eq!(own.view(&KEY, identity).unwrap(), Some(of_a_proxy()));
+    }
+
+    /// As a proxy keeps it.
+    fn of_a_proxy() -> StoredView {
+        use isthmus_wire::proto::{Resource, StoredTopic};
+        let resource = |name: &str, version, body: &'static [u8]| Resource {
+            topic: String::new(),
+            name: name.to_owned(),
+            version,
+            body: body.into(),
+        };
+        let topic = |topic: &str, resources| StoredTopic {
+            topic: topic.to_owned(),
+            resources,
+        };
+        StoredView {
+            position: 9,
+            topics: vec![
+                topic("mesh", vec![resource("mesh", 3, b"one")]),
+                topic("service/shop/cart", vec![resource("cart", 7, b"two")]),
+            ],
+        }
+    }
 }
