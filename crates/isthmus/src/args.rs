@@ -216,6 +216,9 @@ pub(crate) enum CommandArgs {
     /// Become a program that ends with its parent.
     #[command(hide = true)]
     ExecGuard {
+        /// Descriptors that the program may have, if not as many as its parent.
+        #[arg(long)]
+        nofile: Option<u64>,
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },

@@ -17,8 +17,8 @@ use crate::process::Kind;
 use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
-    check, explain, faults, found, load, logs, output, parent, process, resources, run, status,
-    successor, token, up,
+    check, explain, faults, found, load, logs, nofile, output, parent, process, resources, run,
+    status, successor, token, up,
 };
 
 /// A command that makes sense.
@@ -114,7 +114,12 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Args::command(), "isthmus", &mut stdout());
             Ok(ExitCode::SUCCESS)
         }
-        CommandArgs::ExecGuard { command } => parent::exec_guarded(&command),
+        CommandArgs::ExecGuard { nofile, command } => {
+            if let Some(nofile) = nofile {
+                nofile::lower(nofile);
+            }
+            parent::exec_guarded(&command)
+        }
     }
 }
 

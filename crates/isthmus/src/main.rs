@@ -18,6 +18,7 @@ mod invocation;
 mod load;
 mod logs;
 mod mistakes;
+mod nofile;
 mod notify;
 mod output;
 mod parent;

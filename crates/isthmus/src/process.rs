@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, ApiTokenEntry, ControlFile, GatewayFile, Text, WorkloadFile};
 use crate::failure::{Failure, Result};
+use crate::nofile;
 use crate::notify;
 use crate::setting::runtime;
 use crate::succession::{Happening, Relaunch, Service};
@@ -36,6 +37,7 @@ const LIMITS: &str = "look at the limits of this machine";
 pub(crate) fn control(path: &Path) -> Result<ExitCode> {
     let config = control_config(path, &config::read(path)?);
     log_to_stderr("info");
+    nofile::raise();
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         isthmus_control::run(config, stop)
@@ -110,6 +112,7 @@ pub(crate) fn serve(kind: Kind, path: &Path) -> Result<ExitCode> {
     } = kind.read(path)?;
     let relaunch = Relaunch::of(kind.command(), path)?;
     log_to_stderr("info");
+    nofile::raise();
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         tokio::pin!(stop);

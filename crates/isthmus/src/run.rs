@@ -20,6 +20,7 @@ use crate::args::RunArgs;
 use crate::config::{self, ProgramEntry, WorkloadFile};
 use crate::failure::{Failure, Result};
 use crate::guest;
+use crate::nofile;
 use crate::notify;
 use crate::process::{self, DRAIN_LIMIT, SUCCESSION_LIMIT};
 use crate::setting::{Setting, runtime};
@@ -47,9 +48,10 @@ fn run_file(path: &Path, file: &WorkloadFile) -> Result<ExitCode> {
     let command = command_line(path, file)?;
     let config = process::workload_config(path, file)?;
     process::log_to_stderr("info");
+    let own_limit = nofile::raise();
     runtime()?.block_on(async {
         free_port(&file.program).await?;
-        beside_proxy(path, file, config, &command).await
+        beside_proxy(path, file, config, &command, own_limit).await
     })
 }
 
@@ -131,6 +133,7 @@ async fn beside_proxy(
     file: &WorkloadFile,
     config: isthmus_proxy::Config,
     command: &[String],
+    own_limit: Option<u64>,
 ) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let proxy = tokio::select! {
@@ -141,7 +144,7 @@ async fn beside_proxy(
     let drain_limit = file.drain_limit.map_or(SUCCESSION_LIMIT, |limit| limit.0);
     let mut service = Service::new(proxy, relaunch, drain_limit);
     notify::ready();
-    let outcome = match spawn(path, file, command) {
+    let outcome = match spawn(path, file, command, own_limit) {
         Ok(program) => attend(program, &mut service, &mut signals).await,
         Err(failure) => Err(failure),
     };
@@ -221,7 +224,12 @@ async fn end(
     program.wait().await
 }
 
-fn spawn(path: &Path, file: &WorkloadFile, command: &[String]) -> Result<Child> {
+fn spawn(
+    path: &Path,
+    file: &WorkloadFile,
+    command: &[String],
+    own_limit: Option<u64>,
+) -> Result<Child> {
     let failed = |error: io::Error| {
         Failure::failed(
             "program-not-started",
@@ -235,7 +243,9 @@ fn spawn(path: &Path, file: &WorkloadFile, command: &[String]) -> Result<Child> 
     child
         .arg("--die-with-parent")
         .arg(std::process::id().to_string())
-        .args(["exec-guard", "--"])
+        .arg("exec-guard")
+        .args(own_limit.map(|limit| format!("--nofile={limit}")))
+        .arg("--")
         .args(command)
         .env("HTTP_PROXY", &proxy)
         .env("http_proxy", &proxy)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use isthmus_proxy::{Config, Handover, Running, Word};
 
 use crate::failure::{Failure, Result};
+use crate::nofile;
 use crate::process::{DRAIN_LIMIT, Served, log_to_stderr, proxy_failure, stop_signal};
 use crate::setting::runtime;
 
@@ -20,6 +21,7 @@ enum End {
 /// `--take-over`: until SIGTERM, or until there is another successor.
 pub(crate) fn serve(served: Served) -> Result<ExitCode> {
     log_to_stderr("info");
+    nofile::raise();
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         tokio::pin!(stop);

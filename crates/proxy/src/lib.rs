@@ -17,6 +17,7 @@ mod handover;
 mod health;
 mod http;
 mod inbound;
+mod intake;
 mod journey;
 mod listeners;
 mod mux;

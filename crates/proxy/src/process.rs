@@ -21,6 +21,7 @@ use crate::agent::{Agent, JoinError, Report, Status, Vault, join};
 use crate::config::{Config, Role};
 use crate::handover::Sockets;
 use crate::health::{self, Found, Judge};
+use crate::intake::Intake;
 use crate::listeners::{CannotListen, Listeners, WorkerListeners};
 use crate::tls::Me;
 use crate::view::{Known, View};
@@ -164,6 +165,7 @@ impl Starting {
             interest: Interest::new(wanted_sender),
             metrics: Arc::clone(&metrics),
             drain: drain.watch(),
+            intake: Intake::of_process(Arc::clone(&metrics)),
         };
         let agent = Agent::new(
             Arc::clone(&config),

@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::config::{Config, Ports, Role, Sidecar};
+use crate::intake::Intake;
 use crate::tls::Me;
 use crate::view::{View, ViewBuilder};
 use crate::worker::{Common, Interest, Worker};
@@ -209,6 +210,7 @@ impl Unbound {
             interest: Interest::new(interest),
             metrics: Arc::clone(&metrics),
             drain: drain.watch(),
+            intake: Intake::of_process(Arc::clone(&metrics)),
         };
         let worker = Worker::new(common, RealChance::new().unwrap());
         if worker.common.config.sidecar().is_some() {
@@ -246,6 +248,14 @@ impl Issuer {
                 namespace: Namespace::new("shop").unwrap(),
                 account: AccountName::new(account).unwrap(),
             },
+        )
+    }
+
+    /// A gateway of `cluster`.
+    pub(crate) fn gateway(&self, cluster: &ClusterName) -> Me {
+        self.me(
+            cluster,
+            &gateway_identity(self.mesh.bundle().trust_domain()),
         )
     }
 

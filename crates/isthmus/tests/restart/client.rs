@@ -19,7 +19,7 @@ impl Client {
     pub(crate) fn ask(&mut self, method: &str, url: &str) -> Result<bool> {
         let text = request(method, url);
         (self.0.get_mut().write_all(text.as_bytes())).during(|| format!("asking for {url}"))?;
-        let (keeps, length) = self.head(url)?;
+        let (status, keeps, length) = self.head(url)?;
         let Some(length) = length else {
             return trouble(format!("{url}: an answer without a length"));
         };
@@ -27,12 +27,17 @@ impl Client {
         self.0
             .read_exact(&mut body)
             .during(|| format!("the body of {url}"))?;
+        // A refusal says in its body why.
+        ensure(status.starts_with("http/1.1 200"), || {
+            let body = String::from_utf8_lossy(&body);
+            format!("{method} {url}: {status}: {body}")
+        })?;
         Ok(keeps)
     }
 
-    /// Reads a head. True: the connection may be used again; and the length of the body, if it is
-    /// told.
-    fn head(&mut self, url: &str) -> Result<(bool, Option<usize>)> {
+    /// Reads a head: its first line, whether the connection may be used again, and the length of the
+    /// body, if it is told.
+    fn head(&mut self, url: &str) -> Result<(String, bool, Option<usize>)> {
         let mut line = String::new();
         let mut read = || -> Result<String> {
             line.clear();
@@ -45,14 +50,11 @@ impl Client {
             Ok(line.trim_end().to_ascii_lowercase())
         };
         let status = read()?;
-        ensure(status.starts_with("http/1.1 200"), || {
-            format!("{url}: {status}")
-        })?;
         let (mut keeps, mut length) = (true, None);
         loop {
             let field = read()?;
             if field.is_empty() {
-                return Ok((keeps, length));
+                return Ok((status, keeps, length));
             }
             if let Some(text) = field.strip_prefix("content-length:") {
                 length = text.trim().parse().ok();

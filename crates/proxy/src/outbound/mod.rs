@@ -24,67 +24,53 @@ use std::time::Duration;
 
 use isthmus_codec::http1::{Body, Malformed, RequestHead, ResponseHead, Version};
 use isthmus_telemetry::Reporter;
-use isthmus_world::Live;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use self::deliver::{Ended, KeepAlive};
 use crate::config::Listener;
 use crate::http::{self, HttpError, RequestReader, ResponseWriter};
+use crate::intake::{Comers, Place, accept};
 use crate::journey::Journey;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
 /// A client that has sent nothing for this long is let go.
 const IDLE: Duration = Duration::from_mins(5);
-/// After an error that may pass, such as too many open files.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// Takes connections until the drain begins.
 pub(crate) async fn listen_http(worker: Rc<Worker>, listener: TcpListener) {
-    accept(&worker.clone(), listener, move |socket, live| {
-        if is_beside(&socket) {
-            tokio::task::spawn_local(serve(Rc::clone(&worker), socket, live));
-        }
-    })
+    let (intake, drain) = worker.common.doors();
+    accept(
+        &intake,
+        drain,
+        listener,
+        Comers::Beside,
+        move |socket, place| {
+            if is_beside(&socket) {
+                tokio::task::spawn_local(serve(Rc::clone(&worker), socket, place));
+            }
+        },
+    )
     .await;
 }
 
 /// Takes connections for one port of one service until the drain begins.
 pub(crate) async fn listen_tcp(worker: Rc<Worker>, listener: TcpListener, target: Listener) {
-    accept(&worker.clone(), listener, move |socket, live| {
-        if is_beside(&socket) {
-            let target = target.clone();
-            tokio::task::spawn_local(tcp::listener(Rc::clone(&worker), socket, target, live));
-        }
-    })
+    let (intake, drain) = worker.common.doors();
+    accept(
+        &intake,
+        drain,
+        listener,
+        Comers::Beside,
+        move |socket, place| {
+            if is_beside(&socket) {
+                let target = target.clone();
+                tokio::task::spawn_local(tcp::listener(Rc::clone(&worker), socket, target, place));
+            }
+        },
+    )
     .await;
-}
-
-/// The loop of every listener of a proxy.
-pub(crate) async fn accept(
-    worker: &Worker,
-    listener: TcpListener,
-    serve: impl Fn(TcpStream, Live),
-) {
-    let mut drain = worker.common.drain.clone();
-    loop {
-        let accepted = tokio::select! {
-            () = drain.draining() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((socket, _)) => {
-                // Without it small writes wait for acknowledgements; failing to set it hurts nobody.
-                let _ = socket.set_nodelay(true);
-                serve(socket, worker.common.drain.live());
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-            }
-        }
-    }
 }
 
 /// Does the caller run on this machine? Whoever may call here calls in the name of the program beside
@@ -127,7 +113,7 @@ fn called_from(own: IpAddr) -> io::Result<IpAddr> {
 /// One client connection: request after request. When this process leaves, the reply to the next
 /// request says that it was the last: a client that has just sent one would not know what became of
 /// it if the connection were closed instead.
-async fn serve(worker: Rc<Worker>, socket: TcpStream, _live: Live) {
+async fn serve(worker: Rc<Worker>, socket: TcpStream, _place: Place) {
     let (mut reader, mut writer) = http::serve(socket);
     let mut drain = worker.common.drain.clone();
     loop {

@@ -11,7 +11,6 @@ use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version};
 use isthmus_codec::message::{Context, Open, Reply, TcpOpen};
 use isthmus_model::{Backend, ServiceName, Subset};
 use isthmus_telemetry::{RefusalReason, Reporter};
-use isthmus_world::Live;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
@@ -25,6 +24,7 @@ use super::settle::{
 use crate::config::Listener;
 use crate::destination::Try;
 use crate::http::{RequestReader, ResponseWriter};
+use crate::intake::Place;
 use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Link, Stream};
 use crate::refusal::Refusal;
@@ -77,7 +77,12 @@ pub(super) async fn connect(
 }
 
 /// A client connected to a listener that leads to one service.
-pub(super) async fn listener(worker: Rc<Worker>, socket: TcpStream, target: Listener, _live: Live) {
+pub(super) async fn listener(
+    worker: Rc<Worker>,
+    socket: TcpStream,
+    target: Listener,
+    _place: Place,
+) {
     let mut journey = start(&worker);
     match open(&worker, &mut journey, &target.service, Some(target.port)).await {
         Ok((attempt, stream)) => {
