@@ -2,14 +2,22 @@
 //! [`crate::testing`].
 
 use std::cell::RefCell;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
+use bytes::Bytes;
+use isthmus_codec::message::{Reply, TunnelReply};
+use isthmus_codec::mux::{ResetCode, Settings, Side};
+use isthmus_model::{Handle, Share, Subset};
 use isthmus_world::DrainStage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use crate::testing::{HOST, Scene, answering, program, read_head, run, within};
+use crate::mux::{Incoming, Link};
+use crate::splice::splice;
+use crate::testing::{HOST, Scene, answering, cluster, program, read_head, run, within};
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 const LEAVING: [DrainStage; 2] = [DrainStage::Leaving, DrainStage::Draining];
@@ -115,6 +123,72 @@ fn tunnels_leave_a_gateway_that_leaves() {
         let none = within(gateway.drain.finished(crate::testing::HANG)).await;
         assert_eq!(none, Ok(()), "the caller has closed an idle tunnel");
     });
+}
+
+/// How many tunnels a gateway refuses because it leaves, and how many requests wait for the first.
+const REFUSED: usize = 3;
+const WAITING: usize = 20;
+
+#[test]
+fn whoever_waits_for_a_way_that_ends_has_lost_no_try() {
+    run(async {
+        let mut scene = Scene::stretched(answering(HELLO).await);
+        let gateway = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut seen = scene.facts.clone();
+        seen.workloads.clear();
+        seen.clusters[1].gateways[0].address = gateway.local_addr().unwrap();
+        seen.shares = vec![Share {
+            cluster: cluster("east"),
+            service: seen.service.name.clone(),
+            subset: Subset::default(),
+            healthy: 1,
+            total: 1,
+        }];
+        scene.caller.learn(&seen);
+        let me = scene.issuer.gateway(&cluster("east"));
+        let (callee, metrics) = (scene.callee.mesh, Arc::clone(&scene.callee.metrics));
+        tokio::task::spawn_local(async move {
+            let (socket, _) = gateway.accept().await.unwrap();
+            let (session, _) = me.accept(socket, &metrics).await.unwrap();
+            let link = Link::start(session, Side::Listener, Settings::default());
+            let mut refused = 0;
+            while let Some(incoming) = link.accept().await {
+                refused += 1;
+                if refused <= REFUSED {
+                    incoming.stream.reset(ResetCode::Refused);
+                } else {
+                    tokio::task::spawn_local(open_tunnel(incoming, callee));
+                }
+            }
+        });
+
+        let scene = Rc::new(scene);
+        let asking = (0..WAITING).map(|_| {
+            let scene = Rc::clone(&scene);
+            tokio::task::spawn_local(async move {
+                let request =
+                    format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n");
+                scene.ask(&request).await
+            })
+        });
+        for asked in asking.collect::<Vec<_>>() {
+            let reply = within(asked).await.unwrap();
+            assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
+        }
+    });
+}
+
+/// As a gateway does.
+async fn open_tunnel(incoming: Incoming, to: SocketAddr) {
+    let reply = TunnelReply::Open {
+        handle: Handle::new("cart-1"),
+        zone: None,
+        weight: 1,
+    };
+    let (read, write) = TcpStream::connect(to).await.unwrap().into_split();
+    let stream = incoming.stream;
+    stream.reply(&Reply::Tunnel(reply), false).unwrap();
+    splice(read, write, Bytes::new(), &stream).await;
 }
 
 #[test]
