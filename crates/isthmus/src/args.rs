@@ -113,12 +113,24 @@ pub(crate) enum CommandArgs {
             isthmus control start --all"
     )]
     Control(ControlArgs),
-    /// Run a gateway
-    #[command(after_help = "Example:\n  isthmus gateway -c gateway.yaml")]
-    Gateway(ConfigArgs),
-    /// Run a proxy beside a program that somebody else runs
-    #[command(after_help = "Example:\n  isthmus proxy -c proxy.yaml")]
-    Proxy(ConfigArgs),
+    /// Run a gateway, or restart one without losing a connection
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "SIGUSR2 has a new process take over, with the program file and the configuration of that moment:\n\
+            no request is lost, and what has begun has `drainLimit` to finish.\n\n\
+            Examples:\n  isthmus gateway -c gateway.yaml\n  \
+            isthmus gateway restart us-west/gateway-1   # only where `up` runs"
+    )]
+    Gateway(ServeArgs),
+    /// Run a proxy beside a program that somebody else runs, or restart one
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "SIGUSR2 has a new process take over, with the program file and the configuration of that moment:\n\
+            no request is lost, and what has begun has `drainLimit` to finish.\n\n\
+            Examples:\n  isthmus proxy -c proxy.yaml\n  \
+            isthmus proxy restart us-west/frontend-1   # only where `up` runs"
+    )]
+    Proxy(ServeArgs),
     /// Run a program in the mesh: its proxy first, then the program
     #[command(after_help = "Examples:\n  isthmus run -c run.yaml\n  \
         isthmus run --cluster us-west --service shop/catalog --port 8080 -- ./catalog\n  \
@@ -204,6 +216,9 @@ pub(crate) enum CommandArgs {
     /// Become a program that ends with its parent.
     #[command(hide = true)]
     ExecGuard {
+        /// Descriptors that the program may have, if not as many as its parent.
+        #[arg(long)]
+        nofile: Option<u64>,
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
@@ -247,6 +262,28 @@ pub(crate) struct ConfigArgs {
     /// Configuration file
     #[arg(short, long = "config", value_name = "FILE")]
     pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServeArgs {
+    /// Configuration file
+    #[arg(short, long = "config", value_name = "FILE", required = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// Take the place of the process that started this one.
+    #[arg(long, hide = true)]
+    pub(crate) take_over: bool,
+    #[command(subcommand)]
+    pub(crate) action: Option<ServeAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServeAction {
+    /// Have a new process take over from one of the mesh that `up` runs
+    Restart {
+        /// As `isthmus logs` has it
+        #[arg(value_name = "CLUSTER/PROCESS")]
+        process: String,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

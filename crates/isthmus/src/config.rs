@@ -98,6 +98,9 @@ pub(crate) struct GatewayFile {
     /// Default: one for a proxy, one per core for a gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) workers: Option<usize>,
+    /// How long what has begun may go on after a restart by SIGUSR2. Default: 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) drain_limit: Option<Span>,
 }
 
 /// `proxy.yaml` and `run.yaml`: the proxy of one workload and, in `run.yaml`, the program.
@@ -120,6 +123,9 @@ pub(crate) struct WorkloadFile {
     /// Default: one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) workers: Option<usize>,
+    /// How long what has begun may go on after a restart by SIGUSR2. Default: 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) drain_limit: Option<Span>,
     /// The service that the program is part of; without one it only calls others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) service: Option<Text<ServiceName>>,

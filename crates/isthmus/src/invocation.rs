@@ -8,15 +8,17 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use crate::args::{
-    Args, ClusterArgs, CommandArgs, ControlAction, ControlArgs, LinkArgs, MeshArgs, TokenArgs,
+    Args, ClusterArgs, CommandArgs, ControlAction, ControlArgs, LinkArgs, MeshArgs, ServeAction,
+    ServeArgs, TokenArgs,
 };
 use crate::failure::{Failure, Result};
 use crate::home::Home;
+use crate::process::Kind;
 use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
-    check, explain, faults, found, load, logs, output, parent, process, resources, run, status,
-    token, up,
+    check, explain, faults, found, load, logs, nofile, output, parent, process, resources, run,
+    status, successor, token, up,
 };
 
 /// A command that makes sense.
@@ -64,8 +66,8 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
         CommandArgs::Up(args) => up::up(&setting, &args),
         CommandArgs::Down(args) => up::down(&setting, &args),
         CommandArgs::Control(args) => control(&setting, args),
-        CommandArgs::Gateway(args) => process::gateway(&args.config),
-        CommandArgs::Proxy(args) => process::proxy(&args.config),
+        CommandArgs::Gateway(args) => serve(&setting, args, Kind::Gateway),
+        CommandArgs::Proxy(args) => serve(&setting, args, Kind::Proxy),
         CommandArgs::Run(args) => run::run(&setting, args),
         CommandArgs::Get(args) => block_on(resources::get(&setting, &args)),
         CommandArgs::Apply(args) => block_on(resources::apply(&setting, &args)),
@@ -112,7 +114,28 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Args::command(), "isthmus", &mut stdout());
             Ok(ExitCode::SUCCESS)
         }
-        CommandArgs::ExecGuard { command } => parent::exec_guarded(&command),
+        CommandArgs::ExecGuard { nofile, command } => {
+            if let Some(nofile) = nofile {
+                nofile::lower(nofile);
+            }
+            parent::exec_guarded(&command)
+        }
+    }
+}
+
+fn serve(setting: &Setting, args: ServeArgs, kind: Kind) -> Result<ExitCode> {
+    match (args.action, args.config) {
+        (Some(ServeAction::Restart { process }), _) => {
+            faults::ask(setting, &Request::Restart { process })
+        }
+        (None, Some(config)) if args.take_over => {
+            successor::serve(kind.read_as_successor(&config)?)
+        }
+        (None, Some(config)) => process::serve(kind, &config),
+        (None, None) => Err(
+            Failure::usage("no-config", "a process needs a configuration file")
+                .next("name it with -c FILE"),
+        ),
     }
 }
 

@@ -18,6 +18,8 @@ mod invocation;
 mod load;
 mod logs;
 mod mistakes;
+mod nofile;
+mod notify;
 mod output;
 mod parent;
 mod process;
@@ -25,6 +27,8 @@ mod resources;
 mod run;
 mod setting;
 mod status;
+mod succession;
+mod successor;
 mod token;
 mod up;
 

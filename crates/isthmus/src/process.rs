@@ -4,7 +4,7 @@
 
 use std::io::{self, IsTerminal};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -12,15 +12,20 @@ use std::time::Duration;
 use isthmus_control::{ApiToken, ControlError};
 use isthmus_model::LabelKey;
 use isthmus_proxy::{Config, Listener, Patience, ProxyError, Role, Sidecar};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, ApiTokenEntry, ControlFile, GatewayFile, Text, WorkloadFile};
 use crate::failure::{Failure, Result};
+use crate::nofile;
+use crate::notify;
 use crate::setting::runtime;
+use crate::succession::{Happening, Relaunch, Service};
 
 /// How long what runs may take to finish when a process stops.
 pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// How long what has begun may go on when there is a successor for what is new.
+pub(crate) const SUCCESSION_LIMIT: Duration = Duration::from_secs(30);
 
 const CANNOT_LISTEN: &str = "cannot-listen";
 const FREE_ADDRESS: &str =
@@ -32,6 +37,7 @@ const LIMITS: &str = "look at the limits of this machine";
 pub(crate) fn control(path: &Path) -> Result<ExitCode> {
     let config = control_config(path, &config::read(path)?);
     log_to_stderr("info");
+    nofile::raise();
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         isthmus_control::run(config, stop)
@@ -41,30 +47,98 @@ pub(crate) fn control(path: &Path) -> Result<ExitCode> {
     })
 }
 
-/// `isthmus gateway -c FILE`: until SIGTERM or Ctrl-C.
-pub(crate) fn gateway(path: &Path) -> Result<ExitCode> {
-    serve(gateway_config(path, &config::read(path)?)?)
+/// Processes that carry traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Gateway,
+    /// Beside a program that somebody else runs.
+    Proxy,
 }
 
-/// `isthmus proxy -c FILE`: until SIGTERM or Ctrl-C.
-pub(crate) fn proxy(path: &Path) -> Result<ExitCode> {
-    let file: WorkloadFile = config::read(path)?;
-    if !file.program.command.is_empty() {
-        let what = format!("{} starts a program", path.display());
-        return Err(Failure::failed("program-in-proxy", what)
-            .next("use `isthmus run -c` for it, or take `program.command` out"));
+/// What such a process is told by its file.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) config: Config,
+    /// How long what has begun may go on when there is a successor.
+    pub(crate) drain_limit: Duration,
+}
+
+impl Kind {
+    /// What it is started with: `isthmus gateway`, `isthmus proxy`.
+    fn command(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Proxy => "proxy",
+        }
     }
-    serve(workload_config(path, &file)?)
+
+    fn read(self, path: &Path) -> Result<Served> {
+        if self == Self::Proxy {
+            let file: WorkloadFile = config::read(path)?;
+            if !file.program.command.is_empty() {
+                let what = format!("{} starts a program", path.display());
+                return Err(Failure::failed("program-in-proxy", what)
+                    .next("use `isthmus run -c` for it, or take `program.command` out"));
+            }
+        }
+        self.read_as_successor(path)
+    }
+
+    /// Who started the program, if there is one, is the process that was there before.
+    pub(crate) fn read_as_successor(self, path: &Path) -> Result<Served> {
+        let (config, drain_limit) = match self {
+            Self::Gateway => {
+                let file = config::read(path)?;
+                (gateway_config(path, &file)?, file.drain_limit)
+            }
+            Self::Proxy => {
+                let file = config::read(path)?;
+                (workload_config(path, &file)?, file.drain_limit)
+            }
+        };
+        Ok(Served {
+            config,
+            drain_limit: drain_limit.map_or(SUCCESSION_LIMIT, |limit| limit.0),
+        })
+    }
 }
 
-fn serve(config: Config) -> Result<ExitCode> {
+/// `isthmus gateway -c FILE`, `isthmus proxy -c FILE`: until SIGTERM or Ctrl-C. SIGUSR2 has a
+/// successor take over.
+pub(crate) fn serve(kind: Kind, path: &Path) -> Result<ExitCode> {
+    let Served {
+        config,
+        drain_limit,
+    } = kind.read(path)?;
+    let relaunch = Relaunch::of(kind.command(), path)?;
     log_to_stderr("info");
+    nofile::raise();
     runtime()?.block_on(async {
         let stop = stop_signal()?;
-        isthmus_proxy::run(config, stop, DRAIN_LIMIT)
-            .await
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(|error| proxy_failure(&error))
+        tokio::pin!(stop);
+        let mut restart = restart_signal()?;
+        let running = tokio::select! {
+            running = isthmus_proxy::start(config) => {
+                running.map_err(|error| proxy_failure(&error))?
+            }
+            () = &mut stop => return Ok(ExitCode::SUCCESS),
+        };
+        notify::ready();
+        let mut service = Service::new(running, relaunch, drain_limit);
+        let outcome = loop {
+            tokio::select! {
+                () = &mut stop => break Ok(ExitCode::SUCCESS),
+                Some(()) = restart.recv() => service.restart(),
+                happening = service.next() => match happening {
+                    Happening::Tried(tried) => service.hand_over(*tried).await,
+                    Happening::Ended(status) => break Err(service_ended(&status)),
+                },
+            }
+        };
+        notify::stopping();
+        service.drain(DRAIN_LIMIT).await;
+        service.leave().await;
+        outcome
     })
 }
 
@@ -85,6 +159,11 @@ pub(crate) fn proxy_failure(error: &ProxyError) -> Failure {
     };
     match error {
         ProxyError::Listen { .. } => failure(CANNOT_LISTEN, FREE_ADDRESS),
+        ProxyError::StateInUse(_) => failure(
+            "state-in-use",
+            "give each process a state directory of its own; to put a new process in the place of one \
+             that runs, send that one SIGUSR2",
+        ),
         ProxyError::Join(_) => failure(
             "not-joined",
             "make a new token with `isthmus token create`; a token is good for one process",
@@ -187,12 +266,7 @@ fn token(path: &Path, token_file: Option<&Path>) -> Result<Option<String>> {
 }
 
 /// Ends when this process is asked to stop.
-fn stop_signal() -> Result<impl Future<Output = ()>> {
-    let catch = |kind| {
-        signal(kind).map_err(|error| {
-            Failure::failed("no-signals", "signals cannot be waited for").caused_by(&error)
-        })
-    };
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>> {
     let mut terminate = catch(SignalKind::terminate())?;
     let mut interrupt = catch(SignalKind::interrupt())?;
     Ok(async move {
@@ -201,6 +275,28 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+/// Comes when this process is to be replaced by a new one.
+pub(crate) fn restart_signal() -> Result<Signal> {
+    catch(SignalKind::user_defined2())
+}
+
+fn catch(kind: SignalKind) -> Result<Signal> {
+    signal(kind).map_err(|error| {
+        Failure::failed("no-signals", "signals cannot be waited for").caused_by(&error)
+    })
+}
+
+/// The process that served is gone, though nobody has asked it to.
+pub(crate) fn service_ended(status: &io::Result<ExitStatus>) -> Failure {
+    let how = match status {
+        Ok(status) => status.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Failure::failed("service-ended", "the process that served has ended")
+        .cause(how)
+        .next("see above what it has said; whoever watches over this process starts it again")
 }
 
 /// What a process has to say goes to standard error; `ISTHMUS_LOG` chooses what instead of the usual.

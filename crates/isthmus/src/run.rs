@@ -1,7 +1,8 @@
 //! `isthmus run`: a program in the mesh. Its proxy comes first and leaves last.
 //!
 //! On stop the proxy drains, then the program is told to end, then the proxy deregisters; the
-//! program's exit code is passed on. If this process is killed, the program ends with it.
+//! program's exit code is passed on. If this process is killed, the program ends with it. The proxy
+//! can be restarted without the program.
 
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpListener};
@@ -10,7 +11,6 @@ use std::path::Path;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use isthmus_proxy::Running;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
@@ -20,8 +20,11 @@ use crate::args::RunArgs;
 use crate::config::{self, ProgramEntry, WorkloadFile};
 use crate::failure::{Failure, Result};
 use crate::guest;
-use crate::process::{self, DRAIN_LIMIT};
+use crate::nofile;
+use crate::notify;
+use crate::process::{self, DRAIN_LIMIT, SUCCESSION_LIMIT};
 use crate::setting::{Setting, runtime};
+use crate::succession::{Happening, Relaunch, Service};
 use crate::up::OUTBOUND_PORT;
 
 /// How long a program may take to end.
@@ -45,9 +48,10 @@ fn run_file(path: &Path, file: &WorkloadFile) -> Result<ExitCode> {
     let command = command_line(path, file)?;
     let config = process::workload_config(path, file)?;
     process::log_to_stderr("info");
+    let own_limit = nofile::raise();
     runtime()?.block_on(async {
         free_port(&file.program).await?;
-        beside_proxy(path, file, config, &command).await
+        beside_proxy(path, file, config, &command, own_limit).await
     })
 }
 
@@ -105,12 +109,14 @@ fn command_line(path: &Path, file: &WorkloadFile) -> Result<Vec<String>> {
 /// Signals from outside.
 struct Signals {
     stop: [SignalStream; 2],
-    passed_on: [(Signal, SignalStream); 3],
+    passed_on: [(Signal, SignalStream); 2],
+    restart: SignalStream,
 }
 
 /// What came.
 enum Caught {
     Stop,
+    Restart,
     PassOn(Signal),
 }
 
@@ -118,6 +124,8 @@ enum Caught {
 enum Reason {
     Ended(io::Result<ExitStatus>),
     Stop,
+    /// The process that served for it has ended.
+    Alone(Failure),
 }
 
 async fn beside_proxy(
@@ -125,22 +133,31 @@ async fn beside_proxy(
     file: &WorkloadFile,
     config: isthmus_proxy::Config,
     command: &[String],
+    own_limit: Option<u64>,
 ) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let proxy = tokio::select! {
         started = isthmus_proxy::start(config) => started.map_err(|error| process::proxy_failure(&error))?,
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
     };
-    let outcome = match spawn(path, file, command) {
-        Ok(program) => attend(program, &proxy, &mut signals).await,
+    let relaunch = Relaunch::of("proxy", path)?;
+    let drain_limit = file.drain_limit.map_or(SUCCESSION_LIMIT, |limit| limit.0);
+    let mut service = Service::new(proxy, relaunch, drain_limit);
+    notify::ready();
+    let outcome = match spawn(path, file, command, own_limit) {
+        Ok(program) => attend(program, &mut service, &mut signals).await,
         Err(failure) => Err(failure),
     };
-    proxy.leave().await;
+    service.leave().await;
     outcome
 }
 
 /// From the program's start to its end.
-async fn attend(mut program: Child, proxy: &Running, signals: &mut Signals) -> Result<ExitCode> {
+async fn attend(
+    mut program: Child,
+    service: &mut Service,
+    signals: &mut Signals,
+) -> Result<ExitCode> {
     let group = program
         .id()
         .and_then(|id| i32::try_from(id).ok())
@@ -156,19 +173,30 @@ async fn attend(mut program: Child, proxy: &Running, signals: &mut Signals) -> R
             status = program.wait() => break Reason::Ended(status),
             caught = signals.next() => match caught {
                 Caught::Stop => break Reason::Stop,
+                Caught::Restart => service.restart(),
                 Caught::PassOn(signal) => send(signal),
+            },
+            happening = service.next() => match happening {
+                Happening::Tried(tried) => service.hand_over(*tried).await,
+                Happening::Ended(status) => break Reason::Alone(process::service_ended(&status)),
             },
         }
     };
     let status = match reason {
         Reason::Ended(status) => {
-            proxy.drain(Duration::ZERO).await;
+            service.drain(Duration::ZERO).await;
             status
         }
+        Reason::Alone(failure) => {
+            // What it answered would reach nobody.
+            let _ = end(&mut program, signals, send).await;
+            return Err(failure);
+        }
         Reason::Stop => {
+            notify::stopping();
             // The program serves what it has begun; a second signal cuts that short.
             let hurried = tokio::select! {
-                () = proxy.drain(DRAIN_LIMIT) => false,
+                () = service.drain(DRAIN_LIMIT) => false,
                 () = signals.stop() => true,
             };
             if hurried {
@@ -196,7 +224,12 @@ async fn end(
     program.wait().await
 }
 
-fn spawn(path: &Path, file: &WorkloadFile, command: &[String]) -> Result<Child> {
+fn spawn(
+    path: &Path,
+    file: &WorkloadFile,
+    command: &[String],
+    own_limit: Option<u64>,
+) -> Result<Child> {
     let failed = |error: io::Error| {
         Failure::failed(
             "program-not-started",
@@ -210,7 +243,9 @@ fn spawn(path: &Path, file: &WorkloadFile, command: &[String]) -> Result<Child> 
     child
         .arg("--die-with-parent")
         .arg(std::process::id().to_string())
-        .args(["exec-guard", "--"])
+        .arg("exec-guard")
+        .args(own_limit.map(|limit| format!("--nofile={limit}")))
+        .arg("--")
         .args(command)
         .env("HTTP_PROXY", &proxy)
         .env("http_proxy", &proxy)
@@ -263,26 +298,26 @@ impl Signals {
             passed_on: [
                 (Signal::HUP, catch(SignalKind::hangup())?),
                 (Signal::USR1, catch(SignalKind::user_defined1())?),
-                (Signal::USR2, catch(SignalKind::user_defined2())?),
             ],
+            restart: process::restart_signal()?,
         })
     }
 
     async fn next(&mut self) -> Caught {
         let [terminate, interrupt] = &mut self.stop;
-        let [(one, hangup), (two, first), (three, second)] = &mut self.passed_on;
+        let [(one, hangup), (two, first)] = &mut self.passed_on;
         tokio::select! {
             _ = terminate.recv() => Caught::Stop,
             _ = interrupt.recv() => Caught::Stop,
             _ = hangup.recv() => Caught::PassOn(*one),
             _ = first.recv() => Caught::PassOn(*two),
-            _ = second.recv() => Caught::PassOn(*three),
+            _ = self.restart.recv() => Caught::Restart,
         }
     }
 
     /// Returns when this process is asked to stop; what comes before is for nobody any more.
     async fn stop(&mut self) {
-        while let Caught::PassOn(_) = self.next().await {}
+        while !matches!(self.next().await, Caught::Stop) {}
     }
 }
 

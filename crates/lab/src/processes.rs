@@ -7,7 +7,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use crate::trouble::{During, Result, Trouble, trouble};
 
@@ -77,6 +77,11 @@ impl Process {
         self.signal(Signal::HUP)
     }
 
+    /// Asks it to do what it keeps this signal for: a proxy starts its successor.
+    pub fn user_signal(&self) -> Result<()> {
+        self.signal(Signal::USR2)
+    }
+
     /// Stops it where it is, until what this returns is dropped.
     pub fn pause(&self) -> Result<Paused> {
         self.signal(Signal::STOP)?;
@@ -105,6 +110,27 @@ impl Process {
         let kib: Option<u64> = kib.and_then(|kib| kib.trim().parse().ok());
         kib.map(|kib| kib * 1024)
             .ok_or_else(|| Trouble(format!("process {} has no VmRSS", self.pid)))
+    }
+
+    /// How many descriptors are open.
+    pub fn descriptors(&self) -> Result<u64> {
+        let open = fs::read_dir(file(self.pid, "fd")).during(|| format!("process {}", self.pid))?;
+        Ok(open.count() as u64)
+    }
+
+    /// Lets it have no more than `most` descriptors from now on; answers how many it might before.
+    pub fn limit_descriptors(&self, most: u64) -> Result<u64> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let limit = Rlimit {
+            current: Some(most),
+            // What this process may have, it was allowed too.
+            maximum: getrlimit(Resource::Nofile).maximum,
+        };
+        let before = prlimit(pid, Resource::Nofile, limit)
+            .during(|| format!("limits of process {}", self.pid))?;
+        before
+            .current
+            .ok_or_else(|| Trouble("it had no limit".to_owned()))
     }
 
     /// How often each of `needles` stands in its readable memory.

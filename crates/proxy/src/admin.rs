@@ -7,6 +7,7 @@ use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Target, Version};
 use isthmus_model::Health;
 use isthmus_telemetry::{CONTENT_TYPE, Metrics};
+use isthmus_world::DrainWatch;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -26,10 +27,17 @@ pub(crate) struct Admin {
     pub(crate) report: watch::Receiver<Report>,
 }
 
-pub(crate) async fn serve(admin: Admin, listener: TcpListener) {
+/// Takes connections until the drain begins: a successor may answer from then on.
+pub(crate) async fn serve(admin: Admin, listener: TcpListener, mut drain: DrainWatch) {
     loop {
-        match listener.accept().await {
-            Ok((socket, _)) => drop(tokio::spawn(connection(admin.clone(), socket))),
+        let accepted = tokio::select! {
+            () = drain.draining() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                tokio::spawn(connection(admin.clone(), socket, drain.clone()));
+            }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -41,13 +49,19 @@ pub(crate) async fn serve(admin: Admin, listener: TcpListener) {
 /// A scraper that has sent no whole request for this long is let go.
 const IDLE: std::time::Duration = std::time::Duration::from_mins(2);
 
-async fn connection(admin: Admin, socket: TcpStream) {
+async fn connection(admin: Admin, socket: TcpStream, mut drain: DrainWatch) {
     let (mut reader, mut writer) = http1::serve(socket, BytesMut::new(), IDLE);
-    while let Ok(Ok(Some((head, body)))) = timeout(IDLE, reader.head()).await {
-        if body != Body::None || admin.answer(&head, &mut writer).await.is_err() {
+    loop {
+        let head = tokio::select! {
+            biased;
+            head = timeout(IDLE, reader.head()) => head,
+            () = drain.closing() => return,
+        };
+        let Ok(Ok(Some((head, body)))) = head else {
             return;
-        }
-        if !head.keep_alive() {
+        };
+        let last = drain.is_leaving() || !head.keep_alive();
+        if body != Body::None || admin.answer(&head, last, &mut writer).await.is_err() || last {
             return;
         }
     }
@@ -57,6 +71,7 @@ impl Admin {
     async fn answer(
         &self,
         head: &RequestHead,
+        last: bool,
         writer: &mut ResponseWriter,
     ) -> Result<(), HttpError> {
         let path = match Target::parse(&head.method, &head.target)? {
@@ -75,8 +90,11 @@ impl Admin {
             ),
         };
         let mut fields = Fields::new();
-        // Both are literals without control characters.
+        // All are literals without control characters.
         let _ = fields.push("content-type", kind);
+        if last {
+            let _ = fields.push("connection", "close");
+        }
         let head = ResponseHead {
             status,
             version: Version::Http11,
@@ -97,6 +115,7 @@ impl Admin {
         let ready = status.informed && healthy && !report.draining;
         let body = json!({
             "process": self.name,
+            "pid": std::process::id(),
             "ready": ready,
             "controlPlane": if status.connected { "connected" } else { "not connected" },
             "informed": status.informed,

@@ -17,14 +17,13 @@ use isthmus_codec::message::{Open, RefusalCode, Reply, TunnelOpen, TunnelReply};
 use isthmus_codec::mux::ResetCode;
 use isthmus_model::{Algorithm, Handle, ServiceName, TrafficSettings, Workload};
 use isthmus_telemetry::Reporter;
-use isthmus_world::Live;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::inbound::{open_session, serve_link};
+use crate::intake::{Comers, Place, accept};
 use crate::journey::Journey;
 use crate::mux::{Incoming, Stream};
-use crate::outbound::accept;
 use crate::splice::splice;
 use crate::view::{Known, ServiceView, View};
 use crate::worker::Worker;
@@ -55,23 +54,30 @@ impl NoTunnel {
 /// Takes sessions until the drain begins.
 pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
     let behind = Behind::default();
-    accept(&worker.clone(), listener, move |socket, live| {
-        tokio::task::spawn_local(session(
-            Rc::clone(&worker),
-            Rc::clone(&behind),
-            socket,
-            live,
-        ));
-    })
+    let (intake, drain) = worker.common.doors();
+    accept(
+        &intake,
+        drain,
+        listener,
+        Comers::Mesh,
+        move |socket, place| {
+            tokio::task::spawn_local(session(
+                Rc::clone(&worker),
+                Rc::clone(&behind),
+                socket,
+                place,
+            ));
+        },
+    )
     .await;
 }
 
 /// One session with a caller's proxy.
-async fn session(worker: Rc<Worker>, behind: Behind, socket: TcpStream, live: Live) {
+async fn session(worker: Rc<Worker>, behind: Behind, socket: TcpStream, place: Place) {
     let Some((link, caller)) = open_session(&worker, socket).await else {
         return;
     };
-    serve_link(&worker, &link, live, move |worker, incoming| {
+    serve_link(&worker, &link, place, move |worker, incoming| {
         tokio::task::spawn_local(serve(
             worker,
             Rc::clone(&behind),

@@ -2,7 +2,7 @@
 //!
 //! [`Journey::finish`] is the only place that counts and logs requests.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use isthmus_balance::Decision;
 use isthmus_model::{Backend, ClusterName, Identity, ServiceName};
 use isthmus_route::Rule;
 use isthmus_telemetry::{AccessRecord, Flow, FlowKey, Metrics, Outcome, Reporter};
+use isthmus_world::DrainWatch;
 
 use crate::refusal::Refusal;
 use crate::told::{Told, route_name};
@@ -29,6 +30,10 @@ pub(crate) struct Journey {
     pub(crate) record: AccessRecord,
     /// Set if the caller asked to be told how its request was decided.
     told: Option<Told>,
+    /// For a connection of HTTP/1.1: this process may leave at any time.
+    leave: Option<DrainWatch>,
+    /// The client was told that this is the connection's last reply.
+    last: Cell<bool>,
 }
 
 impl Recorder {
@@ -66,6 +71,8 @@ impl Journey {
         Self {
             started: Instant::now(),
             told: None,
+            leave: None,
+            last: Cell::new(false),
             record: AccessRecord {
                 started: SystemTime::now(),
                 took: std::time::Duration::ZERO,
@@ -141,10 +148,27 @@ impl Journey {
         }
     }
 
-    /// What a caller who asked is told, as fields of its reply.
+    /// The reply ends its connection if this process is leaving when it begins. Only HTTP/1.1 says so
+    /// in a field.
+    pub(crate) fn ends_when_leaving(&mut self, drain: DrainWatch) {
+        self.leave = Some(drain);
+    }
+
+    /// Was the client told that this is the connection's last reply?
+    pub(crate) fn was_last(&self) -> bool {
+        self.last.get()
+    }
+
+    /// What a caller who asked is told, as fields of its reply, and what every caller is told of the
+    /// connection. Called when the head goes out.
     pub(crate) fn told(&self) -> Vec<(&'static str, String)> {
         let told = self.told.as_ref();
-        told.map_or_else(Vec::new, |told| told.fields(&self.record))
+        let mut fields = told.map_or_else(Vec::new, |told| told.fields(&self.record));
+        if self.leave.as_ref().is_some_and(DrainWatch::is_leaving) {
+            self.last.set(true);
+            fields.push(("connection", "close".to_owned()));
+        }
+        fields
     }
 
     /// The end. Counts, and writes the access log where it is switched on.

@@ -1,14 +1,17 @@
 //! The life of a proxy process: join, listen, serve, drain, leave.
+//!
+//! It may begin as the successor of a process that serves: then it takes that one's sockets, and says
+//! nothing to the control plane before the other has fallen silent.
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use isthmus_model::Health;
 use isthmus_telemetry::Metrics;
-use isthmus_world::{ChanceError, Drain, RealChance, Snapshot};
+use isthmus_world::{ChanceError, Drain, DrainStage, RealChance, Snapshot, StillLive};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
@@ -16,8 +19,10 @@ use tokio::task::LocalSet;
 use crate::admin::{self, Admin};
 use crate::agent::{Agent, JoinError, Report, Status, Vault, join};
 use crate::config::{Config, Role};
+use crate::handover::Sockets;
 use crate::health::{self, Found, Judge};
-use crate::outbound::bind;
+use crate::intake::Intake;
+use crate::listeners::{CannotListen, Listeners, WorkerListeners};
 use crate::tls::Me;
 use crate::view::{Known, View};
 use crate::worker::{Asked, Common, Interest, Worker};
@@ -29,17 +34,21 @@ const WANTED: usize = 256;
 const ASKED: usize = 16;
 /// After the control plane was told, others need a moment to hear that they should go elsewhere.
 const NOTICE: Duration = Duration::from_millis(300);
+/// How long a client that stays connected to a process with a successor may take to ask once more:
+/// it is told then to connect anew. After that its connection is closed.
+const LAST_CALL: Duration = Duration::from_secs(5);
+/// How long falling silent may take.
+const SILENCE: Duration = Duration::from_secs(2);
 /// How often the program is looked at before its service is known.
 const UNKNOWN_CHECK: Duration = Duration::from_millis(200);
 
 /// Why a proxy cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        address: SocketAddr,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] CannotListen),
+    #[error("another process uses the state directory {}", .0.display())]
+    StateInUse(PathBuf),
     #[error("cannot join the mesh: {0}")]
     Join(#[from] JoinError),
     #[error(transparent)]
@@ -54,118 +63,172 @@ pub struct Running {
     drain: Drain,
     report: watch::Sender<Report>,
     status: watch::Receiver<Status>,
+    /// Whose queues a successor will take over.
+    sockets: Mutex<Sockets>,
     leaving: watch::Sender<bool>,
     agent: tokio::task::JoinHandle<()>,
+    checks: tokio::task::JoinHandle<()>,
     workers: Vec<JoinHandle<()>>,
     stop_workers: Vec<oneshot::Sender<()>>,
-}
-
-/// Runs a proxy until `stop`, then drains for at most `limit` and leaves.
-///
-/// Errors: it could not start.
-pub async fn run(
-    config: Config,
-    stop: impl Future<Output = ()>,
-    limit: Duration,
-) -> Result<(), ProxyError> {
-    tokio::pin!(stop);
-    let running = tokio::select! {
-        running = start(config) => running?,
-        () = &mut stop => return Ok(()),
-    };
-    stop.await;
-    running.drain(limit).await;
-    running.leave().await;
-    Ok(())
 }
 
 /// Joins the mesh and begins to serve. Waits for a control plane when nothing usable was kept from
 /// an earlier run.
 pub async fn start(config: Config) -> Result<Running, ProxyError> {
-    let config = Arc::new(config);
-    let metrics = Arc::new(Metrics::new(
-        env!("CARGO_PKG_VERSION"),
-        Metrics::DEFAULT_MAX_FLOWS,
-    ));
-    let (status_sender, status) = watch::channel(Status::default());
-    let first = Report {
-        found: Judge::new().found().clone(),
-        draining: false,
-    };
-    let (report_sender, report) = watch::channel(first);
+    let (starting, listeners) = Starting::join(config, Sockets::default(), Voice::Speaks).await?;
+    starting.serve(listeners)
+}
 
-    // Addresses first: one that is in use is the operator's to know at once.
-    let listeners = Listeners::bind(&config)?;
-    let admin = Admin {
-        name: config.name.clone(),
-        has_program: config.own_service().is_some(),
-        metrics: Arc::clone(&metrics),
-        status: status.clone(),
-        report: report.clone(),
-    };
-    tokio::spawn(admin::serve(admin, listeners.metrics));
+/// Begins to serve in the place of a process that has given its `sockets`, and still serves. Returns
+/// when this one knows as much as that one. The control plane hears nothing of it before
+/// [`Running::speak`].
+pub async fn take_over(config: Config, sockets: Sockets) -> Result<Running, ProxyError> {
+    let (mut starting, listeners) = Starting::join(config, sockets, Voice::Silent).await?;
+    starting.informed().await;
+    starting.serve(listeners)
+}
 
-    let context = format!("{} {}", config.cluster, config.name);
-    let vault = Vault::new(&config.state, context).map_err(JoinError::from)?;
-    let joined = join(&config, &vault, &metrics).await?;
-    let me = Me::new(
-        joined.identity.clone(),
-        config.cluster.clone(),
-        Arc::clone(&joined.leaf),
-        Arc::clone(&joined.trust),
-    );
+/// Who speaks for the workload?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Voice {
+    Speaks,
+    Silent,
+}
 
-    let (view_writer, view) = Snapshot::new(View::empty(config.cluster.clone()));
-    let (wanted_sender, wanted) = mpsc::channel(WANTED);
-    let (asker, questions) = mpsc::channel(ASKED);
-    let drain = Drain::new();
-    let common = Common {
-        config: Arc::clone(&config),
-        me: Arc::new(me),
-        view: view.clone(),
-        interest: Interest::new(wanted_sender),
-        metrics: Arc::clone(&metrics),
-        drain: drain.watch(),
-    };
-    let agent = Agent::new(
-        Arc::clone(&config),
-        joined,
-        vault,
-        metrics,
-        view_writer,
-        status_sender,
-        report,
-        wanted,
-        asker,
-    );
-    let (leaving, leaving_receiver) = watch::channel(false);
-    let agent = tokio::spawn(agent.run(leaving_receiver));
-    tokio::spawn(check_program(config, view, report_sender.clone()));
+/// A member of the mesh that takes no traffic yet.
+struct Starting {
+    common: Common,
+    drain: Drain,
+    report: watch::Sender<Report>,
+    status: watch::Receiver<Status>,
+    leaving: watch::Sender<bool>,
+    agent: tokio::task::JoinHandle<()>,
+    checks: tokio::task::JoinHandle<()>,
+    questions: mpsc::Receiver<Asked>,
+}
 
-    // One worker answers; its state stands for all.
-    let mut questions = Some(questions);
-    let mut workers = Vec::new();
-    let mut stop_workers = Vec::new();
-    for (index, listeners) in listeners.workers.into_iter().enumerate() {
-        let (stop, stopped) = oneshot::channel();
-        workers.push(spawn_worker(
-            index,
-            common.clone(),
-            listeners,
-            questions.take(),
-            stopped,
-        )?);
-        stop_workers.push(stop);
+impl Starting {
+    async fn join(
+        config: Config,
+        inherited: Sockets,
+        voice: Voice,
+    ) -> Result<(Self, Listeners), ProxyError> {
+        let config = Arc::new(config);
+        let metrics = Arc::new(Metrics::new(
+            env!("CARGO_PKG_VERSION"),
+            Metrics::DEFAULT_MAX_FLOWS,
+        ));
+        let (status_sender, status) = watch::channel(Status::default());
+        let (report_sender, report) = watch::channel(Report {
+            found: Judge::new().found().clone(),
+            looked: false,
+            draining: false,
+            silent: voice == Voice::Silent,
+        });
+        let drain = Drain::new();
+
+        // Addresses first: one that is in use is the operator's to know at once.
+        let mut listeners = Listeners::open(&config, inherited)?;
+        let admin = Admin {
+            name: config.name.clone(),
+            has_program: config.own_service().is_some(),
+            metrics: Arc::clone(&metrics),
+            status: status.clone(),
+            report: report.clone(),
+        };
+        for listener in std::mem::take(&mut listeners.metrics) {
+            let listener = TcpListener::from_std(listener)?;
+            tokio::spawn(admin::serve(admin.clone(), listener, drain.watch()));
+        }
+
+        let context = format!("{} {}", config.cluster, config.name);
+        let mut vault = Vault::new(&config.state, context).map_err(JoinError::from)?;
+        // A successor writes only when the other has stopped to.
+        if voice == Voice::Speaks && !vault.claim() {
+            return Err(ProxyError::StateInUse(config.state.clone()));
+        }
+        let joined = join(&config, &vault, &metrics).await?;
+        let me = Me::new(
+            joined.identity.clone(),
+            config.cluster.clone(),
+            Arc::clone(&joined.leaf),
+            Arc::clone(&joined.trust),
+        );
+
+        let (view_writer, view) = Snapshot::new(View::empty(config.cluster.clone()));
+        let (wanted_sender, wanted) = mpsc::channel(WANTED);
+        let (asker, questions) = mpsc::channel(ASKED);
+        let common = Common {
+            config: Arc::clone(&config),
+            me: Arc::new(me),
+            view: view.clone(),
+            interest: Interest::new(wanted_sender),
+            metrics: Arc::clone(&metrics),
+            drain: drain.watch(),
+            intake: Intake::of_process(Arc::clone(&metrics)),
+        };
+        let agent = Agent::new(
+            Arc::clone(&config),
+            joined,
+            vault,
+            metrics,
+            view_writer,
+            status_sender,
+            report,
+            wanted,
+            asker,
+        );
+        let (leaving, leaving_receiver) = watch::channel(false);
+        let agent = tokio::spawn(agent.run(leaving_receiver));
+        let checks = tokio::spawn(check_program(config, view, report_sender.clone()));
+        let starting = Self {
+            common,
+            drain,
+            report: report_sender,
+            status,
+            leaving,
+            agent,
+            checks,
+            questions,
+        };
+        Ok((starting, listeners))
     }
-    Ok(Running {
-        drain,
-        report: report_sender,
-        status,
-        leaving,
-        agent,
-        workers,
-        stop_workers,
-    })
+
+    /// Waits until this process knows what it needs to serve, and how its program is.
+    async fn informed(&mut self) {
+        // Neither sender is dropped before this process leaves.
+        let _ = self.status.wait_for(|status| status.informed).await;
+        let _ = self.report.subscribe().wait_for(|said| said.looked).await;
+    }
+
+    fn serve(self, listeners: Listeners) -> Result<Running, ProxyError> {
+        // One worker answers; its state stands for all.
+        let mut questions = Some(self.questions);
+        let mut workers = Vec::new();
+        let mut stop_workers = Vec::new();
+        for (index, listeners) in listeners.workers.into_iter().enumerate() {
+            let (stop, stopped) = oneshot::channel();
+            workers.push(spawn_worker(
+                index,
+                self.common.clone(),
+                listeners,
+                questions.take(),
+                stopped,
+            )?);
+            stop_workers.push(stop);
+        }
+        Ok(Running {
+            drain: self.drain,
+            report: self.report,
+            status: self.status,
+            sockets: Mutex::new(listeners.shared),
+            leaving: self.leaving,
+            agent: self.agent,
+            checks: self.checks,
+            workers,
+            stop_workers,
+        })
+    }
 }
 
 impl Running {
@@ -176,18 +239,70 @@ impl Running {
         let _ = status.wait_for(|status| status.informed).await;
     }
 
-    /// Takes nothing new and waits, at most for `limit`, until what runs has finished.
-    pub async fn drain(&self, limit: Duration) {
-        self.report.send_modify(|report| report.draining = true);
-        tokio::time::sleep(NOTICE).await;
-        self.drain.begin();
-        if let Err(live) = self.drain.finished(limit).await {
-            tracing::warn!(%live, "leaving all the same");
+    /// What it listens on, for a successor.
+    pub fn sockets(&self) -> io::Result<Sockets> {
+        self.sockets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .share()
+    }
+
+    /// From now on this process speaks for its workload or gateway: the one before has fallen silent.
+    pub fn speak(&self) {
+        self.report.send_modify(|report| report.silent = false);
+    }
+
+    /// Leaves it to the successor to speak for the workload or gateway, and to write into the state
+    /// directory. Traffic, and what is heard from the control plane, go on.
+    pub async fn fall_silent(&self) {
+        self.report.send_modify(|report| report.silent = true);
+        let mut status = self.status.clone();
+        let silent = status.wait_for(|status| status.silent);
+        if tokio::time::timeout(SILENCE, silent).await.is_err() {
+            tracing::warn!("this process may have spoken after its successor");
         }
     }
 
-    /// Deregisters and ends.
+    /// Takes nothing new and waits, at most for `limit`, until what runs has finished.
+    pub async fn drain(&self, limit: Duration) {
+        self.report.send_modify(|report| report.draining = true);
+        self.drain.advance(DrainStage::Leaving);
+        tokio::time::sleep(NOTICE).await;
+        self.close_sockets();
+        self.drain.advance(DrainStage::Closing);
+        self.finish(limit).await;
+    }
+
+    /// As [`Running::drain`], while a successor takes what is new: clients that stay connected have
+    /// time to hear that they should connect anew.
+    pub async fn drain_beside_successor(&self, limit: Duration) {
+        self.close_sockets();
+        self.drain.advance(DrainStage::Draining);
+        let last_call = LAST_CALL.min(limit);
+        if self.drain.finished(last_call).await.is_err() {
+            self.drain.advance(DrainStage::Closing);
+            self.finish(limit.saturating_sub(last_call)).await;
+        }
+    }
+
+    fn close_sockets(&self) {
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        *sockets = Sockets::default();
+    }
+
+    async fn finish(&self, limit: Duration) {
+        if let Err(StillLive { live }) = self.drain.finished(limit).await {
+            tracing::warn!(
+                live,
+                "connections that have not finished in time are cut off"
+            );
+        }
+    }
+
+    /// Deregisters, unless a successor speaks, and ends.
     pub async fn leave(self) {
+        self.checks.abort();
+        self.drain.advance(DrainStage::Closing);
         self.leaving.send_replace(true);
         // Deregistration must not hold up the end of the process for long.
         if tokio::time::timeout(Duration::from_secs(2), self.agent)
@@ -205,52 +320,6 @@ impl Running {
                 tracing::error!("a worker has panicked");
             }
         }
-    }
-}
-
-/// Every socket that a proxy listens on.
-struct Listeners {
-    metrics: TcpListener,
-    workers: Vec<WorkerListeners>,
-}
-
-struct WorkerListeners {
-    mesh: std::net::TcpListener,
-    outbound: Option<std::net::TcpListener>,
-    services: Vec<(std::net::TcpListener, crate::config::Listener)>,
-}
-
-impl Listeners {
-    fn bind(config: &Config) -> Result<Self, ProxyError> {
-        let count = config.workers.max(1);
-        let one = |address: SocketAddr| {
-            bind(address, count > 1)
-                .and_then(TcpListener::into_std)
-                .map_err(|source| ProxyError::Listen { address, source })
-        };
-        let metrics = config.at(config.ports.metrics);
-        let metrics = bind(metrics, false).map_err(|source| ProxyError::Listen {
-            address: metrics,
-            source,
-        })?;
-        let mut workers = Vec::new();
-        for _ in 0..count {
-            let mut services = Vec::new();
-            let sidecar = config.sidecar();
-            for listener in sidecar.iter().flat_map(|sidecar| &sidecar.listeners) {
-                services.push((one(listener.address)?, listener.clone()));
-            }
-            let outbound = sidecar
-                .map(|_| one(config.at(config.ports.outbound)))
-                .transpose()?;
-            let mesh = one(config.at(config.ports.mesh))?;
-            workers.push(WorkerListeners {
-                mesh,
-                outbound,
-                services,
-            });
-        }
-        Ok(Self { metrics, workers })
     }
 }
 
@@ -282,7 +351,7 @@ fn spawn_worker(
                 }
                 let mut drain = worker.common.drain.clone();
                 tokio::task::spawn_local(async move {
-                    drain.draining().await;
+                    drain.closing().await;
                     worker.reach.drain();
                     worker.destinations.drain();
                 });
@@ -295,19 +364,16 @@ fn spawn_worker(
 
 fn serve(worker: &std::rc::Rc<Worker>, listeners: WorkerListeners) -> io::Result<()> {
     use std::rc::Rc;
-    let mesh = TcpListener::from_std(listeners.mesh)?;
-    match &worker.common.config.role {
-        Role::Gateway => drop(tokio::task::spawn_local(gateway::listen(
-            Rc::clone(worker),
-            mesh,
-        ))),
-        Role::Sidecar(_) => drop(tokio::task::spawn_local(inbound::listen(
-            Rc::clone(worker),
-            mesh,
-        ))),
+    for listener in listeners.mesh {
+        let listener = TcpListener::from_std(listener)?;
+        let worker = Rc::clone(worker);
+        match &worker.common.config.role {
+            Role::Gateway => drop(tokio::task::spawn_local(gateway::listen(worker, listener))),
+            Role::Sidecar(_) => drop(tokio::task::spawn_local(inbound::listen(worker, listener))),
+        }
     }
-    if let Some(outbound) = listeners.outbound {
-        let listener = TcpListener::from_std(outbound)?;
+    for listener in listeners.outbound {
+        let listener = TcpListener::from_std(listener)?;
         tokio::task::spawn_local(outbound::listen_http(Rc::clone(worker), listener));
     }
     for (listener, target) in listeners.services {
@@ -335,7 +401,10 @@ async fn check_program(config: Arc<Config>, view: Snapshot<View>, report: watch:
             health: Health::Healthy,
             detail: "no program".to_owned(),
         };
-        report.send_modify(|report| report.found = found);
+        report.send_modify(|report| {
+            report.found = found;
+            report.looked = true;
+        });
         return;
     };
     let mut judge = Judge::new();
@@ -358,8 +427,9 @@ async fn check_program(config: Arc<Config>, view: Snapshot<View>, report: watch:
         }
         let found = judge.found().clone();
         report.send_if_modified(|report| {
-            let changed = report.found != found;
+            let changed = report.found != found || !report.looked;
             report.found = found;
+            report.looked = true;
             changed
         });
         // A program that starts is waited for more closely.

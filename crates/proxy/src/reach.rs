@@ -201,6 +201,7 @@ impl Reach {
             let link = self
                 .inner(Pipe::new(stream), address, service, cluster)
                 .await?;
+            tokio::task::spawn_local(leave_with(outer.clone(), link.clone()));
             Ok(Tunnel { handle, link })
         })
         .await
@@ -323,6 +324,14 @@ impl Reach {
                 link.drain();
             }
         }
+    }
+}
+
+/// A gateway that leaves cuts its tunnels in the end: what is new takes another way by then.
+async fn leave_with(outer: Link, tunnel: Link) {
+    tokio::select! {
+        () = outer.left() => tunnel.drain(),
+        () = tunnel.left() => {}
     }
 }
 

@@ -1,13 +1,20 @@
 //! Carries opaque bytes both ways between a socket and a stream, with half-close: the end of one
 //! direction does not end the other.
 
+use std::cell::Cell;
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until};
 
 use crate::mux::{Item, Stream};
 
 /// Read from the socket at once.
 const READ_SIZE: usize = 16 * 1024;
+/// A connection that has carried nothing for so long, either way, is ended: peers that have vanished
+/// without a word would hold it for ever. As long as the usual timeout of others for idle TCP.
+const IDLE: Duration = Duration::from_hours(1);
 
 /// How many bytes went each way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,7 +25,8 @@ pub(crate) struct Carried {
     pub(crate) received: u64,
 }
 
-/// Returns when both directions have ended, or at once when one breaks. `early`: bytes that were
+/// Returns when both directions have ended, or at once when one breaks or nothing has come for an
+/// hour. `early`: bytes that were
 /// read from the socket before.
 pub(crate) async fn splice(
     mut read: impl AsyncRead + Unpin,
@@ -27,6 +35,7 @@ pub(crate) async fn splice(
     stream: &Stream,
 ) -> Carried {
     let mut carried = Carried::default();
+    let quiet = Quiet::new();
     let Carried { sent, received } = &mut carried;
     let up = async {
         *sent += early.len() as u64;
@@ -39,6 +48,7 @@ pub(crate) async fn splice(
                 return stream.finish(None).map_err(drop);
             }
             *sent += length as u64;
+            quiet.broken();
             stream.send(buffer.split().freeze()).await.map_err(drop)?;
         }
     };
@@ -47,6 +57,7 @@ pub(crate) async fn splice(
             match stream.receive().await.map_err(drop)? {
                 Item::Data(data) => {
                     *received += data.len() as u64;
+                    quiet.broken();
                     write.write_all(&data).await.map_err(drop)?;
                 }
                 Item::End(_) => return write.shutdown().await.map_err(drop),
@@ -54,7 +65,54 @@ pub(crate) async fn splice(
             }
         }
     };
-    // Dropping the socket and the stream tells both sides of a break.
-    let _: Result<((), ()), ()> = tokio::try_join!(up, down);
+    let both = async {
+        // Dropping the socket and the stream tells both sides of a break.
+        let _: Result<((), ()), ()> = tokio::try_join!(up, down);
+    };
+    tokio::select! {
+        () = both => {}
+        () = quiet.lasts(IDLE) => tracing::info!("a connection that carried nothing for an hour is ended"),
+    }
     carried
+}
+
+/// Since when nothing has come.
+struct Quiet(Cell<Instant>);
+
+impl Quiet {
+    fn new() -> Self {
+        Self(Cell::new(Instant::now()))
+    }
+
+    fn broken(&self) {
+        self.0.set(Instant::now());
+    }
+
+    /// Waits until it has lasted for `limit`.
+    async fn lasts(&self, limit: Duration) {
+        while self.0.get().elapsed() < limit {
+            sleep_until(self.0.get() + limit).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_an_hour_without_a_byte_is_an_hour_of_quiet() {
+        let quiet = Quiet::new();
+        let begun = Instant::now();
+        for _ in 0..3 {
+            let minutes = timeout(Duration::from_mins(59), quiet.lasts(IDLE)).await;
+            assert!(minutes.is_err(), "after {:?}", begun.elapsed());
+            quiet.broken();
+        }
+        advance(Duration::from_secs(1)).await;
+        quiet.lasts(IDLE).await;
+        assert_eq!(begun.elapsed(), 3 * Duration::from_mins(59) + IDLE);
+    }
 }

@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::config::{Config, Patience, Ports, Role, Sidecar};
+use crate::intake::Intake;
 use crate::tls::Me;
 use crate::view::{View, ViewBuilder};
 use crate::worker::{Common, Interest, Worker};
@@ -38,13 +39,12 @@ pub(crate) const HOST: &str = "cart.shop.mesh";
 /// How long proxies wait for clients here: longer than anything takes that goes on.
 const IMPATIENT: Duration = Duration::from_secs(1);
 /// Whoever waits longer has found a hang.
-const HANG: Duration = Duration::from_secs(10);
+pub(crate) const HANG: Duration = Duration::from_secs(10);
 
 /// A caller and a callee, with a gateway between them or not.
 pub(crate) struct Scene {
     pub(crate) caller: Node,
     pub(crate) callee: Node,
-    #[expect(dead_code, reason = "lives as long as the scene")]
     pub(crate) gateway: Option<Node>,
     pub(crate) issuer: Issuer,
     /// What callee and gateway see.
@@ -222,6 +222,7 @@ impl Unbound {
             interest: Interest::new(interest),
             metrics: Arc::clone(&metrics),
             drain: drain.watch(),
+            intake: Intake::of_process(Arc::clone(&metrics)),
         };
         let worker = Worker::new(common, RealChance::new().unwrap());
         tokio::task::spawn_local(Rc::clone(&worker).keep_judging());
@@ -260,6 +261,14 @@ impl Issuer {
                 namespace: Namespace::new("shop").unwrap(),
                 account: AccountName::new(account).unwrap(),
             },
+        )
+    }
+
+    /// A gateway of `cluster`.
+    pub(crate) fn gateway(&self, cluster: &ClusterName) -> Me {
+        self.me(
+            cluster,
+            &gateway_identity(self.mesh.bundle().trust_domain()),
         )
     }
 

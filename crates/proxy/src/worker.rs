@@ -16,6 +16,7 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::config::Config;
 use crate::destination::Destinations;
+use crate::intake::Intake;
 use crate::journey::Recorder;
 use crate::program::Program;
 use crate::reach::Reach;
@@ -45,6 +46,14 @@ pub(crate) struct Common {
     pub(crate) interest: Interest,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: DrainWatch,
+    pub(crate) intake: Arc<Intake>,
+}
+
+impl Common {
+    /// What decides whether somebody may come in.
+    pub(crate) fn doors(&self) -> (Arc<Intake>, DrainWatch) {
+        (Arc::clone(&self.intake), self.drain.clone())
+    }
 }
 
 /// A question about the worker's state, and where the answer goes.

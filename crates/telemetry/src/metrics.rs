@@ -27,6 +27,7 @@ pub struct Metrics {
     streams_open: Family<ReporterLabel, Gauge>,
     tls_refused: Family<ReasonLabel, Counter>,
     snapshot_refused: Family<ReasonLabel, Counter>,
+    connections_shed: Family<ReasonLabel, Counter>,
     leaf_expiry: Gauge,
 }
 
@@ -56,6 +57,8 @@ impl Metrics {
         register(&mut registry, names::TLS_REFUSED, &tls_refused);
         let snapshot_refused = Family::default();
         register(&mut registry, names::SNAPSHOT_REFUSED, &snapshot_refused);
+        let connections_shed = Family::default();
+        register(&mut registry, names::CONNECTIONS_SHED, &connections_shed);
 
         let leaf_expiry = Gauge::default();
         register(&mut registry, names::LEAF_EXPIRY, &leaf_expiry);
@@ -73,6 +76,7 @@ impl Metrics {
             streams_open,
             tls_refused,
             snapshot_refused,
+            connections_shed,
             leaf_expiry,
         }
     }
@@ -105,6 +109,13 @@ impl Metrics {
     /// A saved snapshot was refused. `reason` is one of a closed list, hence static.
     pub fn count_snapshot_refused(&self, reason: &'static str) {
         self.snapshot_refused
+            .get_or_create(&ReasonLabel { reason })
+            .inc();
+    }
+
+    /// A connection was closed as soon as it came. `reason` is one of a closed list, hence static.
+    pub fn count_connection_shed(&self, reason: &'static str) {
+        self.connections_shed
             .get_or_create(&ReasonLabel { reason })
             .inc();
     }
@@ -215,6 +226,7 @@ mod tests {
         metrics.streams_open(Reporter::Gateway).inc();
         metrics.count_tls_refused("expired");
         metrics.count_snapshot_refused("foreign");
+        metrics.count_connection_shed("too-many");
         metrics
     }
 

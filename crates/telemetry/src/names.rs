@@ -114,6 +114,13 @@ pub(crate) const SNAPSHOT_REFUSED: MetricName = MetricName {
     help: "Saved snapshots not used because they were damaged, foreign, expired or of an unknown version",
 };
 
+pub(crate) const CONNECTIONS_SHED: MetricName = MetricName {
+    name: "isthmus_connections_shed_total",
+    kind: MetricKind::Counter,
+    labels: &["reason"],
+    help: "Connections that were closed as soon as they came: no-descriptors, too-many of this process, too-many-of-source",
+};
+
 pub(crate) const LABEL_OVERFLOW: MetricName = MetricName {
     name: "isthmus_label_overflow_total",
     kind: MetricKind::Counter,
@@ -129,7 +136,7 @@ pub(crate) const BUILD_INFO: MetricName = MetricName {
 };
 
 /// Every metric, in the order of the reference page.
-pub const METRICS: [MetricName; 11] = [
+pub const METRICS: [MetricName; 12] = [
     REQUESTS,
     REQUEST_DURATION,
     RETRIES,
@@ -139,6 +146,7 @@ pub const METRICS: [MetricName; 11] = [
     TLS_REFUSED,
     LEAF_EXPIRY,
     SNAPSHOT_REFUSED,
+    CONNECTIONS_SHED,
     LABEL_OVERFLOW,
     BUILD_INFO,
 ];

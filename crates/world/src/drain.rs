@@ -1,4 +1,5 @@
-//! Stopping without breaking what runs: a signal that says "finish", and a count of what has not.
+//! Stopping without breaking what runs: a signal that says "finish", in stages, and a count of what
+//! has not.
 //!
 //! Hold one `Live` per connection or task, not per request.
 
@@ -6,6 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+
+/// How far the end has come. There is no way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum DrainStage {
+    #[default]
+    Serving,
+    /// Everything is taken and served as before, but peers are told, where a protocol has words for
+    /// it, that they should use something else next time.
+    Leaving,
+    /// Nothing new is taken. Peers that stay connected may still ask once, since a request may be on
+    /// its way to us already.
+    Draining,
+    /// What waits for a peer to ask is closed; what has begun is finished.
+    Closing,
+}
 
 /// The side that decides to stop.
 #[derive(Debug)]
@@ -15,7 +31,7 @@ pub struct Drain(Arc<Shared>);
 #[derive(Debug, Clone)]
 pub struct DrainWatch {
     shared: Arc<Shared>,
-    draining: watch::Receiver<bool>,
+    stage: watch::Receiver<DrainStage>,
 }
 
 /// Something that still runs. Drop it when done.
@@ -31,7 +47,7 @@ pub struct StillLive {
 
 #[derive(Debug)]
 struct Shared {
-    draining: watch::Sender<bool>,
+    stage: watch::Sender<DrainStage>,
     live: watch::Sender<usize>,
 }
 
@@ -44,7 +60,7 @@ impl Default for Drain {
 impl Drain {
     pub fn new() -> Self {
         Self(Arc::new(Shared {
-            draining: watch::Sender::new(false),
+            stage: watch::Sender::new(DrainStage::Serving),
             live: watch::Sender::new(0),
         }))
     }
@@ -52,13 +68,17 @@ impl Drain {
     pub fn watch(&self) -> DrainWatch {
         DrainWatch {
             shared: Arc::clone(&self.0),
-            draining: self.0.draining.subscribe(),
+            stage: self.0.stage.subscribe(),
         }
     }
 
-    /// Tells all watchers to finish. Saying it twice changes nothing.
-    pub fn begin(&self) {
-        self.0.draining.send_replace(true);
+    /// Tells all watchers that `stage` is reached. An earlier one than that of now changes nothing.
+    pub fn advance(&self, stage: DrainStage) {
+        self.0.stage.send_if_modified(|now| {
+            let later = stage > *now;
+            *now = stage.max(*now);
+            later
+        });
     }
 
     /// How many have not finished.
@@ -80,14 +100,29 @@ impl Drain {
 }
 
 impl DrainWatch {
-    pub fn is_draining(&self) -> bool {
-        *self.draining.borrow()
+    /// Should peers go elsewhere next time?
+    pub fn is_leaving(&self) -> bool {
+        *self.stage.borrow() >= DrainStage::Leaving
     }
 
-    /// Waits until the drain begins; returns at once when it has begun.
+    /// Is nothing new taken any more?
+    pub fn is_draining(&self) -> bool {
+        *self.stage.borrow() >= DrainStage::Draining
+    }
+
+    /// Waits until nothing new is to be taken; returns at once when it is so far.
     pub async fn draining(&mut self) {
+        self.reached(DrainStage::Draining).await;
+    }
+
+    /// Waits until what is idle is to be closed; returns at once when it is so far.
+    pub async fn closing(&mut self) {
+        self.reached(DrainStage::Closing).await;
+    }
+
+    async fn reached(&mut self, stage: DrainStage) {
         // An error would mean that the sender is gone, and we hold it ourselves.
-        let _ = self.draining.wait_for(|draining| *draining).await;
+        let _ = self.stage.wait_for(|now| *now >= stage).await;
     }
 
     /// Counts as live until it is dropped.
@@ -117,7 +152,7 @@ mod tests {
         let mut watch = drain.watch();
         let (first, second) = (watch.live(), watch.clone().live());
         assert!(!watch.is_draining());
-        drain.begin();
+        drain.advance(DrainStage::Draining);
         watch.draining().await;
         assert!(watch.is_draining());
 
@@ -129,5 +164,26 @@ mod tests {
         let finishing = async move { drop(second) };
         let (finished, ()) = tokio::join!(drain.finished(Duration::from_mins(1)), finishing);
         assert_eq!((finished, drain.live()), (Ok(()), 0));
+    }
+
+    #[tokio::test]
+    async fn stages_come_in_order_and_never_go_back() {
+        let drain = Drain::new();
+        let mut watch = drain.watch();
+        let mut seen = Vec::new();
+        for stage in [
+            DrainStage::Leaving,
+            DrainStage::Serving,
+            DrainStage::Closing,
+            DrainStage::Draining,
+        ] {
+            drain.advance(stage);
+            seen.push((watch.is_leaving(), watch.is_draining()));
+        }
+        assert_eq!(
+            seen,
+            [(true, false), (true, false), (true, true), (true, true)]
+        );
+        watch.closing().await;
     }
 }

@@ -15,7 +15,7 @@ mod virtual_store;
 
 pub use chance::{Chance, ChanceError, RealChance, SeededChance};
 pub use clock::{Clock, RealClock, VirtualClock};
-pub use drain::{Drain, DrainWatch, Live, StillLive};
+pub use drain::{Drain, DrainStage, DrainWatch, Live, StillLive};
 pub use redb_store::RedbStore;
 pub use snapshot::{Published, Snapshot, SnapshotWriter};
 pub use store::{Batch, Pair, Store, StoreError, Table, Write};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::process::{Pid, kill_process_group};
+use rustix::process::{self, Pid, kill_process, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Command;
 
@@ -99,10 +99,9 @@ impl Child {
     pub(crate) fn signal(&self, signal: Signal) {
         // A terminated proxy must drain before its program hears of it, so only a kill goes to all.
         let sent = match signal {
-            Signal::Kill => kill_process_group(self.group, rustix::process::Signal::KILL),
-            Signal::Terminate => {
-                rustix::process::kill_process(self.group, rustix::process::Signal::TERM)
-            }
+            Signal::Kill => kill_process_group(self.group, process::Signal::KILL),
+            Signal::Terminate => kill_process(self.group, process::Signal::TERM),
+            Signal::Restart => kill_process(self.group, process::Signal::USR2),
         };
         // Who has ended meanwhile needs no signal.
         let _ = sent;

@@ -81,6 +81,7 @@ impl Writer<'_> {
             state: directory.join("state"),
             access_log: false,
             workers: None,
+            drain_limit: None,
         };
         let gateway = isthmus_identity::gateway_identity(&self.mesh.trust_domain);
         let token = TokenRequest {
@@ -150,6 +151,7 @@ impl Writer<'_> {
             state: directory.join("state"),
             access_log: false,
             workers: None,
+            drain_limit: None,
             account: Some(Text(AccountRef {
                 namespace: Some(account.0.clone()),
                 account: account.1.clone(),

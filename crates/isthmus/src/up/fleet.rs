@@ -41,6 +41,8 @@ struct Process {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
+    /// Have a new process take over.
+    Restart,
     Terminate,
     Kill,
 }
@@ -164,6 +166,13 @@ impl Fleet {
             }
         }
         actions
+    }
+
+    /// Has a process leave its work to a successor of its own; for the fleet it stays the same process.
+    pub(crate) fn restart(&self, id: ProcessId) -> Vec<Action> {
+        let running = id < self.processes.len() && self.state(id) == State::Running;
+        let signal = Action::Signal(id, Signal::Restart);
+        running.then_some(signal).into_iter().collect()
     }
 
     /// Stops everything in order.

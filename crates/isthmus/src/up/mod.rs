@@ -15,6 +15,7 @@ mod plan;
 mod planned;
 mod prepare;
 mod readiness;
+mod restart;
 mod screen;
 pub(crate) mod socket;
 mod start;

@@ -28,6 +28,10 @@ pub(crate) enum Request {
     StartControl {
         cluster: Option<String>,
     },
+    /// `cluster/name` of a proxy or gateway.
+    Restart {
+        process: String,
+    },
     Down,
     Links,
     Status,

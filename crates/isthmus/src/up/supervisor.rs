@@ -16,14 +16,14 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::children::{Child, Nursery};
-use super::event::{Event, Events, tell};
+use super::event::{Event, Events, answer, tell};
 use super::fleet::{Action, Fleet, ProcessId, Stage, State};
 use super::metrics::{self, FlowKey, FlowRate, Flows};
 use super::plan::Plan;
 use super::readiness::{self, Views};
 use super::screen::{self, Picture};
-use super::socket::{self, LinkMode, LinkStatus, ProcessStatus, Reply, Request, UpStatus};
-use super::{start, watch as watching};
+use super::socket::{LinkMode, LinkStatus, ProcessStatus, Reply, Request, UpStatus};
+use super::{restart, start, watch as watching};
 use crate::api_client::Credentials;
 use crate::failure::{Failure, Result};
 use crate::home::Home;
@@ -224,6 +224,11 @@ impl Supervisor {
                 self.flows = Some((now, flows));
                 Vec::new()
             }
+            Event::Restart(id) => self.fleet.restart(id),
+            Event::Asked(Request::Restart { process }, reply) => {
+                self.restart(&process, reply);
+                Vec::new()
+            }
             Event::Asked(request, reply) => {
                 let (answer, actions) = self.on_request(&request);
                 // Who asked may have gone.
@@ -285,6 +290,32 @@ impl Supervisor {
             Request::KillControl { cluster } => self.kill(cluster.as_ref(), Some(Stage::Control)),
             Request::StartCluster { cluster } => self.start(Some(cluster), None),
             Request::StartControl { cluster } => self.start(cluster.as_ref(), Some(Stage::Control)),
+            Request::Restart { process } => (restart::unknown(process, &self.plan), Vec::new()),
+        }
+    }
+
+    /// Answers `reply` when it is known how it went.
+    fn restart(&mut self, process: &str, reply: oneshot::Sender<Reply>) {
+        let mut ids = self.of(|other| other.full_name() == process).into_iter();
+        let found = ids.next().filter(|id| {
+            let serves = self.plan.processes[*id].stage != Stage::Control;
+            serves && self.fleet.state(*id) == State::Running
+        });
+        match found {
+            Some(id) => {
+                self.say(format!("{process} is restarted"));
+                let address = self.plan.processes[id].address;
+                let name = process.to_owned();
+                tokio::spawn(restart::watch(
+                    id,
+                    name,
+                    address,
+                    self.events.clone(),
+                    reply,
+                ));
+            }
+            // Who asked may have gone.
+            None => drop(reply.send(restart::unknown(process, &self.plan))),
         }
     }
 
@@ -562,39 +593,4 @@ fn describe(cluster: Option<&String>, stage: Option<Stage>) -> String {
         (Some(cluster), Some(_)) => format!("control plane of {cluster}"),
         (None, _) => "all control planes".to_owned(),
     }
-}
-
-/// Answers requests that come over the socket, each by way of the supervisor.
-async fn answer(listener: UnixListener, events: Events) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(answer_one(stream, events.clone()));
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-async fn answer_one(mut stream: tokio::net::UnixStream, events: Events) {
-    let reply = match socket::receive(&mut stream).await {
-        Err(error) => Reply::Refused {
-            what: format!("this is no request: {error}"),
-            next: "use the isthmus of the same version as `up`".to_owned(),
-        },
-        Ok(request) => {
-            let (sender, receiver) = oneshot::channel();
-            tell(&events, Event::Asked(request, sender)).await;
-            match receiver.await {
-                Ok(reply) => reply,
-                Err(_) => return,
-            }
-        }
-    };
-    // Who asked may have gone.
-    let _ = socket::send(&mut stream, &reply).await;
 }

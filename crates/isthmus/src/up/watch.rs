@@ -72,8 +72,8 @@ fn pause(ready: &watch::Receiver<bool>) -> Duration {
     if *ready.borrow() { CALM } else { EAGER }
 }
 
-/// A page of a process's metrics port; `None`: it cannot be had.
-async fn page(address: Ipv4Addr, path: &str) -> Option<String> {
+/// A page of a process's metrics port, whatever its status says; `None`: it cannot be had.
+pub(super) async fn page(address: Ipv4Addr, path: &str) -> Option<String> {
     let address: SocketAddr = (address, METRICS_PORT).into();
     let stream = TcpStream::connect(address).await.ok()?;
     let (mut sender, connection) = handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
@@ -85,11 +85,10 @@ async fn page(address: Ipv4Addr, path: &str) -> Option<String> {
         .body(Empty::new())
         .ok()?;
     let reply = sender.send_request(request).await.ok()?;
-    let ok = reply.status().is_success();
     let body = Limited::new(reply.into_body(), LARGEST_PAGE)
         .collect()
         .await
         .ok()?;
     connection.abort();
-    ok.then(|| String::from_utf8_lossy(&body.to_bytes()).into_owned())
+    Some(String::from_utf8_lossy(&body.to_bytes()).into_owned())
 }

@@ -1,5 +1,7 @@
 //! The long-lived task that talks with the control plane. One `match` lists what can wake it.
 
+mod kept;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,12 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use isthmus_delta::{self as delta, Subscription, TopicState};
-use isthmus_identity::KeyPair;
 use isthmus_model::{Health, ServiceName};
 use isthmus_telemetry::Metrics;
 use isthmus_wire::proto::control_client::ControlClient;
 use isthmus_wire::proto::{
-    self, Answer, FromProxy, Question, RenewRequest, ToProxy, from_proxy, question, to_proxy,
+    self, Answer, FromProxy, Question, ToProxy, from_proxy, question, to_proxy,
 };
 use isthmus_wire::{Body, FEATURES, Topic};
 use isthmus_world::SnapshotWriter;
@@ -22,7 +23,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::channel::{self, chain};
-use super::join::{Joined, renewed};
+use super::join::Joined;
 use super::store::Vault;
 use crate::config::{Config, Role};
 use crate::health::Found;
@@ -32,8 +33,6 @@ use crate::worker::Asked;
 /// Between tries to reach a control plane; doubled up to the longest.
 const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_LONGEST: Duration = Duration::from_secs(2);
-/// A renewal that failed is tried again after this time.
-const RENEW_AGAIN: Duration = Duration::from_secs(10);
 /// A view that has changed is written to disk after this time.
 const KEEP_AFTER: Duration = Duration::from_secs(1);
 /// Services that one proxy may call.
@@ -48,14 +47,20 @@ pub(crate) struct Status {
     pub(crate) connected: bool,
     /// What this proxy needs to start is known, from the control plane or from the snapshot.
     pub(crate) informed: bool,
+    /// Another process speaks for the workload, and this one has nothing more to say of it.
+    pub(crate) silent: bool,
 }
 
 /// What the proxy says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Report {
     pub(crate) found: Found,
+    /// The program has been looked at.
+    pub(crate) looked: bool,
     /// It is leaving.
     pub(crate) draining: bool,
+    /// Nothing of this is said: another process speaks for the same workload or gateway.
+    pub(crate) silent: bool,
 }
 
 /// The task's state.
@@ -72,6 +77,8 @@ pub(crate) struct Agent {
     wanted: mpsc::Receiver<ServiceName>,
     asker: mpsc::Sender<Asked>,
     position: u64,
+    /// The control plane has heard of the workload or gateway on this stream.
+    introduced: bool,
     renew_at: SystemTime,
     /// When the view is to be written to disk.
     keep_at: Option<Instant>,
@@ -93,6 +100,9 @@ enum SessionEnd {
     Lost(String),
     /// The process is leaving and has said so.
     Left,
+    /// Another process speaks from now on. What this stream has said must not come after what that
+    /// one says, nor the stream's end look like the workload's: the next stream says nothing.
+    Silenced,
 }
 
 impl Agent {
@@ -114,6 +124,7 @@ impl Agent {
             subscription: Subscription::new(),
             renew_at: joined.leaf.load().renew_at(joined.renew_after),
             position: 0,
+            introduced: false,
             keep_at: None,
             config,
             joined,
@@ -125,6 +136,8 @@ impl Agent {
             wanted,
             asker,
         };
+        let silent = agent.report.borrow().silent;
+        agent.status.send_modify(|status| status.silent = silent);
         agent.restore();
         let mut first = vec![Topic::Mesh];
         first.extend(agent.config.own_service().cloned().map(Topic::Service));
@@ -135,31 +148,6 @@ impl Agent {
         let _ = agent.subscription.subscribe(first);
         agent.publish(&agent.subscription.topics().cloned().collect());
         agent
-    }
-
-    /// Starts from the snapshot of an earlier run, if there is one.
-    fn restore(&mut self) {
-        let identity = self.joined.identity.to_string();
-        let stored = match self.vault.view(&self.joined.node_key, &identity) {
-            Ok(Some(stored)) => stored,
-            Ok(None) => return,
-            Err(error) => {
-                self.metrics.count_snapshot_refused(error.reason());
-                tracing::warn!(%error, "the kept view is not used");
-                return;
-            }
-        };
-        self.position = stored.position;
-        let topics = stored.topics.into_iter().map(|topic| {
-            let resources = topic.resources.into_iter().map(|resource| delta::Resource {
-                name: delta::ResourceName::new(&resource.name),
-                version: delta::Version(resource.version),
-                body: resource.body,
-            });
-            (delta::Topic::new(&topic.topic), resources.collect())
-        });
-        self.subscription = Subscription::restore(topics, Instant::now());
-        tracing::info!(position = self.position, "starting from the kept view");
     }
 
     /// Runs until the process has left. `leaving`: it has drained and wants to go.
@@ -181,14 +169,20 @@ impl Agent {
                 Err(reason) => SessionEnd::Lost(reason),
             };
             self.subscription.on_lost(Instant::now());
+            let silent = self.report.borrow().silent;
+            if silent {
+                self.vault.release();
+            }
             // Read before it is written: holding the one during the other would never end.
             let now = Status {
                 connected: false,
+                silent,
                 ..*self.status.borrow()
             };
             let was = self.status.send_replace(now);
             match end {
                 SessionEnd::Left => break,
+                SessionEnd::Silenced => continue,
                 SessionEnd::Lost(reason) if was.connected || again == AGAIN => {
                     tracing::warn!(reason, "no control plane; serving on with what is known");
                 }
@@ -200,6 +194,7 @@ impl Agent {
             tokio::select! {
                 () = tokio::time::sleep(again) => {}
                 _ = leaving.changed() => {}
+                Ok(()) = self.report.changed() => self.on_report(),
                 Some(service) = self.wanted.recv() => self.want(service),
             }
             again = (again * 2).min(AGAIN_LONGEST);
@@ -237,6 +232,7 @@ impl Agent {
         };
         hello.set_subscription(&self.subscription.hello());
         say(&sender, from_proxy::Message::Hello(hello)).await;
+        self.introduced = false;
         if let Some(introduction) = self.introduction() {
             say(&sender, introduction).await;
         }
@@ -302,6 +298,10 @@ impl Agent {
                     }
                 }
                 Event::Reported => {
+                    self.on_report();
+                    if self.introduced && self.report.borrow().silent {
+                        return SessionEnd::Silenced;
+                    }
                     if let Some(introduction) = self.introduction() {
                         say(&sender, introduction).await;
                     }
@@ -311,6 +311,7 @@ impl Agent {
                     self.keep_at = None;
                     self.keep();
                 }
+                Event::Left if self.report.borrow().silent => return SessionEnd::Left,
                 Event::Left => {
                     say(&sender, from_proxy::Message::Leaving(proto::Leaving {})).await;
                     drop(sender);
@@ -319,6 +320,20 @@ impl Agent {
                     return SessionEnd::Left;
                 }
             }
+        }
+    }
+
+    /// What this process says of itself has changed, or whether it says it.
+    fn on_report(&mut self) {
+        let silent = self.report.borrow().silent;
+        if silent {
+            self.vault.release();
+        } else if self.status.borrow().silent {
+            // What was learnt meanwhile is ours to keep from now on.
+            self.keep_at.get_or_insert(Instant::now());
+        }
+        if !(silent && self.introduced) {
+            self.status.send_modify(|status| status.silent = silent);
         }
     }
 
@@ -468,6 +483,10 @@ impl Agent {
     /// speak for.
     fn introduction(&mut self) -> Option<from_proxy::Message> {
         let report = self.report.borrow_and_update().clone();
+        if report.silent {
+            return None;
+        }
+        self.introduced = true;
         let address = self.config.at(self.config.ports.mesh).to_string();
         let sidecar = match &self.config.role {
             Role::Gateway => {
@@ -496,75 +515,6 @@ impl Agent {
             health: proto::Health::from(health).into(),
             detail: report.found.detail,
         }))
-    }
-
-    async fn renew(&mut self, client: &mut ControlClient<Channel>) {
-        let outcome = async {
-            let key = KeyPair::generate().map_err(|error| error.to_string())?;
-            let certificate_request = key
-                .certificate_request()
-                .map_err(|error| error.to_string())?;
-            let certificates = client
-                .renew(RenewRequest {
-                    certificate_request,
-                })
-                .await
-                .map_err(|status| status.message().to_owned())?
-                .into_inner();
-            self.joined.renew_after = Duration::from_millis(certificates.renew_after_ms);
-            let Joined {
-                leaf,
-                trust,
-                node_key,
-                ..
-            } = &self.joined;
-            renewed(&self.vault, node_key, leaf, trust, key, certificates)
-        };
-        let outcome: Result<(), String> = outcome.await;
-        let leaf = self.joined.leaf.load();
-        match outcome {
-            Ok(()) => {
-                self.renew_at = leaf.renew_at(self.joined.renew_after);
-                self.metrics.set_leaf_expiry(leaf.not_after());
-                tracing::info!("the certificate was renewed");
-            }
-            Err(reason) => {
-                self.renew_at = SystemTime::now() + RENEW_AGAIN;
-                tracing::warn!(reason, "the certificate could not be renewed yet");
-            }
-        }
-    }
-
-    /// Writes what is known to disk, for a start without a control plane.
-    fn keep(&self) {
-        let topics = self
-            .subscription
-            .topics()
-            .filter(|topic| self.subscription.state(topic) == TopicState::Known);
-        let topics = topics.map(|topic| proto::StoredTopic {
-            topic: topic.to_string(),
-            resources: self
-                .subscription
-                .resources(topic)
-                .map(|resource| proto::Resource {
-                    topic: String::new(),
-                    name: resource.name.to_string(),
-                    version: resource.version.0,
-                    body: resource.body.clone(),
-                })
-                .collect(),
-        });
-        let stored = proto::StoredView {
-            position: self.position,
-            topics: topics.collect(),
-        };
-        let identity = self.joined.identity.to_string();
-        if let Err(error) = self
-            .vault
-            .keep_view(&self.joined.node_key, &identity, &stored)
-        {
-            tracing::warn!(%error, "the view could not be kept");
-        }
     }
 }
 

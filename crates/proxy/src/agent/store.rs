@@ -1,9 +1,10 @@
 //! What a proxy keeps on disk: its identity and its last view, sealed under the node key.
 //!
 //! Sealing protects against damage and copying, not against root. Whatever cannot be opened is
-//! refused as a whole and counted; the proxy then starts as if it were not there.
+//! refused as a whole and counted; the proxy then starts as if it were not there. Of the processes
+//! that have the folder, one at a time may write into it: who holds the lock.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -13,10 +14,12 @@ use isthmus_wire::proto::{StoredIdentity, StoredView};
 use prost::Message;
 
 /// The files of one proxy. Sealed ones are bound to `context`: mesh cluster, process identity.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Vault {
     folder: PathBuf,
     context: String,
+    /// Held by the process that writes.
+    lock: Option<File>,
 }
 
 /// What was found.
@@ -68,7 +71,28 @@ impl Vault {
         Ok(Self {
             folder: folder.to_owned(),
             context,
+            lock: None,
         })
+    }
+
+    /// Takes the right to write, if no other process has it. True: this process has it.
+    pub(crate) fn claim(&mut self) -> bool {
+        if self.lock.is_none() {
+            let mut options = fs::OpenOptions::new();
+            let file = options
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(self.folder.join("lock"));
+            self.lock = file.ok().filter(|file| file.try_lock().is_ok());
+        }
+        self.lock.is_some()
+    }
+
+    /// Gives the right to write to whoever claims it next.
+    pub(crate) fn release(&mut self) {
+        self.lock = None;
     }
 
     /// The identity of an earlier run; `None`: there was none.
@@ -229,6 +253,20 @@ mod tests {
     }
 
     #[test]
+    fn one_at_a_time_may_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = vault(folder.path(), "us-west frontend-1");
+        let mut second = vault(folder.path(), "us-west frontend-1");
+        assert!(first.claim() && first.claim());
+        assert!(!second.claim());
+        first.release();
+        assert!(second.claim());
+        assert!(!first.claim());
+        drop(second);
+        assert!(first.claim());
+    }
+
+    #[test]
     fn every_changed_bit_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let own = vault(folder.path(), "here");
@@ -240,6 +278,45 @@ mod tests {
             bad[at] ^= 1;
             fs::write(&path, bad).unwrap();
             assert!(own.view(&KEY, "me").is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_release_0_1_0_is_read() {
+        let text = include_str!("view-0.1.0.hex");
+        let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let pairs = digits
+            .chunks(2)
+            .map(|pair| std::str::from_utf8(pair).unwrap());
+        let sealed: Vec<u8> = pairs
+            .map(|pair| u8::from_str_radix(pair, 16).unwrap())
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let own = vault(folder.path(), "us-west cart-1");
+        fs::write(folder.path().join("view.sealed"), sealed).unwrap();
+        let identity = "spiffe://shop.example/ns/shop/sa/cart";
+        assert_eq!(own.view(&KEY, identity).unwrap(), Some(of_a_proxy()));
+    }
+
+    /// As a proxy keeps it.
+    fn of_a_proxy() -> StoredView {
+        use isthmus_wire::proto::{Resource, StoredTopic};
+        let resource = |name: &str, version, body: &'static [u8]| Resource {
+            topic: String::new(),
+            name: name.to_owned(),
+            version,
+            body: body.into(),
+        };
+        let topic = |topic: &str, resources| StoredTopic {
+            topic: topic.to_owned(),
+            resources,
+        };
+        StoredView {
+            position: 9,
+            topics: vec![
+                topic("mesh", vec![resource("mesh", 3, b"one")]),
+                topic("service/shop/cart", vec![resource("cart", 7, b"two")]),
+            ],
         }
     }
 }

@@ -17,13 +17,12 @@ use isthmus_codec::mux::{ResetCode, Settings, Side};
 use isthmus_identity::{Unacceptable, VerifiedPeer, accept_caller};
 use isthmus_model::{AppProtocol, Service, ServiceName};
 use isthmus_telemetry::Reporter;
-use isthmus_world::Live;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+use crate::intake::{Comers, Place, accept};
 use crate::journey::Journey;
 use crate::mux::{Incoming, Link, Stream};
-use crate::outbound::accept;
 use crate::refusal::Refusal;
 use crate::sessions::Rule;
 use crate::splice::splice;
@@ -35,18 +34,25 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Takes sessions until the drain begins.
 pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
-    accept(&worker.clone(), listener, move |socket, live| {
-        tokio::task::spawn_local(session(Rc::clone(&worker), socket, live));
-    })
+    let (intake, drain) = worker.common.doors();
+    accept(
+        &intake,
+        drain,
+        listener,
+        Comers::Mesh,
+        move |socket, place| {
+            tokio::task::spawn_local(session(Rc::clone(&worker), socket, place));
+        },
+    )
     .await;
 }
 
 /// One session with another proxy.
-async fn session(worker: Rc<Worker>, socket: TcpStream, live: Live) {
+async fn session(worker: Rc<Worker>, socket: TcpStream, place: Place) {
     let Some((link, caller)) = open_session(&worker, socket).await else {
         return;
     };
-    serve_link(&worker, &link, live, move |worker, incoming| {
+    serve_link(&worker, &link, place, move |worker, incoming| {
         tokio::task::spawn_local(serve(worker, incoming, Arc::clone(&caller)));
     })
     .await;
@@ -95,7 +101,7 @@ fn judge(view: &View, peer: &VerifiedPeer) -> Result<Caller, Unacceptable> {
 pub(crate) async fn serve_link(
     worker: &Rc<Worker>,
     link: &Link,
-    _live: Live,
+    _place: Place,
     serve: impl Fn(Rc<Worker>, Incoming),
 ) {
     let mut drain = worker.common.drain.clone();

@@ -22,6 +22,7 @@ use isthmus_codec::mux::{
     CannotOpen, Connection, ConnectionError, Event, LeaveCode, ResetCode, Settings, Side, StreamId,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 
 use self::driver::Driver;
 use self::stream::Slot;
@@ -43,6 +44,8 @@ struct Shared {
     acceptor: Option<Waker>,
     /// Who waits until the peer allows another stream.
     openers: Vec<Waker>,
+    /// One of the two leaves.
+    left: Rc<Notify>,
     /// The task that owns the byte stream.
     driver: Option<Waker>,
     closed: Option<Closed>,
@@ -76,6 +79,7 @@ impl Link {
             incoming: VecDeque::new(),
             acceptor: None,
             openers: Vec::new(),
+            left: Rc::default(),
             driver: None,
             closed: None,
             idle_since: Some(now),
@@ -155,6 +159,19 @@ impl Link {
         shared.wake_driver();
     }
 
+    /// Waits until no new stream will ever be taken.
+    pub(crate) async fn left(&self) {
+        let left = Rc::clone(&self.0.borrow().left);
+        loop {
+            // Made before the look: a word between the two is not missed.
+            let notified = left.notified();
+            if self.is_leaving() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Rc::ptr_eq(&self.0, &other.0)
@@ -169,6 +186,7 @@ impl Link {
     pub(crate) fn drain(&self) {
         let mut shared = self.0.borrow_mut();
         shared.machine.go_away(LeaveCode::Draining);
+        shared.left.notify_waiters();
         shared.wake_driver();
     }
 }
@@ -215,6 +233,7 @@ impl Shared {
             return;
         }
         self.closed = Some(closed);
+        self.left.notify_waiters();
         for slot in self.streams.values_mut() {
             slot.failed.get_or_insert(StreamError::Gone);
             slot.wake();
@@ -284,8 +303,9 @@ impl Link {
                 Event::Undecodable { stream, error } => {
                     tracing::debug!(stream = stream.number(), %error, "a message was not understood");
                 }
-                // Asked of the machine when it matters.
-                Event::GoAway { .. } | Event::Pong { .. } => {}
+                // The machine knows from now on.
+                Event::GoAway { .. } => shared.left.notify_waiters(),
+                Event::Pong { .. } => {}
             }
         }
     }
@@ -379,6 +399,7 @@ mod tests {
             let far = b.accept().await.unwrap();
             b.drain();
             assert!(b.is_leaving());
+            a.left().await;
             far.stream.reply(&Reply::Accepted, true).unwrap();
             assert!(matches!(stream.receive().await, Ok(Item::Reply(_))));
             assert!(matches!(stream.receive().await, Ok(Item::End(None))));

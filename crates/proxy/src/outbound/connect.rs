@@ -120,18 +120,24 @@ async fn first_tunnel(
     cluster: &ClusterName,
 ) -> Result<(), Unreachable> {
     let turn = destination.turn(cluster);
-    if let Ok(turn) = Arc::clone(&turn).try_lock_owned() {
-        let opening = open_in_background(worker, destination, decided, cluster, turn);
-        let stopping = || Unreachable::Ended("this proxy is stopping".to_owned());
-        return opening.await.unwrap_or_else(|_| Err(stopping()));
-    }
-    drop(turn.lock().await);
-    if destination.tunnelled(cluster, Instant::now()).is_empty() {
-        // It stood for a moment only, unless it has failed.
-        let ended = || Unreachable::Ended(format!("the tunnel to cluster {cluster} has ended"));
-        return Err(destination.why_not_reached(cluster).unwrap_or_else(ended));
-    }
-    Ok(())
+    let turn = match Arc::clone(&turn).try_lock_owned() {
+        Ok(turn) => turn,
+        Err(_) => {
+            let turn = turn.lock_owned().await;
+            if !destination.tunnelled(cluster, Instant::now()).is_empty() {
+                return Ok(());
+            }
+            match destination.why_not_reached(cluster) {
+                // Whoever was on the way was leaving, as in a restart: the next one will not be. If
+                // all who have waited counted that as a try of theirs, they would have none left.
+                None | Some(Unreachable::Ended(_)) => turn,
+                Some(error) => return Err(error),
+            }
+        }
+    };
+    let opening = open_in_background(worker, destination, decided, cluster, turn);
+    let stopping = || Unreachable::Ended("this proxy is stopping".to_owned());
+    opening.await.unwrap_or_else(|_| Err(stopping()))
 }
 
 /// How many clusters beside the chosen one are kept warm: also of two that are lost at once, the

@@ -15,7 +15,6 @@ use http::Request;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version};
 use isthmus_telemetry::{RefusalReason, Reporter};
-use isthmus_world::Live;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
@@ -27,6 +26,7 @@ use crate::config::{Listener, Patience};
 use crate::http::http1::{self, RequestReader, ResponseWriter};
 use crate::http::http2::{self, PREFACE};
 use crate::http::{ClientBody, ClientReply, HttpError, Prefixed, grpc};
+use crate::intake::Place;
 use crate::journey::{Journey, lossy};
 use crate::refusal::Refusal;
 use crate::worker::Worker;
@@ -49,25 +49,25 @@ pub(super) async fn serve(
     mut socket: TcpStream,
     mut input: BytesMut,
     entry: Entry,
-    live: Live,
+    place: Place,
 ) {
     let mut drain = worker.common.drain.clone();
     let spoken = tokio::select! {
         biased;
         spoken = timeout(worker.common.config.patience.idle, detect(&mut socket, &mut input)) => spoken,
-        () = drain.draining() => return,
+        () = drain.closing() => return,
     };
     // Who is gone, or silent for so long, needs no answer.
     let Ok(Ok(Some(spoken))) = spoken else {
         return;
     };
     match (spoken, entry) {
-        (Spoken::Http2, entry) => serve_http2(worker, socket, input, entry, live).await,
+        (Spoken::Http2, entry) => serve_http2(worker, socket, input, entry, place).await,
         (Spoken::Other, Entry::Service { service, port }) => {
             tcp::carry_unread(&worker, socket, input.freeze(), &service, port).await;
         }
         (Spoken::Http1 | Spoken::Other, entry) => {
-            serve_http1(worker, socket, input, entry, live).await;
+            serve_http1(worker, socket, input, entry, place).await;
         }
     }
 }
@@ -77,14 +77,14 @@ pub(super) async fn serve_listener(
     worker: Rc<Worker>,
     socket: TcpStream,
     target: Listener,
-    live: Live,
+    place: Place,
 ) {
     let Listener { service, port, .. } = target;
     let mut journey = tcp::start(&worker);
     match tcp::find(&worker, &mut journey, &service, Some(port)).await {
         Ok((port, protocol)) if protocol.is_http() => {
             let entry = Entry::Service { service, port };
-            serve(worker, socket, BytesMut::new(), entry, live).await;
+            serve(worker, socket, BytesMut::new(), entry, place).await;
         }
         Ok((port, _)) => tcp::carry_unread(&worker, socket, Bytes::new(), &service, port).await,
         Err(refusal) => tcp::refuse_unread(&worker, journey, &service, &refusal),
@@ -115,13 +115,15 @@ fn spoken(input: &[u8]) -> Option<Spoken> {
     }
 }
 
-/// Request after request.
+/// Request after request. When this process leaves, the reply to the next request says that it was the
+/// last: a client that has just sent one would not know what became of it if the connection were
+/// closed instead.
 async fn serve_http1(
     worker: Rc<Worker>,
     socket: TcpStream,
     input: BytesMut,
     entry: Entry,
-    live: Live,
+    place: Place,
 ) {
     let patience = worker.common.config.patience;
     let (mut reader, mut writer) = http1::serve(socket, input, patience.stalled);
@@ -130,7 +132,7 @@ async fn serve_http1(
         let head = tokio::select! {
             biased;
             head = next_head(&mut reader, patience) => head,
-            () = drain.draining() => return,
+            () = drain.closing() => return,
         };
         let request = match head {
             Ok(Some(request)) => Ok(request),
@@ -149,15 +151,16 @@ async fn serve_http1(
             }
         };
         if head.method == "CONNECT" && matches!(entry, Entry::Explicit) {
-            return connect(worker, reader, writer, head, live).await;
+            return connect(worker, reader, writer, head, place).await;
         }
         let wants_more = head.keep_alive();
         let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, head.version));
-        let journey = Journey::start(Reporter::Source, "http/1.1");
+        let mut journey = Journey::start(Reporter::Source, "http/1.1");
+        journey.ends_when_leaving(worker.common.drain.clone());
         let upload = ClientBody::Http1(&mut reader);
         let served = serve_request(&worker, journey, &entry, head, body, upload, &mut reply).await;
         match served {
-            Ok(KeepAlive::Yes) if wants_more && !worker.common.drain.is_draining() => {}
+            Ok(KeepAlive::Yes) if wants_more => {}
             Ok(_) | Err(_) => return,
         }
     }
@@ -184,7 +187,7 @@ async fn connect(
     reader: RequestReader,
     mut writer: ResponseWriter,
     head: RequestHead,
-    live: Live,
+    place: Place,
 ) {
     let mut journey = tcp::start(&worker);
     journey.record.authority = Some(lossy(&head.target));
@@ -201,7 +204,7 @@ async fn connect(
         Ok(Tunnel::Http(entry)) => {
             if let Some((socket, early)) = accept(reader, writer).await {
                 // Its requests are counted, not the tunnel that they come in.
-                tokio::task::spawn_local(serve(worker, socket, early.into(), entry, live));
+                tokio::task::spawn_local(serve(worker, socket, early.into(), entry, place));
             }
             return;
         }
@@ -254,7 +257,7 @@ async fn serve_http2(
     socket: TcpStream,
     input: BytesMut,
     entry: Entry,
-    _live: Live,
+    _place: Place,
 ) {
     let io = Prefixed::new(input, socket);
     let handshake = timeout(HANDSHAKE, http2::server().handshake(io));
@@ -357,8 +360,9 @@ async fn serve_request(
             Err(error)
         }
     };
+    let was_last = journey.was_last();
     journey.finish(&worker.recorder);
-    ended
+    Ok(if was_last { KeepAlive::No } else { ended? })
 }
 
 /// What a refusal has to fit.

@@ -23,71 +23,52 @@ pub(crate) use explain::explain;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::BytesMut;
-use isthmus_world::Live;
 use tokio::net::{TcpListener, TcpStream};
 
 use self::decided::Entry;
 use crate::config::Listener;
+use crate::intake::{Comers, accept};
 use crate::worker::Worker;
-
-/// After an error that may pass, such as too many open files.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// Takes connections until the drain begins.
 pub(crate) async fn listen_http(worker: Rc<Worker>, listener: TcpListener) {
-    accept(&worker.clone(), listener, move |socket, live| {
-        if is_beside(&socket) {
-            let worker = Rc::clone(&worker);
-            let client = connection::serve(worker, socket, BytesMut::new(), Entry::Explicit, live);
-            tokio::task::spawn_local(client);
-        }
-    })
+    let (intake, drain) = worker.common.doors();
+    accept(
+        &intake,
+        drain,
+        listener,
+        Comers::Beside,
+        move |socket, place| {
+            if is_beside(&socket) {
+                let worker = Rc::clone(&worker);
+                let input = BytesMut::new();
+                let client = connection::serve(worker, socket, input, Entry::Explicit, place);
+                tokio::task::spawn_local(client);
+            }
+        },
+    )
     .await;
 }
 
 /// Takes connections for one port of one service until the drain begins.
 pub(crate) async fn listen_tcp(worker: Rc<Worker>, listener: TcpListener, target: Listener) {
-    accept(&worker.clone(), listener, move |socket, live| {
-        if is_beside(&socket) {
-            let target = target.clone();
-            tokio::task::spawn_local(connection::serve_listener(
-                Rc::clone(&worker),
-                socket,
-                target,
-                live,
-            ));
-        }
-    })
+    let (intake, drain) = worker.common.doors();
+    accept(
+        &intake,
+        drain,
+        listener,
+        Comers::Beside,
+        move |socket, place| {
+            if is_beside(&socket) {
+                let (worker, target) = (Rc::clone(&worker), target.clone());
+                let client = connection::serve_listener(worker, socket, target, place);
+                tokio::task::spawn_local(client);
+            }
+        },
+    )
     .await;
-}
-
-/// The loop of every listener of a proxy.
-pub(crate) async fn accept(
-    worker: &Worker,
-    listener: TcpListener,
-    serve: impl Fn(TcpStream, Live),
-) {
-    let mut drain = worker.common.drain.clone();
-    loop {
-        let accepted = tokio::select! {
-            () = drain.draining() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((socket, _)) => {
-                // Without it small writes wait for acknowledgements; failing to set it hurts nobody.
-                let _ = socket.set_nodelay(true);
-                serve(socket, worker.common.drain.live());
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-            }
-        }
-    }
 }
 
 /// Does the caller run on this machine? Whoever may call here calls in the name of the program beside

@@ -11,6 +11,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use isthmus_model::AppProtocol::{Http1, Http2};
+use isthmus_world::DrainStage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -437,7 +438,7 @@ fn a_drain_tells_clients_and_finishes_what_runs() {
         let mut client = h2_client(&scene).await.ready().await.unwrap();
         let (response, mut sending) = client.send_request(call(None), false).unwrap();
         let mut body = within(response).await.unwrap().into_body();
-        scene.caller.drain.begin();
+        scene.caller.drain.advance(DrainStage::Closing);
         // Told by GOAWAY: no more requests on this connection.
         let refused = within(async {
             loop {

@@ -1,0 +1,265 @@
+//! Where connections come in: the loop of every listener, and how much is taken at once.
+//!
+//! Who comes when there is no room is let go at once, so that it learns it and can go elsewhere, and
+//! so that the queue never stands still: a process that has run out of descriptors keeps one in
+//! reserve to take a connection with and close it. Knows nothing of what connections carry.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use isthmus_telemetry::Metrics;
+use isthmus_world::{DrainWatch, Live};
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+use tokio::net::{TcpListener, TcpStream};
+
+/// After an error that may pass.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// That connections were let go is told once in this time.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// A machine behind one address may have so many connections, however few all may have.
+const LEAST_PER_SOURCE: usize = 64;
+/// Where a process may have any number of descriptors.
+const NO_LIMIT: u64 = 1 << 20;
+
+/// Who comes to a listener?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Comers {
+    /// Programs of this machine.
+    Beside,
+    /// Proxies, of any machine: none may take all the room.
+    Mesh,
+}
+
+/// Room for connections, of one process.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    most: usize,
+    per_source: usize,
+    held: Mutex<Held>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    total: usize,
+    sources: HashMap<IpAddr, usize>,
+    /// When it was told last that connections were let go, and how many were since.
+    told: Option<Instant>,
+    untold: u64,
+}
+
+/// The room of one connection, until it is dropped, and its part in the drain.
+#[derive(Debug)]
+pub(crate) struct Place {
+    intake: Arc<Intake>,
+    /// `None`: all comers of its kind are one.
+    source: Option<IpAddr>,
+    #[expect(dead_code, reason = "held, never read")]
+    live: Live,
+}
+
+/// Why a connection is let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Full {
+    Descriptors,
+    Process,
+    Source,
+}
+
+impl Full {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Descriptors => "no-descriptors",
+            Self::Process => "too-many",
+            Self::Source => "too-many-of-source",
+        }
+    }
+}
+
+impl Intake {
+    /// Of this process: a quarter of its descriptors stays for connections that it opens itself and
+    /// for files.
+    pub(crate) fn of_process(metrics: Arc<Metrics>) -> Arc<Self> {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(NO_LIMIT);
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        Self::new(descriptors / 4 * 3, metrics)
+    }
+
+    pub(crate) fn new(most: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            per_source: (most / 4).max(LEAST_PER_SOURCE),
+            held: Mutex::default(),
+            metrics,
+        })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(self: &Arc<Self>, source: Option<IpAddr>, live: Live) -> Result<Place, Full> {
+        let mut held = self.held();
+        if held.total >= self.most {
+            return Err(Full::Process);
+        }
+        if let Some(source) = source {
+            let of_source = held.sources.entry(source).or_default();
+            if *of_source >= self.per_source {
+                return Err(Full::Source);
+            }
+            *of_source += 1;
+        }
+        held.total += 1;
+        drop(held);
+        Ok(Place {
+            intake: Arc::clone(self),
+            source,
+            live,
+        })
+    }
+
+    /// A connection was let go. Counted each time, told now and then.
+    fn shed(&self, full: Full) {
+        let reason = full.reason();
+        self.metrics.count_connection_shed(reason);
+        let mut held = self.held();
+        held.untold += 1;
+        if held.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            held.told = Some(Instant::now());
+            let count = std::mem::take(&mut held.untold);
+            drop(held);
+            tracing::warn!(
+                reason,
+                count,
+                "connections were let go for want of room; see how many a process may have \
+                 (`ulimit -n`, LimitNOFILE=), and who opens so many"
+            );
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.intake.held();
+        held.total = held.total.saturating_sub(1);
+        if let Some(source) = self.source
+            && let Some(count) = held.sources.get_mut(&source)
+        {
+            *count -= 1;
+            if *count == 0 {
+                held.sources.remove(&source);
+            }
+        }
+    }
+}
+
+/// The loop of every listener of a proxy, until the drain begins.
+pub(crate) async fn accept(
+    intake: &Arc<Intake>,
+    mut drain: DrainWatch,
+    listener: TcpListener,
+    comers: Comers,
+    serve: impl Fn(TcpStream, Place),
+) {
+    let mut reserve = Reserve::new();
+    loop {
+        let accepted = tokio::select! {
+            () = drain.draining() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                let source = (comers == Comers::Mesh).then(|| peer.ip().to_canonical());
+                match intake.admit(source, drain.live()) {
+                    Ok(place) => {
+                        // Without it small writes wait for acknowledgements; failing to set it
+                        // hurts nobody.
+                        let _ = socket.set_nodelay(true);
+                        serve(socket, place);
+                    }
+                    Err(full) => intake.shed(full),
+                }
+            }
+            Err(error) if is_out_of_descriptors(&error) => {
+                intake.shed(Full::Descriptors);
+                if reserve.let_one_go(&listener).await.is_err() {
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                }
+            }
+            // The client has changed its mind.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Of this process, or of the machine.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// A descriptor that is given up for the moment in which a connection is taken and closed.
+struct Reserve(Option<File>);
+
+impl Reserve {
+    fn new() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+
+    /// Errors: somebody else has taken the descriptor; nothing was let go.
+    async fn let_one_go(&mut self, listener: &TcpListener) -> io::Result<()> {
+        self.0 = None;
+        // There was one a moment ago; if its client has gone, there may be none.
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted.map(drop),
+            () = std::future::ready(()) => Ok(()),
+        };
+        *self = Self::new();
+        accepted?;
+        self.0.as_ref().map(drop).ok_or(io::ErrorKind::Other.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_world::Drain;
+
+    use super::*;
+
+    #[test]
+    fn room_is_given_back_and_no_source_takes_it_all() {
+        let metrics = Arc::new(Metrics::new("test", 1));
+        let intake = Intake::new(4 * LEAST_PER_SOURCE, metrics);
+        let drain = Drain::new();
+        let admit = |source: Option<&str>| {
+            let source = source.map(|source| source.parse().unwrap());
+            intake.admit(source, drain.watch().live())
+        };
+        let greedy: Vec<_> = (0..LEAST_PER_SOURCE)
+            .map(|_| admit(Some("192.0.2.1")).unwrap())
+            .collect();
+        assert_eq!(admit(Some("192.0.2.1")).unwrap_err(), Full::Source);
+        let others: Vec<_> = (0..3 * LEAST_PER_SOURCE)
+            .map(|_| admit(None).unwrap())
+            .collect();
+        assert_eq!(admit(Some("192.0.2.2")).unwrap_err(), Full::Process);
+        assert_eq!(drain.live(), 4 * LEAST_PER_SOURCE);
+        drop(greedy);
+        drop(admit(Some("192.0.2.1")).unwrap());
+        drop(others);
+        assert_eq!(drain.live(), 0);
+        assert!(intake.held().sources.is_empty());
+        assert_eq!(intake.held().total, 0);
+    }
+}
