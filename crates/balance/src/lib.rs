@@ -29,7 +29,6 @@ pub use attempts::{Attempts, Avoid, Committed, GiveUp, Verdict};
 pub use budget::{Budget, Inbound};
 pub use choice::{Barred, ClusterShare, Considered, Decision, Hot, Possible, Reason};
 pub use endpoints::{Endpoints, Picked, WorkloadReason, WorkloadView};
-pub use limit::Limit;
 pub use outcome::{Evidence, Outcome};
 pub use outlier::Ejection;
 pub use valve::{ClusterTry, Valve};

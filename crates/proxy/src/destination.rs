@@ -432,11 +432,21 @@ impl Try {
         self.handle = Some(handle.clone());
         // What it took to find a way there is none of the workload's latency.
         self.began = Instant::now();
+        if let Some(cluster) = &mut self.cluster {
+            cluster.sent(self.began);
+        }
     }
 
-    /// The first byte of the reply is here: what counts as latency.
-    pub(crate) fn replied(&mut self, now: Instant) {
+    /// The first byte of the reply is here: what counts as latency. `outcome`: what its head says.
+    /// `utilisation`: how much of its capacity the workload said is in use, 0.0 to 1.0.
+    pub(crate) fn replied(&mut self, outcome: Outcome, utilisation: Option<f64>, now: Instant) {
         self.replied = Some(now);
+        if let Some(cluster) = &mut self.cluster {
+            let mut state = self.destination.state.borrow_mut();
+            state
+                .valve
+                .replied(cluster, outcome.evidence(), utilisation, now);
+        }
     }
 
     pub(crate) fn finish(mut self, outcome: Outcome) {

@@ -93,17 +93,18 @@ pub(super) async fn run(
                 return Err(Ended::by_client(error));
             }
         };
-        attempt.replied(Instant::now());
+        let outcome = Outcome::Replied {
+            status: answered.head.status,
+            retry_unwanted: answered.head.do_not_retry,
+        };
+        let utilisation = answered.head.utilisation.map(|used| used.fraction().into());
+        attempt.replied(outcome, utilisation, Instant::now());
         let held = match hold(answered, attempts).await {
             Ok(held) => held,
             Err(failed) => {
                 settle.failed(attempts, &mut avoided, Some(attempt), failed)?;
                 continue;
             }
-        };
-        let outcome = Outcome::Replied {
-            status: held.head.status,
-            retry_unwanted: held.head.do_not_retry,
         };
         match settle.judge(attempts, &mut avoided, &attempt, outcome) {
             Verdict::Retry { .. } => attempt.finish(outcome),
