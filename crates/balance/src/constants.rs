@@ -61,6 +61,9 @@ pub const LEARN_EVERY: Duration = Duration::from_secs(1);
 /// A window says nothing with fewer tries.
 pub const LEARN_FROM: u32 = 10;
 
+/// So many replies tell how long calm ones take, at the very beginning.
+pub const LEARN_FIRST: u32 = 30;
+
 /// Weight of news that a cluster can hold less, and that it can hold more: a limit that is too high
 /// costs everybody a queue, one that is too low costs a few requests a detour.
 pub const LEARN_BAD: f64 = 0.5;
@@ -129,11 +132,41 @@ pub const SERVICE_FLOOR: Duration = Duration::from_micros(500);
 pub const CALM: f64 = 0.6;
 pub const CALM_UTILISATION: f64 = 0.8;
 
+/// Calm replies until the calm latency is well known: before, each window counts for as many as it
+/// has.
+pub const BASE_FROM: u32 = 100;
+
 /// How long the limit is lowered to [`CALM`] to see latency without a queue; when at the earliest
 /// this is done again, twice as long each time, and at the latest.
 pub const ASK_FOR: Duration = Duration::from_millis(300);
 pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 pub const ASK_LONGEST: Duration = Duration::from_mins(1);
+
+/// How long a queue at a workload may last before it counts as a standing one, and how long a request
+/// may wait in a burst; in a standing queue. A request may always wait for one that is served.
+pub const QUEUE_BURST: Duration = Duration::from_millis(100);
+pub const QUEUE_STANDING: Duration = Duration::from_millis(10);
+
+/// How long a request of high priority may wait, if its caller does.
+pub const QUEUE_HIGH: Duration = Duration::from_secs(1);
+
+/// What a limit is stretched by while requests wait and latency says that they need not: a workload
+/// with more workers than expected is found out in a second, not in ten.
+pub const STRETCH: f64 = 1.5;
+
+/// Bounds of how many may wait: enough for a burst at a small workload, and not too much memory.
+pub const QUEUE_SHORTEST: usize = 16;
+pub const QUEUE_LONGEST: usize = 1024;
+
+/// When a request that was turned away is asked to come again, at the earliest; twice that where
+/// the queue is a standing one.
+pub const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Utilisation that is told is smoothed over this time.
+pub const UTILISATION_OVER: Duration = Duration::from_millis(100);
+
+/// The most that is told as long as nothing says that the capacity is near: below [`GUESTS_FULL`].
+pub const ROOM_UTILISATION: f64 = 0.75;
 
 /// Bodies up to this many bytes are kept, so that they can be sent again, and replies up to this
 /// length are held until complete while a retry is possible.

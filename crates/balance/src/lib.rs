@@ -2,6 +2,7 @@
 //!
 //! - [`Valve`] chooses the cluster of each request: the nearest lawful one that is not hot.
 //! - [`Endpoints`] chooses the workload within it, and ejects those that keep failing.
+//! - [`Admission`] stands before a workload's program: what it takes now, what waits, what is shed.
 //! - [`Attempts`] judges how a try ended; [`Budget`] bounds what retries may add.
 //!
 //! All are machines: a request's life is `pick → begin/start → finish`, with `now` and a uniformly
@@ -11,6 +12,7 @@
 //! This crate never connects, sleeps, reads a clock or draws chance, and it never answers "nowhere"
 //! while a lawful cluster has a workload.
 
+mod admission;
 mod attempts;
 mod breaker;
 mod budget;
@@ -25,6 +27,9 @@ mod outlier;
 mod ramp;
 mod valve;
 
+pub use admission::{
+    Admission, Admitted, Arrival, Importance, Served, Shed, ShedReason, Ticket, Turn,
+};
 pub use attempts::{Attempts, Avoid, Committed, GiveUp, Verdict};
 pub use budget::{Budget, Inbound};
 pub use choice::{Barred, ClusterShare, Considered, Decision, Hot, Possible, Reason};

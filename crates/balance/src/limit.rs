@@ -36,6 +36,8 @@ pub(crate) struct Load {
     rate: Option<f64>,
     /// The time to the first byte where nothing queues, round trip included.
     base: Option<f64>,
+    /// How many calm replies the base stands on, as far as that matters.
+    base_from: u32,
     /// The same of the last few replies as they were; failures count as slow.
     recent: Option<f64>,
     /// The mean of the last window.
@@ -115,6 +117,27 @@ impl Held {
 impl Load {
     pub(crate) fn waiting(&self) -> u32 {
         self.waiting
+    }
+
+    /// The calm latency in seconds.
+    pub(crate) fn base(&self) -> Option<f64> {
+        self.base
+    }
+
+    /// Tries per second.
+    pub(crate) fn rate(&self) -> Option<f64> {
+        self.rate
+    }
+
+    /// What one workload was found to work on at once.
+    pub(crate) fn concurrency(&self) -> Option<f64> {
+        self.concurrency
+    }
+
+    /// How many times as long as in calm times the last few replies took; 1.0 if nothing is known.
+    pub(crate) fn inflation(&self, room: Room, now: Instant) -> f64 {
+        let known = self.predicted(now).zip(self.base);
+        known.map_or(1.0, |(expected, base)| inflation(expected, base, room))
     }
 
     pub(crate) fn begin(&mut self, room: Room, now: Instant) -> Held {
@@ -214,7 +237,7 @@ impl Load {
     }
 
     /// min(L1, L2) of the valve; see docs/decisions/0008.
-    fn limit(&self, room: Room, siblings: Siblings, now: Instant) -> f64 {
+    pub(crate) fn limit(&self, room: Room, siblings: Siblings, now: Instant) -> f64 {
         let each = self.concurrency.unwrap_or(siblings.concurrency);
         let concurrency = each * room.workloads;
         if self.is_asking(now) {
@@ -263,9 +286,9 @@ impl Load {
     /// Is a try that begins now sure not to queue?
     fn is_calm(&self, room: Room, now: Instant) -> bool {
         let on_the_way = self.rate.unwrap_or(0.0) * room.rtt;
-        let room_left = self.concurrency.is_some_and(|each| {
-            f64::from(self.waiting) < CALM * each * room.workloads + on_the_way
-        });
+        let each = self.concurrency.unwrap_or(CONCURRENCY_ASSUMED);
+        let calm = CALM * each * room.workloads + on_the_way;
+        let room_left = f64::from(self.waiting) < calm;
         let settled = self.asking.as_ref().is_none_or(|asking| {
             let passed = now.saturating_duration_since(asking.since);
             !self.is_asking(now) || passed > ASK_FOR / 3
@@ -299,6 +322,11 @@ impl Load {
 }
 
 impl Siblings {
+    /// There are no others.
+    pub(crate) fn none() -> Self {
+        Self::of(std::iter::empty())
+    }
+
     /// The means of what is known of all clusters of a destination.
     pub(crate) fn of<'l>(all: impl Iterator<Item = (&'l Load, Room)>) -> Self {
         let (mut concurrency, mut time) = (Sum::default(), Sum::default());

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::{Asking, Load, Room, Sum, Window, blend, inflation, service};
 use crate::constants::{
-    ASK_AGAIN, ASK_FOR, ASK_LONGEST, CONCURRENCY_UNPROVEN, FULL, GROWTH, LEARN_BAD, LEARN_EVERY,
-    LEARN_FROM, LEARN_GOOD, PRESSED, PROVEN_KEPT,
+    ASK_AGAIN, ASK_FOR, ASK_LONGEST, BASE_FROM, CONCURRENCY_UNPROVEN, FULL, GROWTH, LEARN_BAD,
+    LEARN_EVERY, LEARN_FIRST, LEARN_FROM, LEARN_GOOD, PRESSED, PROVEN_KEPT,
 };
 
 /// What a window said.
@@ -24,7 +24,11 @@ impl Load {
         let Some(window) = &self.window else { return };
         let length = now.saturating_duration_since(window.since);
         let says_enough = window.all.count + window.failed >= LEARN_FROM;
-        if !asked && (length < LEARN_EVERY || (!says_enough && length < 10 * LEARN_EVERY)) {
+        // The first replies are the best guess of what is calm: later ones may have queued. The very
+        // first are the quick ones.
+        let first = self.base.is_none() && window.all.count >= LEARN_FIRST;
+        if !asked && !first && (length < LEARN_EVERY || (!says_enough && length < 10 * LEARN_EVERY))
+        {
             return;
         }
         let Some(mut window) = self.window.replace(Window::new(now)) else {
@@ -39,7 +43,7 @@ impl Load {
         ));
         self.steady = window.all.mean();
         self.learn_base(&window, asked);
-        if says_enough && !asked {
+        if says_enough && !asked && !first {
             self.learn_concurrency(&window, room, seconds, now);
         }
     }
@@ -48,12 +52,18 @@ impl Load {
     fn learn_base(&mut self, window: &Window, asked: bool) {
         let (all, calm) = (window.all.mean(), window.calm.mean());
         let enough = |sum: &Sum| sum.count >= LEARN_FROM / 2;
+        let count = f64::from(window.calm.count);
+        let weight = (count / (count + f64::from(self.base_from))).max(LEARN_GOOD);
         self.base = match (self.base, calm.filter(|_| enough(&window.calm))) {
             (None, calm) => calm.or(all),
             (Some(base), Some(calm)) if asked => Some(blend(Some(base), calm, 1.0 - LEARN_GOOD)),
-            (Some(base), Some(calm)) => Some(blend(Some(base), calm, LEARN_GOOD)),
+            (Some(base), Some(calm)) => Some(blend(Some(base), calm, weight)),
             (Some(base), None) => all.map_or(Some(base), |all| Some(base.min(all))),
         };
+        self.base_from = self
+            .base_from
+            .saturating_add(window.calm.count)
+            .min(BASE_FROM);
     }
 
     fn learn_concurrency(&mut self, window: &Window, room: Room, seconds: f64, now: Instant) {

@@ -59,7 +59,7 @@ impl Cluster {
 }
 
 fn unknown() -> Siblings {
-    Siblings::of(std::iter::empty())
+    Siblings::none()
 }
 
 fn near(value: f64, expect: f64) -> bool {
