@@ -168,6 +168,14 @@ pub const UTILISATION_OVER: Duration = Duration::from_millis(100);
 /// The most that is told as long as nothing says that the capacity is near: below [`GUESTS_FULL`].
 pub const ROOM_UTILISATION: f64 = 0.75;
 
+/// Points on a hash ring for a workload of the least weight, and for all: with 256, loads differ by
+/// about 6 % (one over the root).
+pub const RING_POINTS: u64 = 256;
+pub const RING_MOST: u64 = 65_536;
+
+/// Entries of a Maglev table, a prime: loads differ by about 1 % up to 160 workloads, in 32 KiB.
+pub const MAGLEV_SIZE: usize = 16_381;
+
 /// Bodies up to this many bytes are kept, so that they can be sent again, and replies up to this
 /// length are held until complete while a retry is possible.
 pub const HELD_BYTES: u64 = 64 * 1024;

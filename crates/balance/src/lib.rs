@@ -13,6 +13,7 @@
 //! while a lawful cluster has a workload.
 
 mod admission;
+mod affinity;
 mod attempts;
 mod breaker;
 mod budget;
@@ -30,6 +31,7 @@ mod valve;
 pub use admission::{
     Admission, Admitted, Arrival, Importance, Served, Shed, ShedReason, Ticket, Turn,
 };
+pub use affinity::{hash_key, rendezvous};
 pub use attempts::{Attempts, Avoid, Committed, GiveUp, Verdict};
 pub use budget::{Budget, Inbound};
 pub use choice::{Barred, ClusterShare, Considered, Decision, Hot, Possible, Reason};

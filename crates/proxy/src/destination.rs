@@ -264,10 +264,11 @@ impl Destination {
     }
 
     /// Chooses among the workloads of `cluster` that are known: healthy ones of the own cluster,
-    /// those with a tunnel elsewhere.
+    /// those with a tunnel elsewhere. `key`: for the algorithms that hash, see [`isthmus_balance::hash_key`].
     pub(crate) fn pick_workload(
         &self,
         cluster: &ClusterName,
+        key: Option<u64>,
         avoid: &[Handle],
         now: Instant,
         draw: u64,
@@ -276,7 +277,7 @@ impl Destination {
         let group = state.groups.get(cluster)?;
         group
             .endpoints
-            .pick(avoid, now, draw)
+            .pick_for(key, avoid, now, draw)
             .map(|picked| picked.key.clone())
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::constants::{EJECTION_LONGEST, EJECTION_MEMORY, SLOW_START};
+use crate::hash_key;
 use isthmus_model::Percent;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -334,5 +335,74 @@ proptest! {
                 prop_assert!(view.weight > 0.0 && view.weight <= 1.0);
             }
         }
+    }
+}
+
+/// Whom 1,000 keys go to.
+fn owners(endpoints: &Endpoints<u32>, avoid: &[u32], now: Instant) -> Vec<u32> {
+    let owner = |key: u64| {
+        let picked = endpoints.pick_for(Some(hash_key(&key.to_string())), avoid, now, key);
+        *picked.unwrap().key
+    };
+    (0..1000).map(owner).collect()
+}
+
+#[test]
+fn the_same_key_goes_to_the_same_workload_while_that_can_be_used() {
+    let now = Instant::now();
+    for algorithm in [Algorithm::RingHash, Algorithm::Maglev] {
+        let mut endpoints = Endpoints::new(algorithm, outlier(5, 50));
+        endpoints.set(0..5, now);
+        let before = owners(&endpoints, &[], now);
+        // Whatever is in flight, and whatever is drawn.
+        (0..50).for_each(|_| endpoints.start(&before[0]));
+        assert_eq!(owners(&endpoints, &[], now), before);
+        // A request that has failed there goes elsewhere, and all others stay.
+        let failed = owners(&endpoints, &[3], now);
+        let kept = |after: &[u32]| before.iter().zip(after).all(|(b, a)| *b == 3 || b == a);
+        assert!(kept(&failed) && !failed.contains(&3), "{algorithm:?}");
+        // So do the keys of one that is ejected.
+        for _ in 0..5 {
+            endpoints.start(&3);
+            endpoints.finish(&3, Outcome::Reset, Duration::from_millis(1), now);
+        }
+        assert!(endpoints.is_ejected(&3, now));
+        let ejected = owners(&endpoints, &[], now);
+        assert!(kept(&ejected) && !ejected.contains(&3), "{algorithm:?}");
+        // Switching it off and on again leads to the same.
+        endpoints.configure(Algorithm::PeakEwma, outlier(5, 50));
+        assert_ne!(owners(&endpoints, &[], now), ejected);
+        endpoints.configure(algorithm, outlier(5, 50));
+        assert_eq!(owners(&endpoints, &[], now), ejected);
+    }
+}
+
+#[test]
+fn traffic_is_in_proportion_to_weights() {
+    let now = Instant::now();
+    for algorithm in [
+        Algorithm::PeakEwma,
+        Algorithm::LeastRequest,
+        Algorithm::RoundRobin,
+        Algorithm::RingHash,
+        Algorithm::Maglev,
+    ] {
+        let mut endpoints = Endpoints::new(algorithm, outlier(5, 50));
+        endpoints.set_weighted([(1, 1), (2, 3)], now);
+        let mut running = std::collections::VecDeque::new();
+        let mut heavy = 0;
+        for draw in 0..4000u64 {
+            let key = hash_key(&draw.to_string());
+            let picked = *endpoints.pick_for(Some(key), &[], now, key).unwrap().key;
+            heavy += u32::from(picked == 2);
+            endpoints.start(&picked);
+            running.push_back(picked);
+            // As many as can be told apart are in flight.
+            if running.len() > 40 {
+                let ended = running.pop_front().unwrap();
+                endpoints.finish(&ended, Outcome::Cancelled, Duration::ZERO, now);
+            }
+        }
+        assert!((2700..=3300).contains(&heavy), "{algorithm:?}: {heavy}");
     }
 }
