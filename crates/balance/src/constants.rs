@@ -176,6 +176,24 @@ pub const RING_MOST: u64 = 65_536;
 /// Entries of a Maglev table, a prime: loads differ by about 1 % up to 160 workloads, in 32 KiB.
 pub const MAGLEV_SIZE: usize = 16_381;
 
+/// What counts when workloads are compared: about the last two seconds, judged four times a second,
+/// and nothing from fewer tries.
+pub const GREY_OVER: Duration = Duration::from_secs(2);
+pub const GREY_JUDGED: Duration = Duration::from_millis(250);
+pub const GREY_SAMPLES: f64 = 5.0;
+
+/// A workload fails too often if this many tries failed, and their share is above that of its
+/// siblings by so many standard deviations and by so much: with one error in a thousand everywhere,
+/// chance does that less than once an hour, and an ejection is short.
+pub const GREY_FAILURES: f64 = 2.5;
+pub const GREY_SIGMAS: f64 = 3.0;
+pub const GREY_SHARE: f64 = 0.02;
+
+/// It is too slow if it takes so many times as long as is typical of its siblings, and so much
+/// longer: below, choosing the faster of two is remedy enough.
+pub const GREY_TIMES: f64 = 3.0;
+pub const GREY_MARGIN: Duration = Duration::from_millis(50);
+
 /// Bodies up to this many bytes are kept, so that they can be sent again, and replies up to this
 /// length are held until complete while a retry is possible.
 pub const HELD_BYTES: u64 = 64 * 1024;

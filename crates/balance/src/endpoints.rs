@@ -15,7 +15,7 @@ use crate::constants::FAILURE_LATENCY;
 use crate::draw;
 use crate::latency::PeakEwma;
 use crate::outcome::{Evidence, Outcome};
-use crate::outlier::{Ejection, Outlier, has_room};
+use crate::outlier::{Cause, Ejection, Outlier, Record, has_room};
 use crate::ramp::{self, Ramp};
 
 /// The workloads of one (service, port, subset) in one cluster. `K` names one: a handle, or a
@@ -193,16 +193,34 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
         let evidence = outcome.evidence();
         endpoint.measure(outcome, latency, now);
         let leaving = endpoint.leaving;
-        let bad = endpoint.outlier.observe(evidence, &self.outlier, now);
+        let bad = endpoint
+            .outlier
+            .observe(evidence, latency, &self.outlier, now);
         if leaving {
             self.list.retain(|e| !e.leaving || e.in_flight > 0);
             return None;
         }
-        if !bad || !has_room(&self.outlier, present, out) {
+        let cause = bad.or_else(|| self.compare(index, now))?;
+        if !has_room(&self.outlier, present, out) {
             return None;
         }
-        endpoint.outlier.eject(&self.outlier, now);
-        endpoint.outlier.ejection(now)
+        let outlier = &mut self.list[index].outlier;
+        outlier.eject(cause, &self.outlier, now);
+        outlier.ejection(now)
+    }
+
+    /// What the workload at `index` does far worse than those that take traffic beside it.
+    fn compare(&mut self, index: usize, now: Instant) -> Option<Cause> {
+        if !self.list[index].outlier.is_due(&self.outlier, now) {
+            return None;
+        }
+        let others = self
+            .list
+            .iter()
+            .enumerate()
+            .filter(|(at, e)| *at != index && !e.leaving && e.outlier.ejection(now).is_none());
+        let siblings: Vec<Record> = others.map(|(_, e)| e.outlier.record(now)).collect();
+        self.list[index].outlier.judge(&siblings, now)
     }
 
     /// Is it out now?

@@ -37,5 +37,5 @@ pub use budget::{Budget, Inbound};
 pub use choice::{Barred, ClusterShare, Considered, Decision, Hot, Possible, Reason};
 pub use endpoints::{Endpoints, Picked, WorkloadReason, WorkloadView};
 pub use outcome::{Evidence, Outcome};
-pub use outlier::Ejection;
+pub use outlier::{Cause, Ejection};
 pub use valve::{ClusterTry, Valve};

@@ -239,7 +239,8 @@ pub(crate) struct TimeoutSpec {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct OutlierSpec {
-    /// Failures in a row that eject a workload; 0 switches ejection off.
+    /// Failures in a row that eject a workload. One that fails far more often than its siblings, or
+    /// takes far longer, is ejected, too. 0 switches all ejection off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) consecutive_errors: Option<u32>,
     /// Length of the first ejection; each further one lasts that much longer. Above zero.

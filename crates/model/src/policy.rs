@@ -144,7 +144,7 @@ pub struct TimeoutSettings {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutlierSettings {
-    /// Failures in a row that eject a workload; 0 switches ejection off.
+    /// Failures in a row that eject a workload; 0 switches ejection off, of whatever cause.
     pub consecutive_errors: u32,
     /// Length of the first ejection; each further one lasts that much longer.
     pub base_ejection: Duration,

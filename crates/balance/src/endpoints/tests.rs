@@ -164,7 +164,7 @@ fn five_errors_in_a_row_eject_for_a_while() {
     table.start(&0);
     let ejection = table.finish(&0, Outcome::Reset, MS, start).unwrap();
     let expect = Ejection {
-        errors: 5,
+        cause: Cause::Failures(5),
         count: 1,
         remaining: Duration::from_secs(5),
     };
@@ -405,4 +405,58 @@ fn traffic_is_in_proportion_to_weights() {
         }
         assert!((2700..=3300).contains(&heavy), "{algorithm:?}: {heavy}");
     }
+}
+
+/// Four workloads that are tried in turn for three seconds; `bad` says how a try at one of them ends.
+fn compared(
+    settings: OutlierSettings,
+    bad: impl Fn(u32, u32) -> (Outcome, Duration),
+) -> Vec<Cause> {
+    let now = Instant::now();
+    let mut table = Endpoints::new(Algorithm::RoundRobin, settings);
+    table.set(0..4, now);
+    let mut causes = vec![];
+    for round in 0..150 {
+        for key in 0..4 {
+            table.start(&key);
+            let (outcome, took) = bad(key, round);
+            let ejected = table.finish(&key, outcome, took, now + 20 * MS * round);
+            causes.extend(ejected.map(|ejection| ejection.cause));
+        }
+    }
+    causes
+}
+
+#[test]
+fn a_workload_is_ejected_for_what_its_siblings_do_not_do() {
+    let reset = (Outcome::Reset, 10 * MS);
+    let well = (OK, 10 * MS);
+    let every = |n: u32| move |key: u32, round: u32| key == 2 && round.is_multiple_of(n);
+    let fails = |hit: bool| if hit { reset } else { well };
+    let one_in_ten = |key, round| fails(every(10)(key, round));
+    assert_eq!(compared(outlier(5, 50), one_in_ten), [Cause::SuccessRate]);
+    // Switched off, and not allowed.
+    assert_eq!(compared(outlier(0, 50), one_in_ten), []);
+    assert_eq!(compared(outlier(5, 0), one_in_ten), []);
+    // Two errors can be chance.
+    assert_eq!(
+        compared(outlier(5, 50), |key, round| fails(every(75)(key, round))),
+        []
+    );
+    // All are alike.
+    assert_eq!(
+        compared(outlier(5, 50), |_, round| fails(round.is_multiple_of(10))),
+        []
+    );
+    assert_eq!(compared(outlier(5, 50), |_, _| (OK, 900 * MS)), []);
+    let slow = |by| move |key, _| if key == 2 { (OK, by) } else { well };
+    assert_eq!(compared(outlier(5, 50), slow(500 * MS)), [Cause::Latency]);
+    // Too little to matter.
+    assert_eq!(compared(outlier(5, 50), slow(55 * MS)), []);
+    // Never more than half of them, however many are bad.
+    let most = |key, _| if key == 2 { well } else { reset };
+    assert_eq!(
+        compared(outlier(5, 50), most),
+        [Cause::Failures(5), Cause::Failures(5)]
+    );
 }

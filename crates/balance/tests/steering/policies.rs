@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use isthmus_balance::{ClusterShare, ClusterTry, Endpoints, Outcome, Valve};
-use isthmus_model::{Algorithm, ClusterName, TrafficSettings};
+use isthmus_model::{Algorithm, ClusterName, OutlierSettings, TrafficSettings};
 
 use crate::world::{CLUSTERS, WORKLOADS, name};
 
@@ -35,8 +35,13 @@ pub(crate) struct Ticket {
 impl Steering {
     pub(crate) fn new(policy: Policy, assumed: Option<f64>, now: Instant) -> Self {
         let settings = TrafficSettings::default();
-        let of = |keys| {
-            let mut endpoints = Endpoints::new(Algorithm::PeakEwma, settings.outlier.clone());
+        // Workloads at different distances cannot be compared: nobody is ejected there.
+        let no_ejection = OutlierSettings {
+            consecutive_errors: 0,
+            ..settings.outlier.clone()
+        };
+        let of = |keys, outlier: &OutlierSettings| {
+            let mut endpoints = Endpoints::new(Algorithm::PeakEwma, outlier.clone());
             endpoints.set(keys, now);
             endpoints
         };
@@ -47,8 +52,10 @@ impl Steering {
         Self {
             policy,
             valve,
-            endpoints: (0..CLUSTERS).map(|_| of(0..WORKLOADS)).collect(),
-            everywhere: of(0..CLUSTERS * WORKLOADS),
+            endpoints: (0..CLUSTERS)
+                .map(|_| of(0..WORKLOADS, &settings.outlier))
+                .collect(),
+            everywhere: of(0..CLUSTERS * WORKLOADS, &no_ejection),
         }
     }
 
