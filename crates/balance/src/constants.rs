@@ -194,6 +194,16 @@ pub const GREY_SHARE: f64 = 0.02;
 pub const GREY_TIMES: f64 = 3.0;
 pub const GREY_MARGIN: Duration = Duration::from_millis(50);
 
+/// The part of replies that a hedge is not for; how far one reply moves that mark, as a part of it;
+/// how many must be known; and what is not worth hedging.
+pub const HEDGE_SHARE: f64 = 0.95;
+pub const HEDGE_STEP: f64 = 0.02;
+pub const HEDGE_SAMPLES: usize = 100;
+pub const HEDGE_FLOOR: Duration = Duration::from_millis(1);
+
+/// Where more of the capacity is in use, a second try makes others slow.
+pub const HEDGE_UTILISATION: f64 = 0.6;
+
 /// Bodies up to this many bytes are kept, so that they can be sent again, and replies up to this
 /// length are held until complete while a retry is possible.
 pub const HELD_BYTES: u64 = 64 * 1024;

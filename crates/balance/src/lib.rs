@@ -3,6 +3,7 @@
 //! - [`Valve`] chooses the cluster of each request: the nearest lawful one that is not hot.
 //! - [`Endpoints`] chooses the workload within it, and ejects those that keep failing.
 //! - [`Admission`] stands before a workload's program: what it takes now, what waits, what is shed.
+//! - [`Hedging`] says when a request is sent a second time before the first has failed.
 //! - [`Attempts`] judges how a try ended; [`Budget`] bounds what retries may add.
 //!
 //! All are machines: a request's life is `pick → begin/start → finish`, with `now` and a uniformly
@@ -21,6 +22,7 @@ mod choice;
 pub mod constants;
 mod draw;
 mod endpoints;
+mod hedge;
 mod latency;
 mod limit;
 mod outcome;
@@ -36,6 +38,7 @@ pub use attempts::{Attempts, Avoid, Committed, GiveUp, Verdict};
 pub use budget::{Budget, Inbound};
 pub use choice::{Barred, ClusterShare, Considered, Decision, Hot, Possible, Reason};
 pub use endpoints::{Endpoints, Picked, WorkloadReason, WorkloadView};
+pub use hedge::{Hedgeable, Hedging, NoHedge};
 pub use outcome::{Evidence, Outcome};
 pub use outlier::{Cause, Ejection};
 pub use valve::{ClusterTry, Valve};
