@@ -345,7 +345,7 @@ impl Attempts {
             } => Failure::Listed(RetryOn::GatewayError),
             Outcome::Replied { .. } => Failure::None,
             Outcome::ConnectFailed => Failure::Listed(RetryOn::ConnectFailure),
-            Outcome::Refused { .. } => Failure::Listed(RetryOn::Refused),
+            Outcome::Refused { .. } | Outcome::Shed => Failure::Listed(RetryOn::Refused),
             // Before anything was sent, a broken connection is one that could not be had.
             Outcome::Reset | Outcome::TimedOut if self.stage == Stage::Uncommitted => {
                 Failure::Listed(RetryOn::ConnectFailure)

@@ -1,7 +1,8 @@
 //! Which cluster a request goes to.
 //!
-//! The nearest that is not hot: the caller's own cluster, then the others by measured round-trip
-//! time. If all are hot, the nearest stays the choice, since spilling in panic spreads a fire. The
+//! The nearest if it is not hot: the caller's own cluster, else the one with the shortest measured
+//! round trip. If it is, the quickest of those that are not hot, by what a request is expected to
+//! wait there, the way included. If all are hot, the nearest stays the choice, since spilling in panic spreads a fire. The
 //! answer lists every candidate with what was known of it, so deciding and explaining are one call.
 //!
 //! Chance enters in one place: a cluster that has just returned gets a share that grows over the
@@ -45,7 +46,7 @@ pub enum Barred {
 }
 
 /// Why a cluster is better left alone for now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Hot {
     NoHealthyWorkload,
     /// It failed too often; asked again after `remaining`. Zero: it may be asked, but not by a
@@ -57,9 +58,14 @@ pub enum Hot {
     Probing,
     /// It failed, and no way to it has been found since: no request is spent on finding one.
     Unreached,
+    /// Its replies say that its workloads have no capacity left, 0.0 to 1.0.
+    Full {
+        utilisation: f64,
+    },
     /// It holds more of our requests than it can work on.
     OverLimit {
-        in_flight: u32,
+        /// Requests that it has not begun to answer.
+        waiting: u32,
         limit: u32,
     },
 }
@@ -74,6 +80,8 @@ pub struct Considered {
     /// remote one ranks behind others.
     pub trusted: bool,
     pub in_flight: u32,
+    /// How long a request that goes there now is expected to wait for its reply, the way included.
+    pub predicted: Duration,
     pub hot: Option<Hot>,
     /// The request that goes there finds out whether it is back.
     pub probe: bool,
@@ -89,7 +97,7 @@ pub enum Reason {
     Nearest,
     /// No other lawful cluster has a workload.
     OnlyChoice,
-    /// The nearest is hot, and this one, the nearest of the rest, is not.
+    /// The nearest is hot, and this one, the quickest of the rest, is not.
     NearestIsHot(Hot),
     /// The request has failed in the nearest.
     NearestFailed,
@@ -153,6 +161,7 @@ impl Hot {
             Self::BreakerOpen { .. } => "breaker-open",
             Self::Probing => "probing",
             Self::Unreached => "unreached",
+            Self::Full { .. } => "full",
             Self::OverLimit { .. } => "over-limit",
         }
     }
@@ -279,13 +288,27 @@ fn choose(candidates: &[Considered], draw: u64) -> Result<(&Considered, Reason),
     })
 }
 
-/// Each usable one, with the part that it takes of the requests which pass by those nearer. It is
+/// Each usable one, with the part that it takes of the requests which pass by those before it. It is
 /// measured against the one furthest in its own slow start (1.0 for one that was never away): so its
-/// part only grows, and when all have just returned the nearest takes everything.
+/// part only grows, and when all have just returned the first takes everything.
 fn parts(candidates: &[Considered]) -> impl Iterator<Item = (&Considered, f64)> {
-    let usable = || candidates.iter().filter(|c| c.runs() && c.usable());
-    let furthest = usable().map(|c| c.slow_start).fold(0.0, f64::max);
-    usable().map(move |candidate| (candidate, candidate.slow_start / furthest))
+    let usable = in_order(candidates);
+    let furthest = usable.iter().map(|c| c.slow_start).fold(0.0, f64::max);
+    let part = move |candidate: &Considered| candidate.slow_start / furthest;
+    usable
+        .into_iter()
+        .map(move |candidate| (candidate, part(candidate)))
+}
+
+/// The usable ones: the nearest, and as soon as a request has to leave it, the quickest of the rest.
+fn in_order(candidates: &[Considered]) -> Vec<&Considered> {
+    let nearest = candidates.iter().find(|c| c.runs()).map(|c| c.rank);
+    let mut usable: Vec<&Considered> = candidates
+        .iter()
+        .filter(|c| c.runs() && c.usable())
+        .collect();
+    usable.sort_by_key(|c| (Some(c.rank) != nearest, !c.trusted, c.predicted, c.rank));
+    usable
 }
 
 /// Why a usable one was chosen.

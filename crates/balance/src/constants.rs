@@ -54,6 +54,156 @@ pub const EJECTION_LONGEST: Duration = Duration::from_mins(5);
 /// A workload that took traffic this long since its last ejection is as good as new.
 pub const EJECTION_MEMORY: Duration = Duration::from_mins(1);
 
+/// How often a limit is learnt. Shorter windows say little of thin traffic, longer ones answer a
+/// surge too late.
+pub const LEARN_EVERY: Duration = Duration::from_secs(1);
+
+/// A window says nothing with fewer tries.
+pub const LEARN_FROM: u32 = 10;
+
+/// So many replies tell how long calm ones take, at the very beginning.
+pub const LEARN_FIRST: u32 = 30;
+
+/// Weight of news that a cluster can hold less, and that it can hold more: a limit that is too high
+/// costs everybody a queue, one that is too low costs a few requests a detour.
+pub const LEARN_BAD: f64 = 0.5;
+pub const LEARN_GOOD: f64 = 0.3;
+
+/// A limit grows at most by this factor per step, so that no step makes a cluster hot.
+pub const GROWTH: f64 = 1.1;
+
+/// Concurrency never exceeds this multiple of what was proven.
+pub const CONCURRENCY_UNPROVEN: f64 = 1.15;
+
+/// What is left per step of the proof: half of it is forgotten in six minutes. A night's thin
+/// traffic should not be taken for the capacity of the day, nor last week's capacity for today's.
+pub const PROVEN_KEPT: f64 = 0.998;
+
+/// What a cluster may hold, as a multiple of its concurrency: callers that know nothing of each
+/// other do not place requests perfectly, and workers must not be idle meanwhile.
+pub const CONCURRENCY_HEADROOM: f64 = 1.5;
+
+/// No limit is lower: below, chance decides more than load.
+pub const CONCURRENCY_FLOOR: f64 = 3.0;
+
+/// What a workload is assumed to hold until anything is known of any.
+pub const CONCURRENCY_ASSUMED: f64 = 8.0;
+
+/// What a new workload counts at least while its slow start goes on: limits are about what it can
+/// hold, and a cold one holds requests for longer.
+pub const WORKLOAD_FLOOR: f64 = 0.3;
+
+/// What guests keep per step of what they had in another cluster once it is pressed: they leave
+/// before those who live there have to.
+pub const GUESTS_KEPT: f64 = 0.9;
+
+/// How far a rate may rise above the smoothed one before it counts as a queue.
+pub const RATE_HEADROOM: f64 = 1.3;
+
+/// Latency at this multiple of the calm one means that requests queue; guests are more careful, as
+/// those who live there pay for their mistake with a detour.
+pub const PRESSED: f64 = 1.4;
+pub const GUESTS_PRESSED: f64 = 1.2;
+
+/// Latency at this multiple counts even where utilisation says that there is room.
+pub const PRESSED_ANYWAY: f64 = 2.5;
+
+/// The same of utilisation.
+pub const FULL: f64 = 0.97;
+pub const GUESTS_FULL: f64 = 0.8;
+
+/// Older utilisation says nothing of now.
+pub const UTILISATION_AGE: Duration = Duration::from_millis(250);
+
+/// Weight of the newest reply in the utilisation of a cluster, and in its latency: about the last
+/// ten count.
+pub const UTILISATION_WEIGHT: f64 = 0.1;
+pub const RECENT_WEIGHT: f64 = 0.1;
+
+/// Without any reply for this long (or four times the calm latency, if that is longer), what is in
+/// flight waits for something.
+pub const SILENCE: Duration = Duration::from_millis(100);
+
+/// Service times below this are not told apart from noise.
+pub const SERVICE_FLOOR: Duration = Duration::from_micros(500);
+
+/// A request that meets fewer others than this part of the concurrency does not queue; nor does one
+/// at a workload less utilised than that.
+pub const CALM: f64 = 0.6;
+pub const CALM_UTILISATION: f64 = 0.8;
+
+/// Calm replies until the calm latency is well known: before, each window counts for as many as it
+/// has.
+pub const BASE_FROM: u32 = 100;
+
+/// How long the limit is lowered to [`CALM`] to see latency without a queue; when at the earliest
+/// this is done again, twice as long each time, and at the latest.
+pub const ASK_FOR: Duration = Duration::from_millis(300);
+pub const ASK_AGAIN: Duration = Duration::from_secs(5);
+pub const ASK_LONGEST: Duration = Duration::from_mins(1);
+
+/// How long a queue at a workload may last before it counts as a standing one, and how long a request
+/// may wait in a burst; in a standing queue. A request may always wait for one that is served.
+pub const QUEUE_BURST: Duration = Duration::from_millis(100);
+pub const QUEUE_STANDING: Duration = Duration::from_millis(10);
+
+/// How long a request of high priority may wait, if its caller does.
+pub const QUEUE_HIGH: Duration = Duration::from_secs(1);
+
+/// What a limit is stretched by while requests wait and latency says that they need not: a workload
+/// with more workers than expected is found out in a second, not in ten.
+pub const STRETCH: f64 = 1.5;
+
+/// Bounds of how many may wait: enough for a burst at a small workload, and not too much memory.
+pub const QUEUE_SHORTEST: usize = 16;
+pub const QUEUE_LONGEST: usize = 1024;
+
+/// When a request that was turned away is asked to come again, at the earliest; twice that where
+/// the queue is a standing one.
+pub const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Utilisation that is told is smoothed over this time.
+pub const UTILISATION_OVER: Duration = Duration::from_millis(100);
+
+/// The most that is told as long as nothing says that the capacity is near: below [`GUESTS_FULL`].
+pub const ROOM_UTILISATION: f64 = 0.75;
+
+/// Points on a hash ring for a workload of the least weight, and for all: with 256, loads differ by
+/// about 6 % (one over the root).
+pub const RING_POINTS: u64 = 256;
+pub const RING_MOST: u64 = 65_536;
+
+/// Entries of a Maglev table, a prime: loads differ by about 1 % up to 160 workloads, in 32 KiB.
+pub const MAGLEV_SIZE: usize = 16_381;
+
+/// What counts when workloads are compared: about the last two seconds, judged four times a second,
+/// and nothing from fewer tries.
+pub const GREY_OVER: Duration = Duration::from_secs(2);
+pub const GREY_JUDGED: Duration = Duration::from_millis(250);
+pub const GREY_SAMPLES: f64 = 5.0;
+
+/// A workload fails too often if this many tries failed, and their share is above that of its
+/// siblings by so many standard deviations and by so much: with one error in a thousand everywhere,
+/// chance does that less than once an hour, and an ejection is short.
+pub const GREY_FAILURES: f64 = 2.5;
+pub const GREY_SIGMAS: f64 = 3.0;
+pub const GREY_SHARE: f64 = 0.02;
+
+/// It is too slow if it takes so many times as long as is typical of its siblings, and so much
+/// longer: below, choosing the faster of two is remedy enough.
+pub const GREY_TIMES: f64 = 3.0;
+pub const GREY_MARGIN: Duration = Duration::from_millis(50);
+
+/// The part of replies that a hedge is not for; how far one reply moves that mark, as a part of it;
+/// how many must be known; and what is not worth hedging.
+pub const HEDGE_SHARE: f64 = 0.95;
+pub const HEDGE_STEP: f64 = 0.02;
+pub const HEDGE_SAMPLES: usize = 100;
+pub const HEDGE_FLOOR: Duration = Duration::from_millis(1);
+
+/// Where more of the capacity is in use, a second try makes others slow.
+pub const HEDGE_UTILISATION: f64 = 0.6;
+
 /// Bodies up to this many bytes are kept, so that they can be sent again, and replies up to this
 /// length are held until complete while a retry is possible.
 pub const HELD_BYTES: u64 = 64 * 1024;

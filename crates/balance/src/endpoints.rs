@@ -2,18 +2,20 @@
 //!
 //! By default the better of two drawn at random, by estimated latency times requests in flight
 //! (peak EWMA, power of two choices): near the best choice, without a herd that follows the one best
-//! workload. A new workload starts with the mean estimate of the others, not with zero, and with a
+//! workload. Those that hash send the same key to the same workload. A new workload starts with the mean estimate of the others, not with zero, and with a
 //! weight that grows over the slow start.
 
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use isthmus_model::{Algorithm, OutlierSettings};
 
+use crate::affinity::Table;
 use crate::constants::FAILURE_LATENCY;
 use crate::draw;
 use crate::latency::PeakEwma;
 use crate::outcome::{Evidence, Outcome};
-use crate::outlier::{Ejection, Outlier, has_room};
+use crate::outlier::{Cause, Ejection, Outlier, Record, has_room};
 use crate::ramp::{self, Ramp};
 
 /// The workloads of one (service, port, subset) in one cluster. `K` names one: a handle, or a
@@ -24,6 +26,8 @@ pub struct Endpoints<K> {
     list: Vec<Endpoint<K>>,
     algorithm: Algorithm,
     outlier: OutlierSettings,
+    /// Whom a key prefers, by number among those that are present.
+    table: Table,
     /// Whom the last try went to: where round robin goes on.
     last: Option<K>,
 }
@@ -31,6 +35,8 @@ pub struct Endpoints<K> {
 #[derive(Debug, Clone)]
 struct Endpoint<K> {
     key: K,
+    /// At least 1.
+    weight: u32,
     in_flight: u32,
     latency: PeakEwma,
     outlier: Outlier,
@@ -67,46 +73,72 @@ pub struct WorkloadView<K> {
     pub in_flight: u32,
     /// `None`: never measured.
     pub latency: Option<Duration>,
-    /// Below 1.0 during the slow start.
+    /// Relative to the others; lower during the slow start.
     pub weight: f64,
     pub ejection: Option<Ejection>,
     /// A request that has failed nowhere yet could go there now.
     pub possible: bool,
 }
 
-impl<K: Ord + Clone> Endpoints<K> {
+impl<K: Ord + Clone + Hash> Endpoints<K> {
     pub fn new(algorithm: Algorithm, outlier: OutlierSettings) -> Self {
         Self {
             list: Vec::new(),
             algorithm,
             outlier,
+            table: Table::None,
             last: None,
         }
     }
 
     /// New settings; what was learnt is kept.
     pub fn configure(&mut self, algorithm: Algorithm, outlier: OutlierSettings) {
-        self.algorithm = algorithm;
         self.outlier = outlier;
+        if self.algorithm != algorithm {
+            self.algorithm = algorithm;
+            self.rebuild();
+        }
     }
 
     /// Replaces the set. Those that stay keep what was learnt about them. Those that join others
     /// start slowly; the first ones do not, since somebody has to take the traffic.
     pub fn set(&mut self, keys: impl IntoIterator<Item = K>, now: Instant) {
+        self.set_weighted(keys.into_iter().map(|key| (key, 1)), now);
+    }
+
+    /// [`Endpoints::set`] of workloads that take traffic in proportion to these weights; 0 counts
+    /// as 1, since who should take none is not in the set.
+    pub fn set_weighted(&mut self, keys: impl IntoIterator<Item = (K, u32)>, now: Instant) {
         let ramp = self.present().next().map(|_| Ramp { since: now });
         self.list.iter_mut().for_each(|e| e.leaving = true);
-        for key in keys {
-            match self.find(&key) {
-                Ok(index) => self.list[index].leaving = false,
-                Err(index) => self.list.insert(index, Endpoint::new(key, ramp)),
-            }
+        for (key, weight) in keys {
+            let index = self.find(&key).unwrap_or_else(|index| {
+                self.list.insert(index, Endpoint::new(key, ramp));
+                index
+            });
+            self.list[index].leaving = false;
+            self.list[index].weight = weight.max(1);
         }
         self.list.retain(|e| !e.leaving || e.in_flight > 0);
+        self.rebuild();
     }
 
     /// Chooses the workload of a try. `avoid`: where this request has failed. Changes nothing.
     /// `None` only if the set is empty.
     pub fn pick(&self, avoid: &[K], now: Instant, draw: u64) -> Option<Picked<'_, K>> {
+        self.pick_for(None, avoid, now, draw)
+    }
+
+    /// [`Endpoints::pick`] for a request with this key, see [`crate::hash_key`]: the algorithms that
+    /// hash send the same key to the same workload while that is there, not ejected, and the
+    /// request has not failed at it. Without a key they choose as peak EWMA does.
+    pub fn pick_for(
+        &self,
+        key: Option<u64>,
+        avoid: &[K],
+        now: Instant,
+        draw: u64,
+    ) -> Option<Picked<'_, K>> {
         let failed = |e: &Endpoint<K>| avoid.contains(&e.key);
         let ejected = |e: &Endpoint<K>| e.outlier.ejection(now).is_some();
         let fresh = |e: &Endpoint<K>| !failed(e) && !ejected(e);
@@ -118,7 +150,7 @@ impl<K: Ord + Clone> Endpoints<K> {
             (&|_| true, Some(WorkloadReason::AllEjected)),
         ];
         let (endpoint, alone, fallback) = tiers.into_iter().find_map(|(allowed, reason)| {
-            let (endpoint, alone) = self.pick_among(allowed, now, draw)?;
+            let (endpoint, alone) = self.pick_among(allowed, key, now, draw)?;
             Some((endpoint, alone, reason))
         })?;
         let reason = match fallback {
@@ -161,16 +193,34 @@ impl<K: Ord + Clone> Endpoints<K> {
         let evidence = outcome.evidence();
         endpoint.measure(outcome, latency, now);
         let leaving = endpoint.leaving;
-        let bad = endpoint.outlier.observe(evidence, &self.outlier, now);
+        let bad = endpoint
+            .outlier
+            .observe(evidence, latency, &self.outlier, now);
         if leaving {
             self.list.retain(|e| !e.leaving || e.in_flight > 0);
             return None;
         }
-        if !bad || !has_room(&self.outlier, present, out) {
+        let cause = bad.or_else(|| self.compare(index, now))?;
+        if !has_room(&self.outlier, present, out) {
             return None;
         }
-        endpoint.outlier.eject(&self.outlier, now);
-        endpoint.outlier.ejection(now)
+        let outlier = &mut self.list[index].outlier;
+        outlier.eject(cause, &self.outlier, now);
+        outlier.ejection(now)
+    }
+
+    /// What the workload at `index` does far worse than those that take traffic beside it.
+    fn compare(&mut self, index: usize, now: Instant) -> Option<Cause> {
+        if !self.list[index].outlier.is_due(&self.outlier, now) {
+            return None;
+        }
+        let others = self
+            .list
+            .iter()
+            .enumerate()
+            .filter(|(at, e)| *at != index && !e.leaving && e.outlier.ejection(now).is_none());
+        let siblings: Vec<Record> = others.map(|(_, e)| e.outlier.record(now)).collect();
+        self.list[index].outlier.judge(&siblings, now)
     }
 
     /// Is it out now?
@@ -231,16 +281,19 @@ impl<K: Ord + Clone> Endpoints<K> {
     fn pick_among(
         &self,
         allowed: Allowed<'_, K>,
+        key: Option<u64>,
         now: Instant,
         draw: u64,
     ) -> Option<(&Endpoint<K>, bool)> {
+        let owner = || self.owner(key?, allowed);
         let pool = || self.present().filter(|e| allowed(e));
         let count = pool().count();
-        let picked = match (count, self.algorithm) {
-            (0, _) => return None,
-            (1, _) => pool().next()?,
-            (_, Algorithm::RoundRobin) => self.next_in_turn(allowed, now, draw)?,
-            (_, Algorithm::PeakEwma | Algorithm::LeastRequest) => {
+        let picked = match (count, self.algorithm, owner()) {
+            (0, ..) => return None,
+            (1, ..) => pool().next()?,
+            (_, _, Some(owner)) => owner,
+            (_, Algorithm::RoundRobin, None) => self.next_in_turn(allowed, now, draw)?,
+            (_, _, None) => {
                 let first = draw::below(draw::mix(draw, 1), count);
                 let step = 1 + draw::below(draw::mix(draw, 2), count - 1);
                 let (a, b) = (pool().nth(first)?, pool().nth((first + step) % count)?);
@@ -250,6 +303,19 @@ impl<K: Ord + Clone> Endpoints<K> {
             }
         };
         Some((picked, count == 1))
+    }
+
+    /// The first allowed one that the key prefers.
+    fn owner(&self, key: u64, allowed: Allowed<'_, K>) -> Option<&Endpoint<K>> {
+        self.table
+            .preferred(key)
+            .filter_map(|number| self.present().nth(number))
+            .find(|endpoint| allowed(endpoint))
+    }
+
+    fn rebuild(&mut self) {
+        let named: Vec<(&K, u32)> = self.present().map(|e| (&e.key, e.weight)).collect();
+        self.table = Table::new(self.algorithm, &named);
     }
 
     /// The first allowed one after the last that got a try, by key. One in its slow start is passed
@@ -263,9 +329,10 @@ impl<K: Ord + Clone> Endpoints<K> {
         let passed = |e: &&Endpoint<K>| Some(&e.key) <= self.last.as_ref();
         let pool = || self.present().filter(|e| allowed(e));
         let ahead = || pool().filter(|e| !passed(e));
+        let most = pool().map(|e| f64::from(e.weight)).fold(1.0, f64::max);
         let turn = || (1..).zip(ahead().chain(pool().filter(passed)));
         turn()
-            .find(|(salt, e)| draw::unit(draw::mix(draw, *salt)) < e.weight(now))
+            .find(|(salt, e)| draw::unit(draw::mix(draw, *salt)) * most < e.weight(now))
             .or_else(|| turn().next())
             .map(|(_, endpoint)| endpoint)
     }
@@ -283,6 +350,7 @@ impl<K> Endpoint<K> {
     fn new(key: K, ramp: Option<Ramp>) -> Self {
         Self {
             key,
+            weight: 1,
             in_flight: 0,
             latency: PeakEwma::default(),
             outlier: Outlier::default(),
@@ -297,7 +365,7 @@ impl<K> Endpoint<K> {
         match outcome.evidence() {
             Evidence::Success => self.latency.observe(latency, now),
             Evidence::Failure => self.latency.observe(latency.max(FAILURE_LATENCY), now),
-            Evidence::Neutral if outcome == Outcome::Drained => {}
+            Evidence::Neutral if matches!(outcome, Outcome::Drained | Outcome::Shed) => {}
             Evidence::Neutral if self.latency.estimate(now).is_some_and(slower) => {
                 self.latency.observe(latency, now);
             }
@@ -305,14 +373,17 @@ impl<K> Endpoint<K> {
         }
     }
 
-    /// The share that slow start leaves it, after joining and after an ejection.
+    /// Its weight, and what slow start leaves it of that, after joining and after an ejection.
     fn weight(&self, now: Instant) -> f64 {
-        ramp::share(self.ramp, now).min(ramp::share(self.outlier.ramp(), now))
+        let left = ramp::share(self.ramp, now).min(ramp::share(self.outlier.ramp(), now));
+        f64::from(self.weight) * left
     }
 
     fn cost(&self, algorithm: Algorithm, neutral: f64, now: Instant) -> f64 {
         let latency = match algorithm {
-            Algorithm::PeakEwma => self.latency.estimate(now).unwrap_or(neutral),
+            Algorithm::PeakEwma | Algorithm::RingHash | Algorithm::Maglev => {
+                self.latency.estimate(now).unwrap_or(neutral)
+            }
             Algorithm::LeastRequest | Algorithm::RoundRobin => 1.0,
         };
         latency * (f64::from(self.in_flight) + 1.0) / self.weight(now)

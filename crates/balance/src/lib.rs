@@ -2,6 +2,8 @@
 //!
 //! - [`Valve`] chooses the cluster of each request: the nearest lawful one that is not hot.
 //! - [`Endpoints`] chooses the workload within it, and ejects those that keep failing.
+//! - [`Admission`] stands before a workload's program: what it takes now, what waits, what is shed.
+//! - [`Hedging`] says when a request is sent a second time before the first has failed.
 //! - [`Attempts`] judges how a try ended; [`Budget`] bounds what retries may add.
 //!
 //! All are machines: a request's life is `pick → begin/start → finish`, with `now` and a uniformly
@@ -11,6 +13,8 @@
 //! This crate never connects, sleeps, reads a clock or draws chance, and it never answers "nowhere"
 //! while a lawful cluster has a workload.
 
+mod admission;
+mod affinity;
 mod attempts;
 mod breaker;
 mod budget;
@@ -18,6 +22,7 @@ mod choice;
 pub mod constants;
 mod draw;
 mod endpoints;
+mod hedge;
 mod latency;
 mod limit;
 mod outcome;
@@ -25,11 +30,15 @@ mod outlier;
 mod ramp;
 mod valve;
 
+pub use admission::{
+    Admission, Admitted, Arrival, Importance, Served, Shed, ShedReason, Ticket, Turn,
+};
+pub use affinity::{hash_key, rendezvous};
 pub use attempts::{Attempts, Avoid, Committed, GiveUp, Verdict};
 pub use budget::{Budget, Inbound};
 pub use choice::{Barred, ClusterShare, Considered, Decision, Hot, Possible, Reason};
 pub use endpoints::{Endpoints, Picked, WorkloadReason, WorkloadView};
-pub use limit::Limit;
+pub use hedge::{Hedgeable, Hedging, NoHedge};
 pub use outcome::{Evidence, Outcome};
-pub use outlier::Ejection;
+pub use outlier::{Cause, Ejection};
 pub use valve::{ClusterTry, Valve};

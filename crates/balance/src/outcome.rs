@@ -9,6 +9,8 @@ pub enum Outcome {
     ConnectFailed,
     /// The far side said that no program saw the request.
     Refused { retry_unwanted: bool },
+    /// The far side had more to do than it can, and turned the request away before its program saw it.
+    Shed,
     /// The connection was closing and the request was beyond the last one it took (GOAWAY): no
     /// program saw it, and nobody is to blame.
     Drained,
@@ -42,7 +44,8 @@ impl Outcome {
             Self::ConnectFailed | Self::Refused { .. } | Self::Reset | Self::TimedOut => {
                 Evidence::Failure
             }
-            Self::Drained | Self::Cancelled => Evidence::Neutral,
+            // Who is busy is not broken: where to go next is the limits' business.
+            Self::Drained | Self::Shed | Self::Cancelled => Evidence::Neutral,
         }
     }
 }
@@ -76,6 +79,7 @@ mod tests {
             (Outcome::Reset, Evidence::Failure),
             (Outcome::TimedOut, Evidence::Failure),
             (Outcome::Drained, Evidence::Neutral),
+            (Outcome::Shed, Evidence::Neutral),
             (Outcome::Cancelled, Evidence::Neutral),
         ] {
             assert_eq!(outcome.evidence(), expect, "{outcome:?}");

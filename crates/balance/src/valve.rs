@@ -9,8 +9,8 @@ use isthmus_model::ClusterName;
 
 use crate::breaker::{Breaker, Change, Gate, Pass};
 use crate::choice::{ClusterShare, Considered, Decision, Hot};
-use crate::constants::{EVIDENCE, STALE_AFTER};
-use crate::limit::Limit;
+use crate::constants::{EVIDENCE, STALE_AFTER, WORKLOAD_FLOOR};
+use crate::limit::{Held, Load, Room, Siblings};
 use crate::outcome::{Evidence, Outcome};
 use crate::ramp::{self, Ramp};
 
@@ -24,7 +24,10 @@ pub struct Valve {
 struct ClusterState {
     breaker: Breaker,
     in_flight: u32,
-    limit: Limit,
+    load: Load,
+    crew: Crew,
+    rtt: Option<Duration>,
+    local: bool,
     /// Set while it gets back its share.
     ramp: Option<Ramp>,
     succeeded: Option<Instant>,
@@ -39,11 +42,26 @@ struct ClusterState {
 pub struct ClusterTry {
     cluster: ClusterName,
     pass: Pass,
+    held: Held,
+}
+
+/// The healthy workloads of a cluster: those that joined are counted in full only after the slow
+/// start.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Crew {
+    settled: u32,
+    joined: u32,
+    ramp: Option<Ramp>,
 }
 
 impl ClusterTry {
     pub fn cluster(&self) -> &ClusterName {
         &self.cluster
+    }
+
+    /// The way is found, and the request goes out now: what it took to find it is not latency.
+    pub fn sent(&mut self, now: Instant) {
+        self.held.sent(now);
     }
 }
 
@@ -55,6 +73,8 @@ impl Valve {
         for share in shares {
             let state = self.state(&share.cluster);
             let healthy = share.healthy > 0;
+            state.crew.change(share.healthy, now);
+            (state.rtt, state.local) = (share.rtt, share.local);
             if healthy && state.was_healthy == Some(false) {
                 state.ramp = Some(Ramp { since: now });
                 state.breaker.invite(now);
@@ -74,7 +94,9 @@ impl Valve {
         now: Instant,
         draw: u64,
     ) -> Decision {
-        let consider = |share| self.consider(share, avoid, now);
+        let known = self.clusters.values();
+        let siblings = Siblings::of(known.map(|state| (&state.load, state.room(now))));
+        let consider = |share| self.consider(share, avoid, siblings, now);
         Decision::among(shares.iter().map(consider).collect(), draw)
     }
 
@@ -82,23 +104,46 @@ impl Valve {
     pub fn begin(&mut self, cluster: &ClusterName, now: Instant) -> ClusterTry {
         let state = self.state(cluster);
         state.in_flight = state.in_flight.saturating_add(1);
+        let room = state.room(now);
         ClusterTry {
             cluster: cluster.clone(),
             pass: state.breaker.begin(now),
+            held: state.load.begin(room, now),
+        }
+    }
+
+    /// The first byte of the reply is here; `evidence`: what its status says. `utilisation`: the
+    /// share of its capacity that the workload said is in use, 0.0 to 1.0; what is outside is
+    /// clamped, NaN ignored.
+    pub fn replied(
+        &mut self,
+        replied: &mut ClusterTry,
+        evidence: Evidence,
+        utilisation: Option<f64>,
+        now: Instant,
+    ) {
+        let state = self.clusters.entry(replied.cluster.clone()).or_default();
+        let held = &mut replied.held;
+        state.load.told(utilisation, now);
+        match evidence {
+            Evidence::Success => state.load.replied(held, now),
+            Evidence::Failure => state.load.failed(held, now),
+            Evidence::Neutral => state.load.dropped(held, now),
         }
     }
 
     /// A try has ended.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "a try ends once: it is consumed"
-    )]
-    pub fn finish(&mut self, ended: ClusterTry, outcome: Outcome, now: Instant) {
+    pub fn finish(&mut self, mut ended: ClusterTry, outcome: Outcome, now: Instant) {
         let evidence = outcome.evidence();
         let state = self.state(&ended.cluster);
         state.in_flight = state.in_flight.saturating_sub(1);
-        if evidence == Evidence::Success {
-            state.succeeded = Some(now);
+        match evidence {
+            Evidence::Success => {
+                state.succeeded = Some(now);
+                state.load.replied(&mut ended.held, now);
+            }
+            Evidence::Failure => state.load.failed(&mut ended.held, now),
+            Evidence::Neutral => state.load.dropped(&mut ended.held, now),
         }
         if state.breaker.finish(&ended.pass, evidence, now) == Change::Closed {
             state.ramp = Some(Ramp { since: now });
@@ -115,9 +160,10 @@ impl Valve {
         }
     }
 
-    /// Where a learner puts what it found.
-    pub fn set_limit(&mut self, cluster: &ClusterName, limit: Limit) {
-        self.state(cluster).limit = limit;
+    /// How many requests each workload of `cluster` is assumed to hold at once until this is learnt;
+    /// without it, what was learnt of other clusters.
+    pub fn assume(&mut self, cluster: &ClusterName, concurrency: f64) {
+        self.state(cluster).load.assume(concurrency);
     }
 
     /// Requests on their way to `cluster`.
@@ -139,16 +185,25 @@ impl Valve {
         out && to.is_some_and(|to| to.share.cluster != *failed && to.hot.is_none())
     }
 
-    fn consider(&self, share: &ClusterShare, avoid: &[ClusterName], now: Instant) -> Considered {
+    fn consider(
+        &self,
+        share: &ClusterShare,
+        avoid: &[ClusterName],
+        siblings: Siblings,
+        now: Instant,
+    ) -> Considered {
         let unused = ClusterState::default();
         let state = self.clusters.get(&share.cluster).unwrap_or(&unused);
         let gate = state.breaker.gate(now);
-        let hot = heat(share, state, gate, !avoid.is_empty());
+        let room = state.room(now);
+        let hot = broken(share, gate, !avoid.is_empty())
+            .or_else(|| loaded(&state.load, room, siblings, now));
         Considered {
             // Known once all are compared.
             rank: 0,
             trusted: share.age < STALE_AFTER || state.succeeded_lately(now),
             in_flight: state.in_flight,
+            predicted: predicted(share, &state.load, siblings, now),
             hot,
             probe: gate == Gate::MayProbe && hot.is_none(),
             slow_start: ramp::share(state.ramp, now),
@@ -163,30 +218,96 @@ impl Valve {
 }
 
 impl ClusterState {
+    /// As it was when facts came last.
+    fn room(&self, now: Instant) -> Room {
+        let workloads = self.crew.size(now);
+        Room {
+            workloads: if workloads > 0.0 { workloads } else { 1.0 },
+            rtt: self
+                .rtt
+                .filter(|_| !self.local)
+                .unwrap_or_default()
+                .as_secs_f64(),
+            local: self.local,
+        }
+    }
+
     fn succeeded_lately(&self, now: Instant) -> bool {
         self.succeeded
             .is_some_and(|at| now.saturating_duration_since(at) <= EVIDENCE)
     }
 }
 
-/// The phases of the valve, the surest evidence first.
-fn heat(share: &ClusterShare, state: &ClusterState, gate: Gate, is_retry: bool) -> Option<Hot> {
+impl Crew {
+    /// New facts: `healthy` workloads. The first ones count in full, since there is nothing that
+    /// they could be compared with.
+    fn change(&mut self, healthy: u32, now: Instant) {
+        let before = self.settled + self.joined;
+        let over = self
+            .ramp
+            .is_some_and(|ramp| ramp::share(Some(ramp), now) >= 1.0);
+        if before == 0 || over || healthy <= self.settled {
+            self.settled = if before == 0 {
+                healthy
+            } else {
+                before.min(healthy)
+            };
+            self.joined = healthy - self.settled;
+            self.ramp = (self.joined > 0).then_some(Ramp { since: now });
+        } else {
+            self.joined = healthy - self.settled;
+            self.ramp = if healthy > before {
+                Some(Ramp { since: now })
+            } else {
+                self.ramp
+            };
+        }
+    }
+
+    /// New ones count [`WORKLOAD_FLOOR`] at first.
+    fn size(self, now: Instant) -> f64 {
+        let part = ramp::share(self.ramp, now).max(WORKLOAD_FLOOR);
+        f64::from(self.settled) + f64::from(self.joined) * part
+    }
+}
+
+/// Away from a cluster that is down, the surest evidence first.
+fn broken(share: &ClusterShare, gate: Gate, is_retry: bool) -> Option<Hot> {
     if share.healthy == 0 {
         return Some(Hot::NoHealthyWorkload);
     }
     match gate {
-        Gate::Open { remaining } => return Some(Hot::BreakerOpen { remaining }),
-        Gate::Probing => return Some(Hot::Probing),
-        Gate::MayProbe if !share.connected => return Some(Hot::Unreached),
+        Gate::Open { remaining } => Some(Hot::BreakerOpen { remaining }),
+        Gate::Probing => Some(Hot::Probing),
+        Gate::MayProbe if !share.connected => Some(Hot::Unreached),
         // A request that has failed once should go where it surely works.
-        Gate::MayProbe if is_retry => {
-            return Some(Hot::BreakerOpen {
-                remaining: Duration::ZERO,
-            });
-        }
-        Gate::MayProbe | Gate::Closed => {}
+        Gate::MayProbe if is_retry => Some(Hot::BreakerOpen {
+            remaining: Duration::ZERO,
+        }),
+        Gate::MayProbe | Gate::Closed => None,
     }
-    let in_flight = state.in_flight;
-    let limit = state.limit.exceeded_by(in_flight)?;
-    Some(Hot::OverLimit { in_flight, limit })
+}
+
+/// Away from a cluster that holds all that it can.
+fn loaded(load: &Load, room: Room, siblings: Siblings, now: Instant) -> Option<Hot> {
+    let limit = load.exceeded(room, siblings, now)?;
+    let waiting = load.waiting();
+    Some(match load.full(room, now) {
+        Some(utilisation) => Hot::Full { utilisation },
+        None => Hot::OverLimit { waiting, limit },
+    })
+}
+
+/// What was measured; else the way, and what such requests take in other clusters. The longest if
+/// the way is unknown.
+fn predicted(share: &ClusterShare, load: &Load, siblings: Siblings, now: Instant) -> Duration {
+    let rtt = if share.local {
+        Some(Duration::ZERO)
+    } else {
+        share.rtt
+    };
+    let guess = || Some(rtt?.as_secs_f64() + siblings.service);
+    let seconds = load.predicted(now).or_else(guess);
+    let length = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    length.unwrap_or(Duration::MAX)
 }

@@ -147,7 +147,28 @@ pub(crate) struct LoadBalancingSpec {
     /// How one of several workloads is chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) algorithm: Option<AlgorithmName>,
+    /// What `RingHash` and `Maglev` hash, exactly one: requests with the same go to the same workload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hash_on: Option<HashOnSpec>,
 }
+
+/// What of a request is hashed.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HashOnSpec {
+    /// The value of the header of this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) header: Option<String>,
+    /// The value of the cookie of this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cookie: Option<String>,
+    /// The client's address. Written `source: {}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<SourceSpec>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct SourceSpec {}
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 pub(crate) enum AlgorithmName {
@@ -155,6 +176,8 @@ pub(crate) enum AlgorithmName {
     PeakEwma,
     RoundRobin,
     LeastRequest,
+    RingHash,
+    Maglev,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -215,7 +238,8 @@ pub(crate) struct TimeoutSpec {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct OutlierSpec {
-    /// Failures in a row that eject a workload; 0 switches ejection off.
+    /// Failures in a row that eject a workload. One that fails far more often than its siblings, or
+    /// takes far longer, is ejected, too. 0 switches all ejection off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) consecutive_errors: Option<u32>,
     /// Length of the first ejection; each further one lasts that much longer. Above zero.

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use isthmus_model::{Algorithm, HealthProbe, Kind, LocalityOrder, RetryOn, TrafficSettings};
+use isthmus_model::{
+    Algorithm, HashOn, HealthProbe, Kind, LocalityOrder, RetryOn, TrafficSettings,
+};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
 
@@ -178,6 +180,7 @@ fn form<'a>(field: &'a Value, definitions: &'a Value) -> (String, Option<&'a Val
 fn default(path: &str) -> Option<String> {
     let TrafficSettings {
         algorithm,
+        hash_on,
         locality_order,
         retry,
         timeout,
@@ -189,6 +192,13 @@ fn default(path: &str) -> Option<String> {
             Algorithm::PeakEwma => "PeakEWMA".to_owned(),
             Algorithm::RoundRobin => "RoundRobin".to_owned(),
             Algorithm::LeastRequest => "LeastRequest".to_owned(),
+            Algorithm::RingHash => "RingHash".to_owned(),
+            Algorithm::Maglev => "Maglev".to_owned(),
+        },
+        "spec.loadBalancing.hashOn" => match hash_on {
+            HashOn::Header(name) => format!("header: {name}"),
+            HashOn::Cookie(name) => format!("cookie: {name}"),
+            HashOn::Source => "source: {}".to_owned(),
         },
         "spec.locality.order" => match locality_order {
             LocalityOrder::Nearest => "Nearest".to_owned(),
@@ -264,6 +274,7 @@ mod tests {
             .filter(|line| line.starts_with("| `spec.") && line.contains("| `"));
         for field in [
             "algorithm",
+            "hashOn",
             "order",
             "attempts",
             "budgetPercent",

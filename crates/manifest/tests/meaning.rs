@@ -6,7 +6,7 @@ use isthmus_manifest::{
     Object, ServerMetadata, cluster_object, parse_files, parse_object, workload_object,
 };
 use isthmus_model::{
-    AccountName, Algorithm, AppProtocol, Cluster, Handle, Health, HealthCheck, HealthProbe,
+    AccountName, Algorithm, AppProtocol, Cluster, Handle, HashOn, Health, HealthCheck, HealthProbe,
     LocalityOrder, Namespace, ObjectName, Origin, PathMatch, Percent, Resource, RetryOn,
     ServiceName, Target, TrafficPolicy, Workload,
 };
@@ -35,6 +35,7 @@ fn nothing() -> TrafficPolicy {
         name: ObjectName::new("p").expect("a name"),
         targets: vec![Target::Mesh],
         algorithm: None,
+        hash_on: None,
         locality_order: None,
         retry_attempts: None,
         retry_budget: None,
@@ -52,7 +53,7 @@ fn nothing() -> TrafficPolicy {
 #[test]
 fn each_field_of_a_policy_sets_that_and_nothing_else() {
     type Set = fn(&mut TrafficPolicy);
-    let cases: [(&str, Set); 17] = [
+    let cases: [(&str, Set); 22] = [
         ("retry:", |_| {}),
         ("loadBalancing: {algorithm: PeakEWMA}", |p| {
             p.algorithm = Some(Algorithm::PeakEwma);
@@ -62,6 +63,21 @@ fn each_field_of_a_policy_sets_that_and_nothing_else() {
         }),
         ("loadBalancing: {algorithm: LeastRequest}", |p| {
             p.algorithm = Some(Algorithm::LeastRequest);
+        }),
+        ("loadBalancing: {algorithm: RingHash}", |p| {
+            p.algorithm = Some(Algorithm::RingHash);
+        }),
+        ("loadBalancing: {algorithm: Maglev}", |p| {
+            p.algorithm = Some(Algorithm::Maglev);
+        }),
+        ("loadBalancing: {hashOn: {header: X-User}}", |p| {
+            p.hash_on = "x-user".parse().map(HashOn::Header).ok();
+        }),
+        ("loadBalancing: {hashOn: {cookie: Session}}", |p| {
+            p.hash_on = "Session".parse().map(HashOn::Cookie).ok();
+        }),
+        ("loadBalancing: {hashOn: {source: {}}}", |p| {
+            p.hash_on = Some(HashOn::Source);
         }),
         ("locality: {order: Nearest}", |p| {
             p.locality_order = Some(LocalityOrder::Nearest);

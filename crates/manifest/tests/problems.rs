@@ -441,7 +441,7 @@ fn policies() {
             "f:10:13: spec.targetRefs[4].group: kind Namespace is not in group `core`; write \
              `group: \"\"`",
             "f:11:30: spec.loadBalancing.algorithm: `PeakEwma` is none of PeakEWMA, RoundRobin, \
-             LeastRequest; did you mean `PeakEWMA`?",
+             LeastRequest, RingHash, Maglev; did you mean `PeakEWMA`?",
             "f:12:21: spec.locality.order: `Local` is none of Nearest, LocalOnly; did you mean \
              `LocalOnly`?",
             "f:13:21: spec.retry.attempts: 11 attempts are too many: 10 is the most",
@@ -460,6 +460,40 @@ fn policies() {
             "f:16:27: spec.healthCheck.interval: `1ms` is too short: 100ms is the least",
         ],
     );
+}
+
+#[test]
+fn what_is_hashed() {
+    for (written, expect) in [
+        (
+            "{}",
+            "f:6:19: spec.loadBalancing.hashOn: a request is hashed on exactly one thing; write \
+             `header: x-user`, `cookie: session` or `source: {}`",
+        ),
+        (
+            "{header: a, cookie: b}",
+            "f:6:19: spec.loadBalancing.hashOn: a request is hashed on exactly one thing; write \
+             `header: x-user`, `cookie: session` or `source: {}`",
+        ),
+        (
+            "{header: a b}",
+            "f:6:36: spec.loadBalancing.hashOn.header: `a b` is not a header name: ' ' is not \
+             allowed, only lower-case token characters (RFC 9110)",
+        ),
+        (
+            "{cookie: a=b}",
+            "f:6:36: spec.loadBalancing.hashOn.cookie: `a=b` is not a cookie name: '=' is not \
+             allowed, only token characters (RFC 9110)",
+        ),
+    ] {
+        let spec = format!(
+            "  targetRefs: [{{kind: Mesh, name: m}}]\n  loadBalancing: {{hashOn: {written}}}\n"
+        );
+        check(
+            &own("TrafficPolicy", "name: p, namespace: shop", &spec),
+            &[expect],
+        );
+    }
 }
 
 #[test]

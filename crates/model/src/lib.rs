@@ -19,12 +19,12 @@ mod workload;
 pub use cluster::{Cluster, Gateway, Link, Mesh, Reach};
 pub use identity::{ClusterIdentity, Identity, SpiffeError, SpiffeId};
 pub use name::{
-    AccountName, ClusterName, HeaderName, LabelKey, MeshName, NameError, Namespace, ObjectName,
-    PortName, RegionName, ServiceLabel, TrustDomain,
+    AccountName, ClusterName, CookieName, HeaderName, LabelKey, MeshName, NameError, Namespace,
+    ObjectName, PortName, RegionName, ServiceLabel, TrustDomain,
 };
 pub use policy::{
-    Algorithm, HealthCheck, HealthProbe, LocalityOrder, OutlierSettings, Percent, PercentError,
-    RetryOn, RetrySettings, Target, TimeoutSettings, TrafficPolicy, TrafficSettings,
+    Algorithm, HashOn, HealthCheck, HealthProbe, LocalityOrder, OutlierSettings, Percent,
+    PercentError, RetryOn, RetrySettings, Target, TimeoutSettings, TrafficPolicy, TrafficSettings,
 };
 pub use resource::{Generation, Kind, Origin, Position, Resource, ResourceKey, UnknownKind};
 pub use route::{Backend, HeaderMatch, Method, PathMatch, Route, RouteMatch, RouteRule};

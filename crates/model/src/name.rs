@@ -77,6 +77,17 @@ fn check_header(text: &str) -> Result<(), NameError> {
     }
 }
 
+/// Cookie name (RFC 6265 section 4.1.1: a token; letter case counts).
+fn check_cookie(text: &str) -> Result<(), NameError> {
+    match check_header(&text.to_ascii_lowercase()) {
+        Err(NameError::Character { found, .. }) => Err(NameError::Character {
+            found,
+            allowed: "token characters (RFC 9110)",
+        }),
+        other => other,
+    }
+}
+
 /// Kubernetes label key: `[prefix/]name`, the name at most 63 of `[A-Za-z0-9._-]`.
 fn check_label_key(text: &str) -> Result<(), NameError> {
     let name = match text.split_once('/') {
@@ -196,6 +207,10 @@ name! {
     HeaderName, check_header
 }
 name! {
+    /// Name of a cookie: a token (RFC 6265 section 4.1.1), letter case counts.
+    CookieName, check_cookie
+}
+name! {
     /// Key of a label.
     LabelKey, check_label_key
 }
@@ -230,6 +245,9 @@ mod tests {
         assert!(ObjectName::new("a..b").is_err());
         assert!(HeaderName::new("x-user").is_ok());
         assert!(HeaderName::new("X-User").is_err());
+        assert!(CookieName::new("X-User").is_ok());
+        assert!(CookieName::new("a=b").is_err());
+        assert!(CookieName::new("").is_err());
         assert!(LabelKey::new("app.kubernetes.io/version").is_ok());
         assert!(LabelKey::new("version").is_ok());
         assert!(LabelKey::new("a/b/c").is_err());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Namespace, ObjectName, ServiceName};
+use crate::{CookieName, HeaderName, Namespace, ObjectName, ServiceName};
 
 /// A whole percentage, 0 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +51,7 @@ pub struct TrafficPolicy {
     pub name: ObjectName,
     pub targets: Vec<Target>,
     pub algorithm: Option<Algorithm>,
+    pub hash_on: Option<HashOn>,
     pub locality_order: Option<LocalityOrder>,
     pub retry_attempts: Option<u32>,
     pub retry_budget: Option<Percent>,
@@ -68,6 +69,8 @@ pub struct TrafficPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrafficSettings {
     pub algorithm: Algorithm,
+    /// For the algorithms that hash.
+    pub hash_on: HashOn,
     pub locality_order: LocalityOrder,
     pub retry: RetrySettings,
     pub timeout: TimeoutSettings,
@@ -82,6 +85,21 @@ pub enum Algorithm {
     PeakEwma,
     RoundRobin,
     LeastRequest,
+    /// The same key, the same workload: points on a ring. Leaving moves only the keys of who leaves.
+    RingHash,
+    /// The same by a table, more even: leaving moves a few other keys, too.
+    Maglev,
+}
+
+/// What of a request is the key of `RingHash` and `Maglev`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HashOn {
+    /// The value of this header.
+    Header(HeaderName),
+    /// The value of the cookie of this name.
+    Cookie(CookieName),
+    /// Who asks: the client's address.
+    Source,
 }
 
 /// Which clusters are tried first.
@@ -126,7 +144,7 @@ pub struct TimeoutSettings {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutlierSettings {
-    /// Failures in a row that eject a workload; 0 switches ejection off.
+    /// Failures in a row that eject a workload; 0 switches ejection off, of whatever cause.
     pub consecutive_errors: u32,
     /// Length of the first ejection; each further one lasts that much longer.
     pub base_ejection: Duration,
@@ -154,6 +172,7 @@ impl Default for TrafficSettings {
     fn default() -> Self {
         Self {
             algorithm: Algorithm::PeakEwma,
+            hash_on: HashOn::Source,
             locality_order: LocalityOrder::Nearest,
             retry: RetrySettings {
                 attempts: 2,

@@ -264,10 +264,11 @@ impl Destination {
     }
 
     /// Chooses among the workloads of `cluster` that are known: healthy ones of the own cluster,
-    /// those with a tunnel elsewhere.
+    /// those with a tunnel elsewhere. `key`: for the algorithms that hash, see [`isthmus_balance::hash_key`].
     pub(crate) fn pick_workload(
         &self,
         cluster: &ClusterName,
+        key: Option<u64>,
         avoid: &[Handle],
         now: Instant,
         draw: u64,
@@ -276,7 +277,7 @@ impl Destination {
         let group = state.groups.get(cluster)?;
         group
             .endpoints
-            .pick(avoid, now, draw)
+            .pick_for(key, avoid, now, draw)
             .map(|picked| picked.key.clone())
     }
 
@@ -432,11 +433,21 @@ impl Try {
         self.handle = Some(handle.clone());
         // What it took to find a way there is none of the workload's latency.
         self.began = Instant::now();
+        if let Some(cluster) = &mut self.cluster {
+            cluster.sent(self.began);
+        }
     }
 
-    /// The first byte of the reply is here: what counts as latency.
-    pub(crate) fn replied(&mut self, now: Instant) {
+    /// The first byte of the reply is here: what counts as latency. `outcome`: what its head says.
+    /// `utilisation`: how much of its capacity the workload said is in use, 0.0 to 1.0.
+    pub(crate) fn replied(&mut self, outcome: Outcome, utilisation: Option<f64>, now: Instant) {
         self.replied = Some(now);
+        if let Some(cluster) = &mut self.cluster {
+            let mut state = self.destination.state.borrow_mut();
+            state
+                .valve
+                .replied(cluster, outcome.evidence(), utilisation, now);
+        }
     }
 
     pub(crate) fn finish(mut self, outcome: Outcome) {

@@ -16,6 +16,7 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::config::Config;
 use crate::destination::Destinations;
+use crate::inbound::Gates;
 use crate::intake::Intake;
 use crate::journey::Recorder;
 use crate::program::Program;
@@ -80,6 +81,7 @@ pub(crate) struct Worker {
     pub(crate) sessions: Rc<Sessions>,
     pub(crate) destinations: Destinations,
     pub(crate) program: Program,
+    pub(crate) gates: Gates,
     chance: RefCell<RealChance>,
 }
 
@@ -91,6 +93,7 @@ impl Worker {
         let reach = Reach::new(me, metrics, Rc::clone(&sessions));
         Rc::new(Self {
             program: Program::of(&common.config),
+            gates: Gates::default(),
             recorder,
             reach,
             sessions,

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use isthmus_model::{
-    Algorithm, HealthCheck, LocalityOrder, Namespace, ObjectName, OutlierSettings, Percent,
+    Algorithm, HashOn, HealthCheck, LocalityOrder, Namespace, ObjectName, OutlierSettings, Percent,
     RetryOn, RetrySettings, ServiceName, Target, TimeoutSettings, TrafficPolicy, TrafficSettings,
 };
 
@@ -26,6 +26,7 @@ pub struct Setting {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     Algorithm(Algorithm),
+    HashOn(HashOn),
     LocalityOrder(LocalityOrder),
     Count(u32),
     Percent(Percent),
@@ -91,6 +92,11 @@ fn merge(
             "loadBalancing.algorithm",
             |p| p.algorithm,
             default.algorithm,
+        ),
+        hash_on: merge.take(
+            "loadBalancing.hashOn",
+            |p| p.hash_on.clone(),
+            default.hash_on,
         ),
         locality_order: merge.take(
             "locality.order",
@@ -226,6 +232,12 @@ impl From<Algorithm> for Value {
     }
 }
 
+impl From<HashOn> for Value {
+    fn from(value: HashOn) -> Self {
+        Self::HashOn(value)
+    }
+}
+
 impl From<LocalityOrder> for Value {
     fn from(value: LocalityOrder) -> Self {
         Self::LocalityOrder(value)
@@ -274,6 +286,7 @@ mod tests {
             name: ObjectName::new(name).unwrap(),
             targets: targets.to_vec(),
             algorithm: None,
+            hash_on: None,
             locality_order: None,
             retry_attempts: None,
             retry_budget: None,
@@ -381,6 +394,7 @@ mod tests {
         let mut all = policy("shop/all", &[Target::Mesh]);
         let expect = TrafficSettings {
             algorithm: Algorithm::RoundRobin,
+            hash_on: HashOn::Cookie("cart".parse().unwrap()),
             locality_order: LocalityOrder::LocalOnly,
             retry: RetrySettings {
                 attempts: 9,
@@ -406,6 +420,7 @@ mod tests {
             },
         };
         all.algorithm = Some(expect.algorithm);
+        all.hash_on = Some(expect.hash_on.clone());
         all.locality_order = Some(expect.locality_order);
         all.retry_attempts = Some(expect.retry.attempts);
         all.retry_budget = Some(expect.retry.budget);
@@ -420,7 +435,7 @@ mod tests {
         let cart = ServiceName::new("shop", "cart").unwrap();
         let (settings, given) = explain(&[&all], &cart, None);
         assert_eq!(settings, expect);
-        assert_eq!(given.len(), 12);
+        assert_eq!(given.len(), 13);
         assert!(given.iter().all(|setting| setting.policy.is_some()));
     }
 }

@@ -86,9 +86,9 @@ impl Body {
 #[cfg(test)]
 mod tests {
     use isthmus_model::{
-        Algorithm, AppProtocol, Backend, Handle, HeaderMatch, Health, HealthCheck, HealthProbe,
-        Identity, LocalityOrder, Method, PathMatch, Percent, RetryOn, RouteMatch, RouteRule,
-        ServiceName, ServicePort, Subset, Target,
+        Algorithm, AppProtocol, Backend, Handle, HashOn, HeaderMatch, Health, HealthCheck,
+        HealthProbe, Identity, LocalityOrder, Method, PathMatch, Percent, RetryOn, RouteMatch,
+        RouteRule, ServiceName, ServicePort, Subset, Target,
     };
     use proptest::prelude::*;
 
@@ -177,7 +177,8 @@ mod tests {
                 namespace,
                 name: "all".parse().unwrap(),
                 targets,
-                algorithm: Some(Algorithm::LeastRequest),
+                algorithm: Some(Algorithm::Maglev),
+                hash_on: Some(HashOn::Cookie("Cart".parse().unwrap())),
                 locality_order: Some(LocalityOrder::LocalOnly),
                 retry_attempts: Some(0),
                 retry_budget: Some(Percent::new(7).unwrap()),

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::constants::{BREAKER_OPEN, EVIDENCE, SLOW_START, SLOW_START_FLOOR, STALE_AFTER};
-use crate::limit::Limit;
 use crate::outcome::Outcome;
 use crate::valve::Valve;
 use proptest::prelude::*;
@@ -54,12 +53,13 @@ fn fail(valve: &mut Valve, cluster: &str, times: u32, now: Instant) {
 
 fn succeed(valve: &mut Valve, cluster: &str, now: Instant) {
     let begun = valve.begin(&name(cluster), now);
-    let outcome = Outcome::Replied {
-        status: 200,
-        retry_unwanted: false,
-    };
-    valve.finish(begun, outcome, now);
+    valve.finish(begun, OK, now);
 }
+
+const OK: Outcome = Outcome::Replied {
+    status: 200,
+    retry_unwanted: false,
+};
 
 /// The chosen cluster and the reason's code: `west nearest`.
 fn show(decision: &Decision) -> String {
@@ -158,29 +158,91 @@ fn age_lowers_trust_in_remote_clusters_and_removes_none() {
 }
 
 #[test]
-fn a_learnt_limit_spills_to_the_next_and_only_while_it_is_exceeded() {
-    let (mut valve, now) = (Valve::default(), Instant::now());
+fn what_waits_above_the_limit_spills_while_it_is_pressed() {
+    let (mut valve, start) = (Valve::default(), Instant::now());
     let text = "us 2/2 here, eu 3/3 140ms";
-    let pick = |valve: &Valve| valve.pick_cluster(&shares(text), &[], now, 0);
-    let mut begun: Vec<_> = (0..1000).map(|_| valve.begin(&name("us"), now)).collect();
-    assert_eq!(show(&pick(&valve)), "us nearest", "nothing is learnt");
-    valve.set_limit(&name("us"), Limit::InFlight(1000));
-    assert_eq!(show(&pick(&valve)), "us nearest");
-    begun.push(valve.begin(&name("us"), now));
+    valve.observe(&shares(text), start);
+    // One and a half times the two that each workload is assumed to hold.
+    valve.assume(&name("us"), 2.0);
+    valve.assume(&name("eu"), 2.0);
+    let pick = |valve: &Valve, now| valve.pick_cluster(&shares(text), &[], now, 0);
+    let mut begun: Vec<_> = (0..7).map(|_| valve.begin(&name("us"), start)).collect();
+    assert_eq!(show(&pick(&valve, start)), "us nearest", "not silent yet");
+    let silent = start + Duration::from_secs(1);
     let hot = Hot::OverLimit {
-        in_flight: 1001,
-        limit: 1000,
+        waiting: 7,
+        limit: 6,
     };
-    assert_eq!(pick(&valve).reason(), Reason::NearestIsHot(hot));
-    assert_eq!(show(&pick(&valve)), "eu nearest-is-hot");
+    assert_eq!(pick(&valve, silent).reason(), Reason::NearestIsHot(hot));
+    assert_eq!(show(&pick(&valve, silent)), "eu nearest-is-hot");
     // If both are over, it stays where it is.
-    valve.set_limit(&name("eu"), Limit::InFlight(0));
-    let there = valve.begin(&name("eu"), now);
-    assert_eq!(show(&pick(&valve)), "us all-hot");
-    valve.finish(there, Outcome::Cancelled, now);
-    valve.finish(begun.pop().unwrap(), Outcome::Cancelled, now);
-    assert_eq!(show(&pick(&valve)), "us nearest");
-    assert_eq!(valve.in_flight(&name("us")), 1000);
+    let there: Vec<_> = (0..10).map(|_| valve.begin(&name("eu"), start)).collect();
+    assert_eq!(show(&pick(&valve, silent)), "us all-hot");
+    for try_ in there {
+        valve.finish(try_, Outcome::Cancelled, silent);
+    }
+    valve.finish(begun.pop().unwrap(), Outcome::Cancelled, silent);
+    assert_eq!(show(&pick(&valve, silent)), "us nearest");
+    assert_eq!(valve.in_flight(&name("us")), 6);
+}
+
+#[test]
+fn who_leaves_the_nearest_goes_where_it_is_quickest() {
+    let (mut valve, start) = (Valve::default(), Instant::now());
+    let text = "us 2/2 here, eu 3/3 40ms, ap 1/1 60ms";
+    let mut served = |cluster: &str, took: u64| {
+        for _ in 0..20 {
+            let begun = valve.begin(&name(cluster), start);
+            valve.finish(begun, OK, start + Duration::from_millis(took));
+        }
+        // The window is over, and what was in it is learnt.
+        let next = valve.begin(&name(cluster), start + Duration::from_secs(2));
+        valve.finish(next, Outcome::Cancelled, start + Duration::from_secs(2));
+    };
+    served("eu", 140);
+    served("ap", 70);
+    let soon = start + Duration::from_secs(2);
+    assert_eq!(
+        show(&valve.pick_cluster(&shares(text), &[], soon, 0)),
+        "us nearest"
+    );
+    fail(&mut valve, "us", 5, soon);
+    let left = valve.pick_cluster(&shares(text), &[], soon, 0);
+    assert_eq!(show(&left), "ap nearest-is-hot");
+    assert_eq!(left.candidates()[1].share.cluster, name("eu"));
+}
+
+#[test]
+fn a_new_workload_counts_for_less_than_one_that_is_known() {
+    let (mut valve, start) = (Valve::default(), Instant::now());
+    let limit = |valve: &mut Valve, text: &str, at: Instant| {
+        let begun: Vec<_> = (0..99).map(|_| valve.begin(&name("us"), at)).collect();
+        let late = at + Duration::from_secs(1);
+        let decision = valve.pick_cluster(&shares(text), &[], late, 0);
+        for try_ in begun {
+            valve.finish(try_, Outcome::Cancelled, late);
+        }
+        match decision.reason() {
+            Reason::NearestIsHot(Hot::OverLimit { limit, .. }) => limit,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (two, three, one) = (
+        "us 2/2 here, eu 3/3 40ms",
+        "us 3/3 here, eu 3/3 40ms",
+        "us 1/1 here, eu 3/3 40ms",
+    );
+    valve.assume(&name("us"), 20.0);
+    valve.observe(&shares(two), start);
+    assert_eq!(limit(&mut valve, two, start), 60);
+    valve.observe(&shares(three), start);
+    // 1.5 x 20 x (2 + 0.3).
+    let new = limit(&mut valve, three, start);
+    assert_eq!(new, 69);
+    let settled = limit(&mut valve, three, start + SLOW_START);
+    assert_eq!(settled, 90);
+    valve.observe(&shares(one), start + SLOW_START);
+    assert_eq!(limit(&mut valve, one, start + SLOW_START), 30);
 }
 
 #[test]

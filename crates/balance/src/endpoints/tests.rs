@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::constants::{EJECTION_LONGEST, EJECTION_MEMORY, SLOW_START};
+use crate::hash_key;
 use isthmus_model::Percent;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -163,7 +164,7 @@ fn five_errors_in_a_row_eject_for_a_while() {
     table.start(&0);
     let ejection = table.finish(&0, Outcome::Reset, MS, start).unwrap();
     let expect = Ejection {
-        errors: 5,
+        cause: Cause::Failures(5),
         count: 1,
         remaining: Duration::from_secs(5),
     };
@@ -335,4 +336,127 @@ proptest! {
             }
         }
     }
+}
+
+/// Whom 1,000 keys go to.
+fn owners(endpoints: &Endpoints<u32>, avoid: &[u32], now: Instant) -> Vec<u32> {
+    let owner = |key: u64| {
+        let picked = endpoints.pick_for(Some(hash_key(&key.to_string())), avoid, now, key);
+        *picked.unwrap().key
+    };
+    (0..1000).map(owner).collect()
+}
+
+#[test]
+fn the_same_key_goes_to_the_same_workload_while_that_can_be_used() {
+    let now = Instant::now();
+    for algorithm in [Algorithm::RingHash, Algorithm::Maglev] {
+        let mut endpoints = Endpoints::new(algorithm, outlier(5, 50));
+        endpoints.set(0..5, now);
+        let before = owners(&endpoints, &[], now);
+        // Whatever is in flight, and whatever is drawn.
+        (0..50).for_each(|_| endpoints.start(&before[0]));
+        assert_eq!(owners(&endpoints, &[], now), before);
+        // A request that has failed there goes elsewhere, and all others stay.
+        let failed = owners(&endpoints, &[3], now);
+        let kept = |after: &[u32]| before.iter().zip(after).all(|(b, a)| *b == 3 || b == a);
+        assert!(kept(&failed) && !failed.contains(&3), "{algorithm:?}");
+        // So do the keys of one that is ejected.
+        for _ in 0..5 {
+            endpoints.start(&3);
+            endpoints.finish(&3, Outcome::Reset, Duration::from_millis(1), now);
+        }
+        assert!(endpoints.is_ejected(&3, now));
+        let ejected = owners(&endpoints, &[], now);
+        assert!(kept(&ejected) && !ejected.contains(&3), "{algorithm:?}");
+        // Switching it off and on again leads to the same.
+        endpoints.configure(Algorithm::PeakEwma, outlier(5, 50));
+        assert_ne!(owners(&endpoints, &[], now), ejected);
+        endpoints.configure(algorithm, outlier(5, 50));
+        assert_eq!(owners(&endpoints, &[], now), ejected);
+    }
+}
+
+#[test]
+fn traffic_is_in_proportion_to_weights() {
+    let now = Instant::now();
+    for algorithm in [
+        Algorithm::PeakEwma,
+        Algorithm::LeastRequest,
+        Algorithm::RoundRobin,
+        Algorithm::RingHash,
+        Algorithm::Maglev,
+    ] {
+        let mut endpoints = Endpoints::new(algorithm, outlier(5, 50));
+        endpoints.set_weighted([(1, 1), (2, 3)], now);
+        let mut running = std::collections::VecDeque::new();
+        let mut heavy = 0;
+        for draw in 0..4000u64 {
+            let key = hash_key(&draw.to_string());
+            let picked = *endpoints.pick_for(Some(key), &[], now, key).unwrap().key;
+            heavy += u32::from(picked == 2);
+            endpoints.start(&picked);
+            running.push_back(picked);
+            // As many as can be told apart are in flight.
+            if running.len() > 40 {
+                let ended = running.pop_front().unwrap();
+                endpoints.finish(&ended, Outcome::Cancelled, Duration::ZERO, now);
+            }
+        }
+        assert!((2700..=3300).contains(&heavy), "{algorithm:?}: {heavy}");
+    }
+}
+
+/// Four workloads that are tried in turn for three seconds; `bad` says how a try at one of them ends.
+fn compared(
+    settings: OutlierSettings,
+    bad: impl Fn(u32, u32) -> (Outcome, Duration),
+) -> Vec<Cause> {
+    let now = Instant::now();
+    let mut table = Endpoints::new(Algorithm::RoundRobin, settings);
+    table.set(0..4, now);
+    let mut causes = vec![];
+    for round in 0..150 {
+        for key in 0..4 {
+            table.start(&key);
+            let (outcome, took) = bad(key, round);
+            let ejected = table.finish(&key, outcome, took, now + 20 * MS * round);
+            causes.extend(ejected.map(|ejection| ejection.cause));
+        }
+    }
+    causes
+}
+
+#[test]
+fn a_workload_is_ejected_for_what_its_siblings_do_not_do() {
+    let reset = (Outcome::Reset, 10 * MS);
+    let well = (OK, 10 * MS);
+    let every = |n: u32| move |key: u32, round: u32| key == 2 && round.is_multiple_of(n);
+    let fails = |hit: bool| if hit { reset } else { well };
+    let one_in_ten = |key, round| fails(every(10)(key, round));
+    assert_eq!(compared(outlier(5, 50), one_in_ten), [Cause::SuccessRate]);
+    // Switched off, and not allowed.
+    assert_eq!(compared(outlier(0, 50), one_in_ten), []);
+    assert_eq!(compared(outlier(5, 0), one_in_ten), []);
+    // Two errors can be chance.
+    assert_eq!(
+        compared(outlier(5, 50), |key, round| fails(every(75)(key, round))),
+        []
+    );
+    // All are alike.
+    assert_eq!(
+        compared(outlier(5, 50), |_, round| fails(round.is_multiple_of(10))),
+        []
+    );
+    assert_eq!(compared(outlier(5, 50), |_, _| (OK, 900 * MS)), []);
+    let slow = |by| move |key, _| if key == 2 { (OK, by) } else { well };
+    assert_eq!(compared(outlier(5, 50), slow(500 * MS)), [Cause::Latency]);
+    // Too little to matter.
+    assert_eq!(compared(outlier(5, 50), slow(55 * MS)), []);
+    // Never more than half of them, however many are bad.
+    let most = |key, _| if key == 2 { well } else { reset };
+    assert_eq!(
+        compared(outlier(5, 50), most),
+        [Cause::Failures(5), Cause::Failures(5)]
+    );
 }

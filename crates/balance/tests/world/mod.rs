@@ -138,7 +138,7 @@ impl World {
             };
             (name(cluster), place)
         };
-        Self {
+        let mut world = Self {
             valve: Valve::default(),
             origin,
             now: Duration::ZERO,
@@ -152,7 +152,10 @@ impl World {
             running: BTreeMap::new(),
             programs: BTreeMap::new(),
             requests: Vec::new(),
-        }
+        };
+        let shares = world.shares();
+        world.valve.observe(&shares, origin);
+        world
     }
 
     /// An open loop of `rate` requests/s for some seconds; every tenth is a POST.
@@ -381,6 +384,12 @@ impl World {
 
     fn decide(&mut self, avoid: &[ClusterName]) -> Decision {
         let draw = self.draw();
+        let shares = self.shares();
+        self.valve
+            .pick_cluster(&shares, avoid, self.instant(), draw)
+    }
+
+    fn shares(&self) -> Vec<ClusterShare> {
         let share = |(cluster, place): (&ClusterName, &Place)| ClusterShare {
             cluster: cluster.clone(),
             local: cluster.as_str() == "us",
@@ -391,9 +400,7 @@ impl World {
             connected: true,
             barred: None,
         };
-        let shares: Vec<ClusterShare> = self.places.iter().map(share).collect();
-        self.valve
-            .pick_cluster(&shares, avoid, self.instant(), draw)
+        self.places.iter().map(share).collect()
     }
 
     /// `finish → judge`, and what the verdict says.

@@ -80,6 +80,17 @@ impl Utilisation {
         Self(permille.min(1000))
     }
 
+    /// 0.0 to 1.0; what is beyond counts as the nearer of the two, what is no number as idle.
+    pub fn of_fraction(fraction: f64) -> Self {
+        // Saturates, and makes 0 of what is no number.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "see above"
+        )]
+        Self::of_permille((fraction * 1000.0).round() as u16)
+    }
+
     pub fn permille(self) -> u16 {
         self.0
     }

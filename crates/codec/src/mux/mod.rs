@@ -108,6 +108,8 @@ codes! {
         Cancelled = 2 => "cancelled",
         /// What was sent on it made no sense.
         Protocol = 3 => "protocol",
+        /// It never reached the application, which has enough to do: another try may be made, elsewhere
+        /// or later.
         Overloaded = 4 => "overloaded",
         Timeout = 5 => "timeout",
         Internal = 6 => "internal",

@@ -68,6 +68,7 @@ fn opens() -> Vec<(&'static str, Open)> {
         path: Bytes::from_static(b"/pay?id=7"),
         authority: Bytes::from_static(b"cart.shop.mesh"),
         fields: fields(&[("content-type", "text/plain"), ("x-a", ""), ("x-a", "b")]),
+        upgrade: None,
         context: context(),
     };
     let tcp = TcpOpen {
@@ -100,6 +101,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         utilisation: Some(Utilisation::of_permille(500)),
         do_not_retry: true,
         refusal: Some(Bytes::from_static(b"no-healthy-workload")),
+        upgrade: None,
     };
     let open = TunnelReply::Open {
         handle: Handle::new("cart-3"),

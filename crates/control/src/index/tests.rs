@@ -102,6 +102,7 @@ fn policy(name: &str, target: Target) -> Change {
         name: name.parse().unwrap(),
         targets: vec![target],
         algorithm: None,
+        hash_on: None,
         locality_order: None,
         retry_attempts: Some(1),
         retry_budget: None,

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use isthmus_model::{
-    Algorithm, HealthCheck, HealthProbe, Kind, LocalityOrder, Namespace, Percent, Resource,
+    Algorithm, HashOn, HealthCheck, HealthProbe, Kind, LocalityOrder, Namespace, Percent, Resource,
     RetryOn, ServiceName, Target, TrafficPolicy, TrafficSettings,
 };
 
 use super::{bounded_duration, maybe_duration, spec};
 use crate::kinds::{
-    AlgorithmName, HealthCheckSpec, OrderName, OutlierSpec, RetryOnName, RetrySpec, TargetKind,
-    TargetRef, TimeoutSpec, TrafficPolicySpec,
+    AlgorithmName, HashOnSpec, HealthCheckSpec, OrderName, OutlierSpec, RetryOnName, RetrySpec,
+    TargetKind, TargetRef, TimeoutSpec, TrafficPolicySpec,
 };
 use crate::problem::{Problems, quoted};
 use crate::{FieldPath, Object, Problem};
@@ -31,6 +31,9 @@ pub(super) fn policy(
     let mut policy = TrafficPolicy {
         targets: targets(&written.target_refs, &namespace, problems),
         algorithm: load_balancing.and_then(|it| it.algorithm).map(algorithm),
+        hash_on: load_balancing
+            .and_then(|it| it.hash_on.as_ref())
+            .and_then(|written| hash_on(written, problems)),
         locality_order: written.locality.as_ref().and_then(|it| it.order).map(order),
         retry_attempts: None,
         retry_budget: None,
@@ -134,6 +137,32 @@ fn algorithm(name: AlgorithmName) -> Algorithm {
         AlgorithmName::PeakEwma => Algorithm::PeakEwma,
         AlgorithmName::RoundRobin => Algorithm::RoundRobin,
         AlgorithmName::LeastRequest => Algorithm::LeastRequest,
+        AlgorithmName::RingHash => Algorithm::RingHash,
+        AlgorithmName::Maglev => Algorithm::Maglev,
+    }
+}
+
+fn hash_on(written: &HashOnSpec, problems: &mut Problems) -> Option<HashOn> {
+    let path = spec().field("loadBalancing").field("hashOn");
+    match (&written.header, &written.cookie, &written.source) {
+        (Some(name), None, None) => {
+            let lower = name.to_ascii_lowercase();
+            let name = problems.name(&path.field("header"), "a header name", &lower);
+            name.map(HashOn::Header)
+        }
+        (None, Some(name), None) => {
+            let name = problems.name(&path.field("cookie"), "a cookie name", name);
+            name.map(HashOn::Cookie)
+        }
+        (None, None, Some(_)) => Some(HashOn::Source),
+        _ => {
+            problems.add_hint(
+                &path,
+                "a request is hashed on exactly one thing",
+                "write `header: x-user`, `cookie: session` or `source: {}`",
+            );
+            None
+        }
     }
 }
 

@@ -12,12 +12,13 @@ use bytes::Bytes;
 use isthmus_authz::Caller;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version, strip_hop_by_hop};
-use isthmus_codec::message::{Reply, Request, Response};
+use isthmus_codec::message::{Reply, Request, Response, Utilisation};
 use isthmus_codec::mux::ResetCode;
 use isthmus_model::AppProtocol;
 use isthmus_telemetry::RefusalReason;
 use tokio::time::sleep_until;
 
+use super::gate::Pass;
 use super::{Target, authorize, withdrawn};
 use crate::http::{
     Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http1,
@@ -90,9 +91,17 @@ pub(super) async fn serve(
         .on_inbound(request.context.attempt > 0, now);
     let remaining = request.context.remaining.unwrap_or(LONGEST).min(LONGEST);
     let deadline = now + remaining;
+    let mut pass = match worker.gates.of(target.port).enter(&request.context).await {
+        Ok(pass) => pass,
+        Err(shed) => {
+            let refusal = Refusal::new(RefusalReason::Overloaded, shed.reason.code());
+            journey.refused(&refusal, worker.name());
+            return stream.reset(ResetCode::Overloaded);
+        }
+    };
     let lasts = is_grpc || request.upgrade.is_some();
     let outcome = tokio::select! {
-        outcome = exchange(worker, journey, &stream, &request, end, target) => outcome,
+        outcome = exchange(worker, journey, &stream, &request, end, target, &mut pass) => outcome,
         () = sleep_until(deadline.into()) => Err(Broken::Late),
         refusal = withdrawn(worker, &request.service, request.port, caller), if lasts => {
             Err(Broken::Withdrawn(refusal))
@@ -179,6 +188,7 @@ async fn exchange(
     request: &Request,
     end: bool,
     target: Target,
+    pass: &mut Pass,
 ) -> Result<(), Broken> {
     let (head, body) = to_program(request, end, target.protocol);
     let (port, program) = (target.port, &worker.program);
@@ -196,11 +206,11 @@ async fn exchange(
     journey.record.attempts = 1;
     let mut exchange = match exchange {
         Exchange::Http1(exchange) if request.upgrade.is_some() => {
-            return upgrade(journey, stream, exchange, &request.method).await;
+            return upgrade(journey, stream, exchange, &request.method, pass).await;
         }
         exchange => exchange,
     };
-    let keep = converse(journey, stream, &mut exchange, &request.method).await?;
+    let keep = converse(journey, stream, &mut exchange, &request.method, pass).await?;
     if let Exchange::Http1(exchange) = exchange
         && keep
     {
@@ -216,6 +226,7 @@ async fn upgrade(
     stream: &Stream,
     mut exchange: http1::Exchange,
     method: &[u8],
+    pass: &mut Pass,
 ) -> Result<(), Broken> {
     let (reader, writer) = exchange.split();
     writer.end(None).await.map_err(not_sent)?;
@@ -223,7 +234,8 @@ async fn upgrade(
     journey.record.response_code = Some(head.status);
     let switches = head.status == 101;
     let bodiless = !switches && (body == Body::None || method == b"HEAD");
-    let reply = reply(head, body);
+    let used = pass.replied(head.status);
+    let reply = reply(head, body, used);
     stream.reply(&reply, bodiless).map_err(Broken::Caller)?;
     if switches {
         let (read, early, write) = exchange.into_tunnel();
@@ -289,6 +301,7 @@ async fn converse(
     stream: &Stream,
     exchange: &mut Exchange,
     method: &[u8],
+    pass: &mut Pass,
 ) -> Result<bool, Broken> {
     let (mut reader, writer) = exchange.split();
     let sent_bytes = Cell::new(0);
@@ -309,8 +322,9 @@ async fn converse(
     journey.record.response_code = Some(head.status);
     journey.record.grpc_status = grpc::status(&head.fields);
     let bodiless = body == Body::None || method == b"HEAD";
+    let used = pass.replied(head.status);
     stream
-        .reply(&reply(head, body), bodiless)
+        .reply(&reply(head, body, used), bodiless)
         .map_err(Broken::Caller)?;
 
     {
@@ -329,7 +343,7 @@ async fn converse(
 
 /// The program's head as it travels. Programs do not speak for the mesh: a refusal that one has got
 /// itself and hands on is none of ours.
-fn reply(head: ResponseHead, body: Body) -> Reply {
+fn reply(head: ResponseHead, body: Body, used: Utilisation) -> Reply {
     let mut fields = head.fields;
     let upgrade = fields
         .find("upgrade")
@@ -344,7 +358,7 @@ fn reply(head: ResponseHead, body: Body) -> Reply {
     Reply::Response(Response {
         status: head.status,
         fields,
-        utilisation: None,
+        utilisation: Some(used),
         do_not_retry: false,
         refusal: None,
         upgrade,

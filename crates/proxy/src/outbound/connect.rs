@@ -65,7 +65,13 @@ async fn connect_local(
     let service = decided.service().map_err(unreached)?;
     let now = Instant::now();
     let handle = destination
-        .pick_workload(cluster, &avoided.workloads, now, decided.draw)
+        .pick_workload(
+            cluster,
+            decided.affinity,
+            &avoided.workloads,
+            now,
+            decided.draw,
+        )
         .ok_or_else(|| unreached(RefusalReason::NoHealthyWorkload.into()))?;
     attempt.start(&handle);
     let workload = service
@@ -99,7 +105,13 @@ async fn connect_remote(
         widen(worker, destination, decided, cluster);
     }
     let now = Instant::now();
-    let handle = destination.pick_workload(cluster, &avoided.workloads, now, decided.draw);
+    let handle = destination.pick_workload(
+        cluster,
+        decided.affinity,
+        &avoided.workloads,
+        now,
+        decided.draw,
+    );
     let link = handle
         .as_ref()
         .and_then(|handle| destination.tunnel(cluster, handle));

@@ -33,6 +33,8 @@ pub(super) struct Decided {
     /// The service that was called: whose retry budget is drawn on.
     pub(super) called: ServiceName,
     pub(super) draw: u64,
+    /// What the request has in common with others that go to the same workload.
+    pub(super) affinity: Option<u64>,
 }
 
 impl Decided {
@@ -46,6 +48,7 @@ impl Decided {
             settings: self.settings.clone(),
             called: self.called.clone(),
             draw: self.draw,
+            affinity: self.affinity,
         }
     }
 
@@ -85,6 +88,7 @@ pub(super) fn decide_backend(
         settings,
         called: called.clone(),
         draw,
+        affinity: None,
     })
 }
 

@@ -154,6 +154,13 @@ pub(super) struct Upgraded {
 }
 
 impl Upgraded {
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome::Replied {
+            status: self.head.status,
+            retry_unwanted: false,
+        }
+    }
+
     /// Tells the client, and carries what follows. The try lasts as long as that does.
     pub(super) async fn carry(
         self,
@@ -162,6 +169,7 @@ impl Upgraded {
         body: &mut ClientBody<'_>,
         reply: &mut ClientReply<'_>,
     ) -> Result<KeepAlive, Ended> {
+        let outcome = self.outcome();
         let Self { mut head, stream } = self;
         journey.record.response_code = Some(head.status);
         strip_hop_by_hop(&mut head.fields);
@@ -178,10 +186,7 @@ impl Upgraded {
             journey.record.request_bytes += carried.sent;
             journey.record.response_bytes += carried.received;
         }
-        attempt.finish(Outcome::Replied {
-            status: head.status,
-            retry_unwanted: false,
-        });
+        attempt.finish(outcome);
         Ok(KeepAlive::No)
     }
 }

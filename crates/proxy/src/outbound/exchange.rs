@@ -84,12 +84,13 @@ pub(super) async fn run(
         let held = match answered {
             Answered::Reply(held) => held,
             Answered::Upgraded(upgraded) => {
-                attempt.replied(Instant::now());
+                attempt.replied(upgraded.outcome(), None, Instant::now());
                 break (upgraded, attempt);
             }
         };
-        attempt.replied(held.began);
         let outcome = call.outcome(&held.head, held.body.trailers());
+        let utilisation = held.head.utilisation.map(|used| used.fraction().into());
+        attempt.replied(outcome, utilisation, held.began);
         match settle.judge(attempts, &mut avoided, &attempt, outcome) {
             Verdict::Retry { .. } => attempt.finish(outcome),
             Verdict::Deliver | Verdict::GiveUp { .. } => {

@@ -4,9 +4,11 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use isthmus_balance::hash_key;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, Target, Version, strip_hop_by_hop};
-use isthmus_codec::message::{Context, Request};
+use isthmus_codec::message::{Context, Priority, Request};
+use isthmus_model::{Algorithm, HashOn, TrafficSettings};
 use isthmus_route::{Headers, RequestView};
 use isthmus_telemetry::RefusalReason;
 
@@ -57,6 +59,7 @@ pub(super) async fn serve(
     }
     head.fields.remove("host");
     head.fields.remove("expect");
+    let priority = priority_of(&head.fields);
     let call = Call::of(&head.fields);
     let now = Instant::now();
     let method = std::str::from_utf8(&head.method).unwrap_or_default();
@@ -75,6 +78,7 @@ pub(super) async fn serve(
         fields: head.fields,
         upgrade,
         context: Context {
+            priority,
             source_cluster: Some(me.cluster.clone()),
             ..Context::default()
         },
@@ -109,6 +113,18 @@ fn authority_of(head: &RequestHead) -> Result<(Bytes, Bytes), Refusal> {
         Target::Authority(authority) => (authority, Bytes::from_static(b"/")),
         Target::Asterisk => (host(), Bytes::from_static(b"*")),
     })
+}
+
+/// What is to be served first, and turned away last, where not everything can be. A program that calls
+/// others in the course of a request hands the field on, as it does with a trace.
+const PRIORITY_FIELD: &str = "x-isthmus-priority";
+
+fn priority_of(fields: &Fields) -> Priority {
+    match fields.find(PRIORITY_FIELD).map(|value| &**value) {
+        Some(b"high") => Priority::High,
+        Some(b"low") => Priority::Low,
+        _ => Priority::Normal,
+    }
 }
 
 /// The protocols that a client asks to change to. A server may go on as if it had not asked (RFC 9110
@@ -149,7 +165,8 @@ async fn decide(
     let settings = called.settings(rule);
     let backend = pick_backend(rule, draw)?;
     journey.drawn(backend);
-    decide_backend(
+    let affinity = affinity(worker, &head.fields, &settings);
+    let decided = decide_backend(
         worker,
         view.clone(),
         &service,
@@ -157,7 +174,36 @@ async fn decide(
         port,
         settings,
         draw,
-    )
+    )?;
+    Ok(Decided {
+        affinity,
+        ..decided
+    })
+}
+
+/// What the policy wants hashed; `None` where it hashes nothing, or the request does not have it.
+fn affinity(worker: &Worker, fields: &Fields, settings: &TrafficSettings) -> Option<u64> {
+    if !matches!(settings.algorithm, Algorithm::RingHash | Algorithm::Maglev) {
+        return None;
+    }
+    let key = match &settings.hash_on {
+        HashOn::Header(name) => lossy(fields.find(name.as_str())?),
+        HashOn::Cookie(name) => lossy(cookie(fields, name.as_str())?),
+        // Whoever calls here runs beside this proxy.
+        HashOn::Source => worker.common.config.address.to_string(),
+    };
+    Some(hash_key(&key))
+}
+
+/// The value of one cookie (RFC 6265 section 5.4).
+fn cookie<'f>(fields: &'f Fields, name: &str) -> Option<&'f [u8]> {
+    let pairs = fields
+        .find_all("cookie")
+        .flat_map(|value| value.split(|&byte| byte == b';'));
+    pairs.map(<[u8]>::trim_ascii).find_map(|pair| {
+        let value = pair.strip_prefix(name.as_bytes())?;
+        value.strip_prefix(b"=")
+    })
 }
 
 /// A tunnel through HTTP/2 is not offered.

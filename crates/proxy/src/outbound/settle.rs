@@ -233,11 +233,13 @@ pub(super) fn stream_failed(error: StreamError, link: &Link) -> Failed {
         StreamError::Reset(ResetCode::Refused) => Outcome::Refused {
             retry_unwanted: false,
         },
+        StreamError::Reset(ResetCode::Overloaded) => Outcome::Shed,
         StreamError::Reset(ResetCode::Timeout) => Outcome::TimedOut,
         StreamError::Reset(_) | StreamError::Unsendable(_) | StreamError::Gone => Outcome::Reset,
     };
     let reason = match outcome {
         Outcome::Refused { .. } | Outcome::Drained => RefusalReason::ConnectFailed,
+        Outcome::Shed => RefusalReason::Overloaded,
         Outcome::TimedOut => RefusalReason::RequestTimeout,
         _ => RefusalReason::UpstreamReset,
     };

@@ -177,7 +177,7 @@ async fn until_accepted(
         };
         match accepted(&link, attempts, open).await {
             Ok(stream) => {
-                attempt.replied(Instant::now());
+                attempt.replied(CARRIED, None, Instant::now());
                 return Ok(Opened { attempt, stream });
             }
             Err(failed) => settle.failed(attempts, &mut avoided, Some(attempt), failed)?,

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use isthmus_model::{
-    Algorithm, HealthCheck, HealthProbe, LocalityOrder, Percent, RetryOn, Target, TrafficPolicy,
+    Algorithm, HashOn, HealthCheck, HealthProbe, LocalityOrder, Percent, RetryOn, Target,
+    TrafficPolicy,
 };
 
 use crate::body::BodyError;
 use crate::field::{Parsed, millis, parse, service_name, text};
 use crate::proto;
+use crate::proto::hash_on::Key;
 
 impl From<&TrafficPolicy> for proto::TrafficPolicy {
     fn from(policy: &TrafficPolicy) -> Self {
@@ -17,6 +19,7 @@ impl From<&TrafficPolicy> for proto::TrafficPolicy {
             name: policy.name.to_string(),
             targets: policy.targets.iter().map(target_out).collect(),
             algorithm: policy.algorithm.map(|value| word(&ALGORITHMS, value)),
+            hash_on: policy.hash_on.as_ref().map(hash_on_out),
             locality_order: policy
                 .locality_order
                 .map(|value| word(&LOCALITY_ORDERS, value)),
@@ -72,6 +75,7 @@ impl TryFrom<proto::TrafficPolicy> for TrafficPolicy {
                 .map(target_in)
                 .collect::<Parsed<_>>()?,
             algorithm: policy.algorithm.as_ref().map(algorithm).transpose()?,
+            hash_on: policy.hash_on.map(hash_on_in).transpose()?,
             locality_order: policy.locality_order.as_ref().map(order).transpose()?,
             retry_attempts: policy.retry_attempts,
             retry_budget: percent("policy.retry_budget_percent", policy.retry_budget_percent)?,
@@ -95,10 +99,12 @@ impl TryFrom<proto::TrafficPolicy> for TrafficPolicy {
 /// The word of a value on the wire, the same as in YAML.
 type Words<T, const N: usize> = [(&'static str, T); N];
 
-const ALGORITHMS: Words<Algorithm, 3> = [
+const ALGORITHMS: Words<Algorithm, 5> = [
     ("PeakEWMA", Algorithm::PeakEwma),
     ("RoundRobin", Algorithm::RoundRobin),
     ("LeastRequest", Algorithm::LeastRequest),
+    ("RingHash", Algorithm::RingHash),
+    ("Maglev", Algorithm::Maglev),
 ];
 
 const LOCALITY_ORDERS: Words<LocalityOrder, 2> = [
@@ -127,6 +133,24 @@ fn value<T: Copy, const N: usize>(
     found
         .map(|(_, value)| *value)
         .ok_or_else(|| BodyError::field(field, format!("{text:?} is not a known value")))
+}
+
+fn hash_on_out(hash_on: &HashOn) -> proto::HashOn {
+    let key = match hash_on {
+        HashOn::Header(name) => Key::Header(name.to_string()),
+        HashOn::Cookie(name) => Key::Cookie(name.to_string()),
+        HashOn::Source => Key::Source(proto::hash_on::Source {}),
+    };
+    proto::HashOn { key: Some(key) }
+}
+
+fn hash_on_in(hash_on: proto::HashOn) -> Parsed<HashOn> {
+    Ok(match hash_on.key {
+        Some(Key::Header(name)) => HashOn::Header(parse("policy.hash_on.header", &name)?),
+        Some(Key::Cookie(name)) => HashOn::Cookie(parse("policy.hash_on.cookie", &name)?),
+        Some(Key::Source(_)) => HashOn::Source,
+        None => return Err(BodyError::field("policy.hash_on", "names no key")),
+    })
 }
 
 fn target_out(target: &Target) -> proto::Target {

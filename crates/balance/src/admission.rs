@@ -1,0 +1,345 @@
+//! Which requests a workload takes now, which wait, and which are turned away at once.
+//!
+//! The limit is learnt as the valve's is (see [`crate::limit`]): what is in service at once by
+//! Little's law, and only while latency says that requests queue in the program. What is above it
+//! waits here instead, where it can be ordered, where it can be seen to be too late, and where
+//! turning it away costs nothing.
+//!
+//! The queue is short and adaptive (after Facebook's "Fail at scale", 2015). In a burst it is first
+//! come, first served, and may last a while. When it has not been empty for a time it is a standing
+//! queue, which helps nobody: then the newest goes first, as it has the most time left, and nobody
+//! waits long. So goodput stays at the capacity however great the overload, and comes back as soon
+//! as that is over: nothing is left that nobody waits for any more.
+//!
+//! Served first, and so turned away last: high priority, its retries, normal and low priority, their
+//! retries.
+
+use std::time::{Duration, Instant};
+
+use crate::constants::{
+    GUESTS_PRESSED, PRESSED, QUEUE_BURST, QUEUE_HIGH, QUEUE_LONGEST, QUEUE_SHORTEST,
+    QUEUE_STANDING, RETRY_AFTER, ROOM_UTILISATION, STRETCH, UTILISATION_OVER,
+};
+use crate::limit::{Held, Load, Room, Siblings};
+
+mod queue;
+
+use queue::{Queue, Waiting};
+
+/// How much a request matters to those who sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Importance {
+    High,
+    Normal,
+    Low,
+}
+
+/// The callee's side of one workload: one per service and port that its program serves.
+#[derive(Debug, Default)]
+pub struct Admission {
+    load: Load,
+    queue: Queue,
+    /// Tickets that have been given out.
+    tickets: u64,
+    /// Smoothed, and as of when.
+    utilisation: Option<(f64, Instant)>,
+}
+
+/// What becomes of a request that arrives.
+#[derive(Debug)]
+pub enum Arrival {
+    Admitted(Admitted),
+    /// It waits: [`Admission::finish`] or [`Admission::on_timeout`] will name it.
+    Queued(Ticket),
+    Shed(Shed),
+}
+
+/// A request that may go to the program. Invariant: every one is given back to
+/// [`Admission::finish`], however it ends; else it counts as in service for ever.
+#[derive(Debug)]
+#[must_use = "give it back to Admission::finish when the request ends"]
+pub struct Admitted(Held);
+
+/// Names a request that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// A request is turned away: no program has seen it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shed {
+    pub reason: ShedReason,
+    /// When it might be taken; asking earlier only adds load.
+    pub retry_after: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ShedReason {
+    /// Its time is over, or would be before its turn came.
+    TooLate,
+    /// More wait than are useful, and this one matters least.
+    QueueFull,
+    /// It has waited for as long as is useful.
+    WaitedLong,
+}
+
+/// What becomes of a request that waited.
+#[derive(Debug)]
+pub enum Turn {
+    Go(Ticket, Admitted),
+    Shed(Ticket, Shed),
+}
+
+/// How an admitted request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// The first byte of a good reply is here.
+    Replied,
+    /// The program failed, or the caller went away: this says nothing of how long work takes.
+    Otherwise,
+}
+
+impl ShedReason {
+    /// The stable code.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::TooLate => "too-late",
+            Self::QueueFull => "queue-full",
+            Self::WaitedLong => "waited-long",
+        }
+    }
+}
+
+impl Ticket {
+    /// As a number, such as a key.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl Admission {
+    /// A request arrives. `attempt`: 0 for a first try. `remaining`: until its caller gives up.
+    pub fn arrive(
+        &mut self,
+        importance: Importance,
+        attempt: u32,
+        remaining: Option<Duration>,
+        now: Instant,
+    ) -> Arrival {
+        if remaining.is_some_and(|left| left.is_zero()) {
+            return Arrival::Shed(self.shed(ShedReason::TooLate, now));
+        }
+        if self.queue.is_empty() && self.has_room(now) {
+            return Arrival::Admitted(self.admit(now));
+        }
+        let rank = rank(importance, attempt);
+        let ahead = self.queue.ahead_of(rank);
+        let needs = self.expected_wait(ahead) + self.service();
+        if remaining.is_some_and(|left| left < needs) {
+            return Arrival::Shed(self.shed(ShedReason::TooLate, now));
+        }
+        if self.queue.len() >= self.longest(importance, now) && !self.queue.give_way(rank) {
+            return Arrival::Shed(self.shed(ShedReason::QueueFull, now));
+        }
+        let useful = self.useful_wait(importance, now);
+        let patience = remaining.map_or(useful, |left| useful.min(left));
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.queue.push(
+            Waiting {
+                ticket,
+                rank,
+                until: now + patience,
+                deadline: remaining.and_then(|left| now.checked_add(left)),
+            },
+            now,
+        );
+        Arrival::Queued(ticket)
+    }
+
+    /// A request has ended, or its reply has begun: who is next, and who need not wait any more.
+    pub fn finish(&mut self, admitted: Admitted, served: Served, now: Instant) -> Vec<Turn> {
+        let Admitted(mut held) = admitted;
+        match served {
+            Served::Replied => self.load.replied(&mut held, now),
+            Served::Otherwise => self.load.dropped(&mut held, now),
+        }
+        self.measure(now);
+        self.advance(now)
+    }
+
+    /// A request that waited has gone away.
+    pub fn abandon(&mut self, ticket: Ticket) {
+        self.queue.remove(ticket);
+    }
+
+    /// When [`Admission::on_timeout`] has something to say.
+    pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
+        let next = self.queue.next_end(now)?;
+        let due = !self.queue.is_empty() && self.has_room(now);
+        Some(if due { now } else { next })
+    }
+
+    /// Who has waited for too long, and whose turn has come meanwhile.
+    pub fn on_timeout(&mut self, now: Instant) -> Vec<Turn> {
+        self.advance(now)
+    }
+
+    /// The share of the capacity that is in use, 0.0 to 1.0: what replies tell their callers. The
+    /// capacity is known only once it is reached; until then this stays below what turns guests
+    /// away, and it goes to 1.0 while requests wait.
+    pub fn utilisation(&self, now: Instant) -> f64 {
+        let in_use = self.in_use(now);
+        self.utilisation.map_or(in_use, |(known, at)| {
+            let passed = now.saturating_duration_since(at).as_secs_f64();
+            let kept = (-passed / UTILISATION_OVER.as_secs_f64()).exp();
+            known * kept + in_use * (1.0 - kept)
+        })
+    }
+
+    /// Requests that the program works on.
+    pub fn in_service(&self) -> u32 {
+        self.load.waiting()
+    }
+
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn admit(&mut self, now: Instant) -> Admitted {
+        self.measure(now);
+        Admitted(self.load.begin(WHOLE, now))
+    }
+
+    /// Gives out what room there is, and ends what waits in vain.
+    fn advance(&mut self, now: Instant) -> Vec<Turn> {
+        let mut turns = Vec::new();
+        for ticket in self.queue.gave_way() {
+            turns.push(Turn::Shed(ticket, self.shed(ShedReason::QueueFull, now)));
+        }
+        while let Some(waiting) = self.queue.take_ended(now) {
+            let late = waiting.deadline.is_some_and(|deadline| deadline <= now);
+            let reason = if late {
+                ShedReason::TooLate
+            } else {
+                ShedReason::WaitedLong
+            };
+            turns.push(Turn::Shed(waiting.ticket, self.shed(reason, now)));
+        }
+        while !self.queue.is_empty() && self.has_room(now) {
+            let Some(waiting) = self.queue.take_next(now) else {
+                break;
+            };
+            let done = now + self.service();
+            turns.push(
+                if waiting.deadline.is_some_and(|deadline| deadline < done) {
+                    Turn::Shed(waiting.ticket, self.shed(ShedReason::TooLate, now))
+                } else {
+                    Turn::Go(waiting.ticket, self.admit(now))
+                },
+            );
+        }
+        turns
+    }
+
+    /// May one more go to the program? While any wait, pressure needs no other proof.
+    fn has_room(&self, now: Instant) -> bool {
+        if self.queue.is_empty() {
+            return self.load.exceeded(WHOLE, Siblings::none(), now).is_none();
+        }
+        let calm = self.load.inflation(WHOLE, now) < GUESTS_PRESSED;
+        let limit = self.limit(now) * if calm { STRETCH } else { 1.0 };
+        f64::from(self.load.waiting()) < limit
+    }
+
+    fn limit(&self, now: Instant) -> f64 {
+        self.load.limit(WHOLE, Siblings::none(), now)
+    }
+
+    /// More must not wait.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "limits are positive and far below 2^32; the cast saturates"
+    )]
+    fn longest(&self, importance: Importance, now: Instant) -> usize {
+        if importance == Importance::High {
+            return QUEUE_LONGEST;
+        }
+        ((2.0 * self.limit(now)) as usize).clamp(QUEUE_SHORTEST, QUEUE_LONGEST)
+    }
+
+    /// How long one may wait that comes now. What matters most waits for as long as it can.
+    fn useful_wait(&self, importance: Importance, now: Instant) -> Duration {
+        if importance == Importance::High {
+            QUEUE_HIGH
+        } else if self.queue.is_standing(now) {
+            QUEUE_STANDING.max(self.service())
+        } else {
+            QUEUE_BURST.max(2 * self.service())
+        }
+    }
+
+    /// How long a request takes when nothing queues; zero if nothing is known.
+    fn service(&self) -> Duration {
+        Duration::try_from_secs_f64(self.load.base().unwrap_or(0.0)).unwrap_or(Duration::ZERO)
+    }
+
+    /// Until so many have gone to the program; zero if nothing is known.
+    #[expect(clippy::cast_precision_loss, reason = "a queue is short")]
+    fn expected_wait(&self, ahead: usize) -> Duration {
+        let rate = self.load.rate().filter(|rate| *rate > 0.0);
+        let wait = rate.map_or(0.0, |rate| ahead as f64 / rate);
+        Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX)
+    }
+
+    fn shed(&self, reason: ShedReason, now: Instant) -> Shed {
+        let queue = self.expected_wait(self.queue.len());
+        let standing = self.queue.is_standing(now);
+        Shed {
+            reason,
+            retry_after: if standing {
+                2 * RETRY_AFTER
+            } else {
+                RETRY_AFTER
+            } + queue,
+        }
+    }
+
+    fn measure(&mut self, now: Instant) {
+        self.utilisation = Some((self.utilisation(now), now));
+    }
+
+    /// Below the capacity, what is proven is all that is known of it, and it may be much more: so
+    /// only latency can say that the capacity is near.
+    fn in_use(&self, now: Instant) -> f64 {
+        if !self.queue.is_empty() {
+            return 1.0;
+        }
+        let proven = self.load.concurrency().unwrap_or(f64::INFINITY);
+        let part = (f64::from(self.load.waiting()) / proven).min(ROOM_UTILISATION);
+        let near = (self.load.inflation(WHOLE, now) - 1.0) / (PRESSED - 1.0);
+        part + (1.0 - part) * near.clamp(0.0, 1.0)
+    }
+}
+
+/// A workload is one, here, and local.
+const WHOLE: Room = Room {
+    workloads: 1.0,
+    rtt: 0.0,
+    local: true,
+};
+
+/// The order of service.
+fn rank(importance: Importance, attempt: u32) -> u8 {
+    match (importance, attempt) {
+        (Importance::High, 0) => 0,
+        (Importance::High, _) => 1,
+        (Importance::Normal, 0) => 2,
+        (Importance::Low, 0) => 3,
+        (Importance::Normal, _) => 4,
+        (Importance::Low, _) => 5,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! Before the program: who may go to it now, who waits, and who is turned away. The engine decides
+//! ([`Admission`]); here requests wait for their turn.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use isthmus_balance::{Admission, Admitted, Arrival, Importance, Served, Shed, Ticket, Turn};
+use isthmus_codec::message::{Context, Priority, Utilisation};
+use tokio::sync::oneshot;
+use tokio::time::sleep_until;
+
+/// A timer that is never reached.
+const FAR: Duration = Duration::from_hours(24);
+
+/// The gates of one workload, one for each port of its program.
+#[derive(Default)]
+pub(crate) struct Gates(RefCell<HashMap<u16, Rc<Gate>>>);
+
+/// Before one port.
+#[derive(Default)]
+pub(super) struct Gate {
+    admission: RefCell<Admission>,
+    waiting: RefCell<HashMap<u64, oneshot::Sender<Result<Admitted, Shed>>>>,
+}
+
+/// A request that may go to the program. Given back by [`Pass::replied`], or, when it ends in any other
+/// way, by being dropped.
+pub(super) struct Pass {
+    gate: Rc<Gate>,
+    admitted: Option<Admitted>,
+}
+
+/// A place in the queue.
+struct Place<'g> {
+    gate: &'g Gate,
+    ticket: Ticket,
+}
+
+impl Gates {
+    pub(super) fn of(&self, port: u16) -> Rc<Gate> {
+        Rc::clone(self.0.borrow_mut().entry(port).or_default())
+    }
+}
+
+impl Gate {
+    /// Waits for the request's turn. Errors: it will not have one; the program has not seen it.
+    pub(super) async fn enter(self: &Rc<Self>, context: &Context) -> Result<Pass, Shed> {
+        let importance = match context.priority {
+            Priority::High => Importance::High,
+            Priority::Normal => Importance::Normal,
+            Priority::Low => Importance::Low,
+        };
+        let now = Instant::now();
+        let attempt = context.attempt.into();
+        let arrive = |admission: &mut Admission| {
+            admission.arrive(importance, attempt, context.remaining, now)
+        };
+        let arrival = arrive(&mut self.admission.borrow_mut());
+        let admitted = match arrival {
+            Arrival::Admitted(admitted) => admitted,
+            Arrival::Shed(shed) => return Err(shed),
+            Arrival::Queued(ticket) => self.wait(ticket).await?,
+        };
+        Ok(Pass {
+            gate: Rc::clone(self),
+            admitted: Some(admitted),
+        })
+    }
+
+    async fn wait(&self, ticket: Ticket) -> Result<Admitted, Shed> {
+        let (turn, mut answer) = oneshot::channel();
+        self.waiting.borrow_mut().insert(ticket.number(), turn);
+        let _place = Place { gate: self, ticket };
+        loop {
+            let now = Instant::now();
+            let next = self.admission.borrow().next_timeout(now);
+            tokio::select! {
+                biased;
+                answer = &mut answer => match answer {
+                    Ok(answer) => return answer,
+                    // Nobody forgets who waits; should it be so, it waits no longer than its timer.
+                    Err(_) => std::future::pending::<()>().await,
+                },
+                () = sleep_until(next.unwrap_or(now + FAR).into()) => {
+                    let turns = self.admission.borrow_mut().on_timeout(Instant::now());
+                    self.tell(turns);
+                }
+            }
+        }
+    }
+
+    fn finish(&self, admitted: Admitted, served: Served) {
+        let turns = self
+            .admission
+            .borrow_mut()
+            .finish(admitted, served, Instant::now());
+        self.tell(turns);
+    }
+
+    /// Tells those who wait what becomes of them.
+    fn tell(&self, mut turns: Vec<Turn>) {
+        while let Some(turn) = turns.pop() {
+            let (ticket, answer) = match turn {
+                Turn::Go(ticket, admitted) => (ticket, Ok(admitted)),
+                Turn::Shed(ticket, shed) => (ticket, Err(shed)),
+            };
+            let waiting = self.waiting.borrow_mut().remove(&ticket.number());
+            let untold = match waiting {
+                Some(waiting) => waiting.send(answer).err(),
+                None => Some(answer),
+            };
+            // Who has gone away meanwhile leaves its place to the next.
+            if let Some(Ok(admitted)) = untold {
+                let mut admission = self.admission.borrow_mut();
+                turns.extend(admission.finish(admitted, Served::Otherwise, Instant::now()));
+            }
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let waited = self.gate.waiting.borrow_mut().remove(&self.ticket.number());
+        if waited.is_some() {
+            self.gate.admission.borrow_mut().abandon(self.ticket);
+        }
+    }
+}
+
+impl Pass {
+    /// The first byte of a reply with this status is here. What the reply is to say of how busy the
+    /// workload is.
+    pub(super) fn replied(&mut self, status: u16) -> Utilisation {
+        // A program that fails says nothing of how long its work takes.
+        let served = if status < 500 {
+            Served::Replied
+        } else {
+            Served::Otherwise
+        };
+        if let Some(admitted) = self.admitted.take() {
+            self.gate.finish(admitted, served);
+        }
+        let used = self.gate.admission.borrow().utilisation(Instant::now());
+        Utilisation::of_fraction(used)
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if let Some(admitted) = self.admitted.take() {
+            self.gate.finish(admitted, Served::Otherwise);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    fn context(remaining: Option<Duration>) -> Context {
+        Context {
+            remaining,
+            ..Context::default()
+        }
+    }
+
+    /// More than any gate admits at once that has learnt nothing yet.
+    const CROWD: usize = 20_000;
+
+    async fn crowd(gate: &Rc<Gate>) -> (Vec<Pass>, usize) {
+        let mut passes = Vec::new();
+        let context = context(None);
+        for _ in 0..CROWD {
+            let entering = gate.enter(&context);
+            tokio::select! {
+                biased;
+                pass = entering => passes.extend(pass.ok()),
+                () = std::future::ready(()) => {}
+            }
+        }
+        let admitted = passes.len();
+        (passes, admitted)
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_away_gives_back_what_it_had() {
+        LocalSet::new()
+            .run_until(async {
+                let gate = Rc::new(Gate::default());
+                let (passes, admitted) = crowd(&gate).await;
+                let in_service = gate.admission.borrow().in_service();
+                assert_eq!(usize::try_from(in_service).unwrap(), admitted);
+                assert_eq!(gate.admission.borrow().queued(), 0, "nobody waits any more");
+                assert!(gate.waiting.borrow().is_empty());
+                drop(passes);
+                assert_eq!(gate.admission.borrow().in_service(), 0);
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn who_has_no_time_left_is_turned_away() {
+        let gate = Rc::new(Gate::default());
+        let shed = gate.enter(&context(Some(Duration::ZERO))).await;
+        assert_eq!(shed.err().unwrap().reason.code(), "too-late");
+        let mut pass = gate.enter(&context(None)).await.ok().unwrap();
+        assert!(pass.replied(200).fraction() < 1.0);
+        assert_eq!(gate.admission.borrow().in_service(), 0);
+    }
+}
