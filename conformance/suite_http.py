@@ -20,8 +20,9 @@ MOST_MEMORY = 48
 REASONS = {
     "expect_refused": "The caller's proxy asks for the body (100) as soon as it has somewhere to send it, and the program "
     "is not shown the expectation (RFC 9110 section 10.1.1), so it can refuse the body only while it comes.",
-    "gone_before_the_reply": "A program hears that its caller has gone only when it answers.",
-    "gone_within_the_reply": "A program hears that its caller has gone only when it writes more.",
+    "gone_before_the_reply": "The caller's proxy sees that a client of HTTP/1.1 has gone only when it writes to it. Until "
+    "then, or until the time-out of the service, the program works on; a time-out is counted against the program.",
+    "gone_within_the_reply": "The same; the program hears of it when it writes more, or at the time-out of the service.",
     "http10_keep_alive": "The connection of a client of HTTP/1.0 that asks for it is kept open, which the reply does not "
     "say (RFC 9112 section C.2.2).",
 }
