@@ -21,7 +21,7 @@ CASES = """
     timeout_on_sleeping_server deadline_reaches_the_server without_deadline
 """.split()
 HEAVY = ["thousand_at_once", "slow_reader", "large_upload", "quiet_stream"]
-MOST_MEMORY = 48
+MOST_MEMORY = 16
 REASONS = {
     case: "A program hears that its call was cancelled only when it writes the next message."
     for case in ("cancel_reaches_the_server", "cancel_after_half_close_reaches_the_server")

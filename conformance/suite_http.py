@@ -16,7 +16,7 @@ caller's proxy as an HTTP proxy in absolute form, and by a listener that leads t
 are. During bodies of 1 GiB no proxy and no gateway may grow by more than {most} MiB.
 """
 SERVERS = {"node": "http-node", "aiohttp": "http-python", "node, HTTP/2": "http2-node"}
-MOST_MEMORY = 48
+MOST_MEMORY = 16
 REASONS = {
     "expect_refused": "The caller's proxy asks for the body (100) as soon as it has somewhere to send it, and the program "
     "is not shown the expectation (RFC 9110 section 10.1.1), so it can refuse the body only while it comes.",
