@@ -16,12 +16,15 @@ caller's proxy as an HTTP proxy in absolute form, and by a listener that leads t
 are. During bodies of 1 GiB no proxy and no gateway may grow by more than {most} MiB.
 """
 SERVERS = {"node": "http-node", "aiohttp": "http-python", "node, HTTP/2": "http2-node"}
-MOST_MEMORY = 48
+MOST_MEMORY = 16
 REASONS = {
     "expect_refused": "The caller's proxy asks for the body (100) as soon as it has somewhere to send it, and the program "
     "is not shown the expectation (RFC 9110 section 10.1.1), so it can refuse the body only while it comes.",
-    "gone_before_the_reply": "A program hears that its caller has gone only when it answers.",
-    "gone_within_the_reply": "A program hears that its caller has gone only when it writes more.",
+    "both_ways_at_once": "While the caller's proxy waits for the client to take some of the reply, it does not go on with the "
+    "request: a client that reads only when it has sent everything, and a program that answers meanwhile, wait for each other.",
+    "gone_before_the_reply": "The caller's proxy sees that a client of HTTP/1.1 has gone only when it writes to it. Until "
+    "then, or until the time-out of the service, the program works on; a time-out is counted against the program.",
+    "gone_within_the_reply": "The same; the program hears of it when it writes more, or at the time-out of the service.",
     "http10_keep_alive": "The connection of a client of HTTP/1.0 that asks for it is kept open, which the reply does not "
     "say (RFC 9112 section C.2.2).",
 }
@@ -115,6 +118,17 @@ def early_reply(target):
         wire.send(target.request("POST", "/early", "content-length: 100000000"))
         wire.send(b"x" * 100_000)
         expect((200, b"enough\n"), wire.reply(), "reply while the upload runs")
+
+
+def both_ways_at_once(target):
+    """The client reads nothing of the reply until it has sent all of its body."""
+    size = 40_000_000
+    with target.wire() as wire:
+        wire.send(target.request("POST", f"/both/{size}", f"content-length: {size}"))
+        for _ in range(size // 1_000_000):
+            wire.send(b"x" * 1_000_000)
+        status, body = wire.reply()
+        expect((200, size), (status, len(body)), "reply")
 
 
 def upload_refused_early(target):
@@ -276,7 +290,7 @@ def watched(target, transfer):
 
 CASES = [
     keep_alive, pipelining, chunked_both_ways, expect_continue, expect_refused, early_reply,
-    upload_refused_early, bodiless_replies, http10, http10_keep_alive, connection_close,
+    both_ways_at_once, upload_refused_early, bodiless_replies, http10, http10_keep_alive, connection_close,
     what_the_program_sees, ambiguous_length, gone_before_the_reply, gone_within_the_reply,
     http2_client, download_of_1_gib, upload_of_1_gib,
 ]

@@ -16,11 +16,12 @@ def find_versions(build, isthmus):
     for path, package in lock["packages"].items():
         if path.startswith("node_modules/"):
             found[path.removeprefix("node_modules/")] = package["version"]
-    for line in (HERE / "websocket/go/go.mod").read_text().splitlines():
-        if line.startswith("require github.com/"):
-            _, module, version = line.split()
-            found[module.removeprefix("github.com/")] = version.lstrip("v")
-    found["h2spec"] = (build / "h2spec-version").read_text().strip()
+    for folder in ("websocket/go", "h2spec"):
+        for line in (HERE / folder / "go.mod").read_text().splitlines():
+            if line.startswith("require github.com/"):
+                _, module, version = line.split()
+                version = version.removeprefix("v").removesuffix("+incompatible")
+                found[module.removeprefix("github.com/")] = version
     found["node"] = said("node", "--version").lstrip("v")
     found["curl"] = said("curl", "--version").split()[1]
     found["go"] = said("go", "version").split()[2].removeprefix("go")

@@ -5,9 +5,10 @@
 // With http_proxy in the environment the target is asked for by CONNECT.
 
 'use strict';
+const { randomUUID } = require('crypto');
 const grpc = require('@grpc/grpc-js');
 const { runCases, expect } = require('../report');
-const { testing, ECHO_INITIAL, ECHO_TRAILING, CANCELLED, REMAINING } = require('./stubs');
+const { testing, ECHO_INITIAL, ECHO_TRAILING, NAME, ASKED, CANCELLED, REMAINING } = require('./stubs');
 
 // Longer than any call here takes; who waits longer hangs.
 const PATIENCE = 60_000;
@@ -175,8 +176,8 @@ async function cancelAfterBegin(stub) {
   expect(grpc.status.CANCELLED, code, 'status');
 }
 
-async function cancelAfterFirstResponse(stub, request = wants([31415], 27182)) {
-  const call = duplex(stub);
+async function cancelAfterFirstResponse(stub, request = wants([31415], 27182), metadata) {
+  const call = duplex(stub, { metadata });
   const all = collect(call, () => call.cancel());
   call.write(request);
   const got = await all;
@@ -184,33 +185,37 @@ async function cancelAfterFirstResponse(stub, request = wants([31415], 27182)) {
   expect(grpc.status.CANCELLED, got.status.code, 'status');
 }
 
-async function seenCancelled(stub) {
-  return Number((await succeed(stub, 'EmptyCall', {})).initial.get(CANCELLED)[0]);
-}
-
 function cancelReachesTheServer(stub) {
   // It works on the second reply for longer than is waited.
   const request = wants([31415, 1], 0, 300_000_000);
-  return reachesTheServer(stub, () => cancelAfterFirstResponse(stub, request));
+  return reachesTheServer(stub, (metadata) => cancelAfterFirstResponse(stub, request, metadata));
 }
 
 function cancelAfterHalfClose(stub) {
-  return reachesTheServer(stub, async () => {
-    const request = wants([9, 1], 0, 300_000_000);
-    const call = stub.StreamingOutputCall(request, new grpc.Metadata(), until());
+  return reachesTheServer(stub, async (metadata) => {
+    const call = stub.StreamingOutputCall(wants([9, 1], 0, 300_000_000), metadata, until());
     const got = await collect(call, () => call.cancel());
     expect([9], got.sizes, 'sizes');
   });
 }
 
 async function reachesTheServer(stub, cancelled) {
-  const before = await seenCancelled(stub);
-  await cancelled();
+  const name = randomUUID();
+  const metadata = new grpc.Metadata();
+  metadata.set(NAME, name);
+  await cancelled(metadata);
   const last = Date.now() + 5000;
-  while ((await seenCancelled(stub)) === before) {
+  while (!(await seenCancelled(stub, name))) {
     if (Date.now() > last) throw new Error('the server has not seen it after 5 s');
     await new Promise((go) => setTimeout(go, 20));
   }
+}
+
+async function seenCancelled(stub, name) {
+  const metadata = new grpc.Metadata();
+  metadata.set(ASKED, name);
+  const { initial } = await succeed(stub, 'EmptyCall', {}, { metadata });
+  return initial.get(CANCELLED)[0] === 'yes';
 }
 
 async function timeoutOnSleepingServer(stub) {
@@ -257,6 +262,13 @@ async function slowReader(stub) {
   expect(grpc.status.OK, got.status.code, 'status');
 }
 
+// Nothing is said for 20 s of a call without a deadline.
+async function quietStream(stub) {
+  const got = await collect(stub.StreamingOutputCall(wants([9, 8], 0, 20_000_000), new grpc.Metadata(), {}));
+  expect([9, 8], got.sizes, 'sizes');
+  expect(grpc.status.OK, got.status.code, 'status');
+}
+
 // 100 MB the other way.
 async function largeUpload(stub) {
   const reply = await new Promise((done, fail) => {
@@ -293,6 +305,7 @@ const CASES = {
   thousand_at_once: thousandAtOnce,
   slow_reader: slowReader,
   large_upload: largeUpload,
+  quiet_stream: quietStream,
 };
 
 const [target, authority, asked] = process.argv.slice(2);

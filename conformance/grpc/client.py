@@ -8,12 +8,13 @@ With http_proxy in the environment the target is asked for by CONNECT.
 import os
 import sys
 import time
+import uuid
 
 import grpc
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from report import expect, run_cases
-from stubs import CANCELLED, ECHO_INITIAL, ECHO_TRAILING, REMAINING, messages, services
+from stubs import ASKED, CANCELLED, ECHO_INITIAL, ECHO_TRAILING, NAME, REMAINING, messages, services
 
 # Longer than any call here takes; who waits longer hangs.
 PATIENCE = 60
@@ -151,9 +152,9 @@ def cancel_after_begin(stub):
     writer.end()
 
 
-def cancel_after_first_response(stub, request=wants(31415, carries=27182)):
+def cancel_after_first_response(stub, request=wants(31415, carries=27182), metadata=()):
     writer = Writer()
-    replies = stub.FullDuplexCall(iter(writer), timeout=PATIENCE)
+    replies = stub.FullDuplexCall(iter(writer), metadata=metadata, timeout=PATIENCE)
     writer.send(request)
     expect(31415, len(next(replies).payload.body), "size")
     replies.cancel()
@@ -161,22 +162,18 @@ def cancel_after_first_response(stub, request=wants(31415, carries=27182)):
     writer.end()
 
 
-def seen_cancelled(stub):
-    _, call = stub.EmptyCall.with_call(messages.Empty(), timeout=PATIENCE)
-    return int(dict(call.initial_metadata())[CANCELLED])
-
-
 def cancel_reaches_the_server(stub):
-    def cancelled():
+    def cancelled(metadata):
         # It works on the second reply for longer than is waited.
-        cancel_after_first_response(stub, wants(31415, 1, interval_us=300_000_000))
+        cancel_after_first_response(stub, wants(31415, 1, interval_us=300_000_000), metadata)
 
     reaches_the_server(stub, cancelled)
 
 
 def cancel_after_half_close_reaches_the_server(stub):
-    def cancelled():
-        replies = stub.StreamingOutputCall(wants(9, 1, interval_us=300_000_000), timeout=PATIENCE)
+    def cancelled(metadata):
+        request = wants(9, 1, interval_us=300_000_000)
+        replies = stub.StreamingOutputCall(request, metadata=metadata, timeout=PATIENCE)
         expect(9, len(next(replies).payload.body), "size")
         replies.cancel()
 
@@ -184,13 +181,19 @@ def cancel_after_half_close_reaches_the_server(stub):
 
 
 def reaches_the_server(stub, cancelled):
-    before = seen_cancelled(stub)
-    cancelled()
+    name = uuid.uuid4().hex
+    cancelled([(NAME, name)])
     until = time.monotonic() + 5
-    while seen_cancelled(stub) == before:
+    while not seen_cancelled(stub, name):
         if time.monotonic() > until:
             raise AssertionError("the server has not seen it after 5 s")
         time.sleep(0.02)
+
+
+def seen_cancelled(stub, name):
+    metadata = [(ASKED, name)]
+    _, call = stub.EmptyCall.with_call(messages.Empty(), metadata=metadata, timeout=PATIENCE)
+    return dict(call.initial_metadata())[CANCELLED] == "yes"
 
 
 def timeout_on_sleeping_server(stub):
@@ -234,6 +237,12 @@ def slow_reader(stub):
     expect(100 * MIB, size, "size")
 
 
+def quiet_stream(stub):
+    """Nothing is said for 20 s of a call without a deadline."""
+    replies = stub.StreamingOutputCall(wants(9, 8, interval_us=20_000_000))
+    expect([9, 8], [len(reply.payload.body) for reply in replies], "sizes")
+
+
 def large_upload(stub):
     """The other way: 100 MB to a server that reads as fast as it can."""
     requests = (messages.StreamingInputCallRequest(payload=payload(MIB)) for _ in range(100))
@@ -265,6 +274,7 @@ CASES = {
         thousand_at_once,
         slow_reader,
         large_upload,
+        quiet_stream,
     )
 }
 

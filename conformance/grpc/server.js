@@ -4,15 +4,16 @@
 
 'use strict';
 const grpc = require('@grpc/grpc-js');
-const { testing, ECHO_INITIAL, ECHO_TRAILING, CANCELLED, REMAINING } = require('./stubs');
+const { testing, ECHO_INITIAL, ECHO_TRAILING, NAME, ASKED, CANCELLED, REMAINING } = require('./stubs');
 
-let cancelled = 0;
+// Names of calls.
+const cancelled = new Set();
 
 // Sends initial metadata, and gives the trailing one that was asked for.
 function begin(call) {
   const initial = new grpc.Metadata();
   const trailing = new grpc.Metadata();
-  initial.set(CANCELLED, String(cancelled));
+  initial.set(CANCELLED, cancelled.has(call.metadata.get(ASKED)[0]) ? 'yes' : 'no');
   const deadline = call.getDeadline();
   if (Number.isFinite(Number(deadline))) {
     initial.set(REMAINING, String(Number(deadline) - Date.now()));
@@ -60,7 +61,7 @@ async function send(call, request) {
 
 async function streamingOutputCall(call) {
   const trailing = begin(call);
-  call.on('cancelled', () => (cancelled += 1));
+  call.on('cancelled', () => cancelled.add(call.metadata.get(NAME)[0]));
   await send(call, call.request);
   call.end(trailing);
 }
@@ -68,7 +69,7 @@ async function streamingOutputCall(call) {
 function streamingInputCall(call, reply) {
   const trailing = begin(call);
   let size = 0;
-  call.on('cancelled', () => (cancelled += 1));
+  call.on('cancelled', () => cancelled.add(call.metadata.get(NAME)[0]));
   call.on('data', (request) => (size += request.payload.body.length));
   call.on('end', () => reply(null, { aggregated_payload_size: size }, trailing));
 }
@@ -77,7 +78,7 @@ function fullDuplexCall(call) {
   const trailing = begin(call);
   let failed = false;
   let turn = Promise.resolve();
-  call.on('cancelled', () => (cancelled += 1));
+  call.on('cancelled', () => cancelled.add(call.metadata.get(NAME)[0]));
   call.on('error', () => {});
   call.on('data', (request) => {
     turn = turn.then(() => {

@@ -11,19 +11,18 @@ from concurrent import futures
 
 import grpc
 
-from stubs import CANCELLED, ECHO_INITIAL, ECHO_TRAILING, REMAINING, messages, services
+from stubs import ASKED, CANCELLED, ECHO_INITIAL, ECHO_TRAILING, NAME, REMAINING, messages, services
 
 
 class Server(services.TestServiceServicer):
     def __init__(self):
-        self.lock = threading.Lock()
-        self.cancelled = 0
+        # Names of calls.
+        self.cancelled = set()
 
     def begin(self, context):
         """Sends initial metadata, and the trailing one that was asked for."""
         asked = dict(context.invocation_metadata())
-        with self.lock:
-            initial = [(CANCELLED, str(self.cancelled))]
+        initial = [(CANCELLED, "yes" if asked.get(ASKED) in self.cancelled else "no")]
         remaining = context.time_remaining()
         # Without a deadline it is as good as endless.
         if remaining is not None and remaining < 1e9:
@@ -34,13 +33,13 @@ class Server(services.TestServiceServicer):
             context.set_trailing_metadata([(ECHO_TRAILING, asked[ECHO_TRAILING])])
         context.send_initial_metadata(initial)
 
-    def count_if_cancelled(self, context):
+    def note_if_cancelled(self, context):
         ended = threading.Event()
+        name = dict(context.invocation_metadata()).get(NAME)
 
         def gone():
             if not ended.is_set():
-                with self.lock:
-                    self.cancelled += 1
+                self.cancelled.add(name)
 
         context.add_callback(gone)
         return ended
@@ -55,20 +54,20 @@ class Server(services.TestServiceServicer):
         return messages.SimpleResponse(payload=payload(request.response_size))
 
     def StreamingOutputCall(self, request, context):
-        ended = self.count_if_cancelled(context)
+        ended = self.note_if_cancelled(context)
         self.begin(context)
         yield from wanted(request, context)
         ended.set()
 
     def StreamingInputCall(self, requests, context):
-        ended = self.count_if_cancelled(context)
+        ended = self.note_if_cancelled(context)
         self.begin(context)
         size = sum(len(request.payload.body) for request in requests)
         ended.set()
         return messages.StreamingInputCallResponse(aggregated_payload_size=size)
 
     def FullDuplexCall(self, requests, context):
-        ended = self.count_if_cancelled(context)
+        ended = self.note_if_cancelled(context)
         self.begin(context)
         for request in requests:
             fail_if_asked(request, context)

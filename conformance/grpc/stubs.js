@@ -15,6 +15,10 @@ module.exports = {
   testing: grpc.loadPackageDefinition(definition).grpc.testing,
   ECHO_INITIAL: 'x-grpc-test-echo-initial',
   ECHO_TRAILING: 'x-grpc-test-echo-trailing-bin',
+  // Ours: what a call is called, the question whether the call of a name was cancelled, with its answer, and what the
+  // server knows of the caller's deadline.
+  NAME: 'x-conformance-name',
+  ASKED: 'x-conformance-asked',
   CANCELLED: 'x-conformance-cancelled',
   REMAINING: 'x-conformance-remaining-ms',
 };

@@ -12,6 +12,9 @@ messages, services = grpc.protos_and_services("interop.proto")
 # What the tests say beside the messages.
 ECHO_INITIAL = "x-grpc-test-echo-initial"
 ECHO_TRAILING = "x-grpc-test-echo-trailing-bin"
-# Ours: how many calls the server saw cancelled, and what it knows of the caller's deadline.
+# Ours: what a call is called, the question whether the call of a name was cancelled, with its answer, and what the
+# server knows of the caller's deadline.
+NAME = "x-conformance-name"
+ASKED = "x-conformance-asked"
 CANCELLED = "x-conformance-cancelled"
 REMAINING = "x-conformance-remaining-ms"

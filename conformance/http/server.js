@@ -3,7 +3,8 @@
 // /echo sends back the body as it comes and its trailers, /size counts it, /head tells what the request looked like,
 // /bytes/N sends N bytes, /status/N answers N, /trailers sends chunks and trailers, /early answers 200 without reading
 // the body, /refuse answers 413 and /fail 417 without reading it or asking for it. /wait/NAME answers nothing, /drip/NAME
-// a beginning; /gone/NAME tells whether whoever asked for that has gone.
+// a beginning; /gone/NAME tells whether whoever asked for that has gone. /both/N reads the body and sends N bytes, the
+// one not waiting for the other.
 
 'use strict';
 const http = require('http');
@@ -13,7 +14,7 @@ const CHUNK = Buffer.alloc(1 << 16, 'x');
 
 function respond(request, response) {
   const [, what, value] = request.url.split(/[/?]/);
-  const routes = { echo, size, head, bytes, status, trailers, early, refuse, fail, wait, drip, gone };
+  const routes = { echo, size, head, bytes, status, trailers, early, refuse, fail, wait, drip, gone, both };
   const route = routes[what];
   if (!route) return response.writeHead(200, { 'content-type': 'text/plain' }).end('hello\n');
   return route(request, response, value);
@@ -86,6 +87,12 @@ function refuse(request, response) {
 
 function fail(request, response) {
   response.writeHead(417).end('no\n');
+}
+
+// The reply does not wait for the request.
+function both(request, response, count) {
+  request.resume();
+  bytes(request, response, count);
 }
 
 const left = new Set();

@@ -76,6 +76,17 @@ async def fail(request, _):
     return web.Response(status=417, text="no\n")
 
 
+async def both(request, count):
+    async def read():
+        async for _ in request.content.iter_any():
+            pass
+
+    reading = asyncio.create_task(read())
+    response = await send_bytes(request, count)
+    await reading
+    return response
+
+
 left = set()
 
 
@@ -109,6 +120,7 @@ ROUTES = {
     "wait": wait,
     "drip": drip,
     "gone": gone,
+    "both": both,
 }
 
 
