@@ -64,6 +64,12 @@ test-root: ## tests that need root
 verify: ## the timed points of acceptance: bound and measured value
 	@$(MAKE) --no-print-directory lab PROGRAM=verify
 
+# `programs` is one too.
+.PHONY: programs
+programs: ## PostgreSQL, Redis and etcd through the mesh
+	@scripts/bootstrap programs
+	@$(MAKE) --no-print-directory lab PROGRAM=programs
+
 .PHONY: bench
 bench: ## requests per second, CPU per request and latency of each path
 	@$(MAKE) --no-print-directory lab PROGRAM=bench RELEASE=1
