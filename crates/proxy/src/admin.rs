@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::agent::{Report, Status};
 use crate::http::{self, HttpError, ResponseWriter};
+use crate::intake::{Comers, Intake, Place, accept};
 
 /// What the pages show.
 #[derive(Clone)]
@@ -25,25 +26,26 @@ pub(crate) struct Admin {
 }
 
 /// Takes connections until the drain begins: a successor may answer from then on.
-pub(crate) async fn serve(admin: Admin, listener: TcpListener, mut drain: DrainWatch) {
-    loop {
-        let accepted = tokio::select! {
-            () = drain.draining() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((socket, _)) => {
-                tokio::spawn(connection(admin.clone(), socket, drain.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        }
-    }
+pub(crate) async fn serve(
+    admin: Admin,
+    listener: TcpListener,
+    intake: Arc<Intake>,
+    drain: DrainWatch,
+) {
+    let until = drain.clone();
+    accept(
+        &intake,
+        until,
+        listener,
+        Comers::Beside,
+        move |socket, place| {
+            tokio::spawn(connection(admin.clone(), socket, drain.clone(), place));
+        },
+    )
+    .await;
 }
 
-async fn connection(admin: Admin, socket: TcpStream, mut drain: DrainWatch) {
+async fn connection(admin: Admin, socket: TcpStream, mut drain: DrainWatch, _place: Place) {
     let (mut reader, mut writer) = http::serve(socket);
     loop {
         let head = tokio::select! {
