@@ -64,6 +64,21 @@ test-root: ## tests that need root
 verify: ## the timed points of acceptance: bound and measured value
 	@$(MAKE) --no-print-directory lab PROGRAM=verify
 
+# `programs` is one too.
+.PHONY: programs
+programs: ## PostgreSQL, Redis and etcd through the mesh
+	@scripts/bootstrap programs
+	@$(MAKE) --no-print-directory lab PROGRAM=programs
+
+# Where the programs of the previous release are.
+SKEW_DIR := $(abspath $(TARGET_DIR))/skew
+
+.PHONY: skew
+skew: ## the previous release and this one in one mesh
+	@scripts/bootstrap run
+	@scripts/skew $(SKEW_DIR)
+	@$(MAKE) --no-print-directory lab PROGRAM=skew ARGS="--other $(SKEW_DIR)/programs"
+
 .PHONY: bench
 bench: ## requests per second, CPU per request and latency of each path
 	@$(MAKE) --no-print-directory lab PROGRAM=bench RELEASE=1

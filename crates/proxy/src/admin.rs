@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::agent::{Report, Status};
 use crate::http::HttpError;
 use crate::http::http1::{self, Reply, ResponseWriter};
+use crate::intake::{Comers, Intake, Place, accept};
 
 /// What the pages show.
 #[derive(Clone)]
@@ -28,28 +29,29 @@ pub(crate) struct Admin {
 }
 
 /// Takes connections until the drain begins: a successor may answer from then on.
-pub(crate) async fn serve(admin: Admin, listener: TcpListener, mut drain: DrainWatch) {
-    loop {
-        let accepted = tokio::select! {
-            () = drain.draining() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((socket, _)) => {
-                tokio::spawn(connection(admin.clone(), socket, drain.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        }
-    }
+pub(crate) async fn serve(
+    admin: Admin,
+    listener: TcpListener,
+    intake: Arc<Intake>,
+    drain: DrainWatch,
+) {
+    let until = drain.clone();
+    accept(
+        &intake,
+        until,
+        listener,
+        Comers::Beside,
+        move |socket, place| {
+            tokio::spawn(connection(admin.clone(), socket, drain.clone(), place));
+        },
+    )
+    .await;
 }
 
 /// A scraper that has sent no whole request for this long is let go.
 const IDLE: std::time::Duration = std::time::Duration::from_mins(2);
 
-async fn connection(admin: Admin, socket: TcpStream, mut drain: DrainWatch) {
+async fn connection(admin: Admin, socket: TcpStream, mut drain: DrainWatch, _place: Place) {
     let (mut reader, mut writer) = http1::serve(socket, BytesMut::new(), IDLE);
     loop {
         let head = tokio::select! {

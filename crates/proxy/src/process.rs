@@ -126,6 +126,7 @@ impl Starting {
             silent: voice == Voice::Silent,
         });
         let drain = Drain::new();
+        let intake = Intake::of_process(Arc::clone(&metrics));
 
         // Addresses first: one that is in use is the operator's to know at once.
         let mut listeners = Listeners::open(&config, inherited)?;
@@ -138,7 +139,8 @@ impl Starting {
         };
         for listener in std::mem::take(&mut listeners.metrics) {
             let listener = TcpListener::from_std(listener)?;
-            tokio::spawn(admin::serve(admin.clone(), listener, drain.watch()));
+            let intake = Arc::clone(&intake);
+            tokio::spawn(admin::serve(admin.clone(), listener, intake, drain.watch()));
         }
 
         let context = format!("{} {}", config.cluster, config.name);
@@ -165,7 +167,7 @@ impl Starting {
             interest: Interest::new(wanted_sender),
             metrics: Arc::clone(&metrics),
             drain: drain.watch(),
-            intake: Intake::of_process(Arc::clone(&metrics)),
+            intake,
         };
         let agent = Agent::new(
             Arc::clone(&config),

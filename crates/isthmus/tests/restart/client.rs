@@ -1,7 +1,7 @@
 //! Clients that do not forgive: a request that was sent and not answered is a failure, and so is a
 //! connection that is not taken or that breaks.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
 use isthmus_lab::http;
@@ -93,6 +93,15 @@ pub(crate) struct Redis(TcpStream);
 impl Redis {
     pub(crate) fn connect(listener: SocketAddr) -> Result<Self> {
         Ok(Self(http::connect(listener)?))
+    }
+
+    /// Waits until the connection is closed from the other side.
+    pub(crate) fn ends(&mut self) -> Result<()> {
+        match self.0.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+            other => trouble(format!("it goes on: {other:?}")),
+        }
     }
 
     pub(crate) fn ping(&mut self) -> Result<()> {

@@ -36,6 +36,7 @@ fn restarts_are_not_noticed() -> Result<()> {
     no_request_is_lost(&mesh)?;
     what_has_begun_is_finished(&mesh)?;
     the_mesh_sees_the_same_workloads(&mesh)?;
+    what_takes_too_long_is_cut_off(&mesh)?;
     a_successor_that_fails_changes_nothing(&mesh)?;
     what_cannot_be_restarted_is_said(&mesh)?;
     mesh.pass();
@@ -155,6 +156,28 @@ fn the_mesh_sees_the_same_workloads(mesh: &Mesh) -> Result<()> {
     let count = list["items"].as_array().map_or(0, Vec::len);
     assert_eq!(count, 3, "{list}");
     Ok(())
+}
+
+fn what_takes_too_long_is_cut_off(mesh: &Mesh) -> Result<()> {
+    let (cluster, process) = WAY[0];
+    let config = format!("clusters/{cluster}/{process}/run.yaml");
+    let config = mesh.home().join(config);
+    let during = || config.display().to_string();
+    let file = fs::read_to_string(&config).during(during)?;
+    fs::write(&config, format!("drainLimit: 200ms\n{file}")).during(during)?;
+    // The process that starts now has the limit when it has a successor itself.
+    restart(mesh, WAY[0])?;
+    let listener = SocketAddr::new(caller(mesh)?.ip(), REDIS_PORT);
+    let mut redis = Redis::connect(listener)?;
+    redis.ping()?;
+    restart(mesh, WAY[0])?;
+    redis.ends()?;
+    let log = mesh.home().join(format!("logs/{cluster}/{process}.log"));
+    wait_for("it to be told", PATIENCE, || {
+        let log = fs::read_to_string(&log).during(|| log.display().to_string())?;
+        ensure(log.contains("are cut off"), || log.clone())
+    })?;
+    Redis::connect(listener)?.ping()
 }
 
 fn a_successor_that_fails_changes_nothing(mesh: &Mesh) -> Result<()> {

@@ -2,19 +2,23 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 use tokio_util::io::poll_read_buf;
 
-use super::{Closed, Link};
+use super::{Closed, Link, Side};
 
 /// Read at most this much before others have their turn.
 const READ_SIZE: usize = 64 * 1024;
 /// Sealed and written at once.
 const WRITE_SIZE: usize = 64 * 1024;
+/// How long who takes streams and has left waits for its peer to go first. What the peer has sent
+/// meanwhile is refused in so many words; a closed socket would answer it with a reset, which says
+/// nothing, and may overtake the farewell.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// The task.
 pub(super) struct Driver<T> {
@@ -23,6 +27,7 @@ pub(super) struct Driver<T> {
     input: BytesMut,
     output: BytesMut,
     timer: Option<Pin<Box<Sleep>>>,
+    linger: Option<Pin<Box<Sleep>>>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
@@ -33,6 +38,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             input: BytesMut::new(),
             output: BytesMut::new(),
             timer: None,
+            linger: None,
         }
     }
 
@@ -79,6 +85,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                 Poll::Ready(Ok(written)) => drop(self.output.split_to(written)),
             }
         }
+    }
+
+    /// Is there nothing more to say or to hear?
+    fn is_done(&mut self, cx: &mut Context<'_>) -> bool {
+        let shared = self.link.0.borrow();
+        if !shared.machine.is_drained() || !self.output.is_empty() {
+            return false;
+        }
+        // Who opens streams knows that none of its own is on its way.
+        let opens = shared.side == Side::Dialler;
+        drop(shared);
+        let linger = self
+            .linger
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        opens || linger.as_mut().poll(cx).is_ready()
     }
 
     /// Lets the machine's timers run. Ready when one was due.
@@ -128,7 +149,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             {
                 break closed.clone();
             }
-            if driver.link.0.borrow().machine.is_drained() && driver.output.is_empty() {
+            if written.is_ready() && driver.is_done(cx) {
                 break Closed::Drained;
             }
             if timed.is_pending() && read.is_pending() {

@@ -412,6 +412,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_leaves_hears_its_peer_to_the_end() {
+        run(async {
+            let (io, peer) = tokio::io::duplex(64_000);
+            let link = Link::start(io, Side::Listener, Settings::default());
+            link.drain();
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            let accept = link.accept();
+            tokio::select! {
+                biased;
+                _ = accept => panic!("it has closed while its peer may be sending"),
+                () = std::future::ready(()) => {}
+            }
+            drop(peer);
+            assert!(link.accept().await.is_none());
+        })
+        .await;
+    }
+
+    #[tokio::test]
     async fn a_lost_peer_ends_every_stream_and_a_dropped_stream_tells_the_peer() {
         run(async {
             let (io, peer) = tokio::io::duplex(64_000);
