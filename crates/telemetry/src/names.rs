@@ -99,6 +99,13 @@ pub(crate) const TLS_REFUSED: MetricName = MetricName {
     help: "Handshakes refused because the peer's identity was missing, wrong or not trusted",
 };
 
+pub(crate) const MALFORMED: MetricName = MetricName {
+    name: "isthmus_malformed_requests_total",
+    kind: MetricKind::Counter,
+    labels: &["reason"],
+    help: "Requests whose head could not be read, or could be read in two ways, by what is wrong with it",
+};
+
 pub(crate) const LEAF_EXPIRY: MetricName = MetricName {
     name: "isthmus_leaf_expiry_timestamp_seconds",
     kind: MetricKind::Gauge,
@@ -128,7 +135,7 @@ pub(crate) const BUILD_INFO: MetricName = MetricName {
 };
 
 /// Every metric, in the order of the reference page.
-pub const METRICS: [MetricName; 11] = [
+pub const METRICS: [MetricName; 12] = [
     REQUESTS,
     REQUEST_DURATION,
     RETRIES,
@@ -136,6 +143,7 @@ pub const METRICS: [MetricName; 11] = [
     BYTES,
     STREAMS_OPEN,
     TLS_REFUSED,
+    MALFORMED,
     LEAF_EXPIRY,
     SNAPSHOT_REFUSED,
     LABEL_OVERFLOW,

@@ -214,6 +214,7 @@ async fn refuse(
 }
 
 async fn refuse_malformed(worker: &Worker, writer: &mut ResponseWriter, malformed: Malformed) {
+    worker.common.metrics.count_malformed(malformed.code());
     let mut journey = Journey::start(Reporter::Source, "http/1.1");
     journey.source(
         &worker.common.me.identity,
