@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use isthmus_codec::Fields;
 use isthmus_codec::message::{Context, Open, Reply, Request, Response, TcpOpen};
-use isthmus_codec::mux::{Connection, Settings, Side};
+use isthmus_codec::mux::{Connection, CreditBudget, Settings, Side};
 use isthmus_model::ServiceName;
 
 /// The smallest that the protocol allows, so that inputs reach its bounds.
@@ -26,6 +26,11 @@ fn settings() -> Settings {
 
 fn connection(side: Side, now: Instant) -> Connection {
     Connection::new(side, settings(), now)
+}
+
+/// One whose credit grows as far as `budget` goes.
+fn growing(side: Side, budget: &CreditBudget, now: Instant) -> Connection {
+    Connection::drawing(side, settings(), budget, now)
 }
 
 fn an_open(kind: u8) -> Open {

@@ -26,6 +26,7 @@ pub struct Metrics {
     max_flows: usize,
     streams_open: Family<ReporterLabel, Gauge>,
     tls_refused: Family<ReasonLabel, Counter>,
+    malformed: Family<ReasonLabel, Counter>,
     snapshot_refused: Family<ReasonLabel, Counter>,
     connections_shed: Family<ReasonLabel, Counter>,
     leaf_expiry: Gauge,
@@ -55,6 +56,8 @@ impl Metrics {
         register(&mut registry, names::STREAMS_OPEN, &streams_open);
         let tls_refused = Family::default();
         register(&mut registry, names::TLS_REFUSED, &tls_refused);
+        let malformed = Family::default();
+        register(&mut registry, names::MALFORMED, &malformed);
         let snapshot_refused = Family::default();
         register(&mut registry, names::SNAPSHOT_REFUSED, &snapshot_refused);
         let connections_shed = Family::default();
@@ -75,6 +78,7 @@ impl Metrics {
             max_flows,
             streams_open,
             tls_refused,
+            malformed,
             snapshot_refused,
             connections_shed,
             leaf_expiry,
@@ -104,6 +108,11 @@ impl Metrics {
         self.tls_refused
             .get_or_create(&ReasonLabel { reason })
             .inc();
+    }
+
+    /// A request was malformed. `reason` is one of a closed list, hence static.
+    pub fn count_malformed(&self, reason: &'static str) {
+        self.malformed.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// A saved snapshot was refused. `reason` is one of a closed list, hence static.
@@ -225,6 +234,7 @@ mod tests {
         flow.count_response_bytes(20);
         metrics.streams_open(Reporter::Gateway).inc();
         metrics.count_tls_refused("expired");
+        metrics.count_malformed("bare-lf");
         metrics.count_snapshot_refused("foreign");
         metrics.count_connection_shed("too-many");
         metrics

@@ -100,6 +100,13 @@ pub(crate) const TLS_REFUSED: MetricName = MetricName {
     help: "Handshakes refused because the peer's identity was missing, wrong or not trusted",
 };
 
+pub(crate) const MALFORMED: MetricName = MetricName {
+    name: "isthmus_malformed_requests_total",
+    kind: MetricKind::Counter,
+    labels: &["reason"],
+    help: "Requests whose head could not be read, or could be read in two ways, by what is wrong with it",
+};
+
 pub(crate) const LEAF_EXPIRY: MetricName = MetricName {
     name: "isthmus_leaf_expiry_timestamp_seconds",
     kind: MetricKind::Gauge,
@@ -136,7 +143,7 @@ pub(crate) const BUILD_INFO: MetricName = MetricName {
 };
 
 /// Every metric, in the order of the reference page.
-pub const METRICS: [MetricName; 12] = [
+pub const METRICS: [MetricName; 13] = [
     REQUESTS,
     REQUEST_DURATION,
     RETRIES,
@@ -144,6 +151,7 @@ pub const METRICS: [MetricName; 12] = [
     BYTES,
     STREAMS_OPEN,
     TLS_REFUSED,
+    MALFORMED,
     LEAF_EXPIRY,
     SNAPSHOT_REFUSED,
     CONNECTIONS_SHED,

@@ -29,8 +29,8 @@
 //!
 //! # Bounds
 //!
-//! Whatever a peer does, memory stays within: the connection's receive credit, the announced
-//! number of streams times [`MAX_HEAD`](crate::message::MAX_HEAD), one queue per stream, and a few
+//! Whatever a peer does, memory stays within: the connection's receive credit (which grows only as
+//! far as the process's [`CreditBudget`] goes), the announced number of streams times [`MAX_HEAD`](crate::message::MAX_HEAD), one queue per stream, and a few
 //! control frames. What goes beyond ends the connection with a [`ConnectionError`].
 
 mod budget;
@@ -53,6 +53,7 @@ pub use connection::Connection;
 pub use settings::{
     LEAST_CONNECTION_CREDIT, LEAST_STREAM_CREDIT, LEAST_STREAMS, PeerSettings, Settings, VERSION,
 };
+pub use window::CreditBudget;
 
 /// What TLS negotiates for this protocol (RFC 7301).
 pub const ALPN: &[u8] = b"isthmus/1";

@@ -30,9 +30,9 @@ pub struct Settings {
     pub workers: u16,
     /// Streams that the peer may have open at a time.
     pub streams: u32,
-    /// Bytes that the peer may send on a stream before some are consumed.
+    /// Bytes that the peer may send on a stream before some are consumed, to begin with.
     pub stream_credit: u32,
-    /// Bytes that the peer may send on all streams together before some are consumed.
+    /// Bytes that the peer may send on all streams together before some are consumed, to begin with.
     pub connection_credit: u32,
 
     /// Bytes of unsent data that one stream holds.
@@ -52,7 +52,8 @@ impl Default for Settings {
             workers: 1,
             streams: 1024,
             stream_credit: 256 * 1024,
-            connection_credit: 4 * 1024 * 1024,
+            // It grows where that is of use.
+            connection_credit: LEAST_CONNECTION_CREDIT,
             queue: 64 * 1024,
             silence_busy: Duration::from_millis(500),
             silence_idle: Duration::from_secs(10),

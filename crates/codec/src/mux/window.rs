@@ -1,4 +1,11 @@
-//! Credit: how much a peer may still send.
+//! Credit: how much a peer may still send, and how that grows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Bandwidth over a shorter time says more about chance than about the link.
+const SHORTEST_MEASURE: Duration = Duration::from_millis(10);
 
 /// The receiving side of a credit, of a stream or of a connection; in bytes of data.
 ///
@@ -8,8 +15,11 @@
 pub(super) struct ReceiveWindow {
     size: u64,
     available: u64,
-    /// Consumed, and not yet given back to the peer.
+    /// Consumed or grown by, and not yet given to the peer.
     owed: u64,
+    /// What has been consumed since `since`, to measure the bandwidth.
+    consumed: u64,
+    since: Option<Instant>,
 }
 
 impl ReceiveWindow {
@@ -18,11 +28,22 @@ impl ReceiveWindow {
             size: size.into(),
             available: size.into(),
             owed: 0,
+            consumed: 0,
+            since: None,
         }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
     }
 
     pub(super) fn available(&self) -> u64 {
         self.available
+    }
+
+    /// Bytes that came and are still in our memory.
+    fn held(&self) -> u64 {
+        self.size.saturating_sub(self.available + self.owed)
     }
 
     /// Takes `count` bytes in; false when the peer may not send so much.
@@ -39,6 +60,7 @@ impl ReceiveWindow {
     /// `count` bytes of those taken in have left our memory.
     pub(super) fn release(&mut self, count: u64) {
         self.owed = self.owed.saturating_add(count);
+        self.consumed = self.consumed.saturating_add(count);
     }
 
     /// Is so much owed that telling the peer is worth a frame?
@@ -46,12 +68,145 @@ impl ReceiveWindow {
         self.owed > 0 && self.owed >= self.size / 4
     }
 
-    /// What to grant the peer now. Growth by the measured bandwidth-delay product belongs here,
-    /// and only here: a larger `size` is granted as `owed` plus the difference.
+    /// What to grant the peer now.
     pub(super) fn grant(&mut self) -> u32 {
         let granted = u32::try_from(self.owed).unwrap_or(u32::MAX);
         self.owed -= u64::from(granted);
         self.available += u64::from(granted);
         granted
+    }
+
+    /// At the end of a round trip: twice the product of bandwidth and delay, which is the window that
+    /// lets a peer send on while its credit is under way. Bandwidth is what was consumed meanwhile: who
+    /// is slow to consume needs no larger window. `None` in between, and while no round trip is known.
+    pub(super) fn measure(&mut self, rtt: Option<Duration>, now: Instant) -> Option<u64> {
+        let rtt = rtt?;
+        let Some(since) = self.since else {
+            self.measure_from(now);
+            return None;
+        };
+        let passed = now.saturating_duration_since(since);
+        if passed < rtt.max(SHORTEST_MEASURE) {
+            return None;
+        }
+        let product = u128::from(self.consumed) * rtt.as_nanos() / passed.as_nanos();
+        self.measure_from(now);
+        Some(u64::try_from(2 * product).unwrap_or(u64::MAX))
+    }
+
+    /// By how much to grow towards `target`: at most twice as large, since a window that limits its
+    /// peer hides how much more there could be.
+    pub(super) fn missing(&self, target: u64) -> u64 {
+        target.min(2 * self.size).saturating_sub(self.size)
+    }
+
+    /// By how much it could shrink, a part at a time, when `target` would do.
+    pub(super) fn surplus(&self, target: u64) -> u64 {
+        let needed = 4 * target.max(self.held());
+        if needed < self.size { self.size / 4 } else { 0 }
+    }
+
+    /// Is half of it held by streams that nobody reads? They must not stop those that are read.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.held() > self.size / 2
+    }
+
+    fn measure_from(&mut self, now: Instant) {
+        self.consumed = 0;
+        self.since = Some(now);
+    }
+
+    /// The peer may have `more` bytes under way or in our memory.
+    pub(super) fn grow(&mut self, more: u64) {
+        self.size += more;
+        self.owed += more;
+    }
+
+    /// Takes back as much of `most` as is not promised. Gives how much that was.
+    pub(super) fn shrink(&mut self, most: u64) -> u64 {
+        let less = most.min(self.owed);
+        self.size -= less;
+        self.owed -= less;
+        less
+    }
+}
+
+/// Memory that all connections of a process may promise to their peers beyond what each begins with.
+/// Clones are the same budget.
+#[derive(Debug, Clone)]
+pub struct CreditBudget(Arc<Account>);
+
+#[derive(Debug)]
+struct Account {
+    limit: u64,
+    drawn: AtomicU64,
+}
+
+impl CreditBudget {
+    /// `limit` in bytes; 0: connections keep what they begin with.
+    pub fn new(limit: u64) -> Self {
+        Self(Arc::new(Account {
+            limit,
+            drawn: AtomicU64::new(0),
+        }))
+    }
+
+    /// Bytes that are promised now.
+    pub fn drawn(&self) -> u64 {
+        self.0.drawn.load(Ordering::Relaxed)
+    }
+
+    /// As much of `wanted` as there is, but never more than half of what is left: whoever comes later
+    /// finds something, and a few greedy peers cannot take all of it.
+    fn draw(&self, wanted: u64) -> u64 {
+        let mut given = 0;
+        let take = |drawn: u64| {
+            given = wanted.min(self.0.limit.saturating_sub(drawn) / 2);
+            Some(drawn + given)
+        };
+        // It always gives, if only nothing.
+        let _ = self
+            .0
+            .drawn
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        given
+    }
+}
+
+/// What one connection has drawn; given back when the connection is dropped.
+#[derive(Debug)]
+pub(super) struct Drawn {
+    budget: CreditBudget,
+    bytes: u64,
+}
+
+impl Drawn {
+    pub(super) fn of(budget: &CreditBudget) -> Self {
+        Self {
+            budget: budget.clone(),
+            bytes: 0,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn more(&mut self, wanted: u64) -> u64 {
+        let given = self.budget.draw(wanted);
+        self.bytes += given;
+        given
+    }
+
+    pub(super) fn less(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.budget.0.drawn.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Drawn {
+    fn drop(&mut self) {
+        self.less(self.bytes);
     }
 }

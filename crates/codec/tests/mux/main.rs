@@ -7,3 +7,4 @@ mod hostile;
 mod pair;
 mod random;
 mod stories;
+mod windows;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use isthmus_codec::Fields;
 use isthmus_codec::message::{Context, Open, Reply, Request, Response, TcpOpen};
-use isthmus_codec::mux::{Connection, ConnectionError, Event, Settings, Side};
+use isthmus_codec::mux::{Connection, ConnectionError, CreditBudget, Event, Settings, Side};
 use isthmus_model::ServiceName;
 
 /// One end with what it has written and not yet delivered.
@@ -45,9 +45,22 @@ impl Pair {
         }
     }
 
+    /// Ends that let their credit grow.
+    pub(crate) fn drawing(settings: &Settings, budget: &CreditBudget) -> Self {
+        let mut pair = Self::new(settings);
+        for side in [Side::Dialler, Side::Listener] {
+            let now = pair.now;
+            pair.end(side).connection = Connection::drawing(side, settings.clone(), budget, now);
+        }
+        pair
+    }
+
     /// Both have spoken, and what that causes is out of the way.
     pub(crate) fn established() -> Self {
-        let mut pair = Self::new(&Settings::default());
+        let mut pair = Self::new(&Settings {
+            connection_credit: 4 * 1024 * 1024,
+            ..Settings::default()
+        });
         pair.exchange();
         pair.dialler.events();
         pair.listener.events();

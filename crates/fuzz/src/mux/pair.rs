@@ -4,15 +4,20 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use isthmus_codec::mux::{Connection, ConnectionError, Event, Side, StreamId};
+use isthmus_codec::mux::{Connection, ConnectionError, CreditBudget, Event, Side, StreamId};
 
 use super::watch::Watch;
-use super::{a_reply, an_open, connection, some_fields};
+use super::{a_reply, an_open, growing, some_fields};
 use crate::word;
 
-/// Every three bytes of the input are a step: who and what, with which, how much.
+/// What the credit of the two ends may grow by, if it may grow.
+const BUDGET: u64 = 1 << 20;
+
+/// Every three bytes of the input are a step: who and what, with which, how much. The length of the
+/// input says whether credit grows.
 pub(crate) fn pair(data: &[u8]) -> String {
-    let mut pair = Pair::new();
+    let limit = if data.len() % 2 == 1 { BUDGET } else { 0 };
+    let mut pair = Pair::new(limit);
     for step in data.as_chunks::<3>().0 {
         pair.step(*step);
     }
@@ -39,10 +44,10 @@ struct Pair {
 }
 
 impl End {
-    fn new(side: Side, now: Instant) -> Self {
+    fn new(side: Side, budget: &CreditBudget, limit: u64, now: Instant) -> Self {
         Self {
-            connection: connection(side, now),
-            watch: Watch::default(),
+            connection: growing(side, budget, now),
+            watch: Watch::growing(limit),
             outgoing: BytesMut::new(),
             incoming: BytesMut::new(),
             sent: BTreeMap::new(),
@@ -63,11 +68,13 @@ impl End {
 }
 
 impl Pair {
-    fn new() -> Self {
+    fn new(limit: u64) -> Self {
         let now = Instant::now();
+        let budget = CreditBudget::new(limit);
+        let end = |side| End::new(side, &budget, limit, now);
         Self {
             now,
-            ends: [Side::Dialler, Side::Listener].map(|side| End::new(side, now)),
+            ends: [Side::Dialler, Side::Listener].map(end),
             damaged: false,
             failed: None,
         }

@@ -13,6 +13,8 @@ pub(super) struct Watch {
     streams: BTreeMap<StreamId, Seen>,
     /// Bytes of data that came and were not said to be consumed.
     held: u64,
+    /// What credit may have grown by.
+    grown: u64,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -28,6 +30,14 @@ struct Seen {
 }
 
 impl Watch {
+    /// Of a connection whose credit grows by at most `most`.
+    pub(super) fn growing(most: u64) -> Self {
+        Self {
+            grown: most,
+            ..Self::default()
+        }
+    }
+
     /// A stream was opened from this side.
     pub(super) fn opened_here(&mut self, stream: StreamId) {
         let seen = Seen {
@@ -86,12 +96,18 @@ impl Watch {
             }
             Event::Data { stream, bytes } => {
                 assert!(!bytes.is_empty());
+                let all = u64::from(LEAST_CONNECTION_CREDIT) + self.grown;
+                // A stream's credit grows with what is consumed, up to all of the connection's.
+                let one = match self.grown {
+                    0 => LEAST_STREAM_CREDIT.into(),
+                    _ => all,
+                };
                 let seen = self.receiving(*stream);
                 assert!(seen.replied, "data follows a head");
                 seen.held += bytes.len() as u64;
-                assert!(seen.held <= LEAST_STREAM_CREDIT.into());
+                assert!(seen.held <= one);
                 self.held += bytes.len() as u64;
-                assert!(self.held <= LEAST_CONNECTION_CREDIT.into());
+                assert!(self.held <= all);
             }
             Event::Ended { stream, .. } => {
                 let seen = self.receiving(*stream);

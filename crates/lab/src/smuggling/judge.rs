@@ -1,6 +1,6 @@
 //! What was heard and logged, held against each other. Pure: it is given everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -118,6 +118,26 @@ impl Seen {
     }
 }
 
+/// Of the words by which malformed requests are counted, those that the cases must have caused.
+const REASONS: [&str; 16] = [
+    "bare-cr",
+    "bare-lf",
+    "content-length",
+    "content-lengths-differ",
+    "field-name",
+    "field-value",
+    "folded",
+    "head-too-large",
+    "host",
+    "host-missing",
+    "length-and-transfer-coding",
+    "nul",
+    "request-line",
+    "space-before-colon",
+    "transfer-coding",
+    "version",
+];
+
 /// What is wrong.
 #[derive(Debug, Default)]
 pub(super) struct Findings(Vec<String>);
@@ -154,6 +174,16 @@ impl Findings {
                 "case {:?}: {found:?} instead of {expected:?}",
                 case.name
             ));
+        }
+    }
+
+    /// Is what the cases get refused for counted, each under its own word?
+    pub(super) fn check_reasons(&mut self, counted: &BTreeSet<String>) {
+        for reason in REASONS {
+            if !counted.contains(reason) {
+                self.0
+                    .push(format!("no metric counts {reason}: {counted:?}"));
+            }
         }
     }
 

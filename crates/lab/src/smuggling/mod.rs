@@ -112,6 +112,7 @@ fn try_on(stage: &Stage, server: &'static str, plan: Plan<'_>) -> Result<ServerR
         findings.check_case(case, &heard);
         findings.check_answers(id, &heard);
     }
+    findings.check_reasons(&stage.reasons()?);
     let mut mutations = Mutations::new(plan.seed);
     let mutants: Vec<(Id, Vec<u8>)> = (0..plan.mutations)
         .map(|number| {

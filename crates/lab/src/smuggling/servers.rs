@@ -4,7 +4,7 @@
 //! servers are processes of their own, so that their proxies write access logs.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -148,6 +148,17 @@ impl Stage {
     /// The caller's proxy.
     pub(super) fn caller(&self) -> Result<SocketAddr> {
         Ok((self.address(0)?, 15001).into())
+    }
+
+    /// The words by which the caller's proxy counts what is malformed.
+    pub(super) fn reasons(&self) -> Result<BTreeSet<String>> {
+        let admin = SocketAddr::from((self.address(0)?, 15020));
+        let page = http::get(admin, "/metrics", &[])?.expect(200)?.text();
+        let counted = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("isthmus_malformed_requests_total{reason=\""));
+        let reasons = counted.filter_map(|line| line.split('"').next());
+        Ok(reasons.map(str::to_owned).collect())
     }
 
     pub(super) fn pass(self) {

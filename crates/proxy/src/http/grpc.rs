@@ -102,12 +102,31 @@ pub(crate) fn refused(refusal: &Refusal, at: &str) -> Fields {
     fields
 }
 
+/// The trailers of a call that the mesh ends after its reply has begun.
+pub(crate) fn ended(reason: RefusalReason) -> Fields {
+    let mut fields = Fields::new();
+    for (name, value) in [
+        (STATUS, status_of(reason).to_string()),
+        (MESSAGE, percent_encoded(reason.meaning())),
+        (crate::refusal::REFUSAL_FIELD, reason.code().to_owned()),
+    ] {
+        // Visible ASCII all of them.
+        let _ = fields.push(name, value);
+    }
+    fields
+}
+
 /// The status by which a client is told: UNAVAILABLE only where another try does no harm.
 pub(crate) fn status_of(reason: RefusalReason) -> u16 {
     match (reason, reason.status()) {
         (RefusalReason::RequestTimeout, _) => 4,
         (RefusalReason::NotAuthorized | RefusalReason::NotExported, _) => 7,
-        (RefusalReason::MalformedRequest, _) => 13,
+        (
+            RefusalReason::MalformedRequest
+            | RefusalReason::UpstreamReset
+            | RefusalReason::BadUpstreamReply,
+            _,
+        ) => 13,
         (_, 404) => 12,
         (_, 431) => 8,
         _ if reason.retry() == Retry::Safe => 14,

@@ -15,6 +15,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{HttpError, Piece};
 
+/// Read ahead of a client that sends further requests before it has got the reply to the first.
+const MOST_PIPELINED: usize = 64 * 1024;
 /// Asked of the socket at once.
 const READ_SIZE: usize = 16 * 1024;
 
@@ -101,6 +103,16 @@ impl RequestReader {
         self.socket.read_buf(&mut self.input).await
     }
 
+    /// Waits until the client has gone away. What it sends meanwhile is kept for later, within bounds.
+    pub(super) async fn gone(&mut self) {
+        while self.input.len() < MOST_PIPELINED {
+            if !matches!(self.read().await, Ok(1..)) {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
     /// As `into_tunnel`, for as long as it lasts.
     pub(super) fn tunnel(&mut self) -> (&mut OwnedReadHalf, Bytes) {
         (&mut self.socket, self.input.split().freeze())
@@ -139,6 +151,8 @@ impl ResponseWriter {
 pub(crate) struct Reply<'c> {
     writer: &'c mut ResponseWriter,
     version: Version,
+    /// A client of HTTP/1.0 has asked for it, and is to be told.
+    keeps: bool,
     encoder: Option<BodyEncoder>,
 }
 
@@ -148,8 +162,15 @@ impl<'c> Reply<'c> {
         Self {
             writer,
             version,
+            keeps: false,
             encoder: None,
         }
+    }
+
+    /// The connection stays for the next request of a client of HTTP/1.0, if the reply's end can be seen
+    /// without its end (RFC 9112 appendix C.2.2).
+    pub(crate) fn keeping(self, keeps: bool) -> Self {
+        Self { keeps, ..self }
     }
 
     pub(super) fn version(&self) -> Version {
@@ -177,7 +198,15 @@ impl<'c> Reply<'c> {
     }
 
     pub(crate) fn head(&mut self, head: &ResponseHead, body: Body) -> Result<(), HttpError> {
-        self.encoder = Some(self.writer.head(head, body)?);
+        let stays = self.keeps && body != Body::UntilClose && !head.fields.contains("connection");
+        self.encoder = Some(if stays {
+            let mut head = head.clone();
+            // Both are plain text.
+            let _ = head.fields.push("connection", "keep-alive");
+            self.writer.head(&head, body)?
+        } else {
+            self.writer.head(head, body)?
+        });
         Ok(())
     }
 

@@ -111,6 +111,18 @@ impl ClientBody<'_> {
     }
 }
 
+impl ClientBody<'_> {
+    /// Ready when the client has gone away, once all of its body was read. (As nginx and Envoy do,
+    /// half a connection that ends is taken for the whole.) One that speaks HTTP/2 resets its stream:
+    /// see [`ClientReply::unwanted`].
+    pub(crate) async fn gone(&mut self) {
+        match self {
+            Self::Http1(reader) => reader.gone().await,
+            Self::Http2(_) => std::future::pending().await,
+        }
+    }
+}
+
 /// What a client has to do in time.
 async fn goes_on<T>(
     limit: Duration,
@@ -202,8 +214,8 @@ impl ClientReply<'_> {
         }
     }
 
-    /// Ready when the client does not want the reply any more. One that speaks HTTP/1.1 is seen to be
-    /// gone only when it is written to.
+    /// Ready when the client does not want the reply any more. One that speaks HTTP/1.1 goes away: see
+    /// [`ClientBody::gone`].
     pub(crate) async fn unwanted(&mut self) {
         match self {
             Self::Http1(_) => std::future::pending().await,

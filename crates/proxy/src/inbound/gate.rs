@@ -39,6 +39,16 @@ struct Place<'g> {
 }
 
 impl Gates {
+    /// Requests that the program works on.
+    #[cfg(test)]
+    pub(crate) fn in_service(&self) -> u32 {
+        let gates = self.0.borrow();
+        gates
+            .values()
+            .map(|gate| gate.admission.borrow().in_service())
+            .sum()
+    }
+
     pub(super) fn of(&self, port: u16) -> Rc<Gate> {
         Rc::clone(self.0.borrow_mut().entry(port).or_default())
     }

@@ -103,6 +103,8 @@ pub(super) async fn serve(
     let outcome = tokio::select! {
         outcome = exchange(worker, journey, &stream, &request, end, target, &mut pass) => outcome,
         () = sleep_until(deadline.into()) => Err(Broken::Late),
+        // A caller that goes away takes its request along, whatever the program is doing.
+        error = stream.failed() => Err(Broken::Caller(error)),
         refusal = withdrawn(worker, &request.service, request.port, caller), if lasts => {
             Err(Broken::Withdrawn(refusal))
         }

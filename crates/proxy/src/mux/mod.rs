@@ -14,12 +14,14 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use isthmus_codec::message::Open;
 use isthmus_codec::mux::{
-    CannotOpen, Connection, ConnectionError, Event, LeaveCode, ResetCode, Settings, Side, StreamId,
+    CannotOpen, Connection, ConnectionError, CreditBudget, Event, LeaveCode, ResetCode, Settings,
+    Side, StreamId,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
@@ -29,6 +31,13 @@ use self::stream::Slot;
 
 pub(crate) use self::pipe::Pipe;
 pub(crate) use self::stream::{Incoming, Item, Stream, StreamError};
+
+/// What all connections of this process together may promise their peers beyond what each begins with:
+/// enough for several long links, and for some thousands of replies that nobody reads.
+const CREDIT_BYTES: u64 = 128 << 20;
+
+/// One for the process, whoever starts connections in it and on whichever thread.
+static CREDIT: LazyLock<CreditBudget> = LazyLock::new(|| CreditBudget::new(CREDIT_BYTES));
 
 /// A connection to one peer. Clones are the same connection; it ends when it is drained, or when
 /// the peer is gone.
@@ -73,7 +82,7 @@ impl Link {
     {
         let now = Instant::now();
         let link = Self(Rc::new(RefCell::new(Shared {
-            machine: Connection::new(side, settings, now),
+            machine: Connection::drawing(side, settings, &CREDIT, now),
             side,
             streams: HashMap::new(),
             incoming: VecDeque::new(),

@@ -51,6 +51,8 @@ pub(super) struct Slot {
     pub(super) failed: Option<StreamError>,
     pub(super) receiver: Option<Waker>,
     pub(super) sender: Option<Waker>,
+    /// Who wants to know only of the stream's failure.
+    pub(super) watcher: Option<Waker>,
     /// The peer opened the stream; we answer.
     pub(super) served: bool,
     pub(super) sent_end: bool,
@@ -77,12 +79,12 @@ impl Slot {
     }
 
     pub(super) fn wake(&mut self) {
-        for waker in [self.receiver.take(), self.sender.take()]
-            .into_iter()
-            .flatten()
-        {
-            waker.wake();
-        }
+        let wakers = [
+            self.receiver.take(),
+            self.sender.take(),
+            self.watcher.take(),
+        ];
+        wakers.into_iter().flatten().for_each(Waker::wake);
     }
 }
 
@@ -174,6 +176,22 @@ impl Stream {
         }
         slot.receiver = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// Waits until the stream has failed, whatever is still to be read of it.
+    pub(crate) async fn failed(&self) -> StreamError {
+        poll_fn(|cx| {
+            let mut shared = self.link.0.borrow_mut();
+            let Some(slot) = shared.streams.get_mut(&self.id) else {
+                return Poll::Ready(StreamError::Gone);
+            };
+            if let Some(error) = slot.failed {
+                return Poll::Ready(error);
+            }
+            slot.watcher = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
     }
 
     /// Nothing more will arrive, and everything that did was given out.

@@ -136,7 +136,10 @@ async fn serve_http1(
         };
         let request = match head {
             Ok(Some(request)) => Ok(request),
-            Err(HttpError::Malformed(malformed)) => Err(Refusal::malformed(malformed)),
+            Err(HttpError::Malformed(malformed)) => {
+                worker.common.metrics.count_malformed(malformed.code());
+                Err(Refusal::malformed(malformed))
+            }
             Err(error @ HttpError::Stalled(_)) => Err(Refusal::new(
                 RefusalReason::ClientTooSlow,
                 error.to_string(),
@@ -154,7 +157,9 @@ async fn serve_http1(
             return connect(worker, reader, writer, head, place).await;
         }
         let wants_more = head.keep_alive();
-        let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, head.version));
+        let keeps = wants_more && head.version == Version::Http10;
+        let reply = http1::Reply::new(&mut writer, head.version).keeping(keeps);
+        let mut reply = ClientReply::Http1(reply);
         let mut journey = Journey::start(Reporter::Source, "http/1.1");
         journey.ends_when_leaving(worker.common.drain.clone());
         let upload = ClientBody::Http1(&mut reader);
@@ -317,6 +322,7 @@ async fn serve_stream(
     let (head, body) = match head {
         Ok(request) => request,
         Err(malformed) => {
+            worker.common.metrics.count_malformed(malformed.code());
             let refusal = Refusal::malformed(malformed);
             return refuse_unread(&worker, &mut reply, &refusal).await;
         }

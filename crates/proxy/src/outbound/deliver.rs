@@ -1,5 +1,6 @@
 //! The way back: a reply to the caller, whole or as it comes.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -13,9 +14,9 @@ use tokio::time::sleep_until;
 
 use super::call::Call;
 use super::settle::{deadline, stream_failed};
-use super::upload::{Sending, Uploading, upload_step};
+use super::upload::{ClientSide, Sending};
 use crate::destination::Try;
-use crate::http::{ClientBody, ClientReply, ClientTunnel, HttpError, content_length};
+use crate::http::{ClientBody, ClientReply, ClientTunnel, HttpError, content_length, grpc};
 use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Stream};
 use crate::refusal::{AT_FIELD, Refusal};
@@ -97,7 +98,7 @@ impl HeldBody<'_> {
 /// A stream whose reply is not complete, and what is still being sent on it.
 pub(super) struct Rest<'u> {
     pub(super) stream: Rc<Stream>,
-    pub(super) uploading: Option<Uploading<'u>>,
+    pub(super) client: ClientSide<'u>,
 }
 
 /// Gives the reply to the caller. From its first byte on there is no other try.
@@ -136,7 +137,19 @@ pub(super) async fn deliver(
         }
         Err(Cut::Upstream(outcome)) => {
             attempt.finish(outcome);
-            journey.record.refusal = Some(RefusalReason::UpstreamReset);
+            let reason = match outcome {
+                Outcome::TimedOut => RefusalReason::RequestTimeout,
+                _ => RefusalReason::UpstreamReset,
+            };
+            journey.record.refusal = Some(reason);
+            if call.is_grpc() {
+                // A call that has begun can still be told how it ended.
+                let status = grpc::status_of(reason);
+                journey.record.grpc_status = Some(status);
+                reply.end(Some(&grpc::ended(reason)))?;
+                reply.flush().await?;
+                return Ok(KeepAlive::No);
+            }
             // The head is out: only an end that is none tells that the body is cut.
             Err(Ended::Broken(HttpError::Truncated))
         }
@@ -261,13 +274,10 @@ async fn deliver_coming(
         let item = tokio::select! {
             biased;
             item = rest.stream.receive() => item,
-            done = upload_step(&mut rest.uploading), if rest.uploading.is_some() => {
-                rest.uploading = None;
-                match done {
-                    Err(Sending::Client(error)) => return Err(Cut::Client(error)),
-                    Ok(()) | Err(Sending::Stream | Sending::Stuck) => continue,
-                }
-            }
+            done = rest.client.step() => match done {
+                Err(Sending::Client(error)) => return Err(Cut::Client(error)),
+                Ok(()) | Err(Sending::Stream | Sending::Stuck) => continue,
+            },
             () = reply.unwanted() => return Err(Cut::Client(HttpError::Truncated)),
             () = sleep_until(deadline(attempts)) => return Err(Cut::Upstream(Outcome::TimedOut)),
         };
@@ -278,14 +288,17 @@ async fn deliver_coming(
             Item::Data(_) if framing == Body::None => {}
             Item::Data(data) => {
                 journey.record.response_bytes += data.len() as u64;
-                reply.data(data).await?;
-                reply.flush().await?;
+                let writing = async {
+                    reply.data(data).await?;
+                    reply.flush().await
+                };
+                meanwhile(&mut rest.client, writing).await?;
             }
             Item::End(trailers) => {
                 reply.end(trailers.as_ref())?;
                 reply.flush().await?;
                 // What is left of the request's body would be read as the next request.
-                let keep = if rest.uploading.is_some() {
+                let keep = if rest.client.is_sending() {
                     KeepAlive::No
                 } else {
                     keep
@@ -293,6 +306,24 @@ async fn deliver_coming(
                 return Ok(Delivered { keep, trailers });
             }
             Item::Reply(_) => return Err(Cut::Upstream(Outcome::Reset)),
+        }
+    }
+}
+
+/// Writes to a client that may still be sending, and that may read nothing before it has sent all.
+async fn meanwhile(
+    client: &mut ClientSide<'_>,
+    writing: impl Future<Output = Result<(), HttpError>>,
+) -> Result<(), Cut> {
+    let mut writing = pin!(writing);
+    loop {
+        tokio::select! {
+            biased;
+            written = &mut writing => return Ok(written?),
+            done = client.step() => match done {
+                Err(Sending::Client(error)) => return Err(Cut::Client(error)),
+                Ok(()) | Err(Sending::Stream | Sending::Stuck) => {}
+            },
         }
     }
 }

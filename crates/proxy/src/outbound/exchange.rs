@@ -17,7 +17,7 @@ use super::deliver::{Ended, Held, HeldBody, KeepAlive, Rest, Upgraded, deliver};
 use super::settle::{
     Avoided, Failed, Settle, check_chosen, consider, deadline, has_room, not_opened, stream_failed,
 };
-use super::upload::{Sending, Upload, upload_step};
+use super::upload::{ClientSide, Sending, Upload};
 use crate::http::{ClientReply, HttpError, content_length};
 use crate::journey::Journey;
 use crate::mux::{Item, Link};
@@ -128,8 +128,12 @@ async fn answer<'u>(
         .open(&Open::Request(request.clone()), empty && !upgrades)
         .map_err(|error| Abandoned::Failed(not_opened(&error)))?;
     let stream = Rc::new(stream);
-    let uploading = (!empty).then(|| upload.send(Rc::clone(&stream)));
-    let mut waiting = Waiting(Rest { stream, uploading });
+    let client = if empty {
+        ClientSide::waiting(upload.watch())
+    } else {
+        ClientSide::sending(upload.send(Rc::clone(&stream)))
+    };
+    let mut waiting = Waiting(Rest { stream, client });
     let Item::Reply(Reply::Response(head)) = waiting.item(attempts, reply).await? else {
         return Err(bad("not a reply to a request"));
     };
@@ -164,7 +168,7 @@ impl<'u> Waiting<'u> {
         attempts: &mut Attempts,
         reply: &mut ClientReply<'_>,
     ) -> Result<Item, Abandoned> {
-        let Rest { stream, uploading } = &mut self.0;
+        let Rest { stream, client } = &mut self.0;
         loop {
             tokio::select! {
                 biased;
@@ -172,16 +176,13 @@ impl<'u> Waiting<'u> {
                     let failed = |error| Abandoned::Failed(stream_failed(error, stream.link()));
                     return item.map_err(failed);
                 }
-                done = upload_step(uploading), if uploading.is_some() => {
-                    *uploading = None;
-                    match done {
-                        Ok(()) => attempts.received(Instant::now()),
-                        Err(Sending::Client(error)) => return Err(Abandoned::Client(error)),
-                        Err(Sending::Stuck) => return Err(late(Outcome::TimedOut)),
-                        // Reading it says why.
-                        Err(Sending::Stream) => {}
-                    }
-                }
+                done = client.step() => match done {
+                    Ok(()) => attempts.received(Instant::now()),
+                    Err(Sending::Client(error)) => return Err(Abandoned::Client(error)),
+                    Err(Sending::Stuck) => return Err(late(Outcome::TimedOut)),
+                    // Reading it says why.
+                    Err(Sending::Stream) => {}
+                },
                 () = reply.unwanted() => return Err(Abandoned::Client(HttpError::Truncated)),
                 () = sleep_until(deadline(attempts)) => {
                     let expired = attempts.expired(Instant::now());

@@ -43,8 +43,11 @@ impl KeptWhole {
     }
 }
 
-/// One try's sending.
-pub(super) type Uploading<'u> = Pin<Box<dyn Future<Output = Result<(), Sending>> + 'u>>;
+/// One try's sending; when all is sent, the client is watched.
+pub(super) type Uploading<'u> = Pin<Box<dyn Future<Output = Result<Watching<'u>, Sending>> + 'u>>;
+
+/// Ready when the client has gone away.
+pub(super) type Watching<'u> = Pin<Box<dyn Future<Output = ()> + 'u>>;
 
 /// Why an upload ended early.
 pub(super) enum Sending {
@@ -114,8 +117,17 @@ impl<'c> Upload<'c> {
                     Piece::End => self.end = End::Read { trailers: None },
                 }
             };
-            stream.finish(trailers).map_err(|_| Sending::Stream)
+            stream.finish(trailers).map_err(|_| Sending::Stream)?;
+            Ok(self.watch())
         })
+    }
+
+    /// Looks after a client that has sent all of its request.
+    pub(super) fn watch<'u>(&'u mut self) -> Watching<'u>
+    where
+        'c: 'u,
+    {
+        Box::pin(self.client.gone())
     }
 
     fn keep(&mut self, data: &Bytes) {
@@ -135,10 +147,45 @@ async fn send(stream: &Stream, data: Bytes) -> Result<(), Sending> {
         .map_err(|_| Sending::Stream)
 }
 
-/// Goes on with an upload; never ready when there is none.
-pub(super) async fn upload_step(uploading: &mut Option<Uploading<'_>>) -> Result<(), Sending> {
-    match uploading {
-        Some(uploading) => uploading.await,
-        None => std::future::pending().await,
+/// The client's side of a try: it sends, and then it waits.
+pub(super) struct ClientSide<'u> {
+    uploading: Option<Uploading<'u>>,
+    watching: Option<Watching<'u>>,
+}
+
+impl<'u> ClientSide<'u> {
+    pub(super) fn sending(uploading: Uploading<'u>) -> Self {
+        Self {
+            uploading: Some(uploading),
+            watching: None,
+        }
+    }
+
+    pub(super) fn waiting(watching: Watching<'u>) -> Self {
+        Self {
+            uploading: None,
+            watching: Some(watching),
+        }
+    }
+
+    /// Some of the request is still to be sent.
+    pub(super) fn is_sending(&self) -> bool {
+        self.uploading.is_some()
+    }
+
+    /// Goes on until all is sent, or something is wrong; then until the client goes away.
+    pub(super) async fn step(&mut self) -> Result<(), Sending> {
+        if let Some(uploading) = &mut self.uploading {
+            let done = uploading.await;
+            self.uploading = None;
+            self.watching = Some(done?);
+            return Ok(());
+        }
+        match &mut self.watching {
+            Some(watching) => watching.await,
+            // It has failed before.
+            None => std::future::pending().await,
+        }
+        Err(Sending::Client(HttpError::Truncated))
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use crate::testing::{HOST, Scene, program, read_head, run, within};
 
 /// A program that serves every request with `script`.
-async fn h2_program<S: Future<Output = ()> + 'static>(
+pub(super) async fn h2_program<S: Future<Output = ()> + 'static>(
     script: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> S + 'static,
 ) -> SocketAddr {
     let script = Rc::new(script);
@@ -36,7 +36,7 @@ async fn h2_program<S: Future<Output = ()> + 'static>(
 }
 
 /// A client beside the caller's proxy that knows that it may speak HTTP/2.
-async fn h2_client(scene: &Scene) -> SendRequest<Bytes> {
+pub(super) async fn h2_client(scene: &Scene) -> SendRequest<Bytes> {
     connect(scene.client().await).await
 }
 
@@ -46,7 +46,7 @@ async fn connect(socket: TcpStream) -> SendRequest<Bytes> {
     requests
 }
 
-fn call(timeout: Option<&'static str>) -> Request<()> {
+pub(super) fn call(timeout: Option<&'static str>) -> Request<()> {
     let mut request = Request::post(format!("http://{HOST}/shop.Cart/Add"))
         .header("content-type", "application/grpc")
         .header("te", "trailers");
@@ -56,7 +56,7 @@ fn call(timeout: Option<&'static str>) -> Request<()> {
     request.body(()).unwrap()
 }
 
-async fn send(stream: &mut SendStream<Bytes>, data: Bytes, end: bool) {
+pub(super) async fn send(stream: &mut SendStream<Bytes>, data: Bytes, end: bool) {
     stream.reserve_capacity(data.len());
     while stream.capacity() < data.len() {
         poll_fn(|cx| stream.poll_capacity(cx))

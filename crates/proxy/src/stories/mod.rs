@@ -1,5 +1,6 @@
 //! What users see, through whole proxies on real sockets: see [`crate::testing`].
 
+mod gone;
 mod http2;
 mod life;
 mod rejudged;

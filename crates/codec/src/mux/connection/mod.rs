@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use super::budget::Budget;
 use super::liveness::{Liveness, Verdict};
 use super::stream::{ReceivePhase, SendPhase, Stream};
-use super::window::ReceiveWindow;
+use super::window::{CreditBudget, Drawn, ReceiveWindow};
 use super::{
     CannotOpen, CannotSend, ConnectionError, Event, LeaveCode, PeerSettings, ResetCode, Settings,
     Side, StreamId,
@@ -48,6 +48,8 @@ pub struct Connection {
     held_here: usize,
     held_there: usize,
     receive_window: ReceiveWindow,
+    /// What `receive_window` has grown by.
+    drawn: Drawn,
     /// Of streams that are no more: bytes that the driver still holds. They count against the
     /// connection's credit until they have left our memory, or short streams would be free.
     lingering: BTreeMap<StreamId, u64>,
@@ -68,8 +70,15 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection whose byte stream has just come up. It pings at once, to know the round trip.
+    /// A connection whose byte stream has just come up. It pings at once, to know the round trip. Its
+    /// credit stays what `settings` say.
     pub fn new(side: Side, settings: Settings, now: Instant) -> Self {
+        Self::drawing(side, settings, &CreditBudget::new(0), now)
+    }
+
+    /// As [`Connection::new`]; credit grows with what the link can carry and with what is not consumed,
+    /// as far as `budget` has it.
+    pub fn drawing(side: Side, settings: Settings, budget: &CreditBudget, now: Instant) -> Self {
         let settings = settings.at_least_minimum();
         let peer = PeerSettings::assumed();
         let mut liveness = Liveness::new(&settings, now);
@@ -81,6 +90,7 @@ impl Connection {
             held_here: 0,
             held_there: 0,
             receive_window: ReceiveWindow::new(settings.connection_credit),
+            drawn: Drawn::of(budget),
             lingering: BTreeMap::new(),
             send_window: peer.connection_credit.into(),
             liveness,

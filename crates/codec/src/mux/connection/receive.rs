@@ -56,7 +56,10 @@ impl Connection {
             Frame::Settings(payload) => self.on_settings(payload),
             Frame::Open { stream, head, end } => self.on_open(stream, head, end, now),
             Frame::Reply { stream, head, end } => self.on_reply(stream, head, end, now),
-            Frame::Data { stream, bytes, end } => self.on_data(stream, bytes, end),
+            Frame::Data { stream, bytes, end } => {
+                self.grow(stream, now);
+                self.on_data(stream, bytes, end)
+            }
             Frame::Trailers { stream, fields } => self.on_trailers(stream, fields, now),
             Frame::Reset { stream, code } => self.on_reset(stream, code, now),
             Frame::Credit {
@@ -71,6 +74,30 @@ impl Connection {
             Frame::Ping(token) => self.output.answer(token, MAX_PONGS),
             Frame::Pong(token) => self.on_pong(token, now),
             Frame::Unknown => Ok(()),
+        }
+    }
+
+    /// Lets the windows that data comes in by follow what the link carries. The connection's draws from
+    /// the budget and is what bounds memory; a stream's may be as large as the connection's.
+    fn grow(&mut self, stream: StreamId, now: Instant) {
+        let rtt = self.liveness.rtt();
+        let all = &mut self.receive_window;
+        let target = all.measure(rtt, now);
+        let mut missing = target.map_or(0, |target| all.missing(target));
+        if all.is_crowded() {
+            missing = missing.max(all.size());
+        }
+        if missing > 0 {
+            all.grow(self.drawn.more(missing));
+        } else if let Some(target) = target {
+            let surplus = all.surplus(target).min(self.drawn.bytes());
+            self.drawn.less(all.shrink(surplus));
+        }
+        let most = all.size();
+        if let Some(state) = self.streams.get_mut(&stream) {
+            let window = &mut state.receive.window;
+            let target = window.measure(rtt, now).unwrap_or(0).min(most);
+            window.grow(window.missing(target));
         }
     }
 

@@ -1,0 +1,234 @@
+//! Credit that grows: it fills long links, and whoever does not read stays within the budget.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use isthmus_codec::mux::{CreditBudget, Event, MAX_DATA, Settings, StreamId};
+
+use crate::pair::{End, Pair, response, tcp};
+
+const MIB: u64 = 1 << 20;
+
+/// One direction of a link.
+struct Link {
+    delay: Duration,
+    /// Bytes that may leave in a tick, less what has left too early.
+    rate: usize,
+    allowance: usize,
+    under_way: VecDeque<(Instant, BytesMut)>,
+}
+
+impl Link {
+    fn new(delay: Duration, rate: usize) -> Self {
+        Self {
+            delay,
+            rate,
+            allowance: 0,
+            under_way: VecDeque::new(),
+        }
+    }
+
+    /// What `end` has to say leaves, as far as the link takes it in this tick.
+    fn take(&mut self, end: &mut End, now: Instant, mut fill: impl FnMut(&mut End)) {
+        self.allowance = (self.allowance + self.rate).min(2 * self.rate);
+        let mut out = BytesMut::new();
+        while self.allowance > MAX_DATA {
+            fill(end);
+            let before = out.len();
+            end.connection
+                .transmit(&mut out, before + self.allowance - MAX_DATA);
+            if out.len() == before {
+                break;
+            }
+            self.allowance = self.allowance.saturating_sub(out.len() - before);
+        }
+        self.under_way.push_back((now + self.delay, out));
+    }
+
+    fn deliver(&mut self, end: &mut End, now: Instant) {
+        while let Some((due, _)) = self.under_way.front() {
+            if *due > now {
+                return;
+            }
+            if let Some((_, bytes)) = self.under_way.pop_front() {
+                end.incoming.extend_from_slice(&bytes);
+                end.connection.receive(&mut end.incoming, now).unwrap();
+            }
+        }
+    }
+}
+
+/// Bytes of one stream that are consumed in each second, over a link of 1 Gbit/s and 100 ms there and
+/// back.
+fn seconds(budget: &CreditBudget, count: usize) -> Vec<usize> {
+    const TICK: Duration = Duration::from_millis(1);
+    const GIGABIT: usize = 125_000;
+    let mut pair = Pair::drawing(&Settings::default(), budget);
+    let delay = Duration::from_millis(50);
+    let (mut there, mut back) = (Link::new(delay, GIGABIT), Link::new(delay, GIGABIT));
+    let stream = pair.dialler.connection.open(&tcp(), false).unwrap();
+    let data = Bytes::from(vec![7; 1 << 20]);
+    let fill = |end: &mut End| {
+        // What does not fit stays with whoever reads it from somewhere.
+        let _ = end.connection.send(stream, &mut data.clone());
+    };
+    let mut consumed = vec![0; count];
+    for tick in 0..count * 1000 {
+        pair.pass(TICK);
+        there.take(&mut pair.dialler, pair.now, fill);
+        there.deliver(&mut pair.listener, pair.now);
+        for event in pair.listener.events() {
+            if let Event::Data { stream, bytes } = event {
+                pair.listener.connection.consumed(stream, bytes.len());
+                consumed[tick / 1000] += bytes.len();
+            }
+        }
+        back.take(&mut pair.listener, pair.now, |_| ());
+        back.deliver(&mut pair.dialler, pair.now);
+        pair.dialler.events();
+    }
+    consumed
+}
+
+#[test]
+fn a_long_link_is_filled() {
+    let full = 125_000_000;
+    let consumed = seconds(&CreditBudget::new(256 * MIB), 3);
+    assert!(consumed[2] > full * 95 / 100, "{consumed:?}");
+    // Without a budget one window travels in each round trip.
+    let consumed = seconds(&CreditBudget::new(0), 1);
+    assert!(consumed[0] <= 11 * 256 * 1024, "{consumed:?}");
+}
+
+/// Opens a stream to the listener and sends as much as credit and queue allow. Nothing is consumed.
+fn stall(pair: &mut Pair, bytes: usize) -> StreamId {
+    let stream = pair.dialler.connection.open(&tcp(), false).unwrap();
+    let mut data = Bytes::from(vec![7; bytes]);
+    while !data.is_empty() {
+        let taken = pair.dialler.connection.send(stream, &mut data).unwrap();
+        pair.exchange();
+        if taken == 0 {
+            break;
+        }
+    }
+    stream
+}
+
+/// Can a stream that is read bring `bytes` across?
+fn passes(pair: &mut Pair, bytes: usize) -> bool {
+    let stream = pair.dialler.connection.open(&tcp(), false).unwrap();
+    let mut data = Bytes::from(vec![7; bytes]);
+    pair.listener.events();
+    for _ in 0..1000 {
+        pair.dialler.connection.send(stream, &mut data).unwrap();
+        pair.exchange();
+        let mut moved = false;
+        for event in pair.listener.events() {
+            if let Event::Data {
+                stream: from,
+                bytes,
+            } = event
+                && from == stream
+            {
+                pair.listener.connection.consumed(stream, bytes.len());
+                moved = true;
+            }
+        }
+        pair.exchange();
+        if data.is_empty() {
+            return true;
+        }
+        if !moved {
+            return false;
+        }
+    }
+    false
+}
+
+fn held(pair: &mut Pair) -> usize {
+    let data = |event: Event| match event {
+        Event::Data { bytes, .. } => bytes.len(),
+        _ => 0,
+    };
+    pair.listener.events().into_iter().map(data).sum()
+}
+
+#[test]
+fn streams_that_nobody_reads_do_not_stop_those_that_are_read() {
+    for (limit, expect) in [(0, false), (64 * MIB, true)] {
+        let mut pair = Pair::drawing(&Settings::default(), &CreditBudget::new(limit));
+        pair.exchange();
+        for _ in 0..64 {
+            stall(&mut pair, 200_000);
+        }
+        assert_eq!(
+            passes(&mut pair, 1 << 20),
+            expect,
+            "with a budget of {limit}"
+        );
+    }
+}
+
+#[test]
+fn ten_thousand_stalled_streams_stay_within_the_budget() {
+    const CONNECTIONS: usize = 20;
+    let budget = CreditBudget::new(8 * MIB);
+    let settings = Settings::default();
+    let begins_with = settings.connection_credit as usize;
+    let mut pairs: Vec<Pair> = (0..CONNECTIONS)
+        .map(|_| Pair::drawing(&settings, &budget))
+        .collect();
+    let mut total = 0;
+    for pair in &mut pairs {
+        pair.exchange();
+        for _ in 0..10_000 / CONNECTIONS {
+            stall(pair, 20_000);
+        }
+        total += held(pair);
+        assert!(budget.drawn() <= 8 * MIB);
+    }
+    let promised = CONNECTIONS * begins_with + 8 * (1 << 20);
+    assert!(
+        total <= promised,
+        "{total} bytes are held, {promised} were promised"
+    );
+    assert!(
+        total > CONNECTIONS * begins_with,
+        "and the budget was of use"
+    );
+    let mut late = Pair::drawing(&settings, &budget);
+    late.exchange();
+    assert!(passes(&mut late, 1 << 20), "who comes late is served");
+    drop((pairs, late));
+    assert_eq!(budget.drawn(), 0, "it is all given back");
+}
+
+#[test]
+fn a_window_that_is_no_longer_needed_is_given_back() {
+    let budget = CreditBudget::new(64 * MIB);
+    let mut pair = Pair::drawing(&Settings::default(), &budget);
+    pair.exchange();
+    let stalled: Vec<StreamId> = (0..64).map(|_| stall(&mut pair, 200_000)).collect();
+    let crowded = budget.drawn();
+    assert!(crowded > 8 * MIB, "{crowded}");
+    pair.listener.events();
+    for stream in stalled {
+        pair.listener
+            .connection
+            .reply(stream, &response(503), true)
+            .unwrap();
+        pair.listener.connection.stop(stream);
+    }
+    pair.exchange();
+    // What was promised is promised: it comes back as the peer uses it and is not granted again.
+    for _ in 0..400 {
+        pair.pass(Duration::from_millis(20));
+        assert!(passes(&mut pair, 100_000));
+    }
+    assert!(
+        budget.drawn() < crowded / 4,
+        "{} of {crowded}",
+        budget.drawn()
+    );
+}
