@@ -50,6 +50,7 @@ fn an_open(kind: u8) -> Open {
         path: "/".into(),
         authority: "cart.shop.mesh".into(),
         fields: some_fields(),
+        upgrade: None,
         context,
     })
 }
@@ -63,6 +64,7 @@ fn a_reply(kind: u8) -> Reply {
         fields: some_fields(),
         utilisation: None,
         do_not_retry: false,
+        upgrade: None,
         refusal: None,
     })
 }

@@ -12,6 +12,7 @@ mod admin;
 mod agent;
 mod config;
 mod destination;
+mod gate;
 mod gateway;
 mod handover;
 mod health;

@@ -16,7 +16,7 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::config::Config;
 use crate::destination::Destinations;
-use crate::inbound::Gates;
+use crate::gate::Gates;
 use crate::intake::Intake;
 use crate::journey::Recorder;
 use crate::program::Program;

@@ -5,10 +5,7 @@
 //! inner certificate proves, and whether it may is decided again here. A request that reached no
 //! program is refused as such, so that the caller may safely try elsewhere.
 
-mod gate;
 mod request;
-
-pub(crate) use self::gate::Gates;
 
 use std::rc::Rc;
 use std::sync::Arc;

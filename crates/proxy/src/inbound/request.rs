@@ -18,8 +18,8 @@ use isthmus_model::AppProtocol;
 use isthmus_telemetry::RefusalReason;
 use tokio::time::sleep_until;
 
-use super::gate::Pass;
 use super::{Target, authorize, withdrawn};
+use crate::gate::Pass;
 use crate::http::{
     Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http1,
 };

@@ -20,14 +20,14 @@ pub(crate) struct Gates(RefCell<HashMap<u16, Rc<Gate>>>);
 
 /// Before one port.
 #[derive(Default)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     admission: RefCell<Admission>,
     waiting: RefCell<HashMap<u64, oneshot::Sender<Result<Admitted, Shed>>>>,
 }
 
 /// A request that may go to the program. Given back by [`Pass::replied`], or, when it ends in any other
 /// way, by being dropped.
-pub(super) struct Pass {
+pub(crate) struct Pass {
     gate: Rc<Gate>,
     admitted: Option<Admitted>,
 }
@@ -49,14 +49,14 @@ impl Gates {
             .sum()
     }
 
-    pub(super) fn of(&self, port: u16) -> Rc<Gate> {
+    pub(crate) fn of(&self, port: u16) -> Rc<Gate> {
         Rc::clone(self.0.borrow_mut().entry(port).or_default())
     }
 }
 
 impl Gate {
     /// Waits for the request's turn. Errors: it will not have one; the program has not seen it.
-    pub(super) async fn enter(self: &Rc<Self>, context: &Context) -> Result<Pass, Shed> {
+    pub(crate) async fn enter(self: &Rc<Self>, context: &Context) -> Result<Pass, Shed> {
         let importance = match context.priority {
             Priority::High => Importance::High,
             Priority::Normal => Importance::Normal,
@@ -142,7 +142,7 @@ impl Drop for Place<'_> {
 impl Pass {
     /// The first byte of a reply with this status is here. What the reply is to say of how busy the
     /// workload is.
-    pub(super) fn replied(&mut self, status: u16) -> Utilisation {
+    pub(crate) fn replied(&mut self, status: u16) -> Utilisation {
         // A program that fails says nothing of how long its work takes.
         let served = if status < 500 {
             Served::Replied
