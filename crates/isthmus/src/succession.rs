@@ -42,6 +42,8 @@ pub(crate) struct Service {
     drain_limit: Duration,
     present: Present,
     trial: Option<JoinHandle<Result<Successor>>>,
+    /// Asked for while `trial` was under way.
+    another: bool,
     /// Processes that have a successor, until they have drained.
     earlier: JoinSet<()>,
 }
@@ -96,6 +98,7 @@ impl Service {
             drain_limit,
             present: Present::Own(running),
             trial: None,
+            another: false,
             earlier: JoinSet::new(),
         }
     }
@@ -103,7 +106,9 @@ impl Service {
     /// Starts a successor. [`Service::next`] tells what became of it.
     pub(crate) fn restart(&mut self) {
         if self.trial.is_some() {
-            tracing::warn!("a new process is being started already");
+            // What the operator has changed since may not be what that one has read.
+            tracing::info!("a new process is being started already; another one follows it");
+            self.another = true;
             return;
         }
         let sockets = match &self.present {
@@ -152,6 +157,13 @@ impl Service {
 
     /// Leaves the service to a successor, if there is one.
     pub(crate) async fn hand_over(&mut self, tried: Result<Successor>) {
+        self.succeed(tried).await;
+        if std::mem::take(&mut self.another) {
+            self.restart();
+        }
+    }
+
+    async fn succeed(&mut self, tried: Result<Successor>) {
         let successor = match tried {
             Ok(successor) => successor,
             Err(failure) => {

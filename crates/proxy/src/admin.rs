@@ -122,6 +122,8 @@ impl Admin {
             "controlPlane": if status.connected { "connected" } else { "not connected" },
             "informed": status.informed,
             "draining": report.draining,
+            // Another process still serves, and may go on doing so.
+            "takingOver": report.silent,
             "program": self.has_program.then(|| report.found.detail.clone()),
         });
         (

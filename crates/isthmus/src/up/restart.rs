@@ -63,8 +63,12 @@ pub(super) fn unknown(process: &str, plan: &Plan) -> Reply {
     }
 }
 
-/// The id of the process that answers at `address`.
+/// The id of the process that answers at `address`. One that is about to take over answers as well, and
+/// does not count yet.
 async fn serving(address: Ipv4Addr) -> Option<u64> {
     let page: Value = serde_json::from_str(&page(address, "/ready").await?).ok()?;
+    if page["takingOver"] == true {
+        return None;
+    }
     page["pid"].as_u64()
 }

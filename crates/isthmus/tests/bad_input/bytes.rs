@@ -75,7 +75,7 @@ pub(super) fn malformed_requests_are_refused(mesh: &Mesh) -> Result<()> {
             505,
             "http-version-not-supported",
             "HTTP/1.1",
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+            "PRI * HTTP/2.0\r\n\r\nNO\r\n\r\n".to_owned(),
         ),
         (
             431,

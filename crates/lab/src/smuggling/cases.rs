@@ -273,7 +273,7 @@ pub const CASES: &[Case] = &[
     head! { "TE: trailers, named by Connection",
     "GET /{id} HTTP/1.1\r\nHost: {host}\r\nTE: trailers\r\nConnection: TE\r\n", [Taken] },
     head! { "an upgrade", "GET /{id} HTTP/1.1\r\nHost: {host}\r\nConnection: upgrade\r\nUpgrade: h2c\r\n",
-    [Refused(501, "upgrade-not-supported")] },
+    [Taken] },
     // ---- RFC 9110 section 10.1.1: Expect.
     post! { "an expectation", "Expect: 100-continue\r\nContent-Length: 3\r\n", "abc", [Taken] },
     post! { "an expectation of chunks", "Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n",
@@ -287,11 +287,11 @@ pub const CASES: &[Case] = &[
     head! { "a request behind a refused one",
     "GET /{id} HTTP/1.1\r\nHost: nobody.lab.mesh\r\n\r\nGET /{id}-2 HTTP/1.1\r\nHost: {host}\r\n",
     [Refused(404, "no-such-service"), Taken] },
-    post! { "a request in the body of a refused one",
+    post! { "a request in the body of one that asks for another protocol",
     "Upgrade: x\r\nConnection: upgrade\r\nContent-Length: 43\r\n",
-    "GET /q9999999z HTTP/1.1\r\nHost: {host}\r\n\r\n", [Refused(501, "upgrade-not-supported")] },
+    "GET /q9999999z HTTP/1.1\r\nHost: {host}\r\n\r\n", [Taken, Malformed] },
     // ---- Other protocols.
-    head! { "the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n",
+    head! { "a preface that is none", "PRI * HTTP/2.0\r\n\r\nNO\r\n",
     [Refused(505, "http-version-not-supported")] },
     head! { "TLS", "\x16\x03\x01\x00\x05hello\r\n", [Malformed] },
     head! { "CONNECT with a body",

@@ -15,6 +15,9 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{HttpError, Piece};
 
+/// How long a client that has said that nothing follows can wait for its reply. Most that say so have
+/// gone away, and what the program does for them is for nobody.
+const HALF_CLOSED: Duration = Duration::from_secs(2);
 /// Read ahead of a client that sends further requests before it has got the reply to the first.
 const MOST_PIPELINED: usize = 64 * 1024;
 /// Asked of the socket at once.
@@ -104,10 +107,13 @@ impl RequestReader {
     }
 
     /// Waits until the client has gone away. What it sends meanwhile is kept for later, within bounds.
+    /// One that has ended its half only may still be there to hear the reply: it is given some time.
     pub(super) async fn gone(&mut self) {
         while self.input.len() < MOST_PIPELINED {
-            if !matches!(self.read().await, Ok(1..)) {
-                return;
+            match self.read().await {
+                Ok(0) => return tokio::time::sleep(HALF_CLOSED).await,
+                Ok(_) => {}
+                Err(_) => return,
             }
         }
         std::future::pending::<()>().await;

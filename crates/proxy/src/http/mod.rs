@@ -112,9 +112,8 @@ impl ClientBody<'_> {
 }
 
 impl ClientBody<'_> {
-    /// Ready when the client has gone away, once all of its body was read. (As nginx and Envoy do,
-    /// half a connection that ends is taken for the whole.) One that speaks HTTP/2 resets its stream:
-    /// see [`ClientReply::unwanted`].
+    /// Ready when the client has gone away, once all of its body was read. One that speaks HTTP/2 resets
+    /// its stream: see [`ClientReply::unwanted`].
     pub(crate) async fn gone(&mut self) {
         match self {
             Self::Http1(reader) => reader.gone().await,
