@@ -76,9 +76,9 @@ fn context() -> impl Strategy<Value = Context> {
 
 fn open() -> impl Strategy<Value = Open> {
     let line = ("[A-Z]{1,9}", "/[!-\"$-~]{0,40}", "[a-z0-9.]{0,20}");
-    let rest = (option::of("[!-~]{1,20}"), context());
+    let rest = (option::of("[!-~]{1,20}"), any::<bool>(), context());
     let request = (service(), any::<u16>(), line, fields(), rest).prop_map(
-        |(service, port, (method, path, authority), fields, (upgrade, context))| {
+        |(service, port, (method, path, authority), fields, (upgrade, expects, context))| {
             Open::Request(Request {
                 service,
                 port,
@@ -87,6 +87,7 @@ fn open() -> impl Strategy<Value = Open> {
                 authority: authority.into(),
                 fields,
                 upgrade: upgrade.map(Into::into),
+                expects,
                 context,
             })
         },

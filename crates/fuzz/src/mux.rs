@@ -51,6 +51,7 @@ fn an_open(kind: u8) -> Open {
         authority: "cart.shop.mesh".into(),
         fields: some_fields(),
         upgrade: None,
+        expects: false,
         context,
     })
 }

@@ -113,7 +113,12 @@ async fn ask(socket: TcpStream, address: SocketAddr, path: &str) -> Result<(), S
         let mut exchange = program.begin(&head, Body::None)?;
         let (reply, request) = exchange.split();
         request.end(None).await?;
-        Ok::<_, HttpError>(reply.head().await?.0.status)
+        loop {
+            let (head, _) = reply.head().await?;
+            if head.status != 100 {
+                return Ok::<_, HttpError>(head.status);
+            }
+        }
     };
     match answer.await {
         Ok(200..=399) => Ok(()),

@@ -62,9 +62,7 @@ impl NoLonger {
 impl Sessions {
     /// Keeps an eye on a session for as long as it lasts.
     pub(crate) fn watch(&self, link: &Link, proven: Proven, rule: Rule) {
-        let mut sessions = self.0.borrow_mut();
-        sessions.retain(|session| !session.link.is_closed());
-        sessions.push(Session {
+        self.0.borrow_mut().push(Session {
             link: link.clone(),
             proven,
             rule,

@@ -36,6 +36,8 @@ pub struct Request {
     /// The protocols that the caller wants to change to (RFC 9110 section 7.8), as it names them. A
     /// reply of 101 then makes the stream one of opaque bytes.
     pub upgrade: Option<Bytes>,
+    /// The body follows only when it is asked for: see [`crate::mux::features::EXPECT`].
+    pub expects: bool,
     pub context: Context,
 }
 
@@ -124,6 +126,7 @@ mod number {
     pub(super) const AUTHORITY: u64 = 5;
     pub(super) const FIELDS: u64 = 6;
     pub(super) const UPGRADE: u64 = 7;
+    pub(super) const EXPECTS: u64 = 8;
     pub(super) const REMAINING: u64 = 16;
     pub(super) const ATTEMPT: u64 = 17;
     pub(super) const PRIORITY: u64 = 18;
@@ -188,6 +191,9 @@ impl Request {
         }
         if let Some(upgrade) = &self.upgrade {
             put(out, number::UPGRADE, Need::Critical, upgrade);
+        }
+        if self.expects {
+            put(out, number::EXPECTS, Need::Critical, b"");
         }
         self.context.encode(out);
     }
@@ -289,6 +295,7 @@ struct Parts {
     authority: Option<Bytes>,
     fields: Fields,
     upgrade: Option<Bytes>,
+    expects: bool,
     context: Context,
     cluster: Option<ClusterName>,
     subset: Subset,
@@ -325,6 +332,7 @@ impl Parts {
                 let upgrade = checked(entry, "upgrade", MAX_TEXT, syntax::is_field_value)?;
                 self.upgrade = Some(upgrade);
             }
+            number::EXPECTS => self.expects = true,
             number::REMAINING => {
                 self.context.remaining = Some(Duration::from_micros(entry.number("remaining")?));
             }
@@ -363,6 +371,7 @@ impl Parts {
             authority: required(self.authority, "authority")?,
             fields: self.fields,
             upgrade: self.upgrade,
+            expects: self.expects,
             context: self.context,
         }))
     }

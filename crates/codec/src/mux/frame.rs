@@ -24,7 +24,9 @@ pub(super) mod kind {
     pub(in crate::mux) const GO_AWAY: u8 = 7;
     pub(in crate::mux) const PING: u8 = 8;
     pub(in crate::mux) const PONG: u8 = 9;
-    pub(in crate::mux) const FIRST_OPTIONAL: u8 = 128;
+    pub(in crate::mux) const GO_ON: u8 = 128;
+    /// Optional ones that nobody has defined yet begin here.
+    pub(in crate::mux) const FIRST_UNKNOWN: u8 = 129;
 }
 
 /// A frame whose form is right; whether it makes sense is for the connection to say.
@@ -55,6 +57,10 @@ pub(super) enum Frame {
     Reset {
         stream: StreamId,
         code: ResetCode,
+    },
+    /// The body of the stream is wanted; see [`super::features::EXPECT`].
+    GoOn {
+        stream: StreamId,
     },
     /// `None`: for the connection. Never 0.
     Credit {
@@ -123,6 +129,7 @@ impl Frame {
                 stream,
                 code: payload.get_u16().into(),
             },
+            kind::GO_ON => Self::GoOn { stream },
             kind::CREDIT => match payload.get_u32() {
                 0 => return Err(ConnectionError::CreditEmpty),
                 amount => Self::Credit {
@@ -148,11 +155,12 @@ impl Frame {
             Self::Data { .. } => kind::DATA,
             Self::Trailers { .. } => kind::TRAILERS,
             Self::Reset { .. } => kind::RESET,
+            Self::GoOn { .. } => kind::GO_ON,
             Self::Credit { .. } => kind::CREDIT,
             Self::GoAway { .. } => kind::GO_AWAY,
             Self::Ping(_) => kind::PING,
             Self::Pong(_) => kind::PONG,
-            Self::Unknown => kind::FIRST_OPTIONAL,
+            Self::Unknown => kind::FIRST_UNKNOWN,
         }
     }
 
@@ -169,6 +177,7 @@ impl Frame {
             Self::Reset { stream, code } => {
                 put_payload(out, kind, false, stream.0, &u16::from(*code).to_be_bytes());
             }
+            Self::GoOn { stream } => put_payload(out, kind, false, stream.0, &[]),
             Self::Credit { stream, amount } => {
                 let stream = stream.map_or(0, |stream| stream.0);
                 put_payload(out, kind, false, stream, &amount.to_be_bytes());
@@ -210,7 +219,8 @@ fn check(kind: u8, flags: u8, stream: u32, length: usize) -> Result<(), Connecti
         kind::CREDIT => (4..=4, 0, None),
         kind::GO_AWAY => (6..=6, 0, Some(false)),
         kind::PING | kind::PONG => (8..=8, 0, Some(false)),
-        kind::FIRST_OPTIONAL.. => (0..=MAX_DATA, u8::MAX, None),
+        kind::GO_ON => (0..=0, 0, Some(true)),
+        kind::FIRST_UNKNOWN.. => (0..=MAX_DATA, u8::MAX, None),
         _ => return Err(ConnectionError::UnknownFrame { kind }),
     };
     if flags & !flags_allowed != 0 {

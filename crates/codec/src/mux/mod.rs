@@ -61,6 +61,13 @@ pub const ALPN: &[u8] = b"isthmus/1";
 /// Bytes of data that one frame carries at most.
 pub const MAX_DATA: usize = 16 * 1024;
 
+/// What a side may use that the other's settings have offered.
+pub mod features {
+    /// The sender of an `Open` may hold its data back until it is told that they are wanted, as with
+    /// `Expect: 100-continue` (RFC 9110 section 10.1.1).
+    pub const EXPECT: u64 = 1;
+}
+
 /// Which end of the byte stream this is; it decides only who uses which stream numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -161,6 +168,8 @@ pub enum Event {
         stream: StreamId,
         error: DecodeError,
     },
+    /// The peer wants the body of a stream opened here whose sender waits to be asked for it.
+    BodyWanted { stream: StreamId },
     /// [`Connection::send`] takes bytes again, after it had left some.
     Writable { stream: StreamId },
     /// The peer takes no more streams. Those it never accepted come as `Reset` with

@@ -24,7 +24,7 @@ pub const LEAST_CONNECTION_CREDIT: u32 = 256 * 1024;
 /// minimum ([`LEAST_STREAMS`] and its like) are raised to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Bits of features that the peer may use; none is defined yet.
+    /// Bits of features that the peer may use; see [`super::features`].
     pub features: u64,
     /// Workers of this process: how many connections a busy peer may spread over.
     pub workers: u16,
@@ -48,7 +48,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            features: 0,
+            features: super::features::EXPECT,
             workers: 1,
             streams: 1024,
             stream_credit: 256 * 1024,

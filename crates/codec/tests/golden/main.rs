@@ -69,6 +69,7 @@ fn opens() -> Vec<(&'static str, Open)> {
         authority: Bytes::from_static(b"cart.shop.mesh"),
         fields: fields(&[("content-type", "text/plain"), ("x-a", ""), ("x-a", "b")]),
         upgrade: None,
+        expects: false,
         context: context(),
     };
     let tcp = TcpOpen {
@@ -148,6 +149,7 @@ fn messages_are_those_of_the_release() {
 fn as_then() -> Settings {
     Settings {
         connection_credit: 4 * 1024 * 1024,
+        features: 0,
         ..Settings::default()
     }
 }

@@ -128,6 +128,7 @@ pub(crate) fn request(fields: Fields) -> Open {
         authority: "cart.shop.mesh".into(),
         fields,
         upgrade: None,
+        expects: false,
         context: Context::default(),
     })
 }

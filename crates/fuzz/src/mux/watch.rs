@@ -129,7 +129,7 @@ impl Watch {
                 let seen = self.streams.get(stream).expect("a stream that is known");
                 assert!(!seen.gone);
             }
-            Event::GoAway { .. } | Event::Pong { .. } => {}
+            Event::GoAway { .. } | Event::Pong { .. } | Event::BodyWanted { .. } => {}
         }
     }
 

@@ -341,12 +341,12 @@ impl RequestWriter {
 }
 
 impl ResponseReader {
-    /// The head of the final response; interim ones are read and dropped. Safe to give up on and
-    /// call again.
+    /// The head of the final response, or that of 100, which says that the body is wanted; other interim
+    /// ones are read and dropped. Safe to give up on and call again.
     pub(crate) async fn head(&mut self) -> Result<(ResponseHead, Body), HttpError> {
         loop {
             match self.decoder.decode(&mut self.input)? {
-                Some(Item::Head(head, body)) if head.status >= 200 || head.status == 101 => {
+                Some(Item::Head(head, body)) if matches!(head.status, 100 | 101 | 200..) => {
                     return Ok((head, body));
                 }
                 Some(Item::Head(..) | Item::Data(_) | Item::Trailers(_) | Item::End) => {}

@@ -266,7 +266,7 @@ impl Exchange {
 }
 
 impl ProgramReply<'_> {
-    /// The head of the final reply. Safe to give up on and call again.
+    /// The head of the final reply, or that of 100. Safe to give up on and call again.
     pub(crate) async fn head(&mut self) -> Result<(ResponseHead, Body), HttpError> {
         match self {
             Self::Http1(reader) => reader.head().await,

@@ -31,6 +31,8 @@ use crate::splice::splice;
 use crate::told::TELL_FIELD;
 use crate::worker::Worker;
 
+/// How long a program is given to say whether it wants a body that waits to be asked for.
+const UNASKED: Duration = Duration::from_secs(1);
 /// A request without a deadline may take this long.
 const LONGEST: Duration = Duration::from_hours(24);
 
@@ -212,7 +214,21 @@ async fn exchange(
         }
         exchange => exchange,
     };
-    let keep = converse(journey, stream, &mut exchange, &request.method, pass).await?;
+    // Of a program that speaks HTTP/2, credit says how much it wants.
+    let asks = matches!(exchange, Exchange::Http1(_));
+    if request.expects && !asks {
+        stream.want_body();
+    }
+    let expects = request.expects && asks;
+    let keep = converse(
+        journey,
+        stream,
+        &mut exchange,
+        &request.method,
+        expects,
+        pass,
+    )
+    .await?;
     if let Exchange::Http1(exchange) = exchange
         && keep
     {
@@ -232,7 +248,12 @@ async fn upgrade(
 ) -> Result<(), Broken> {
     let (reader, writer) = exchange.split();
     writer.end(None).await.map_err(not_sent)?;
-    let (head, body) = reader.head().await.map_err(no_head)?;
+    let (head, body) = loop {
+        let (head, body) = reader.head().await.map_err(no_head)?;
+        if head.status != 100 {
+            break (head, body);
+        }
+    };
     journey.record.response_code = Some(head.status);
     let switches = head.status == 101;
     let bodiless = !switches && (body == Body::None || method == b"HEAD");
@@ -274,6 +295,9 @@ fn to_program(request: &Request, end: bool, protocol: AppProtocol) -> (RequestHe
     for (name, value) in said.iter() {
         let _ = fields.push(name.clone(), value.clone());
     }
+    if request.expects && protocol != AppProtocol::Http2 {
+        let _ = fields.push("expect", "100-continue");
+    }
     if let Some(upgrade) = &request.upgrade {
         let _ = fields.push("connection", "upgrade");
         let _ = fields.push("upgrade", upgrade.clone());
@@ -297,22 +321,39 @@ fn to_program(request: &Request, end: bool, protocol: AppProtocol) -> (RequestHe
 }
 
 /// Sends the body while the reply may already be coming, and carries the reply. True: the
-/// connection can be used again.
+/// connection can be used again. `expects`: the caller sends the body when it is told that the program
+/// wants it.
 async fn converse(
     journey: &mut Journey,
     stream: &Stream,
     exchange: &mut Exchange,
     method: &[u8],
+    expects: bool,
     pass: &mut Pass,
 ) -> Result<bool, Broken> {
     let (mut reader, writer) = exchange.split();
     let sent_bytes = Cell::new(0);
     let mut uploading = pin!(upload(stream, writer, &sent_bytes));
     let mut uploaded = None;
+    // Programs that know nothing of it neither ask for a body nor refuse it.
+    let patience = tokio::time::sleep(UNASKED);
+    tokio::pin!(patience);
+    let mut withheld = expects;
     let (head, body) = loop {
         tokio::select! {
             biased;
-            head = reader.head() => break head.map_err(no_head)?,
+            head = reader.head() => match head.map_err(no_head)? {
+                (head, _) if head.status == 100 => {
+                    if std::mem::replace(&mut withheld, false) {
+                        stream.want_body();
+                    }
+                }
+                head => break head,
+            },
+            () = &mut patience, if withheld => {
+                withheld = false;
+                stream.want_body();
+            }
             done = &mut uploading, if uploaded.is_none() => match done {
                 Err(gone @ (Broken::Caller(_) | Broken::Request(_))) => return Err(gone),
                 // The program may stop reading and still answer.

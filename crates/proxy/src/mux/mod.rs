@@ -21,13 +21,13 @@ use std::time::Instant;
 use isthmus_codec::message::Open;
 use isthmus_codec::mux::{
     CannotOpen, Connection, ConnectionError, CreditBudget, Event, LeaveCode, ResetCode, Settings,
-    Side, StreamId,
+    Side, StreamId, features,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
 use self::driver::Driver;
-use self::stream::Slot;
+use self::stream::{Body, Slot};
 
 pub(crate) use self::pipe::Pipe;
 pub(crate) use self::stream::{Incoming, Item, Stream, StreamError};
@@ -51,7 +51,7 @@ struct Shared {
     streams: HashMap<StreamId, Slot>,
     incoming: VecDeque<Incoming>,
     acceptor: Option<Waker>,
-    /// Who waits until the peer allows another stream.
+    /// Who waits until the peer allows another stream, or has introduced itself.
     openers: Vec<Waker>,
     /// One of the two leaves.
     left: Rc<Notify>,
@@ -154,6 +154,23 @@ impl Link {
         let shared = self.0.borrow();
         let can_open = shared.machine.can_open();
         shared.closed.is_some() || !matches!(can_open, Ok(()) | Err(CannotOpen::TooMany { .. }))
+    }
+
+    /// Can the peer be told of a body that waits to be asked for? Known when it has introduced itself, as
+    /// it does within a round trip.
+    pub(crate) async fn takes_expectations(&self) -> bool {
+        poll_fn(|cx| {
+            let mut shared = self.0.borrow_mut();
+            match shared.machine.peer() {
+                Some(peer) => Poll::Ready(peer.features & features::EXPECT != 0),
+                None if shared.closed.is_some() => Poll::Ready(false),
+                None => {
+                    shared.openers.push(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
     }
 
     /// The connection is gone.
@@ -309,6 +326,10 @@ impl Link {
                     slot.wake();
                 }),
                 Event::Writable { stream } => shared.slot(stream, Slot::wake),
+                Event::BodyWanted { stream } => shared.slot(stream, |slot| {
+                    slot.body = Body::Wanted;
+                    slot.wake();
+                }),
                 Event::Undecodable { stream, error } => {
                     tracing::debug!(stream = stream.number(), %error, "a message was not understood");
                 }

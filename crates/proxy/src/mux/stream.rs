@@ -57,6 +57,15 @@ pub(super) struct Slot {
     pub(super) served: bool,
     pub(super) sent_end: bool,
     pub(super) got_end: bool,
+    pub(super) body: Body,
+}
+
+/// Has the peer asked for the body?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Body {
+    #[default]
+    Unasked,
+    Wanted,
 }
 
 /// What becomes of a stream that nobody holds any more.
@@ -176,6 +185,29 @@ impl Stream {
         }
         slot.receiver = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// Asks the caller for the body that it holds back.
+    pub(crate) fn want_body(&self) {
+        let mut shared = self.link.0.borrow_mut();
+        shared.machine.want_body(self.id);
+        shared.wake_driver();
+    }
+
+    /// Waits until the callee has asked for the body. Never ready when the stream has failed.
+    pub(crate) async fn body_wanted(&self) {
+        poll_fn(|cx| {
+            let mut shared = self.link.0.borrow_mut();
+            match shared.streams.get_mut(&self.id) {
+                Some(slot) if slot.body == Body::Wanted => Poll::Ready(()),
+                Some(slot) => {
+                    slot.watcher = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                None => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     /// Waits until the stream has failed, whatever is still to be read of it.

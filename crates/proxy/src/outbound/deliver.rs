@@ -276,7 +276,7 @@ async fn deliver_coming(
             item = rest.stream.receive() => item,
             done = rest.client.step() => match done {
                 Err(Sending::Client(error)) => return Err(Cut::Client(error)),
-                Ok(()) | Err(Sending::Stream | Sending::Stuck) => continue,
+                Ok(_) | Err(Sending::Stream | Sending::Stuck) => continue,
             },
             () = reply.unwanted() => return Err(Cut::Client(HttpError::Truncated)),
             () = sleep_until(deadline(attempts)) => return Err(Cut::Upstream(Outcome::TimedOut)),
@@ -322,7 +322,7 @@ async fn meanwhile(
             written = &mut writing => return Ok(written?),
             done = client.step() => match done {
                 Err(Sending::Client(error)) => return Err(Cut::Client(error)),
-                Ok(()) | Err(Sending::Stream | Sending::Stuck) => {}
+                Ok(_) | Err(Sending::Stream | Sending::Stuck) => {}
             },
         }
     }

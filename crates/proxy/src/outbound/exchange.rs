@@ -1,6 +1,7 @@
 //! The tries of one HTTP request: pick, connect, send, judge; until one reply is delivered or the
 //! request is given up.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use isthmus_balance::{Attempts, Outcome, Verdict};
 use isthmus_codec::message::{Open, Reply, Request, Response};
 use isthmus_telemetry::RefusalReason;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout_at};
 
 use super::call::Call;
 use super::connect::connect;
@@ -17,7 +18,7 @@ use super::deliver::{Ended, Held, HeldBody, KeepAlive, Rest, Upgraded, deliver};
 use super::settle::{
     Avoided, Failed, Settle, check_chosen, consider, deadline, has_room, not_opened, stream_failed,
 };
-use super::upload::{ClientSide, Sending, Upload};
+use super::upload::{ClientSide, Sending, Step, Upload};
 use crate::http::{ClientReply, HttpError, content_length};
 use crate::journey::Journey;
 use crate::mux::{Item, Link};
@@ -122,34 +123,59 @@ async fn answer<'u>(
 ) -> Result<Answered<'u>, Abandoned> {
     let empty = upload.is_empty();
     has_room(link, attempts).await.map_err(Abandoned::Failed)?;
+    let waits = upload.waits();
+    let mut expects = false;
+    if waits.get() {
+        let told = timeout_at(deadline(attempts), link.takes_expectations()).await;
+        expects = told.unwrap_or(false);
+        if !expects {
+            go_on(reply, &waits).await?;
+        }
+    }
     let _committed = attempts.commit();
     let upgrades = request.upgrade.is_some();
+    let open = Open::Request(Request {
+        expects,
+        ..request.clone()
+    });
     let stream = link
-        .open(&Open::Request(request.clone()), empty && !upgrades)
+        .open(&open, empty && !upgrades)
         .map_err(|error| Abandoned::Failed(not_opened(&error)))?;
     let stream = Rc::new(stream);
     let client = if empty {
         ClientSide::waiting(upload.watch())
+    } else if expects {
+        let on = Rc::clone(&stream);
+        ClientSide::withholding(Rc::clone(&stream), move || upload.send(on))
     } else {
         ClientSide::sending(upload.send(Rc::clone(&stream)))
     };
-    let mut waiting = Waiting(Rest { stream, client });
+    let mut waiting = Waiting {
+        rest: Rest { stream, client },
+        waits,
+    };
     let Item::Reply(Reply::Response(head)) = waiting.item(attempts, reply).await? else {
         return Err(bad("not a reply to a request"));
     };
     call.replying(attempts);
     let began = Instant::now();
     if head.status == 101 && upgrades {
-        let stream = waiting.0.stream;
+        let stream = waiting.rest.stream;
         return Ok(Answered::Upgraded(Upgraded { head, stream }));
     } else if head.status == 101 {
         return Err(bad("it changes to a protocol that nobody asked for"));
     } else if upgrades {
         // A stream that failed says why when it is read.
-        let _ = waiting.0.stream.finish(None);
+        let _ = waiting.rest.stream.finish(None);
     }
     let body = waiting.hold(attempts, &head, reply).await?;
     Ok(Answered::Reply(Held { head, body, began }))
+}
+
+/// Tells a client that waits for it to send the body. From then on it need not be told again.
+async fn go_on(reply: &mut ClientReply<'_>, waits: &Cell<bool>) -> Result<(), Abandoned> {
+    waits.set(false);
+    reply.ask_for_body().await.map_err(Abandoned::Client)
 }
 
 /// What a try has brought.
@@ -159,7 +185,11 @@ enum Answered<'u> {
 }
 
 /// A try that has been sent, or is being sent.
-struct Waiting<'u>(Rest<'u>);
+struct Waiting<'u> {
+    rest: Rest<'u>,
+    /// The client waits to be told to go on.
+    waits: Rc<Cell<bool>>,
+}
 
 impl<'u> Waiting<'u> {
     /// What comes next, while the request may still be on its way.
@@ -168,7 +198,7 @@ impl<'u> Waiting<'u> {
         attempts: &mut Attempts,
         reply: &mut ClientReply<'_>,
     ) -> Result<Item, Abandoned> {
-        let Rest { stream, client } = &mut self.0;
+        let Rest { stream, client } = &mut self.rest;
         loop {
             tokio::select! {
                 biased;
@@ -177,7 +207,8 @@ impl<'u> Waiting<'u> {
                     return item.map_err(failed);
                 }
                 done = client.step() => match done {
-                    Ok(()) => attempts.received(Instant::now()),
+                    Ok(Step::Wanted) => go_on(reply, &self.waits).await?,
+                    Ok(Step::Sent) => attempts.received(Instant::now()),
                     Err(Sending::Client(error)) => return Err(Abandoned::Client(error)),
                     Err(Sending::Stuck) => return Err(late(Outcome::TimedOut)),
                     // Reading it says why.
@@ -199,12 +230,12 @@ impl<'u> Waiting<'u> {
         head: &Response,
         reply: &mut ClientReply<'_>,
     ) -> Result<HeldBody<'u>, Abandoned> {
-        if self.0.stream.has_ended() {
+        if self.rest.stream.has_ended() {
             return Ok(HeldBody::Whole(Bytes::new(), None));
         }
         let length = content_length(&head.fields);
         let Some(length) = length.filter(|_| attempts.holds_reply(length, Instant::now())) else {
-            return Ok(HeldBody::Coming(self.0));
+            return Ok(HeldBody::Coming(self.rest));
         };
         let mut body = BytesMut::new();
         loop {

@@ -54,9 +54,6 @@ pub(super) async fn serve(
     strip_hop_by_hop(&mut head.fields);
     let decided = decide(worker, journey, entry, &head, &authority, &path).await?;
 
-    if expects_continue {
-        reply.ask_for_body().await?;
-    }
     head.fields.remove("host");
     head.fields.remove("expect");
     let priority = priority_of(&head.fields);
@@ -77,13 +74,14 @@ pub(super) async fn serve(
         authority,
         fields: head.fields,
         upgrade,
+        expects: false,
         context: Context {
             priority,
             source_cluster: Some(me.cluster.clone()),
             ..Context::default()
         },
     };
-    let upload = Upload::new(client, body);
+    let upload = Upload::new(client, body, expects_continue);
     if !upload.is_empty() {
         attempts.receive();
     }

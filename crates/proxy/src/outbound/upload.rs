@@ -25,6 +25,8 @@ pub(super) struct Upload<'c> {
     kept_bytes: u64,
     end: End,
     kept_whole: KeptWhole,
+    /// The client waits to be told to go on.
+    waits: Rc<Cell<bool>>,
 }
 
 /// Has all of the client's body been read?
@@ -59,8 +61,8 @@ pub(super) enum Sending {
 }
 
 impl<'c> Upload<'c> {
-    /// `body`: what the head has announced.
-    pub(super) fn new(client: ClientBody<'c>, body: Body) -> Self {
+    /// `body`: what the head has announced. `waits`: it is sent when it is asked for.
+    pub(super) fn new(client: ClientBody<'c>, body: Body, waits: bool) -> Self {
         let empty = matches!(body, Body::None | Body::Length(0));
         Self {
             client,
@@ -72,6 +74,7 @@ impl<'c> Upload<'c> {
                 End::Open
             },
             kept_whole: KeptWhole(Rc::new(Cell::new(true))),
+            waits: Rc::new(Cell::new(waits && !empty)),
         }
     }
 
@@ -83,6 +86,11 @@ impl<'c> Upload<'c> {
     /// The client's half of the connection.
     pub(super) fn client(&mut self) -> &mut ClientBody<'c> {
         &mut self.client
+    }
+
+    /// Does the client wait to be told to go on? It is told once.
+    pub(super) fn waits(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.waits)
     }
 
     pub(super) fn kept_whole(&self) -> KeptWhole {
@@ -147,15 +155,45 @@ async fn send(stream: &Stream, data: Bytes) -> Result<(), Sending> {
         .map_err(|_| Sending::Stream)
 }
 
-/// The client's side of a try: it sends, and then it waits.
+/// The client's side of a try: it may wait until it is asked, then it sends, and then it waits for the
+/// reply.
 pub(super) struct ClientSide<'u> {
+    withheld: Option<Withheld<'u>>,
     uploading: Option<Uploading<'u>>,
     watching: Option<Watching<'u>>,
 }
 
+/// A body that the client sends only when it is asked to.
+struct Withheld<'u> {
+    stream: Rc<Stream>,
+    begin: Box<dyn FnOnce() -> Uploading<'u> + 'u>,
+}
+
+/// What has become of the client's side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The client is to be told to go on.
+    Wanted,
+    /// All of the request is sent.
+    Sent,
+}
+
 impl<'u> ClientSide<'u> {
+    pub(super) fn withholding(
+        stream: Rc<Stream>,
+        begin: impl FnOnce() -> Uploading<'u> + 'u,
+    ) -> Self {
+        let begin = Box::new(begin);
+        Self {
+            withheld: Some(Withheld { stream, begin }),
+            uploading: None,
+            watching: None,
+        }
+    }
+
     pub(super) fn sending(uploading: Uploading<'u>) -> Self {
         Self {
+            withheld: None,
             uploading: Some(uploading),
             watching: None,
         }
@@ -163,6 +201,7 @@ impl<'u> ClientSide<'u> {
 
     pub(super) fn waiting(watching: Watching<'u>) -> Self {
         Self {
+            withheld: None,
             uploading: None,
             watching: Some(watching),
         }
@@ -170,16 +209,21 @@ impl<'u> ClientSide<'u> {
 
     /// Some of the request is still to be sent.
     pub(super) fn is_sending(&self) -> bool {
-        self.uploading.is_some()
+        self.uploading.is_some() || self.withheld.is_some()
     }
 
-    /// Goes on until all is sent, or something is wrong; then until the client goes away.
-    pub(super) async fn step(&mut self) -> Result<(), Sending> {
+    /// Goes on until there is something to know of; in the end, that the client has gone away.
+    pub(super) async fn step(&mut self) -> Result<Step, Sending> {
+        if let Some(withheld) = &self.withheld {
+            withheld.stream.body_wanted().await;
+            self.uploading = self.withheld.take().map(|withheld| (withheld.begin)());
+            return Ok(Step::Wanted);
+        }
         if let Some(uploading) = &mut self.uploading {
             let done = uploading.await;
             self.uploading = None;
             self.watching = Some(done?);
-            return Ok(());
+            return Ok(Step::Sent);
         }
         match &mut self.watching {
             Some(watching) => watching.await,

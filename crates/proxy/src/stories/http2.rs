@@ -67,7 +67,7 @@ pub(super) async fn send(stream: &mut SendStream<Bytes>, data: Bytes, end: bool)
     stream.send_data(data, end).unwrap();
 }
 
-async fn data(stream: &mut RecvStream) -> Option<Bytes> {
+pub(super) async fn data(stream: &mut RecvStream) -> Option<Bytes> {
     let data = stream.data().await?.unwrap();
     stream.flow_control().release_capacity(data.len()).unwrap();
     Some(data)

@@ -1,5 +1,6 @@
 //! What users see, through whole proxies on real sockets: see [`crate::testing`].
 
+mod expect;
 mod gone;
 mod http2;
 mod life;
@@ -51,6 +52,7 @@ fn request(method: &'static str, fields: &[(&'static str, &'static str)]) -> Ope
         authority: HOST.into(),
         fields: all,
         upgrade: None,
+        expects: false,
         context: Context::default(),
     })
 }

@@ -191,6 +191,15 @@ impl Connection {
         Ok(())
     }
 
+    /// Asks for the body of a stream that the peer opened, and that is not answered yet. To be called
+    /// once, and only where the peer has said that it waits for it.
+    pub fn want_body(&mut self, stream: StreamId) {
+        let owed = |state: &Stream| state.send.phase == SendPhase::Owed;
+        if self.streams.get(&stream).is_some_and(owed) {
+            self.output.wanted.push_back(stream);
+        }
+    }
+
     /// Bytes that [`Connection::send`] would take now: within the peer's credit for the stream and
     /// our own queue. 0 when the stream takes no data.
     pub fn capacity(&self, stream: StreamId) -> usize {

@@ -62,6 +62,7 @@ impl Connection {
             }
             Frame::Trailers { stream, fields } => self.on_trailers(stream, fields, now),
             Frame::Reset { stream, code } => self.on_reset(stream, code, now),
+            Frame::GoOn { stream } => self.on_go_on(stream),
             Frame::Credit {
                 stream: Some(stream),
                 amount,
@@ -292,6 +293,17 @@ impl Connection {
         Ok(())
     }
 
+    fn on_go_on(&mut self, stream: StreamId) -> Result<(), ConnectionError> {
+        let Some(state) = self.find(stream, kind::GO_ON, 1)? else {
+            return Ok(());
+        };
+        // It may cross the reply on its way, or come again: who has begun to send needs no word.
+        if state.receive.phase == ReceivePhase::Head && !state.receive.stopped {
+            self.events.push_back(Event::BodyWanted { stream });
+        }
+        Ok(())
+    }
+
     fn on_connection_credit(&mut self, amount: u32) -> Result<(), ConnectionError> {
         self.add_connection_credit(amount.into());
         if self.send_window > MAX_WINDOW {
@@ -413,7 +425,7 @@ impl Connection {
 /// each is cheap, and a million of them are not.
 fn costs_more_than_it_brings(frame: &Frame) -> bool {
     match frame {
-        Frame::Ping(_) | Frame::GoAway { .. } => true,
+        Frame::Ping(_) | Frame::GoAway { .. } | Frame::GoOn { .. } => true,
         // Who grants in crumbs gets a frame for every crumb.
         Frame::Credit { amount, .. } => *amount < LEAST_GRANT,
         _ => false,

@@ -19,6 +19,8 @@ pub(super) struct Output {
     /// Streams whose credit is due.
     pub(super) credits: VecDeque<StreamId>,
     pub(super) resets: VecDeque<(StreamId, ResetCode)>,
+    /// Streams whose body is to be asked for.
+    pub(super) wanted: VecDeque<StreamId>,
     /// Streams whose head is to be sent, in the order of their numbers for those opened here.
     pub(super) heads: VecDeque<StreamId>,
     /// Streams with data or an end to send; each gets one frame a turn.
@@ -36,6 +38,7 @@ impl Output {
             pongs: VecDeque::new(),
             credits: VecDeque::new(),
             resets: VecDeque::new(),
+            wanted: VecDeque::new(),
             heads: VecDeque::new(),
             ready: VecDeque::new(),
             starved: VecDeque::new(),
@@ -54,6 +57,7 @@ impl Output {
     /// Takes a stream out of every list that it stands in.
     pub(super) fn forget(&mut self, stream: StreamId, state: &Stream) {
         let other = |listed: &StreamId| *listed != stream;
+        self.wanted.retain(other);
         if state.send.head.is_some() {
             self.heads.retain(other);
         }
@@ -86,6 +90,7 @@ impl Output {
             && self.pongs.is_empty()
             && self.credits.is_empty()
             && self.resets.is_empty()
+            && self.wanted.is_empty()
             && self.heads.is_empty()
             && self.ready.is_empty()
     }
@@ -98,6 +103,9 @@ impl Connection {
         self.put_control(out);
         self.put_credits(out, limit);
         self.put_resets(out, limit);
+        for stream in self.output.wanted.drain(..) {
+            Frame::GoOn { stream }.put(out);
+        }
         self.put_heads(out, limit);
         self.put_data(out, limit);
         self.has_output()
