@@ -5,7 +5,9 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -379,6 +381,12 @@ impl Exchange {
     }
 }
 
+/// A head that has arrived.
+enum Arrived {
+    Interim(Response<()>),
+    Final(Response<RecvStream>),
+}
+
 /// What a program answers.
 pub(crate) enum Answer {
     Due(ResponseFuture),
@@ -390,7 +398,26 @@ impl Answer {
         let Self::Due(response) = self else {
             return Err(HttpError::Truncated);
         };
-        let (parts, stream) = response.await?.into_parts();
+        let (parts, stream) = loop {
+            let arrived = poll_fn(|cx| match response.poll_informational(cx) {
+                Poll::Ready(Some(interim)) => Poll::Ready(interim.map(Arrived::Interim)),
+                Poll::Ready(None) | Poll::Pending => {
+                    Pin::new(&mut *response).poll(cx).map_ok(Arrived::Final)
+                }
+            });
+            match arrived.await? {
+                Arrived::Final(response) => break response.into_parts(),
+                Arrived::Interim(interim) if interim.status() == StatusCode::CONTINUE => {
+                    let head = ResponseHead {
+                        status: 100,
+                        version: Version::Http11,
+                        fields: Fields::new(),
+                    };
+                    return Ok((head, Body::None));
+                }
+                Arrived::Interim(_) => {}
+            }
+        };
         let body = if stream.is_end_stream() {
             Body::None
         } else {

@@ -214,12 +214,7 @@ async fn exchange(
         }
         exchange => exchange,
     };
-    // Of a program that speaks HTTP/2, credit says how much it wants.
-    let asks = matches!(exchange, Exchange::Http1(_));
-    if request.expects && !asks {
-        stream.want_body();
-    }
-    let expects = request.expects && asks;
+    let expects = request.expects;
     let keep = converse(
         journey,
         stream,
@@ -295,7 +290,7 @@ fn to_program(request: &Request, end: bool, protocol: AppProtocol) -> (RequestHe
     for (name, value) in said.iter() {
         let _ = fields.push(name.clone(), value.clone());
     }
-    if request.expects && protocol != AppProtocol::Http2 {
+    if request.expects {
         let _ = fields.push("expect", "100-continue");
     }
     if let Some(upgrade) = &request.upgrade {

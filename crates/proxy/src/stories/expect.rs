@@ -79,6 +79,7 @@ fn programs_that_do_not_say_so_get_the_body() {
         goes_on(asking(&scene).await).await;
 
         let address = h2_program(|request, mut respond| async move {
+            assert_eq!(request.headers()["expect"], "100-continue");
             let mut body = request.into_body();
             while data(&mut body).await.is_some() {}
             respond
@@ -88,5 +89,32 @@ fn programs_that_do_not_say_so_get_the_body() {
         .await;
         let scene = Scene::stretched_speaking(Http2, address);
         goes_on(asking(&scene).await).await;
+    });
+}
+
+#[test]
+fn programs_of_http_2_are_asked_as_well() {
+    run(async {
+        let address = h2_program(|request, mut respond| async move {
+            let is_wanted = request.uri().path() == "/";
+            let mut head = http::Response::new(());
+            if is_wanted {
+                *head.status_mut() = http::StatusCode::CONTINUE;
+                respond.send_informational(head).unwrap();
+                let mut body = request.into_body();
+                assert_eq!(data(&mut body).await.unwrap(), "hello");
+                let _ = respond.send_response(http::Response::new(()), true);
+            } else {
+                *head.status_mut() = http::StatusCode::EXPECTATION_FAILED;
+                respond.send_response(head, true).unwrap();
+            }
+        })
+        .await;
+        let scene = Scene::stretched_speaking(Http2, address);
+        goes_on(asking(&scene).await).await;
+        let refused = "POST /no HTTP/1.1\r\nhost: cart.shop.mesh\r\nexpect: 100-continue\r\n\
+                       content-length: 5\r\n\r\n";
+        let reply = scene.ask(refused).await;
+        assert!(reply.starts_with("HTTP/1.1 417 "), "{reply}");
     });
 }
