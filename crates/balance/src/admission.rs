@@ -11,14 +11,17 @@
 //! waits long. So goodput stays at the capacity however great the overload, and comes back as soon
 //! as that is over: nothing is left that nobody waits for any more.
 //!
+//! That is for callers in a hurry. Who has seconds to spare may wait for some of them: to a batch of a
+//! thousand calls without a deadline, a second of waiting is nothing, and a refusal is a failure.
+//!
 //! Served first, and so turned away last: high priority, its retries, normal and low priority, their
 //! retries.
 
 use std::time::{Duration, Instant};
 
 use crate::constants::{
-    GUESTS_PRESSED, PRESSED, QUEUE_BURST, QUEUE_HIGH, QUEUE_LONGEST, QUEUE_SHORTEST,
-    QUEUE_STANDING, RETRY_AFTER, ROOM_UTILISATION, STRETCH, UTILISATION_OVER,
+    GUESTS_PRESSED, PRESSED, QUEUE_BURST, QUEUE_HIGH, QUEUE_HURRY, QUEUE_LONGEST, QUEUE_SHORTEST,
+    QUEUE_SPARE, QUEUE_STANDING, RETRY_AFTER, ROOM_UTILISATION, STRETCH, UTILISATION_OVER,
 };
 use crate::limit::{Held, Load, Room, Siblings};
 
@@ -137,10 +140,11 @@ impl Admission {
         if remaining.is_some_and(|left| left < needs) {
             return Arrival::Shed(self.shed(ShedReason::TooLate, now));
         }
-        if self.queue.len() >= self.longest(importance, now) && !self.queue.give_way(rank) {
+        let spare = spare(remaining);
+        if self.queue.len() >= self.longest(importance, spare, now) && !self.queue.give_way(rank) {
             return Arrival::Shed(self.shed(ShedReason::QueueFull, now));
         }
-        let useful = self.useful_wait(importance, now);
+        let useful = self.useful_wait(importance, now).max(spare);
         let patience = remaining.map_or(useful, |left| useful.min(left));
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
@@ -261,8 +265,8 @@ impl Admission {
         clippy::cast_sign_loss,
         reason = "limits are positive and far below 2^32; the cast saturates"
     )]
-    fn longest(&self, importance: Importance, now: Instant) -> usize {
-        if importance == Importance::High {
+    fn longest(&self, importance: Importance, spare: Duration, now: Instant) -> usize {
+        if importance == Importance::High || spare > QUEUE_BURST {
             return QUEUE_LONGEST;
         }
         ((2.0 * self.limit(now)) as usize).clamp(QUEUE_SHORTEST, QUEUE_LONGEST)
@@ -320,6 +324,13 @@ impl Admission {
         let near = (self.load.inflation(WHOLE, now) - 1.0) / (PRESSED - 1.0);
         part + (1.0 - part) * near.clamp(0.0, 1.0)
     }
+}
+
+/// What a caller can wait without being the worse for it.
+fn spare(remaining: Option<Duration>) -> Duration {
+    remaining.map_or(QUEUE_SPARE, |left| {
+        (left.saturating_sub(QUEUE_HURRY) / 5).min(QUEUE_SPARE)
+    })
 }
 
 /// A workload is one, here, and local.

@@ -147,6 +147,11 @@ pub const ASK_LONGEST: Duration = Duration::from_mins(1);
 pub const QUEUE_BURST: Duration = Duration::from_millis(100);
 pub const QUEUE_STANDING: Duration = Duration::from_millis(10);
 
+/// How long a request may wait whose caller has time: a fifth of what is left to it beyond
+/// [`QUEUE_HURRY`], at most this. Callers in a hurry, who ask again or elsewhere, wait as above.
+pub const QUEUE_SPARE: Duration = Duration::from_secs(2);
+pub const QUEUE_HURRY: Duration = Duration::from_secs(1);
+
 /// How long a request of high priority may wait, if its caller does.
 pub const QUEUE_HIGH: Duration = Duration::from_secs(1);
 

@@ -3,6 +3,8 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 const MS: Duration = Duration::from_millis(1);
+/// What is left to a caller that has no time to spare.
+const HURRIED: Option<Duration> = Some(QUEUE_HURRY);
 
 /// An admission that works on as much as it can, and has learnt that a request takes 10 ms.
 fn full(now: Instant) -> (Admission, Vec<Admitted>) {
@@ -79,20 +81,20 @@ fn who_matters_more_is_served_first_and_who_matters_least_gives_way() {
             other => panic!("{what}: {other:?}"),
         };
     }
-    let longest = admission.longest(Importance::Normal, at);
+    let longest = admission.longest(Importance::Normal, Duration::ZERO, at);
     while admission.queued() < longest {
-        let queued = admission.arrive(Importance::Normal, 0, None, at);
+        let queued = admission.arrive(Importance::Normal, 0, HURRIED, at);
         assert!(matches!(queued, Arrival::Queued(_)));
     }
     // One more of the same sort takes the place of the one that matters least.
-    let more = admission.arrive(Importance::Normal, 0, None, at);
+    let more = admission.arrive(Importance::Normal, 0, HURRIED, at);
     assert!(matches!(more, Arrival::Queued(_)));
     assert_eq!(admission.next_timeout(at), Some(at));
     let gave_way: Vec<String> = admission.on_timeout(at).iter().map(name).collect();
     assert_eq!(gave_way, ["queue-full 1"]);
     assert_eq!(tickets[&Ticket(1)], "low retry");
     // Who matters as little as the least takes nobody's place.
-    let same = admission.arrive(Importance::Normal, 1, None, at);
+    let same = admission.arrive(Importance::Normal, 1, HURRIED, at);
     assert!(matches!(same, Arrival::Shed(shed) if shed.reason == ShedReason::QueueFull));
     // As soon as there is room, in order of rank.
     let mut served: Vec<&str> = vec![];
@@ -116,7 +118,7 @@ fn a_standing_queue_serves_the_newest_and_nobody_waits_long_in_it() {
     let queue = |admission: &mut Admission, at: Instant| match admission.arrive(
         Importance::Normal,
         0,
-        None,
+        HURRIED,
         at,
     ) {
         Arrival::Queued(ticket) => ticket,
@@ -164,10 +166,12 @@ fn few_callers_at_once_are_never_limited() {
         let (mut admission, mut now) = (Admission::default(), Instant::now());
         for _ in 0..500 {
             let admitted: Vec<Admitted> = (0..workers)
-                .map(|_| match admission.arrive(Importance::Low, 0, None, now) {
-                    Arrival::Admitted(admitted) => admitted,
-                    other => panic!("{workers} workers: {other:?}"),
-                })
+                .map(
+                    |_| match admission.arrive(Importance::Low, 0, HURRIED, now) {
+                        Arrival::Admitted(admitted) => admitted,
+                        other => panic!("{workers} workers: {other:?}"),
+                    },
+                )
                 .collect();
             for admitted in admitted {
                 now += took / workers;
@@ -224,5 +228,30 @@ proptest! {
             prop_assert!(admission.queued() <= QUEUE_LONGEST);
             prop_assert!((0.0..=1.0).contains(&admission.utilisation(now)));
         }
+    }
+}
+
+#[test]
+fn who_has_time_waits_for_a_batch_to_be_worked_off() {
+    let now = Instant::now();
+    for remaining in [None, Some(Duration::from_secs(15))] {
+        let (mut admission, mut running) = full(now);
+        let start = now + 500 * MS;
+        let mut waiting = 0;
+        // Long after the queue has become a standing one.
+        for number in 0..900 {
+            let at = start + MS * number;
+            match admission.arrive(Importance::Normal, 0, remaining, at) {
+                Arrival::Queued(_) => waiting += 1,
+                Arrival::Admitted(admitted) => running.push(admitted),
+                Arrival::Shed(shed) => panic!("{number}: {shed:?}"),
+            }
+        }
+        assert!(waiting > 800, "{waiting}");
+        assert!(admission.on_timeout(start + 1999 * MS).is_empty());
+        // One in a hurry is told at once that it is too much.
+        let at = start + 950 * MS;
+        let hurried = admission.arrive(Importance::Normal, 0, HURRIED, at);
+        assert!(matches!(hurried, Arrival::Shed(_)), "{hurried:?}");
     }
 }

@@ -93,7 +93,12 @@ pub(super) async fn serve(
         .on_inbound(request.context.attempt > 0, now);
     let remaining = request.context.remaining.unwrap_or(LONGEST).min(LONGEST);
     let deadline = now + remaining;
-    let mut pass = match worker.gates.of(target.port).enter(&request.context).await {
+    let gate = worker.gates.of(target.port);
+    let entered = tokio::select! {
+        entered = gate.enter(&request.context) => entered,
+        _ = stream.failed() => return,
+    };
+    let mut pass = match entered {
         Ok(pass) => pass,
         Err(shed) => {
             let refusal = Refusal::new(RefusalReason::Overloaded, shed.reason.code());
