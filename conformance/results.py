@@ -23,8 +23,6 @@ class Suite:
     def __init__(self, name, title, text, versions):
         self.name, self.title, self.text, self.versions = name, title, text, versions
         self.results = []
-        # Why cases fail that are known to, for their page.
-        self.reasons = {}
 
     def add(self, result):
         self.results.append(result)
@@ -68,9 +66,6 @@ class Suite:
         lines += self.tables()
         if self.failed():
             lines += ["", "## What failed", ""]
-        for case in unique(result.case for result in self.failed()):
-            if case in self.reasons:
-                lines += [f"{case}: {self.reasons[case]}", ""]
         for result in self.failed():
             error = " ".join(result.error.split()).replace("|", "\\|")
             where = f"{result.case}, {result.column}, {result.place}, {result.entry}"

@@ -22,21 +22,12 @@ CASES = """
 """.split()
 HEAVY = ["thousand_at_once", "slow_reader", "large_upload", "quiet_stream"]
 MOST_MEMORY = 16
-REASONS = {
-    case: "A program hears that its call was cancelled only when it writes the next message."
-    for case in ("cancel_reaches_the_server", "cancel_after_half_close_reaches_the_server")
-}
-REASONS["timeout_on_sleeping_server"] = (
-    "When the deadline passes after the head of the reply, the proxy resets the stream as INTERNAL_ERROR; a client that has "
-    "not noticed the deadline by itself reports INTERNAL instead of DEADLINE_EXCEEDED."
-)
 
 
 def run(mesh, versions):
     names = ("python", "node", "grpcio", "protobuf", "@grpc/grpc-js", "@grpc/proto-loader")
     text = TEXT.format(most=MOST_MEMORY)
     suite = Suite("grpc", "gRPC", text, [f"{name} {versions[name]}" for name in names])
-    suite.reasons = REASONS
     for place, suffix in (("within", ""), ("across", "-east")):
         for server, service in SERVERS.items():
             for client, program in CLIENTS.items():

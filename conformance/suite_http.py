@@ -17,17 +17,6 @@ are. During bodies of 1 GiB no proxy and no gateway may grow by more than {most}
 """
 SERVERS = {"node": "http-node", "aiohttp": "http-python", "node, HTTP/2": "http2-node"}
 MOST_MEMORY = 16
-REASONS = {
-    "expect_refused": "The caller's proxy asks for the body (100) as soon as it has somewhere to send it, and the program "
-    "is not shown the expectation (RFC 9110 section 10.1.1), so it can refuse the body only while it comes.",
-    "both_ways_at_once": "While the caller's proxy waits for the client to take some of the reply, it does not go on with the "
-    "request: a client that reads only when it has sent everything, and a program that answers meanwhile, wait for each other.",
-    "gone_before_the_reply": "The caller's proxy sees that a client of HTTP/1.1 has gone only when it writes to it. Until "
-    "then, or until the time-out of the service, the program works on; a time-out is counted against the program.",
-    "gone_within_the_reply": "The same; the program hears of it when it writes more, or at the time-out of the service.",
-    "http10_keep_alive": "The connection of a client of HTTP/1.0 that asks for it is kept open, which the reply does not "
-    "say (RFC 9112 section C.2.2).",
-}
 GIB = 1 << 30
 
 
@@ -300,7 +289,6 @@ def run(mesh, versions):
     names = ("curl", "python", "node", "aiohttp")
     text = TEXT.format(most=MOST_MEMORY)
     suite = Suite("http", "HTTP/1.1 and bridges", text, [f"{name} {versions[name]}" for name in names])
-    suite.reasons = REASONS
     for place, suffix in (("within", ""), ("across", "-east")):
         for server, service in SERVERS.items():
             for entry in ("proxy", "listener"):
