@@ -79,6 +79,14 @@ impl Gate {
         })
     }
 
+    /// A request that neither waits nor counts.
+    pub(crate) fn pass_by(self: &Rc<Self>) -> Pass {
+        Pass {
+            gate: Rc::clone(self),
+            admitted: None,
+        }
+    }
+
     async fn wait(&self, ticket: Ticket) -> Result<Admitted, Shed> {
         let (turn, mut answer) = oneshot::channel();
         self.waiting.borrow_mut().insert(ticket.number(), turn);

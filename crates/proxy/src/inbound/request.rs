@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use isthmus_authz::Caller;
+use isthmus_balance::constants::HELD_BYTES;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version, strip_hop_by_hop};
 use isthmus_codec::message::{Reply, Request, Response, Utilisation};
@@ -94,9 +95,16 @@ pub(super) async fn serve(
     let remaining = request.context.remaining.unwrap_or(LONGEST).min(LONGEST);
     let deadline = now + remaining;
     let gate = worker.gates.of(target.port);
-    let entered = tokio::select! {
-        entered = gate.enter(&request.context) => entered,
-        _ = stream.failed() => return,
+    // An upload that is still coming takes as long as its sender does, which says nothing of the
+    // program's work.
+    let is_whole = end || is_grpc || content_length(&request.fields).is_some_and(is_short);
+    let entered = if is_whole {
+        tokio::select! {
+            entered = gate.enter(&request.context) => entered,
+            _ = stream.failed() => return,
+        }
+    } else {
+        Ok(gate.pass_by())
     };
     let mut pass = match entered {
         Ok(pass) => pass,
@@ -144,6 +152,11 @@ pub(super) async fn serve(
             refuse(worker, journey, &stream, &refusal, is_grpc).await;
         }
     }
+}
+
+/// Callers' proxies have read such a body before they send it.
+fn is_short(length: u64) -> bool {
+    length <= HELD_BYTES
 }
 
 /// Answers in the place of the program.

@@ -81,10 +81,12 @@ pub(super) async fn serve(
             ..Context::default()
         },
     };
-    let upload = Upload::new(client, body, expects_continue);
+    let mut upload = Upload::new(client, body, expects_continue);
     if !upload.is_empty() {
         attempts.receive();
     }
+    let read = upload.read_short(body).await;
+    read.map_err(Ended::by_client)?;
     exchange::run(
         worker,
         journey,

@@ -83,6 +83,24 @@ impl<'c> Upload<'c> {
         matches!(self.end, End::Read { trailers: None }) && self.kept_bytes == 0
     }
 
+    /// Reads a body whose length is known and short before anything is sent: however slowly a client
+    /// sends it, nobody else waits for that.
+    pub(super) async fn read_short(&mut self, body: Body) -> Result<(), HttpError> {
+        let is_short = matches!(body, Body::Length(length) if length <= HELD_BYTES);
+        while is_short && !self.waits.get() && matches!(self.end, End::Open) {
+            match self.client.piece().await? {
+                Piece::Data(data) => self.keep(&data),
+                Piece::Trailers(trailers) => {
+                    self.end = End::Read {
+                        trailers: Some(trailers),
+                    };
+                }
+                Piece::End => self.end = End::Read { trailers: None },
+            }
+        }
+        Ok(())
+    }
+
     /// The client's half of the connection.
     pub(super) fn client(&mut self) -> &mut ClientBody<'c> {
         &mut self.client
