@@ -97,7 +97,9 @@ pub(super) async fn serve(
     let gate = worker.gates.of(target.port);
     // An upload that is still coming takes as long as its sender does, which says nothing of the
     // program's work.
-    let is_whole = end || is_grpc || content_length(&request.fields).is_some_and(is_short);
+    let is_short = content_length(&request.fields).is_some_and(|length| length <= HELD_BYTES);
+    // Callers' proxies have read a short body before they send it, unless it waits to be asked for.
+    let is_whole = end || is_grpc || (is_short && !request.expects);
     let entered = if is_whole {
         tokio::select! {
             entered = gate.enter(&request.context) => entered,
@@ -154,11 +156,6 @@ pub(super) async fn serve(
     }
 }
 
-/// Callers' proxies have read such a body before they send it.
-fn is_short(length: u64) -> bool {
-    length <= HELD_BYTES
-}
-
 /// Answers in the place of the program.
 async fn refuse(
     worker: &Worker,
@@ -171,14 +168,13 @@ async fn refuse(
     if is_grpc {
         journey.refused_call(grpc::status_of(refusal.reason));
     }
-    let body = refusal.render(worker.name()).body;
     let answered = async {
         let head = refused(refusal, worker.name(), is_grpc);
         if is_grpc || journey.record.method.as_deref() == Some("HEAD") {
             return stream.reply(&head, true);
         }
         stream.reply(&head, false)?;
-        stream.send(body).await?;
+        stream.send(refusal.render(worker.name()).body).await?;
         stream.finish(None)
     };
     // A caller that went away needs no answer.

@@ -64,7 +64,13 @@ pub(super) async fn serve(
     match (spoken, entry) {
         (Spoken::Http2, entry) => serve_http2(worker, socket, input, entry, place).await,
         (Spoken::Other, Entry::Service { service, port }) => {
-            tcp::carry_unread(&worker, socket, input.freeze(), &service, port).await;
+            let mut journey = tcp::start(&worker);
+            match tcp::find(&worker, &mut journey, service.clone(), Some(port)).await {
+                Ok(found) => {
+                    tcp::carry_unread(&worker, journey, socket, input.freeze(), found).await;
+                }
+                Err(refusal) => tcp::refuse_unread(&worker, journey, &service, &refusal),
+            }
         }
         (Spoken::Http1 | Spoken::Other, entry) => {
             serve_http1(worker, socket, input, entry, place).await;
@@ -81,12 +87,11 @@ pub(super) async fn serve_listener(
 ) {
     let Listener { service, port, .. } = target;
     let mut journey = tcp::start(&worker);
-    match tcp::find(&worker, &mut journey, &service, Some(port)).await {
-        Ok((port, protocol)) if protocol.is_http() => {
-            let entry = Entry::Service { service, port };
-            serve(worker, socket, BytesMut::new(), entry, place).await;
+    match tcp::find(&worker, &mut journey, service.clone(), Some(port)).await {
+        Ok(found) if found.protocol.is_http() => {
+            serve(worker, socket, BytesMut::new(), found.into_entry(), place).await;
         }
-        Ok((port, _)) => tcp::carry_unread(&worker, socket, Bytes::new(), &service, port).await,
+        Ok(found) => tcp::carry_unread(&worker, journey, socket, Bytes::new(), found).await,
         Err(refusal) => tcp::refuse_unread(&worker, journey, &service, &refusal),
     }
 }
@@ -150,7 +155,7 @@ async fn serve_http1(
             Ok(request) => request,
             Err(refusal) => {
                 let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, Version::Http11));
-                return refuse_unread(&worker, &mut reply, &refusal).await;
+                return refuse_unreadable(&worker, &mut reply, &refusal).await;
             }
         };
         if head.method == "CONNECT" && matches!(entry, Entry::Explicit) {
@@ -198,11 +203,11 @@ async fn connect(
     journey.record.authority = Some(lossy(&head.target));
     let opened = async {
         let (service, port) = detect_service(&head.target)?;
-        let (port, protocol) = tcp::find(&worker, &mut journey, &service, port).await?;
-        if protocol.is_http() {
-            return Ok(Tunnel::Http(Entry::Service { service, port }));
+        let found = tcp::find(&worker, &mut journey, service, port).await?;
+        if found.protocol.is_http() {
+            return Ok(Tunnel::Http(found.into_entry()));
         }
-        let opened = tcp::open(&worker, &service, port, &mut journey).await?;
+        let opened = tcp::open(&worker, found, &mut journey).await?;
         Ok(Tunnel::Tcp(opened))
     };
     match opened.await {
@@ -324,7 +329,7 @@ async fn serve_stream(
         Err(malformed) => {
             worker.common.metrics.count_malformed(malformed.code());
             let refusal = Refusal::malformed(malformed);
-            return refuse_unread(&worker, &mut reply, &refusal).await;
+            return refuse_unreadable(&worker, &mut reply, &refusal).await;
         }
     };
     let journey = Journey::start(Reporter::Source, "http/2");
@@ -387,20 +392,18 @@ async fn refuse(
     asked: Asked,
 ) -> Result<(), HttpError> {
     journey.refused(refusal, worker.name());
-    let mut head = ResponseHead {
-        status: 200,
-        version: Version::Http11,
-        fields: grpc::refused(refusal, worker.name()),
-    };
-    let mut body = Bytes::new();
-    if asked.is_grpc {
+    let (status, fields, body) = if asked.is_grpc {
         journey.refused_call(grpc::status_of(refusal.reason));
+        (200, grpc::refused(refusal, worker.name()), Bytes::new())
     } else {
         let rendered = refusal.render(worker.name());
-        head.status = rendered.status;
-        head.fields = rendered.fields;
-        body = rendered.body;
-    }
+        (rendered.status, rendered.fields, rendered.body)
+    };
+    let mut head = ResponseHead {
+        status,
+        version: Version::Http11,
+        fields,
+    };
     for (name, value) in journey.told() {
         // Names of ours are plain text.
         let _ = head.fields.push(name, value);
@@ -416,7 +419,7 @@ async fn refuse(
 }
 
 /// Refuses a request that could not be read.
-async fn refuse_unread(worker: &Worker, reply: &mut ClientReply<'_>, refusal: &Refusal) {
+async fn refuse_unreadable(worker: &Worker, reply: &mut ClientReply<'_>, refusal: &Refusal) {
     let mut journey = Journey::start(Reporter::Source, "http/1.1");
     journey.source(
         &worker.common.me.identity,

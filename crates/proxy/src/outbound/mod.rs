@@ -29,46 +29,39 @@ use tokio::net::{TcpListener, TcpStream};
 
 use self::decided::Entry;
 use crate::config::Listener;
-use crate::intake::{Comers, accept};
+use crate::intake::{Comers, Place, accept};
 use crate::worker::Worker;
 
 /// Takes connections until the drain begins.
 pub(crate) async fn listen_http(worker: Rc<Worker>, listener: TcpListener) {
-    let (intake, drain) = worker.common.doors();
-    accept(
-        &intake,
-        drain,
-        listener,
-        Comers::Beside,
-        move |socket, place| {
-            if is_beside(&socket) {
-                let worker = Rc::clone(&worker);
-                let input = BytesMut::new();
-                let client = connection::serve(worker, socket, input, Entry::Explicit, place);
-                tokio::task::spawn_local(client);
-            }
-        },
-    )
+    listen_beside(&worker, listener, |socket, place| {
+        let worker = Rc::clone(&worker);
+        let input = BytesMut::new();
+        let client = connection::serve(worker, socket, input, Entry::Explicit, place);
+        tokio::task::spawn_local(client);
+    })
     .await;
 }
 
 /// Takes connections for one port of one service until the drain begins.
 pub(crate) async fn listen_tcp(worker: Rc<Worker>, listener: TcpListener, target: Listener) {
-    let (intake, drain) = worker.common.doors();
-    accept(
-        &intake,
-        drain,
-        listener,
-        Comers::Beside,
-        move |socket, place| {
-            if is_beside(&socket) {
-                let (worker, target) = (Rc::clone(&worker), target.clone());
-                let client = connection::serve_listener(worker, socket, target, place);
-                tokio::task::spawn_local(client);
-            }
-        },
-    )
+    listen_beside(&worker, listener, |socket, place| {
+        let (worker, target) = (Rc::clone(&worker), target.clone());
+        let client = connection::serve_listener(worker, socket, target, place);
+        tokio::task::spawn_local(client);
+    })
     .await;
+}
+
+/// Takes programs of this machine, and nobody else.
+async fn listen_beside(worker: &Worker, listener: TcpListener, serve: impl Fn(TcpStream, Place)) {
+    let (intake, drain) = worker.common.doors();
+    let beside = |socket, place| {
+        if is_beside(&socket) {
+            serve(socket, place);
+        }
+    };
+    accept(&intake, drain, listener, Comers::Beside, beside).await;
 }
 
 /// Does the caller run on this machine? Whoever may call here calls in the name of the program beside

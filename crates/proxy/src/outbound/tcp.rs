@@ -1,6 +1,7 @@
 //! Plain TCP of a caller, by CONNECT or by a listener of its own. The bytes are never looked at.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use super::connect::connect as connect_workload;
-use super::decided::{Decided, decide_backend, find_port, find_service};
+use super::decided::{Decided, Entry, decide_backend, find_port, find_service};
 use super::settle::{
     Avoided, Failed, Settle, check_chosen, consider, deadline, has_room, not_opened, stream_failed,
 };
@@ -21,6 +22,7 @@ use crate::journey::Journey;
 use crate::mux::{Item, Link, Stream};
 use crate::refusal::Refusal;
 use crate::splice::splice;
+use crate::view::View;
 use crate::worker::Worker;
 
 /// How a connection that was accepted counts, however it ended.
@@ -35,23 +37,40 @@ pub(super) struct Opened {
     stream: Stream,
 }
 
+/// The port of a service that is meant, on the one view that the connection is decided on.
+pub(super) struct Found {
+    view: Arc<View>,
+    service: ServiceName,
+    port: u16,
+    pub(super) protocol: AppProtocol,
+}
+
+impl Found {
+    /// As the place that a client of HTTP has come to.
+    pub(super) fn into_entry(self) -> Entry {
+        Entry::Service {
+            service: self.service,
+            port: self.port,
+        }
+    }
+}
+
 /// Brings a client to a port of a service, without a look at what it says. `early`: what it has said
 /// already.
 pub(super) async fn carry_unread(
     worker: &Rc<Worker>,
+    mut journey: Journey,
     socket: TcpStream,
     early: Bytes,
-    service: &ServiceName,
-    port: u16,
+    found: Found,
 ) {
-    let mut journey = start(worker);
-    journey.record.destination_service = Some(service.clone());
-    match open(worker, service, port, &mut journey).await {
+    let service = found.service.clone();
+    match open(worker, found, &mut journey).await {
         Ok(opened) => {
             carry(&mut journey, socket, early, opened).await;
             journey.finish(&worker.recorder);
         }
-        Err(refusal) => refuse_unread(worker, journey, service, &refusal),
+        Err(refusal) => refuse_unread(worker, journey, &service, &refusal),
     }
 }
 
@@ -93,30 +112,39 @@ pub(super) async fn carry(journey: &mut Journey, socket: TcpStream, early: Bytes
     opened.attempt.finish(CARRIED);
 }
 
-/// The port that is meant, and what is spoken there.
+/// Errors: there is no such service or port.
 pub(super) async fn find(
     worker: &Worker,
     journey: &mut Journey,
-    service: &ServiceName,
+    service: ServiceName,
     port: Option<u16>,
-) -> Result<(u16, AppProtocol), Refusal> {
+) -> Result<Found, Refusal> {
     journey.record.destination_service = Some(service.clone());
-    let view = worker.view_with(service).await?;
-    let called = find_service(&view, service)?;
+    let view = worker.view_with(&service).await?;
+    let called = find_service(&view, &service)?;
     let port = find_port(called, port)?;
-    let found = called.service.find_port(Some(port));
-    Ok((port, found.map_or(AppProtocol::Tcp, |found| found.protocol)))
+    let declared = called.service.find_port(Some(port));
+    Ok(Found {
+        protocol: declared.map_or(AppProtocol::Tcp, |declared| declared.protocol),
+        view,
+        service,
+        port,
+    })
 }
 
 /// A stream to a workload of the service whose program has accepted the connection.
 pub(super) async fn open(
     worker: &Rc<Worker>,
-    service: &ServiceName,
-    port: u16,
+    found: Found,
     journey: &mut Journey,
 ) -> Result<Opened, Refusal> {
-    let view = worker.view_with(service).await?;
-    let called = find_service(&view, service)?;
+    let Found {
+        view,
+        service,
+        port,
+        ..
+    } = found;
+    let called = find_service(&view, &service)?;
     let settings = called.own_settings().clone();
     let backend = Backend {
         service: service.clone(),
@@ -125,13 +153,13 @@ pub(super) async fn open(
         weight: 1,
     };
     let draw = worker.draw();
-    let decided = decide_backend(worker, view, service, &backend, port, settings, draw)?;
+    let decided = decide_backend(worker, view, &service, &backend, port, settings, draw)?;
     let now = Instant::now();
     // Never idempotent: only what surely reached no program is tried again.
     let mut attempts = Attempts::new(&decided.settings, "CONNECT", None, now);
     worker
         .destinations
-        .budget(service, now)
+        .budget(&service, now)
         .borrow_mut()
         .on_request(now);
     until_accepted(worker, journey, &decided, &mut attempts).await

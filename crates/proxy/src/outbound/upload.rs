@@ -88,15 +88,7 @@ impl<'c> Upload<'c> {
     pub(super) async fn read_short(&mut self, body: Body) -> Result<(), HttpError> {
         let is_short = matches!(body, Body::Length(length) if length <= HELD_BYTES);
         while is_short && !self.waits.get() && matches!(self.end, End::Open) {
-            match self.client.piece().await? {
-                Piece::Data(data) => self.keep(&data),
-                Piece::Trailers(trailers) => {
-                    self.end = End::Read {
-                        trailers: Some(trailers),
-                    };
-                }
-                Piece::End => self.end = End::Read { trailers: None },
-            }
+            self.take().await?;
         }
         Ok(())
     }
@@ -129,18 +121,9 @@ impl<'c> Upload<'c> {
                 if let End::Read { trailers } = &self.end {
                     break trailers.as_ref();
                 }
-                match self.client.piece().await.map_err(Sending::Client)? {
-                    Piece::Data(data) => {
-                        // First kept, then sent: a try may end while it waits for room.
-                        self.keep(&data);
-                        send(&stream, data).await?;
-                    }
-                    Piece::Trailers(trailers) => {
-                        self.end = End::Read {
-                            trailers: Some(trailers),
-                        };
-                    }
-                    Piece::End => self.end = End::Read { trailers: None },
+                // First kept, then sent: a try may end while it waits for room.
+                if let Some(data) = self.take().await.map_err(Sending::Client)? {
+                    send(&stream, data).await?;
                 }
             };
             stream.finish(trailers).map_err(|_| Sending::Stream)?;
@@ -154,6 +137,20 @@ impl<'c> Upload<'c> {
         'c: 'u,
     {
         Box::pin(self.client.gone())
+    }
+
+    /// The next piece of data from the client, which is kept while all that there was is short.
+    async fn take(&mut self) -> Result<Option<Bytes>, HttpError> {
+        let trailers = match self.client.piece().await? {
+            Piece::Data(data) => {
+                self.keep(&data);
+                return Ok(Some(data));
+            }
+            Piece::Trailers(trailers) => Some(trailers),
+            Piece::End => None,
+        };
+        self.end = End::Read { trailers };
+        Ok(None)
     }
 
     fn keep(&mut self, data: &Bytes) {
