@@ -15,7 +15,7 @@
 //! [`Reply`](crate::message::Reply) the other, each followed by data and optional trailers; the
 //! two halves end independently. Every stream that was opened here or announced by
 //! [`Event::Opened`] ends with an `Ended` (or an end flag) for its receiving half, or with a
-//! `Reset`, whatever happens to the connection.
+//! `Reset` or `Unread`, whatever happens to the connection.
 //!
 //! # Wire format
 //!
@@ -162,6 +162,10 @@ pub enum Event {
     },
     /// The stream is no more, in both directions.
     Reset { stream: StreamId, code: ResetCode },
+    /// The stream is no more, in both directions, and what came on it is to be dropped: nobody has read
+    /// it for a while, and all of the credit that there is stands still with it and its like. It may
+    /// have `Ended` before.
+    Unread { stream: StreamId },
     /// What the peer sent as head or trailers cannot be read. If it was an `Open`, this is the
     /// only event of the stream; else a `Reset` follows.
     Undecodable {

@@ -51,8 +51,8 @@ impl Default for Settings {
             features: super::features::EXPECT,
             workers: 1,
             streams: 1024,
-            stream_credit: 256 * 1024,
-            // It grows where that is of use.
+            // Both grow where that is of use; what a stream begins with, each that nobody reads keeps.
+            stream_credit: LEAST_STREAM_CREDIT,
             connection_credit: LEAST_CONNECTION_CREDIT,
             queue: 64 * 1024,
             silence_busy: Duration::from_millis(500),

@@ -1,6 +1,7 @@
 //! One stream: its two halves.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
@@ -22,6 +23,8 @@ pub(super) struct Receive {
     pub(super) window: ReceiveWindow,
     /// Bytes that the driver has and has not yet said to have consumed.
     pub(super) unconsumed: u64,
+    /// When the driver last consumed some, or the first came that it has not.
+    pub(super) moved: Instant,
     /// The driver does not want the rest.
     pub(super) stopped: bool,
     /// Credit is due; the stream stands in the connection's list.
@@ -66,27 +69,33 @@ pub(super) enum SendPhase {
 
 impl Stream {
     /// A stream whose `Open` we send.
-    pub(super) fn opened_here(head: Bytes, end: bool, credit: u32, window: u64) -> Self {
+    pub(super) fn opened_here(
+        head: Bytes,
+        end: bool,
+        credit: u32,
+        window: u64,
+        now: Instant,
+    ) -> Self {
         let phase = if end {
             SendPhase::Finishing
         } else {
             SendPhase::Body
         };
         Self {
-            receive: Receive::new(ReceivePhase::Head, credit),
+            receive: Receive::new(ReceivePhase::Head, credit, now),
             send: Send::new(phase, Some(head), window),
         }
     }
 
     /// A stream whose `Open` we received.
-    pub(super) fn opened_there(end: bool, credit: u32, window: u64) -> Self {
+    pub(super) fn opened_there(end: bool, credit: u32, window: u64, now: Instant) -> Self {
         let phase = if end {
             ReceivePhase::Done
         } else {
             ReceivePhase::Body
         };
         Self {
-            receive: Receive::new(phase, credit),
+            receive: Receive::new(phase, credit, now),
             send: Send::new(SendPhase::Owed, None, window),
         }
     }
@@ -97,11 +106,12 @@ impl Stream {
 }
 
 impl Receive {
-    fn new(phase: ReceivePhase, credit: u32) -> Self {
+    fn new(phase: ReceivePhase, credit: u32, now: Instant) -> Self {
         Self {
             phase,
             window: ReceiveWindow::new(credit),
             unconsumed: 0,
+            moved: now,
             stopped: false,
             credit_listed: false,
         }

@@ -4,6 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::LEAST_STREAM_CREDIT;
+
+/// Bytes of credit below which a grant is a crumb, which costs more than it brings: who has taken a
+/// quarter of the smallest window grants more.
+pub(super) const LEAST_GRANT: u64 = LEAST_STREAM_CREDIT as u64 / 8;
+
 /// Bandwidth over a shorter time says more about chance than about the link.
 const SHORTEST_MEASURE: Duration = Duration::from_millis(10);
 
@@ -63,9 +69,15 @@ impl ReceiveWindow {
         self.consumed = self.consumed.saturating_add(count);
     }
 
-    /// Is so much owed that telling the peer is worth a frame?
+    /// Bytes that the peer may send, or could be allowed to.
+    pub(super) fn free(&self) -> u64 {
+        self.available + self.owed
+    }
+
+    /// Is so much owed that telling the peer is worth a frame? What counts is the part that moves: a
+    /// quarter of the whole may never come together beside streams that nobody reads.
     pub(super) fn is_due(&self) -> bool {
-        self.owed > 0 && self.owed >= self.size / 4
+        self.owed >= (self.free() / 4).max(LEAST_GRANT)
     }
 
     /// What to grant the peer now.

@@ -148,6 +148,7 @@ fn messages_are_those_of_the_release() {
 /// What that release began with; today credit grows to as much.
 fn as_then() -> Settings {
     Settings {
+        stream_credit: 256 * 1024,
         connection_credit: 4 * 1024 * 1024,
         features: 0,
         ..Settings::default()

@@ -58,6 +58,7 @@ impl Pair {
     /// Both have spoken, and what that causes is out of the way.
     pub(crate) fn established() -> Self {
         let mut pair = Self::new(&Settings {
+            stream_credit: 256 * 1024,
             connection_credit: 4 * 1024 * 1024,
             ..Settings::default()
         });

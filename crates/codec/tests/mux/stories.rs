@@ -122,7 +122,10 @@ fn misuse_is_an_error_not_a_frame() {
 
 #[test]
 fn the_least_may_be_used_before_settings_come() {
-    let mut pair = Pair::new(&Settings::default());
+    let mut pair = Pair::new(&Settings {
+        stream_credit: 256 * 1024,
+        ..Settings::default()
+    });
     let dialler = &mut pair.dialler.connection;
     let stream = dialler.open(&tcp(), false).unwrap();
     for _ in 1..LEAST_STREAMS {
@@ -184,6 +187,7 @@ fn one_full_stream_stops_no_other() {
 #[test]
 fn the_connection_has_a_credit_of_its_own() {
     let settings = Settings {
+        stream_credit: 256 * 1024,
         connection_credit: 0,
         ..Settings::default()
     };

@@ -156,18 +156,94 @@ fn held(pair: &mut Pair) -> usize {
 
 #[test]
 fn streams_that_nobody_reads_do_not_stop_those_that_are_read() {
-    for (limit, expect) in [(0, false), (64 * MIB, true)] {
+    // Without a budget most of the window stands still; with one it grows.
+    for (limit, stalled) in [(0, 3), (64 * MIB, 64)] {
         let mut pair = Pair::drawing(&Settings::default(), &CreditBudget::new(limit));
         pair.exchange();
-        for _ in 0..64 {
+        for _ in 0..stalled {
             stall(&mut pair, 200_000);
         }
-        assert_eq!(
-            passes(&mut pair, 1 << 20),
-            expect,
-            "with a budget of {limit}"
-        );
+        let more = if limit == 0 { 20_000 } else { 0 };
+        stall(&mut pair, more);
+        assert!(passes(&mut pair, 1 << 20), "with a budget of {limit}");
     }
+}
+
+/// Streams that are told to be dropped.
+fn unread(events: Vec<Event>) -> Vec<StreamId> {
+    let unread = |event| match event {
+        Event::Unread { stream } => Some(stream),
+        _ => None,
+    };
+    events.into_iter().filter_map(unread).collect()
+}
+
+#[test]
+fn where_all_credit_stands_still_the_stillest_streams_make_room() {
+    let mut pair = Pair::drawing(&Settings::default(), &CreditBudget::new(0));
+    pair.exchange();
+    let first = stall(&mut pair, 100_000);
+    let second = stall(&mut pair, 100_000);
+    pair.pass(Duration::from_millis(300));
+    let third = stall(&mut pair, 100_000);
+    let last = stall(&mut pair, 100_000);
+    assert!(!passes(&mut pair, 1 << 20), "all of it stands still");
+    pair.listener.events();
+
+    // Nobody was given the time to read.
+    pair.pass(Duration::from_millis(600));
+    pair.listener.connection.on_timeout(pair.now).unwrap();
+    assert_eq!(unread(pair.listener.events()), []);
+
+    // The first one moves: it is the second's turn.
+    pair.exchange();
+    pair.listener.connection.consumed(first, 1_000);
+    pair.pass(Duration::from_millis(200));
+    pair.listener.connection.on_timeout(pair.now).unwrap();
+    assert_eq!(unread(pair.listener.events()), [second]);
+    pair.exchange();
+    let told = pair.dialler.events();
+    let reset = |event: &Event| matches!(event, Event::Reset { stream, .. } if *stream == second);
+    assert!(told.iter().any(reset), "{told:?}");
+
+    pair.pass(Duration::from_millis(300));
+    pair.listener.connection.on_timeout(pair.now).unwrap();
+    // What the second has left was taken by one that nobody has read either.
+    assert_eq!(unread(pair.listener.events()), [third, last]);
+    pair.exchange();
+    assert!(passes(&mut pair, 1 << 20));
+    // There is room enough for the others to stand still for as long as they like.
+    for _ in 0..10 {
+        pair.pass(Duration::from_secs(1));
+        pair.listener.connection.on_timeout(pair.now).unwrap();
+        pair.exchange();
+    }
+    assert_eq!(unread(pair.listener.events()), [], "{first} has time");
+}
+
+#[test]
+fn a_reply_that_ended_and_is_not_read_makes_room_as_well() {
+    let mut pair = Pair::drawing(&Settings::default(), &CreditBudget::new(0));
+    pair.exchange();
+    let mut ended = Vec::new();
+    for _ in 0..4 {
+        let stream = stall(&mut pair, 60_000);
+        pair.dialler.connection.finish(stream, None).unwrap();
+        pair.exchange();
+        pair.listener
+            .connection
+            .reply(stream, &response(200), true)
+            .unwrap();
+        pair.exchange();
+        ended.push(stream);
+    }
+    assert_eq!(pair.listener.connection.open_streams(), 0);
+    pair.listener.events();
+    pair.pass(Duration::from_secs(1));
+    pair.listener.connection.ping(pair.now);
+    pair.exchange();
+    assert_eq!(unread(pair.listener.events()), ended[..2]);
+    assert!(passes(&mut pair, 1 << 20));
 }
 
 #[test]
@@ -209,7 +285,7 @@ fn a_window_that_is_no_longer_needed_is_given_back() {
     let budget = CreditBudget::new(64 * MIB);
     let mut pair = Pair::drawing(&Settings::default(), &budget);
     pair.exchange();
-    let stalled: Vec<StreamId> = (0..64).map(|_| stall(&mut pair, 200_000)).collect();
+    let stalled: Vec<StreamId> = (0..256).map(|_| stall(&mut pair, 200_000)).collect();
     let crowded = budget.drawn();
     assert!(crowded > 8 * MIB, "{crowded}");
     pair.listener.events();

@@ -123,6 +123,15 @@ impl Watch {
                 seen.gone = true;
                 self.consumed(*stream, u64::MAX);
             }
+            Event::Unread { stream } => {
+                let seen = self
+                    .streams
+                    .get_mut(stream)
+                    .expect("a stream that is known");
+                assert!(!seen.gone && seen.held > 0, "{stream} holds nothing back");
+                seen.gone = true;
+                self.consumed(*stream, u64::MAX);
+            }
             // If it was the head, nobody knows the stream.
             Event::Undecodable { .. } => {}
             Event::Writable { stream } => {

@@ -325,6 +325,12 @@ impl Link {
                     slot.failed = Some(StreamError::Reset(code));
                     slot.wake();
                 }),
+                Event::Unread { stream } => shared.slot(stream, |slot| {
+                    slot.arrived.clear();
+                    slot.got_end = false;
+                    slot.failed = Some(StreamError::Unread);
+                    slot.wake();
+                }),
                 Event::Writable { stream } => shared.slot(stream, Slot::wake),
                 Event::BodyWanted { stream } => shared.slot(stream, |slot| {
                     slot.body = Body::Wanted;

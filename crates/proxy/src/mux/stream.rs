@@ -40,11 +40,15 @@ pub(crate) enum Item {
 pub(crate) enum StreamError {
     #[error("the far side reset the stream: {0}")]
     Reset(ResetCode),
+    /// Dropped here, so that those who read have room.
+    #[error("what came was not read while others needed the room")]
+    Unread,
     #[error("{0}")]
     Unsendable(#[from] CannotSend),
     #[error("the stream is gone")]
     Gone,
 }
+
 #[derive(Default)]
 pub(super) struct Slot {
     pub(super) arrived: VecDeque<Item>,

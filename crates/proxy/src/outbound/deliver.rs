@@ -139,6 +139,7 @@ pub(super) async fn deliver(
             attempt.finish(outcome);
             let reason = match outcome {
                 Outcome::TimedOut => RefusalReason::RequestTimeout,
+                Outcome::Cancelled => RefusalReason::ClientTooSlow,
                 _ => RefusalReason::UpstreamReset,
             };
             journey.record.refusal = Some(reason);

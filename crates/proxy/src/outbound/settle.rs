@@ -235,12 +235,14 @@ pub(super) fn stream_failed(error: StreamError, link: &Link) -> Failed {
         },
         StreamError::Reset(ResetCode::Overloaded) => Outcome::Shed,
         StreamError::Reset(ResetCode::Timeout) => Outcome::TimedOut,
+        StreamError::Unread => Outcome::Cancelled,
         StreamError::Reset(_) | StreamError::Unsendable(_) | StreamError::Gone => Outcome::Reset,
     };
     let reason = match outcome {
         Outcome::Refused { .. } | Outcome::Drained => RefusalReason::ConnectFailed,
         Outcome::Shed => RefusalReason::Overloaded,
         Outcome::TimedOut => RefusalReason::RequestTimeout,
+        Outcome::Cancelled => RefusalReason::ClientTooSlow,
         _ => RefusalReason::UpstreamReset,
     };
     Failed::new(outcome, Refusal::new(reason, error.to_string()))

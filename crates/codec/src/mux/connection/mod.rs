@@ -1,6 +1,7 @@
 //! One end of a connection: its state, and what the driver may do with it.
 
 mod receive;
+mod relief;
 mod transmit;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,6 +20,7 @@ use super::{
 use crate::Fields;
 use crate::message::{MAX_HEAD, Open, Reply};
 use crate::typed::encode_fields;
+use relief::Lingering;
 use transmit::Output;
 
 /// Frames without data that may still be under way for a stream when it ends.
@@ -52,7 +54,11 @@ pub struct Connection {
     drawn: Drawn,
     /// Of streams that are no more: bytes that the driver still holds. They count against the
     /// connection's credit until they have left our memory, or short streams would be free.
-    lingering: BTreeMap<StreamId, u64>,
+    lingering: BTreeMap<StreamId, Lingering>,
+    /// The latest moment that the driver has told.
+    clock: Instant,
+    /// Not before is there anything to gain from streams that stand still.
+    next_look: Instant,
     /// Bytes of data that the peer allows on all streams together.
     send_window: u64,
     liveness: Liveness,
@@ -92,6 +98,8 @@ impl Connection {
             receive_window: ReceiveWindow::new(settings.connection_credit),
             drawn: Drawn::of(budget),
             lingering: BTreeMap::new(),
+            clock: now,
+            next_look: now,
             send_window: peer.connection_credit.into(),
             liveness,
             reset_budget: Budget::new(settings.streams.saturating_mul(RESETS_PER_STREAM), now),
@@ -166,7 +174,7 @@ impl Connection {
         self.next_here += 2;
         self.held_here += 1;
         let (credit, window) = (self.settings.stream_credit, self.peer.stream_credit.into());
-        let state = Stream::opened_here(head.freeze(), end, credit, window);
+        let state = Stream::opened_here(head.freeze(), end, credit, window, self.clock);
         self.streams.insert(stream, state);
         self.output.heads.push_back(stream);
         Ok(stream)
@@ -246,6 +254,7 @@ impl Connection {
         let receive = &mut state.receive;
         let count = receive.unconsumed.min(count as u64);
         receive.unconsumed -= count;
+        receive.moved = self.clock;
         self.receive_window.release(count);
         if receive.phase != ReceivePhase::Done {
             receive.window.release(count);
@@ -257,10 +266,11 @@ impl Connection {
     }
 
     fn consumed_late(&mut self, stream: StreamId, count: u64) {
-        if let Some(held) = self.lingering.get_mut(&stream) {
-            let count = count.min(*held);
-            *held -= count;
-            if *held == 0 {
+        if let Some(lingering) = self.lingering.get_mut(&stream) {
+            let count = count.min(lingering.held);
+            lingering.held -= count;
+            lingering.moved = self.clock;
+            if lingering.held == 0 {
                 self.lingering.remove(&stream);
             }
             self.receive_window.release(count);
@@ -333,6 +343,7 @@ impl Connection {
         if let Some(error) = &self.error {
             return Err(error.clone());
         }
+        self.relieve(now);
         match self.liveness.on_timeout(!self.streams.is_empty(), now) {
             Verdict::Alive => Ok(()),
             Verdict::Ping(token) => {
@@ -419,7 +430,11 @@ impl Connection {
         let state = self.streams.remove(&stream)?;
         self.output.forget(stream, &state);
         if state.receive.unconsumed > 0 {
-            self.lingering.insert(stream, state.receive.unconsumed);
+            let lingering = Lingering {
+                held: state.receive.unconsumed,
+                moved: state.receive.moved,
+            };
+            self.lingering.insert(stream, lingering);
         }
         self.allow_late(state.receive.window.available());
         Some(state)

@@ -6,18 +6,14 @@ use bytes::{Bytes, BytesMut};
 
 use super::super::frame::{Frame, kind};
 use super::super::stream::{ReceivePhase, Stream};
+use super::super::window::LEAST_GRANT;
 use super::{Connection, ConnectionError, Event, LeaveCode, PeerSettings, ResetCode, StreamId};
 use crate::DecodeError;
 use crate::message::{Open, Reply};
-use crate::mux::LEAST_STREAM_CREDIT;
 use crate::typed::decode_fields;
 
 /// Pongs that may wait to be transmitted.
 const MAX_PONGS: usize = 32;
-
-/// Bytes of credit below which a grant is a crumb: whoever has taken a quarter of the smallest window
-/// grants more.
-const LEAST_GRANT: u32 = LEAST_STREAM_CREDIT / 8;
 
 /// Bytes of credit beyond which a grant makes no sense.
 const MAX_WINDOW: u64 = 1 << 40;
@@ -35,7 +31,10 @@ impl Connection {
         }
         loop {
             match Frame::take(input) {
-                Ok(None) => return Ok(()),
+                Ok(None) => {
+                    self.relieve(now);
+                    return Ok(());
+                }
                 Ok(Some(frame)) => {
                     self.on_frame(frame, now)
                         .map_err(|error| self.fail(error))?;
@@ -58,7 +57,7 @@ impl Connection {
             Frame::Reply { stream, head, end } => self.on_reply(stream, head, end, now),
             Frame::Data { stream, bytes, end } => {
                 self.grow(stream, now);
-                self.on_data(stream, bytes, end)
+                self.on_data(stream, bytes, end, now)
             }
             Frame::Trailers { stream, fields } => self.on_trailers(stream, fields, now),
             Frame::Reset { stream, code } => self.on_reset(stream, code, now),
@@ -148,7 +147,7 @@ impl Connection {
         let credit = self.settings.stream_credit;
         match Open::decode(head) {
             Ok(open) => {
-                let state = Stream::opened_there(end, credit, self.peer.stream_credit.into());
+                let state = Stream::opened_there(end, credit, self.peer.stream_credit.into(), now);
                 self.streams.insert(stream, state);
                 self.events.push_back(Event::Opened {
                     stream,
@@ -201,6 +200,7 @@ impl Connection {
         stream: StreamId,
         bytes: Bytes,
         end: bool,
+        now: Instant,
     ) -> Result<(), ConnectionError> {
         let count = bytes.len() as u64;
         if !self.receive_window.take(count) {
@@ -222,6 +222,9 @@ impl Connection {
         if stopped {
             self.receive_window.release(count);
         } else if count > 0 {
+            if state.receive.unconsumed == 0 {
+                state.receive.moved = now;
+            }
             state.receive.unconsumed += count;
             self.events.push_back(Event::Data { stream, bytes });
         }
@@ -427,7 +430,7 @@ fn costs_more_than_it_brings(frame: &Frame) -> bool {
     match frame {
         Frame::Ping(_) | Frame::GoAway { .. } | Frame::GoOn { .. } => true,
         // Who grants in crumbs gets a frame for every crumb.
-        Frame::Credit { amount, .. } => *amount < LEAST_GRANT,
+        Frame::Credit { amount, .. } => u64::from(*amount) < LEAST_GRANT,
         _ => false,
     }
 }

@@ -1,14 +1,14 @@
 //! Clients that are slow on purpose: what thousands of them cost a proxy, and who else notices.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use isthmus_lab::http;
-use isthmus_lab::mesh::Mesh;
+use isthmus_lab::mesh::{Mesh, PATIENCE};
 use isthmus_lab::processes::Process;
-use isthmus_lab::trouble::{During, Result, Trouble};
+use isthmus_lab::trouble::{During, Result, Trouble, ensure, wait_for};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{AUTHORITY, Arguments, Point, on_quiet_mesh, quantile, whole};
@@ -90,6 +90,13 @@ fn endure(
             .during(|| kind.name.to_owned())?;
         clients.push(client);
     }
+    if kind.then.is_empty() {
+        // Clients that arrive at once are another matter than those that do not read.
+        wait_for("every reply to have begun", PATIENCE, || {
+            let begun = clients.iter().filter(|client| has_answer(client)).count();
+            ensure(begun == kind.clients, || format!("{begun} have"))
+        })?;
+    }
     trickle(&mut clients, kind.then);
     let connected = begun.elapsed();
     let (failed, slow) = good_traffic(caller);
@@ -141,15 +148,21 @@ fn trickle(clients: &mut [TcpStream], bytes: &[u8]) {
 }
 
 /// Has the proxy closed it? An answer that waits to be read is none.
-fn is_open(mut client: &TcpStream) -> bool {
-    let mut look = || -> std::io::Result<usize> {
-        client.set_nonblocking(true)?;
-        client.read(&mut [0])
-    };
-    match look() {
+fn is_open(client: &TcpStream) -> bool {
+    match peek(client) {
         Ok(count) => count > 0,
         Err(error) => error.kind() == ErrorKind::WouldBlock,
     }
+}
+
+fn has_answer(client: &TcpStream) -> bool {
+    peek(client).is_ok_and(|count| count > 0)
+}
+
+/// What waits to be read, without taking it or waiting for it.
+fn peek(client: &TcpStream) -> std::io::Result<usize> {
+    client.set_nonblocking(true)?;
+    client.peek(&mut [0])
 }
 
 /// Failed ones of [`GOOD`] requests one after the other, and their 99th percentile.
@@ -159,7 +172,10 @@ fn good_traffic(caller: SocketAddr) -> (usize, Duration) {
     for _ in 0..GOOD {
         let begun = Instant::now();
         let answered = http::get(caller, CATALOG, &[]).and_then(|reply| reply.expect(200));
-        failed += usize::from(answered.is_err());
+        if let Err(trouble) = answered {
+            eprintln!("a good request failed: {trouble}");
+            failed += 1;
+        }
         times.push(begun.elapsed());
         if failed == MANY {
             // Each takes as long as a client waits.
