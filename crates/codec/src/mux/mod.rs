@@ -39,6 +39,7 @@ mod frame;
 mod liveness;
 mod settings;
 mod stream;
+mod turns;
 mod window;
 
 use std::time::Duration;

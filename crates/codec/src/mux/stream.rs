@@ -9,6 +9,9 @@ use super::frame::{Frame, put_data_header};
 use super::window::ReceiveWindow;
 use super::{MAX_DATA, StreamId};
 
+/// Bytes that a stream sends without a pause before it counts as bulk.
+const BULK: u64 = 4 * MAX_DATA as u64;
+
 /// State of a stream while at least one half is not done.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -49,6 +52,8 @@ pub(super) struct Send {
     queued: usize,
     /// Encoded trailers; empty for none.
     trailers: Bytes,
+    /// Bytes transmitted since the queue was last empty.
+    in_a_row: u64,
     /// Bytes that the peer allows beyond what was transmitted.
     pub(super) window: u64,
     /// The driver waits for room.
@@ -125,6 +130,7 @@ impl Send {
             head,
             queue: VecDeque::new(),
             queued: 0,
+            in_a_row: 0,
             trailers: Bytes::new(),
             window,
             blocked: false,
@@ -170,6 +176,11 @@ impl Send {
         self.queued == 0 && self.phase == SendPhase::Finishing
     }
 
+    /// Has it kept the connection busy for so long that others may go first?
+    pub(super) fn is_bulk(&self) -> bool {
+        self.in_a_row >= BULK
+    }
+
     /// Appends one frame of data, at most `credit` bytes of it, or what ends the half. Returns the
     /// bytes of data, for the connection's account.
     pub(super) fn put_frame(&mut self, stream: StreamId, credit: u64, out: &mut BytesMut) -> u64 {
@@ -200,6 +211,10 @@ impl Send {
 
     fn put_queued(&mut self, mut length: usize, out: &mut BytesMut) {
         self.queued -= length;
+        self.in_a_row = match self.queued {
+            0 => 0,
+            _ => self.in_a_row + length as u64,
+        };
         while length > 0 {
             let Some(front) = self.queue.front_mut() else {
                 return;

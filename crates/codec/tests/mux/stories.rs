@@ -250,6 +250,51 @@ fn streams_take_turns() {
     assert_eq!(order, streams.repeat(4));
 }
 
+/// Keeps `bulk` queued and writes `count` frames of data; gives whose they were.
+fn turns(pair: &mut Pair, bulk: &[StreamId], count: usize) -> Vec<StreamId> {
+    let mut order = Vec::new();
+    while order.len() < count {
+        for stream in bulk {
+            fill(&mut pair.dialler.connection, *stream);
+        }
+        pair.transmit(Side::Dialler, 1);
+        pair.deliver(Side::Dialler, usize::MAX).unwrap();
+        for event in pair.listener.events() {
+            if let Event::Data { stream, bytes } = event {
+                pair.listener.connection.consumed(stream, bytes.len());
+                order.push(stream);
+            }
+        }
+        pair.transmit(Side::Listener, usize::MAX);
+        pair.deliver(Side::Listener, usize::MAX).unwrap();
+    }
+    order
+}
+
+#[test]
+fn small_goes_before_bulk_and_bulk_goes_on() {
+    let mut pair = Pair::established();
+    let bulk: Vec<StreamId> = (0..20)
+        .map(|_| pair.dialler.connection.open(&tcp(), false).unwrap())
+        .collect();
+    turns(&mut pair, &bulk, 20 * 5);
+    let small = pair.dialler.connection.open(&tcp(), false).unwrap();
+    fill(&mut pair.dialler.connection, small);
+    let order = turns(&mut pair, &bulk, 8);
+    assert_eq!(order[..4], [small; 4], "{order:?}");
+    assert!(!order[4..].contains(&small), "it has sent all of it");
+
+    // Who is small again and again does not stop the others.
+    let chatty = pair.dialler.connection.open(&tcp(), false).unwrap();
+    let mut of_bulk = 0;
+    for _ in 0..20 {
+        fill(&mut pair.dialler.connection, chatty);
+        let order = turns(&mut pair, &bulk, 4);
+        of_bulk += order.iter().filter(|stream| **stream != chatty).count();
+    }
+    assert!(of_bulk >= 15, "{of_bulk} of 80");
+}
+
 #[test]
 fn heads_go_before_data_and_a_limit_is_kept() {
     let mut pair = Pair::established();

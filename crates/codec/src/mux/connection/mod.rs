@@ -396,7 +396,7 @@ impl Connection {
             && !state.send.listed
         {
             state.send.listed = true;
-            self.output.ready.push_back(stream);
+            self.output.ready.push(stream, state);
         }
     }
 

@@ -318,7 +318,11 @@ impl Connection {
     fn add_connection_credit(&mut self, amount: u64) {
         self.send_window += amount;
         if self.send_window > 0 {
-            self.output.ready.append(&mut self.output.starved);
+            for stream in self.output.starved.drain(..) {
+                if let Some(state) = self.streams.get(&stream) {
+                    self.output.ready.push(stream, state);
+                }
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 
 use super::super::frame::Frame;
 use super::super::stream::{SendPhase, Stream};
+use super::super::turns::Turns;
 use super::{Connection, ConnectionError, LeaveCode, ResetCode, StreamId};
 
 /// What waits to be transmitted. Every list is bounded: by the streams that either side may have,
@@ -24,7 +25,7 @@ pub(super) struct Output {
     /// Streams whose head is to be sent, in the order of their numbers for those opened here.
     pub(super) heads: VecDeque<StreamId>,
     /// Streams with data or an end to send; each gets one frame a turn.
-    pub(super) ready: VecDeque<StreamId>,
+    pub(super) ready: Turns,
     /// Streams with data that wait for credit of the connection.
     pub(super) starved: VecDeque<StreamId>,
 }
@@ -40,7 +41,7 @@ impl Output {
             resets: VecDeque::new(),
             wanted: VecDeque::new(),
             heads: VecDeque::new(),
-            ready: VecDeque::new(),
+            ready: Turns::default(),
             starved: VecDeque::new(),
         }
     }
@@ -62,7 +63,7 @@ impl Output {
             self.heads.retain(other);
         }
         if state.send.listed {
-            self.ready.retain(other);
+            self.ready.forget(stream);
             self.starved.retain(other);
         }
         if state.receive.credit_listed {
@@ -194,7 +195,7 @@ impl Connection {
 
     fn put_data(&mut self, out: &mut BytesMut, limit: usize) {
         while out.len() < limit {
-            let Some(stream) = self.output.ready.pop_front() else {
+            let Some(stream) = self.output.ready.pop() else {
                 return;
             };
             let Some(state) = self.streams.get_mut(&stream) else {
