@@ -25,7 +25,7 @@ pub struct Attempts {
     percent: Percent,
     on: Listed,
     timeouts: TimeoutSettings,
-    idempotent: bool,
+    repeatable: Repeatable,
     /// All of the body that was sent can be sent again.
     body_held: bool,
     /// The end of the caller's own time, if it has said so.
@@ -39,6 +39,17 @@ pub struct Attempts {
     stage: Stage,
     /// Some try's end is unknown.
     maybe_executed: bool,
+}
+
+/// What may be tried again although a program may have seen it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repeatable {
+    /// Its method is idempotent.
+    Always,
+    /// A reply of 503 stands for UNAVAILABLE, and the policy lists that.
+    Unavailable,
+    /// Only what no program has seen.
+    Unseen,
 }
 
 /// `timeout.request`.
@@ -151,7 +162,11 @@ impl Attempts {
             percent: settings.retry.budget,
             on: Listed::new(&settings.retry.on),
             timeouts: timeouts.clone(),
-            idempotent: is_idempotent(method),
+            repeatable: if is_idempotent(method) {
+                Repeatable::Always
+            } else {
+                Repeatable::Unseen
+            },
             body_held: true,
             inherited: ends(inherited),
             own: Own::Ends(ends(set(timeouts.request))),
@@ -160,6 +175,13 @@ impl Attempts {
             began: now,
             stage: Stage::Uncommitted,
             maybe_executed: false,
+        }
+    }
+
+    /// The request is a call of gRPC, whose end as UNAVAILABLE is told as a reply of 503.
+    pub fn call(&mut self) {
+        if self.repeatable == Repeatable::Unseen && self.on.contains(RetryOn::Unavailable) {
+            self.repeatable = Repeatable::Unavailable;
         }
     }
 
@@ -181,6 +203,10 @@ impl Attempts {
     /// deadline holds.
     pub fn stream(&mut self) {
         self.own = Own::Ends(None);
+    }
+
+    fn is_idempotent(&self) -> bool {
+        self.repeatable == Repeatable::Always
     }
 
     /// When the request is over at the latest.
@@ -221,7 +247,7 @@ impl Attempts {
     /// cut reply could be made good by another try.
     pub fn holds_reply(&self, length: Option<u64>, now: Instant) -> bool {
         let short = length.is_some_and(|length| length <= HELD_BYTES);
-        let repeatable = self.idempotent && self.body_held && self.on.contains(RetryOn::Reset);
+        let repeatable = self.is_idempotent() && self.body_held && self.on.contains(RetryOn::Reset);
         let more = self.sent < self.retries && self.tries < self.most_tries();
         short && repeatable && more && !self.is_late(now)
     }
@@ -319,7 +345,7 @@ impl Attempts {
             Some(GiveUp::Cancelled)
         } else if self.stage == Stage::Replying {
             Some(GiveUp::ReplyCut)
-        } else if !surely_unseen && !self.idempotent {
+        } else if !surely_unseen && !self.is_idempotent() && failure != Some(RetryOn::Unavailable) {
             Some(GiveUp::MaybeExecuted)
         } else if must_repeat_body && !self.body_held {
             Some(GiveUp::BodyNotHeld)
@@ -340,6 +366,9 @@ impl Attempts {
 
     fn failure(&self, outcome: Outcome) -> Failure {
         match outcome {
+            Outcome::Replied { status: 503, .. } if self.repeatable == Repeatable::Unavailable => {
+                Failure::Listed(RetryOn::Unavailable)
+            }
             Outcome::Replied {
                 status: 502..=504, ..
             } => Failure::Listed(RetryOn::GatewayError),
@@ -413,6 +442,7 @@ impl Listed {
             RetryOn::Refused => 2,
             RetryOn::Reset => 4,
             RetryOn::GatewayError => 8,
+            RetryOn::Unavailable => 16,
         }
     }
 }

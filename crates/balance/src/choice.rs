@@ -32,6 +32,8 @@ pub struct ClusterShare {
     pub rtt: Option<Duration>,
     /// A way to its workloads stands, or it needs none that could be prepared.
     pub connected: bool,
+    /// Requests of ours that it may have at a time, by the policy; `None`: no limit but what is learnt.
+    pub most: Option<u32>,
     /// Why it must not be used; `None`: it may.
     pub barred: Option<Barred>,
 }
@@ -61,6 +63,10 @@ pub enum Hot {
     /// Its replies say that its workloads have no capacity left, 0.0 to 1.0.
     Full {
         utilisation: f64,
+    },
+    /// It holds as many of our requests as the policy allows.
+    AtMost {
+        limit: u32,
     },
     /// It holds more of our requests than it can work on.
     OverLimit {
@@ -162,6 +168,7 @@ impl Hot {
             Self::Probing => "probing",
             Self::Unreached => "unreached",
             Self::Full { .. } => "full",
+            Self::AtMost { .. } => "at-most",
             Self::OverLimit { .. } => "over-limit",
         }
     }
@@ -254,6 +261,11 @@ impl Considered {
         self.share.barred.is_none() && self.share.total > 0
     }
 
+    /// It has as many of our requests as it may: not even as a last resort does it get more.
+    pub fn is_at_most(&self) -> bool {
+        self.share.most.is_some_and(|most| self.in_flight >= most)
+    }
+
     fn usable(&self) -> bool {
         self.hot.is_none() && !self.avoided
     }
@@ -339,7 +351,7 @@ fn last_resort<'c>(
     if let Some(failed) = running().find(|c| c.hot.is_none()) {
         return (failed, Reason::AllFailed);
     }
-    let worth = |c: &&Considered| (c.avoided, c.share.healthy == 0, c.rank);
+    let worth = |c: &&Considered| (c.is_at_most(), c.avoided, c.share.healthy == 0, c.rank);
     (
         running().min_by_key(worth).unwrap_or(nearest),
         Reason::AllHot,

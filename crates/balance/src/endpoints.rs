@@ -140,7 +140,8 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
         draw: u64,
     ) -> Option<Picked<'_, K>> {
         let failed = |e: &Endpoint<K>| avoid.contains(&e.key);
-        let ejected = |e: &Endpoint<K>| e.outlier.ejection(now).is_some();
+        let panics = self.panics(now);
+        let ejected = |e: &Endpoint<K>| !panics && e.outlier.ejection(now).is_some();
         let fresh = |e: &Endpoint<K>| !failed(e) && !ejected(e);
         // The first tier that anyone belongs to.
         let tiers: [(Allowed<'_, K>, Option<WorkloadReason>); 4] = [
@@ -237,6 +238,7 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
     /// Every workload with its state, and whether a new request could go there now.
     pub fn describe(&self, now: Instant) -> Vec<WorkloadView<K>> {
         let all_out = self.present().all(|e| e.outlier.ejection(now).is_some());
+        let all_in = all_out || self.panics(now);
         let view = |e: &Endpoint<K>| {
             let ejection = e.outlier.ejection(now);
             WorkloadView {
@@ -245,7 +247,7 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
                 latency: e.latency.estimate(now).map(Duration::from_secs_f64),
                 weight: e.weight(now),
                 ejection,
-                possible: all_out || ejection.is_none(),
+                possible: all_in || ejection.is_none(),
             }
         };
         self.present().map(view).collect()
@@ -259,6 +261,18 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
             .into_iter()
             .filter_map(possible)
             .collect()
+    }
+
+    /// Are so few left that those which are ejected are used as well?
+    fn panics(&self, now: Instant) -> bool {
+        let below = self.outlier.panic.fraction();
+        let mut usable = 0.0;
+        let mut all = 0.0;
+        for endpoint in self.present() {
+            all += 1.0;
+            usable += f64::from(u8::from(endpoint.outlier.ejection(now).is_none()));
+        }
+        usable < below * all
     }
 
     pub fn len(&self) -> usize {

@@ -196,7 +196,9 @@ impl Valve {
         let state = self.clusters.get(&share.cluster).unwrap_or(&unused);
         let gate = state.breaker.gate(now);
         let room = state.room(now);
+        let at_most = share.most.filter(|most| state.in_flight >= *most);
         let hot = broken(share, gate, !avoid.is_empty())
+            .or(at_most.map(|limit| Hot::AtMost { limit }))
             .or_else(|| loaded(&state.load, room, siblings, now));
         Considered {
             // Known once all are compared.

@@ -108,10 +108,13 @@ pub(crate) struct TrafficPolicySpec {
     /// How long things may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timeout: Option<TimeoutSpec>,
+    /// Breaking the circuit: how much may be under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limits: Option<LimitsSpec>,
     /// Setting workloads aside that fail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) outlier: Option<OutlierSpec>,
-    /// How a proxy checks the program beside it: `http` or `tcp`, exactly one.
+    /// How a proxy checks the program beside it: `http`, `grpc` or `tcp`, exactly one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) health_check: Option<HealthCheckSpec>,
 }
@@ -216,6 +219,8 @@ pub(crate) enum RetryOnName {
     Refused,
     Reset,
     GatewayError,
+    /// Calls of gRPC that end as UNAVAILABLE, whatever their method: only where that is safe.
+    Unavailable,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -233,6 +238,26 @@ pub(crate) struct TimeoutSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "duration"))]
     pub(crate) connect: Option<String>,
+    /// A TCP connection, or an upgraded one, that carries nothing; `0s`: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
+    pub(crate) idle: Option<String>,
+}
+
+/// What one caller's proxy may have under way at a time to the workloads of one cluster. More goes to
+/// another cluster, or is refused (`overloaded`). How much a cluster can take is learnt without them.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LimitsSpec {
+    /// TCP connections; above zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) connections: Option<u32>,
+    /// Requests, or TCP connections, that wait for a way there; above zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pending: Option<u32>,
+    /// Requests of HTTP; above zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) requests: Option<u32>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -249,6 +274,10 @@ pub(crate) struct OutlierSpec {
     /// Share of a service's workloads that may be ejected, in percent: 0 to 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_ejected_percent: Option<u64>,
+    /// If a smaller share of a cluster's workloads is usable than this, in percent, and no other
+    /// cluster can serve, all of them are used: 0 (never) to 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) panic_percent: Option<u64>,
 }
 
 /// How a proxy checks the program beside it.
@@ -261,6 +290,9 @@ pub(crate) struct HealthCheckSpec {
     /// Connecting is enough. Written `tcp: {}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tcp: Option<TcpProbeSpec>,
+    /// The gRPC health checking protocol answers SERVING.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) grpc: Option<GrpcProbeSpec>,
     /// Between two checks; at least 100 ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "duration"))]
@@ -276,6 +308,14 @@ pub(crate) struct HealthCheckSpec {
 pub(crate) struct HttpProbeSpec {
     /// Begins with `/`.
     pub(crate) path: String,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct GrpcProbeSpec {
+    /// Which of the program's services; default: the program as a whole. Written `grpc: {}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) service: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]

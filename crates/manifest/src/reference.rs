@@ -184,6 +184,7 @@ fn default(path: &str) -> Option<String> {
         locality_order,
         retry,
         timeout,
+        limits,
         outlier,
         health_check,
     } = TrafficSettings::default();
@@ -213,12 +214,18 @@ fn default(path: &str) -> Option<String> {
         "spec.timeout.request" => duration(timeout.request),
         "spec.timeout.perTry" => duration(timeout.per_try),
         "spec.timeout.connect" => duration(timeout.connect),
+        "spec.timeout.idle" => duration(timeout.idle),
+        "spec.limits.connections" => limit(limits.connections)?,
+        "spec.limits.pending" => limit(limits.pending)?,
+        "spec.limits.requests" => limit(limits.requests)?,
         "spec.outlier.consecutiveErrors" => outlier.consecutive_errors.to_string(),
         "spec.outlier.baseEjection" => duration(outlier.base_ejection),
         "spec.outlier.maxEjectedPercent" => outlier.max_ejected.value().to_string(),
+        "spec.outlier.panicPercent" => outlier.panic.value().to_string(),
         "spec.healthCheck" => match health_check.probe {
             HealthProbe::Tcp => "tcp: {}".to_owned(),
             HealthProbe::Http { path } => format!("http: {{path: {path}}}"),
+            HealthProbe::Grpc { service } => format!("grpc: {{service: {service}}}"),
         },
         "spec.healthCheck.interval" => duration(health_check.interval),
         "spec.healthCheck.timeout" => duration(health_check.timeout),
@@ -227,12 +234,17 @@ fn default(path: &str) -> Option<String> {
     Some(format!("`{text}`"))
 }
 
+fn limit(limit: Option<u32>) -> Option<String> {
+    limit.map(|limit| limit.to_string())
+}
+
 fn reason(reason: RetryOn) -> &'static str {
     match reason {
         RetryOn::ConnectFailure => "ConnectFailure",
         RetryOn::Refused => "Refused",
         RetryOn::Reset => "Reset",
         RetryOn::GatewayError => "GatewayError",
+        RetryOn::Unavailable => "Unavailable",
     }
 }
 

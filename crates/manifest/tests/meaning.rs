@@ -30,30 +30,17 @@ fn policy(spec: &str) -> TrafficPolicy {
 
 /// A policy for the mesh that sets nothing.
 fn nothing() -> TrafficPolicy {
-    TrafficPolicy {
-        namespace: Namespace::new("shop").expect("a namespace"),
-        name: ObjectName::new("p").expect("a name"),
-        targets: vec![Target::Mesh],
-        algorithm: None,
-        hash_on: None,
-        locality_order: None,
-        retry_attempts: None,
-        retry_budget: None,
-        retry_on: None,
-        request_timeout: None,
-        per_try_timeout: None,
-        connect_timeout: None,
-        consecutive_errors: None,
-        base_ejection: None,
-        max_ejected: None,
-        health_check: None,
-    }
+    TrafficPolicy::empty(
+        Namespace::new("shop").expect("a namespace"),
+        ObjectName::new("p").expect("a name"),
+        vec![Target::Mesh],
+    )
 }
 
 #[test]
 fn each_field_of_a_policy_sets_that_and_nothing_else() {
     type Set = fn(&mut TrafficPolicy);
-    let cases: [(&str, Set); 22] = [
+    let cases: [(&str, Set); 25] = [
         ("retry:", |_| {}),
         ("loadBalancing: {algorithm: PeakEWMA}", |p| {
             p.algorithm = Some(Algorithm::PeakEwma);
@@ -90,13 +77,14 @@ fn each_field_of_a_policy_sets_that_and_nothing_else() {
             p.retry_budget = Percent::new(100).ok();
         }),
         (
-            "retry: {on: [ConnectFailure, Refused, Reset, GatewayError]}",
+            "retry: {on: [ConnectFailure, Refused, Reset, GatewayError, Unavailable]}",
             |p| {
                 p.retry_on = Some(vec![
                     RetryOn::ConnectFailure,
                     RetryOn::Refused,
                     RetryOn::Reset,
                     RetryOn::GatewayError,
+                    RetryOn::Unavailable,
                 ]);
             },
         ),
@@ -109,6 +97,12 @@ fn each_field_of_a_policy_sets_that_and_nothing_else() {
         ("timeout: {connect: 500ms}", |p| {
             p.connect_timeout = Some(Duration::from_millis(500));
         }),
+        ("timeout: {idle: 0s}", |p| {
+            p.idle_timeout = Some(Duration::ZERO);
+        }),
+        ("limits: {connections: 1}", |p| p.max_connections = Some(1)),
+        ("limits: {pending: 2}", |p| p.max_pending = Some(2)),
+        ("limits: {requests: 3}", |p| p.max_requests = Some(3)),
         ("outlier: {consecutiveErrors: 7}", |p| {
             p.consecutive_errors = Some(7);
         }),
@@ -118,27 +112,45 @@ fn each_field_of_a_policy_sets_that_and_nothing_else() {
         ("outlier: {maxEjectedPercent: 0}", |p| {
             p.max_ejected = Percent::new(0).ok();
         }),
-        ("healthCheck: {http: {path: /healthz}, interval: 2s}", |p| {
-            p.health_check = Some(HealthCheck {
-                probe: HealthProbe::Http {
-                    path: "/healthz".to_owned(),
-                },
-                interval: Duration::from_secs(2),
-                timeout: Duration::from_secs(1),
-            });
-        }),
-        ("healthCheck: {tcp: {}, timeout: 3s}", |p| {
-            p.health_check = Some(HealthCheck {
-                probe: HealthProbe::Tcp,
-                interval: Duration::from_secs(1),
-                timeout: Duration::from_secs(3),
-            });
+        ("outlier: {panicPercent: 30}", |p| {
+            p.panic = Percent::new(30).ok();
         }),
     ];
     for (spec, set) in cases {
         let mut expect = nothing();
         set(&mut expect);
         assert_eq!(policy(spec), expect, "{spec}");
+    }
+}
+
+#[test]
+fn each_way_to_check_health() {
+    let check = |probe, interval, timeout| HealthCheck {
+        probe,
+        interval: Duration::from_secs(interval),
+        timeout: Duration::from_secs(timeout),
+    };
+    let http = HealthProbe::Http {
+        path: "/healthz".to_owned(),
+    };
+    let grpc = |service: &str| HealthProbe::Grpc {
+        service: service.to_owned(),
+    };
+    for (spec, expect) in [
+        ("{http: {path: /healthz}, interval: 2s}", check(http, 2, 1)),
+        ("{tcp: {}, timeout: 3s}", check(HealthProbe::Tcp, 1, 3)),
+        ("{grpc: {}}", check(grpc(""), 1, 1)),
+        (
+            "{grpc: {service: shop.Cart}}",
+            check(grpc("shop.Cart"), 1, 1),
+        ),
+    ] {
+        let found = policy(&format!("healthCheck: {spec}"));
+        let expect = TrafficPolicy {
+            health_check: Some(expect),
+            ..nothing()
+        };
+        assert_eq!(found, expect, "{spec}");
     }
 }
 

@@ -23,8 +23,9 @@ pub use name::{
     ObjectName, PortName, RegionName, ServiceLabel, TrustDomain,
 };
 pub use policy::{
-    Algorithm, HashOn, HealthCheck, HealthProbe, LocalityOrder, OutlierSettings, Percent,
-    PercentError, RetryOn, RetrySettings, Target, TimeoutSettings, TrafficPolicy, TrafficSettings,
+    Algorithm, HashOn, HealthCheck, HealthProbe, LimitSettings, LocalityOrder, OutlierSettings,
+    Percent, PercentError, RetryOn, RetrySettings, Target, TimeoutSettings, TrafficPolicy,
+    TrafficSettings,
 };
 pub use resource::{Generation, Kind, Origin, Position, Resource, ResourceKey, UnknownKind};
 pub use route::{Backend, HeaderMatch, Method, PathMatch, Route, RouteMatch, RouteRule};

@@ -59,10 +59,44 @@ pub struct TrafficPolicy {
     pub request_timeout: Option<Duration>,
     pub per_try_timeout: Option<Duration>,
     pub connect_timeout: Option<Duration>,
+    pub idle_timeout: Option<Duration>,
+    pub max_connections: Option<u32>,
+    pub max_pending: Option<u32>,
+    pub max_requests: Option<u32>,
     pub consecutive_errors: Option<u32>,
     pub base_ejection: Option<Duration>,
     pub max_ejected: Option<Percent>,
+    pub panic: Option<Percent>,
     pub health_check: Option<HealthCheck>,
+}
+
+impl TrafficPolicy {
+    /// One that sets nothing.
+    pub fn empty(namespace: Namespace, name: ObjectName, targets: Vec<Target>) -> Self {
+        Self {
+            namespace,
+            name,
+            targets,
+            algorithm: None,
+            hash_on: None,
+            locality_order: None,
+            retry_attempts: None,
+            retry_budget: None,
+            retry_on: None,
+            request_timeout: None,
+            per_try_timeout: None,
+            connect_timeout: None,
+            idle_timeout: None,
+            max_connections: None,
+            max_pending: None,
+            max_requests: None,
+            consecutive_errors: None,
+            base_ejection: None,
+            max_ejected: None,
+            panic: None,
+            health_check: None,
+        }
+    }
 }
 
 /// What holds for a (service, route) after all policies that reach it were merged.
@@ -74,6 +108,7 @@ pub struct TrafficSettings {
     pub locality_order: LocalityOrder,
     pub retry: RetrySettings,
     pub timeout: TimeoutSettings,
+    pub limits: LimitSettings,
     pub outlier: OutlierSettings,
     pub health_check: HealthCheck,
 }
@@ -131,6 +166,9 @@ pub enum RetryOn {
     Reset,
     /// 502, 503 or 504.
     GatewayError,
+    /// A call of gRPC ended as UNAVAILABLE. Whoever lists it says that this is safe to repeat, whatever
+    /// the method.
+    Unavailable,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,6 +178,20 @@ pub struct TimeoutSettings {
     /// One try; zero: as `request`.
     pub per_try: Duration,
     pub connect: Duration,
+    /// A TCP connection, or one that was upgraded, that carries nothing; zero: none.
+    pub idle: Duration,
+}
+
+/// What one caller may have under way at a time to the workloads of one cluster; `None`: no limit but
+/// what is learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LimitSettings {
+    /// TCP connections.
+    pub connections: Option<u32>,
+    /// Requests and connections that wait for a way there.
+    pub pending: Option<u32>,
+    /// Requests of HTTP.
+    pub requests: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +201,8 @@ pub struct OutlierSettings {
     /// Length of the first ejection; each further one lasts that much longer.
     pub base_ejection: Duration,
     pub max_ejected: Percent,
+    /// If a smaller share of the workloads is usable than this, all are used; 0: never.
+    pub panic: Percent,
 }
 
 /// How a proxy checks the program beside it.
@@ -165,6 +219,8 @@ pub enum HealthProbe {
     Tcp,
     /// GET on this path answers 200 to 399.
     Http { path: String },
+    /// The gRPC health checking protocol says SERVING of this service; empty: of the program.
+    Grpc { service: String },
 }
 
 impl Default for TrafficSettings {
@@ -188,11 +244,14 @@ impl Default for TrafficSettings {
                 request: Duration::from_secs(15),
                 per_try: Duration::ZERO,
                 connect: Duration::from_secs(1),
+                idle: Duration::from_hours(1),
             },
+            limits: LimitSettings::default(),
             outlier: OutlierSettings {
                 consecutive_errors: 5,
                 base_ejection: Duration::from_secs(5),
                 max_ejected: Percent(50),
+                panic: Percent(0),
             },
             health_check: HealthCheck {
                 probe: HealthProbe::Tcp,

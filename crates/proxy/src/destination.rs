@@ -3,7 +3,7 @@
 //! The engines of `balance` decide; here they are fed: facts from the view, tunnels as they come
 //! and go, and the outcome of every try. One per worker, so nothing is locked.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use isthmus_balance::{
     WorkloadView,
 };
 use isthmus_model::{
-    ClusterName, Handle, LocalityOrder, ServiceName, Subset, TrafficSettings, Workload,
+    AppProtocol, ClusterName, Handle, Health, LocalityOrder, Percent, ServiceName, Subset,
+    TrafficSettings, Workload,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -46,7 +47,12 @@ pub(crate) struct Destination {
     pub(crate) key: DestinationKey,
     state: RefCell<State>,
     opening: RefCell<BTreeMap<ClusterName, Opening>>,
+    /// Requests and connections that wait for a way to a workload.
+    pending: Cell<u32>,
 }
+
+/// Somebody who waits for a way.
+pub(crate) struct Pending<'d>(&'d Destination);
 
 /// The opening of tunnels to one cluster.
 #[derive(Default)]
@@ -112,6 +118,7 @@ impl Destinations {
             key: key.clone(),
             state: RefCell::default(),
             opening: RefCell::default(),
+            pending: Cell::new(0),
         });
         all.insert(key.clone(), Rc::clone(&new));
         new
@@ -147,7 +154,24 @@ impl Destinations {
     }
 }
 
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let pending = &self.0.pending;
+        pending.set(pending.get().saturating_sub(1));
+    }
+}
+
 impl Destination {
+    /// Somebody begins to wait for a way; `None`: `most` do so already.
+    pub(crate) fn wait(&self, most: Option<u32>) -> Option<Pending<'_>> {
+        let waiting = self.pending.get();
+        if most.is_some_and(|most| waiting >= most) {
+            return None;
+        }
+        self.pending.set(waiting.saturating_add(1));
+        Some(Pending(self))
+    }
+
     /// What the facts say of each cluster, as seen by a caller who holds `permit`.
     pub(crate) fn shares(
         &self,
@@ -157,6 +181,11 @@ impl Destination {
         settings: &TrafficSettings,
     ) -> Vec<ClusterShare> {
         let own = view.own();
+        let protocol = service.service.find_port(Some(self.key.port));
+        let most = match protocol.map(|port| port.protocol) {
+            Some(AppProtocol::Http1 | AppProtocol::Http2) => settings.limits.requests,
+            Some(AppProtocol::Tcp) | None => settings.limits.connections,
+        };
         let count = |workloads: &mut dyn Iterator<Item = &Workload>| {
             workloads.fold((0, 0), |(healthy, total), workload| {
                 (
@@ -174,6 +203,7 @@ impl Destination {
             age: Duration::ZERO,
             rtt: Some(Duration::ZERO),
             connected: true,
+            most,
             barred: None,
         };
         let remote = service
@@ -190,6 +220,7 @@ impl Destination {
                 age: cluster.age,
                 rtt: cluster.rtt,
                 connected: self.is_tunnelled(&share.cluster),
+                most,
                 barred: if permit.reaches(&share.cluster).is_err() {
                     Some(Barred::NotExported)
                 } else if settings.locality_order == LocalityOrder::LocalOnly {
@@ -239,9 +270,11 @@ impl Destination {
                 .configure(settings.algorithm, settings.outlier.clone());
         }
         if let Some(local) = shares.iter().find(|share| share.local) {
-            let workloads = self
-                .local(service)
-                .filter(|workload| workload.health.takes_traffic());
+            let panics = panics(local, shares, settings.outlier.panic);
+            let workloads = self.local(service).filter(|workload| {
+                let last_resort = panics && workload.health == Health::Unhealthy;
+                workload.health.takes_traffic() || last_resort
+            });
             let handles = workloads.map(|workload| workload.handle.clone());
             state
                 .group(&local.cluster, settings)
@@ -412,6 +445,14 @@ impl Destination {
             && next.chosen().is_some_and(|chosen| chosen.hot.is_none());
         state.valve.is_escape(failed, next, now) || escapes_workload
     }
+}
+
+/// Is so little of the own cluster healthy, and nothing elsewhere, that the rest is worth a try, too?
+fn panics(local: &ClusterShare, shares: &[ClusterShare], below: Percent) -> bool {
+    let serves = |share: &&ClusterShare| !share.local && share.barred.is_none();
+    let elsewhere = shares.iter().filter(serves).any(|share| share.healthy > 0);
+    let share = f64::from(local.healthy) / f64::from(local.total.max(1));
+    !elsewhere && share < below.fraction()
 }
 
 impl Try {

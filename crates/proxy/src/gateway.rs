@@ -134,7 +134,7 @@ async fn carry(journey: &mut Journey, stream: Stream, workload: &Workload, socke
     };
     if stream.reply(&Reply::Tunnel(reply), false).is_ok() {
         let (read, write) = socket.into_split();
-        let carried = splice(read, write, Bytes::new(), &stream).await;
+        let carried = splice(read, write, Bytes::new(), &stream, Duration::ZERO).await;
         journey.record.request_bytes = carried.received;
         journey.record.response_bytes = carried.sent;
     }

@@ -3,6 +3,8 @@
 //! One success makes it healthy, two failures in a row unhealthy. What is found is told to the
 //! control plane; nothing is decided here.
 
+mod grpc;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -84,6 +86,7 @@ pub(crate) async fn probe(check: &HealthCheck, program: IpAddr, port: u16) -> Re
         match &check.probe {
             HealthProbe::Tcp => Ok(()),
             HealthProbe::Http { path } => ask(socket, address, path).await,
+            HealthProbe::Grpc { service } => grpc::ask(socket, address, service).await,
         }
     };
     let limit = check.timeout.max(Duration::from_millis(1));

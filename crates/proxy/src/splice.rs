@@ -12,9 +12,6 @@ use crate::mux::{Item, Stream};
 
 /// Read from the socket at once.
 const READ_SIZE: usize = 16 * 1024;
-/// A connection that has carried nothing for so long, either way, is ended: peers that have vanished
-/// without a word would hold it for ever. As long as the usual timeout of others for idle TCP.
-const IDLE: Duration = Duration::from_hours(1);
 
 /// How many bytes went each way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,14 +22,15 @@ pub(crate) struct Carried {
     pub(crate) received: u64,
 }
 
-/// Returns when both directions have ended, or at once when one breaks or nothing has come for an
-/// hour. `early`: bytes that were
-/// read from the socket before.
+/// Returns when both directions have ended, or at once when one breaks or nothing has come, either way,
+/// for `idle` (zero: however long): peers that have vanished without a word would hold it for ever.
+/// `early`: bytes that were read from the socket before.
 pub(crate) async fn splice(
     mut read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
     early: Bytes,
     stream: &Stream,
+    idle: Duration,
 ) -> Carried {
     let mut carried = Carried::default();
     let quiet = Quiet::new();
@@ -71,7 +69,9 @@ pub(crate) async fn splice(
     };
     tokio::select! {
         () = both => {}
-        () = quiet.lasts(IDLE) => tracing::info!("a connection that carried nothing for an hour is ended"),
+        () = quiet.lasts(idle), if !idle.is_zero() => {
+            tracing::info!(?idle, "a connection that carried nothing is ended");
+        }
     }
     carried
 }
@@ -101,6 +101,8 @@ mod tests {
     use tokio::time::{advance, timeout};
 
     use super::*;
+
+    const IDLE: Duration = Duration::from_hours(1);
 
     #[tokio::test(start_paused = true)]
     async fn only_an_hour_without_a_byte_is_an_hour_of_quiet() {

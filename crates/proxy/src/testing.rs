@@ -16,8 +16,8 @@ use isthmus_identity::{
 };
 use isthmus_model::{
     AccountName, AppProtocol, Cluster, ClusterName, Gateway, Handle, Health, Identity, Labels,
-    Mesh, MeshName, Namespace, RegionName, Service, ServiceName, ServicePort, Share, Subset,
-    TrustDomain, Workload,
+    Mesh, MeshName, Namespace, ObjectName, RegionName, Service, ServiceName, ServicePort, Share,
+    Subset, Target, TrafficPolicy, TrustDomain, Workload,
 };
 use isthmus_telemetry::Metrics;
 use isthmus_wire::{Body, ClusterView, Topic};
@@ -49,6 +49,8 @@ pub(crate) struct Scene {
     pub(crate) issuer: Issuer,
     /// What callee and gateway see.
     pub(crate) facts: Facts,
+    /// What the caller sees.
+    seen_by_caller: Facts,
 }
 
 /// One process of the mesh.
@@ -76,6 +78,8 @@ pub(crate) struct Facts {
     pub(crate) clusters: Vec<ClusterView>,
     pub(crate) workloads: Vec<Workload>,
     pub(crate) shares: Vec<Share>,
+    /// Of the service.
+    pub(crate) policy: Option<TrafficPolicy>,
 }
 
 /// Runs a test on one thread; a hang is a failure.
@@ -122,6 +126,7 @@ impl Scene {
             clusters: vec![view_of(&west, None)],
             workloads: vec![workload(&there, callee_node.mesh_address())],
             shares: Vec::new(),
+            policy: None,
         };
         let cart = sidecar("cart", Some(HOST), program.ip());
         let frontend = sidecar("frontend", None, program.ip());
@@ -131,6 +136,7 @@ impl Scene {
                 callee: callee_node.start(&issuer, &west, cart, &facts),
                 gateway: None,
                 issuer,
+                seen_by_caller: facts.clone(),
                 facts,
             };
         }
@@ -138,7 +144,7 @@ impl Scene {
         facts
             .clusters
             .push(view_of(&there, Some(gateway.mesh_address())));
-        let seen_from_west = Facts {
+        let seen_by_caller = Facts {
             workloads: Vec::new(),
             shares: vec![Share {
                 cluster: there.clone(),
@@ -150,17 +156,37 @@ impl Scene {
             ..facts.clone()
         };
         Self {
-            caller: Unbound::new().start(&issuer, &west, frontend, &seen_from_west),
+            caller: Unbound::new().start(&issuer, &west, frontend, &seen_by_caller),
             callee: callee_node.start(&issuer, &there, cart, &facts),
             gateway: Some(gateway.start(&issuer, &there, Role::Gateway, &facts)),
             issuer,
             facts,
+            seen_by_caller,
         }
     }
 
     /// A client beside the caller's proxy.
     pub(crate) async fn client(&self) -> TcpStream {
         TcpStream::connect(self.caller.outbound).await.unwrap()
+    }
+
+    /// A policy for the service holds from now on, and the workload is as `change` makes it.
+    pub(crate) fn decree(
+        &mut self,
+        set: impl FnOnce(&mut TrafficPolicy),
+        change: impl Fn(&mut Workload),
+    ) {
+        let service = self.facts.service.name.clone();
+        let name = ObjectName::new("policy").unwrap();
+        let target = Target::Service(service.clone());
+        let mut policy = TrafficPolicy::empty(service.namespace, name, vec![target]);
+        set(&mut policy);
+        for facts in [&mut self.facts, &mut self.seen_by_caller] {
+            facts.policy = Some(policy.clone());
+            facts.workloads.iter_mut().for_each(&change);
+        }
+        self.caller.learn(&self.seen_by_caller);
+        self.callee.learn(&self.facts);
     }
 
     /// Sends `request` on a connection of its own and reads until the proxy closes it.
@@ -309,7 +335,9 @@ impl Facts {
         let workloads = self.workloads.iter().cloned().map(Body::Workload);
         let shares = self.shares.iter().cloned().map(Body::Share);
         let bodies = [Body::Service(self.service.clone())];
-        let bodies = bodies.into_iter().chain(workloads).chain(shares).collect();
+        let policy = self.policy.clone().map(Body::TrafficPolicy);
+        let facts = workloads.chain(shares).chain(policy);
+        let bodies = bodies.into_iter().chain(facts).collect();
         builder.compile(&Topic::Service(self.service.name.clone()), bodies, None);
         let absent = Topic::Service(ServiceName::new("shop", "absent").unwrap());
         builder.compile(&absent, Vec::new(), None);

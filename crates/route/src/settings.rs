@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use isthmus_model::{
-    Algorithm, HashOn, HealthCheck, LocalityOrder, Namespace, ObjectName, OutlierSettings, Percent,
-    RetryOn, RetrySettings, ServiceName, Target, TimeoutSettings, TrafficPolicy, TrafficSettings,
+    Algorithm, HashOn, HealthCheck, LimitSettings, LocalityOrder, Namespace, ObjectName,
+    OutlierSettings, Percent, RetryOn, RetrySettings, ServiceName, Target, TimeoutSettings,
+    TrafficPolicy, TrafficSettings,
 };
 
 use crate::RouteId;
@@ -29,6 +30,8 @@ pub enum Value {
     HashOn(HashOn),
     LocalityOrder(LocalityOrder),
     Count(u32),
+    /// `None`: no limit.
+    Limit(Option<u32>),
     Percent(Percent),
     RetryOn(Vec<RetryOn>),
     Time(Duration),
@@ -132,6 +135,24 @@ fn merge(
                 |p| p.connect_timeout,
                 default.timeout.connect,
             ),
+            idle: merge.take("timeout.idle", |p| p.idle_timeout, default.timeout.idle),
+        },
+        limits: LimitSettings {
+            connections: merge.take(
+                "limits.connections",
+                |p| p.max_connections.map(Some),
+                default.limits.connections,
+            ),
+            pending: merge.take(
+                "limits.pending",
+                |p| p.max_pending.map(Some),
+                default.limits.pending,
+            ),
+            requests: merge.take(
+                "limits.requests",
+                |p| p.max_requests.map(Some),
+                default.limits.requests,
+            ),
         },
         outlier: OutlierSettings {
             consecutive_errors: merge.take(
@@ -149,6 +170,7 @@ fn merge(
                 |p| p.max_ejected,
                 default.outlier.max_ejected,
             ),
+            panic: merge.take("outlier.panicPercent", |p| p.panic, default.outlier.panic),
         },
         health_check: merge.take(
             "healthCheck",
@@ -250,6 +272,12 @@ impl From<u32> for Value {
     }
 }
 
+impl From<Option<u32>> for Value {
+    fn from(value: Option<u32>) -> Self {
+        Self::Limit(value)
+    }
+}
+
 impl From<Percent> for Value {
     fn from(value: Percent) -> Self {
         Self::Percent(value)
@@ -281,24 +309,11 @@ mod tests {
 
     fn policy(name: &str, targets: &[Target]) -> TrafficPolicy {
         let (namespace, name) = name.split_once('/').unwrap();
-        TrafficPolicy {
-            namespace: Namespace::new(namespace).unwrap(),
-            name: ObjectName::new(name).unwrap(),
-            targets: targets.to_vec(),
-            algorithm: None,
-            hash_on: None,
-            locality_order: None,
-            retry_attempts: None,
-            retry_budget: None,
-            retry_on: None,
-            request_timeout: None,
-            per_try_timeout: None,
-            connect_timeout: None,
-            consecutive_errors: None,
-            base_ejection: None,
-            max_ejected: None,
-            health_check: None,
-        }
+        TrafficPolicy::empty(
+            Namespace::new(namespace).unwrap(),
+            ObjectName::new(name).unwrap(),
+            targets.to_vec(),
+        )
     }
 
     /// `mesh`, `ns/shop`, `svc/shop/cart`, `route/shop/r`.
@@ -405,11 +420,18 @@ mod tests {
                 request: Duration::from_secs(92),
                 per_try: Duration::from_secs(93),
                 connect: Duration::from_secs(94),
+                idle: Duration::from_secs(90),
+            },
+            limits: LimitSettings {
+                connections: Some(81),
+                pending: Some(82),
+                requests: Some(83),
             },
             outlier: OutlierSettings {
                 consecutive_errors: 95,
                 base_ejection: Duration::from_secs(96),
                 max_ejected: Percent::new(97).unwrap(),
+                panic: Percent::new(84).unwrap(),
             },
             health_check: HealthCheck {
                 probe: HealthProbe::Http {
@@ -428,14 +450,19 @@ mod tests {
         all.request_timeout = Some(expect.timeout.request);
         all.per_try_timeout = Some(expect.timeout.per_try);
         all.connect_timeout = Some(expect.timeout.connect);
+        all.idle_timeout = Some(expect.timeout.idle);
+        all.max_connections = expect.limits.connections;
+        all.max_pending = expect.limits.pending;
+        all.max_requests = expect.limits.requests;
         all.consecutive_errors = Some(expect.outlier.consecutive_errors);
         all.base_ejection = Some(expect.outlier.base_ejection);
         all.max_ejected = Some(expect.outlier.max_ejected);
+        all.panic = Some(expect.outlier.panic);
         all.health_check = Some(expect.health_check.clone());
         let cart = ServiceName::new("shop", "cart").unwrap();
         let (settings, given) = explain(&[&all], &cart, None);
         assert_eq!(settings, expect);
-        assert_eq!(given.len(), 13);
+        assert_eq!(given.len(), 18);
         assert!(given.iter().all(|setting| setting.policy.is_some()));
     }
 }

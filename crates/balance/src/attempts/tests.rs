@@ -79,6 +79,41 @@ fn the_time_of_a_request_begins_when_it_is_there() {
 }
 
 #[test]
+fn unavailable_is_repeated_where_the_policy_says_that_it_is_safe() {
+    let now = Instant::now();
+    for (listed, call, method, status, body_held, expect) in [
+        (true, true, "POST", 503, true, "retry"),
+        (true, true, "POST", 503, false, "deliver"),
+        (true, true, "POST", 500, true, "deliver"),
+        (true, true, "POST", 504, true, "deliver"),
+        (true, true, "POST", 200, true, "deliver"),
+        (true, false, "POST", 503, true, "deliver"),
+        (false, true, "POST", 503, true, "deliver"),
+        (true, false, "GET", 503, true, "retry"),
+    ] {
+        let mut settings = TrafficSettings::default();
+        if listed {
+            settings.retry.on.push(RetryOn::Unavailable);
+        }
+        let mut attempts = Attempts::new(&settings, method, None, now);
+        if call {
+            attempts.call();
+        }
+        attempts.begin(now);
+        let _sent = attempts.commit();
+        if !body_held {
+            attempts.lose_body();
+        }
+        let verdict = attempts.judge(replied(status), false, &mut Budget::new(now), now);
+        assert_eq!(
+            show(verdict),
+            expect,
+            "{listed} {call} {method} {status} {body_held}"
+        );
+    }
+}
+
+#[test]
 fn what_may_be_tried_again() {
     for (method, stage, outcome, expect) in [
         // Surely not executed: any method.

@@ -12,7 +12,8 @@ fn name(name: &str) -> ClusterName {
 }
 
 /// `west 2/3 140ms`: healthy of total and round-trip time; `here` for the local cluster, `?`
-/// for an unknown time, then `old`, `apart` (no way stands), `not-exported` or `local-only`.
+/// for an unknown time, then `old`, `apart` (no way stands), `most=3` (requests), `not-exported` or
+/// `local-only`.
 fn share(text: &str) -> ClusterShare {
     let words: Vec<&str> = text.split(' ').collect();
     let (healthy, total) = words[1].split_once('/').unwrap();
@@ -34,6 +35,9 @@ fn share(text: &str) -> ClusterShare {
         },
         rtt: rtt(words[2]),
         connected: !words.contains(&"apart"),
+        most: words
+            .iter()
+            .find_map(|word| word.strip_prefix("most=")?.parse().ok()),
         barred: [Barred::NotExported, Barred::LocalOnly]
             .into_iter()
             .find(|barred| words.contains(&barred.code())),
@@ -184,6 +188,35 @@ fn what_waits_above_the_limit_spills_while_it_is_pressed() {
     valve.finish(begun.pop().unwrap(), Outcome::Cancelled, silent);
     assert_eq!(show(&pick(&valve, silent)), "us nearest");
     assert_eq!(valve.in_flight(&name("us")), 6);
+}
+
+#[test]
+fn a_cluster_gets_no_more_than_the_policy_allows() {
+    let (mut valve, now) = (Valve::default(), Instant::now());
+    let text = "us 2/2 here most=2, eu 3/3 140ms most=1, ap 3/3 150ms local-only";
+    let pick = |valve: &Valve| valve.pick_cluster(&shares(text), &[], now, 0);
+    let mut begun = Vec::new();
+    for expect in ["us nearest", "us nearest", "eu nearest-is-hot"] {
+        let decision = pick(&valve);
+        assert_eq!(show(&decision), expect);
+        let chosen = decision.chosen().unwrap();
+        assert!(!chosen.is_at_most());
+        begun.push(valve.begin(&chosen.share.cluster.clone(), now));
+    }
+    let full = pick(&valve);
+    assert_eq!(show(&full), "us all-hot");
+    assert_eq!(full.chosen().unwrap().why_not(), Some("at-most"));
+    assert!(full.chosen().unwrap().is_at_most());
+    // Where there is room, though little to hope for, it is better than none.
+    fail(&mut valve, "eu", 5, now);
+    valve.finish(begun.pop().unwrap(), Outcome::Reset, now);
+    let broken = pick(&valve);
+    assert_eq!(show(&broken), "eu all-hot");
+    assert!(!broken.chosen().unwrap().is_at_most());
+    for ended in begun {
+        valve.finish(ended, OK, now);
+    }
+    assert_eq!(show(&pick(&valve)), "us nearest");
 }
 
 #[test]
@@ -445,6 +478,7 @@ fn any_share() -> impl Strategy<Value = ClusterShare> {
             age: Duration::from_secs(age),
             rtt,
             connected: true,
+            most: None,
             barred,
         }
     })

@@ -18,6 +18,40 @@ fn outlier(errors: u32, most: u64) -> OutlierSettings {
         consecutive_errors: errors,
         base_ejection: Duration::from_secs(5),
         max_ejected: Percent::new(most).unwrap(),
+        panic: Percent::new(0).unwrap(),
+    }
+}
+
+#[test]
+fn where_too_few_are_left_all_are_used() {
+    let now = Instant::now();
+    // How many of four are out, the threshold, and how many are used then.
+    for (out, below, used) in [
+        (0, 100, 4),
+        (1, 76, 4),
+        (1, 75, 3),
+        (2, 50, 2),
+        (2, 51, 4),
+        (3, 0, 1),
+        (3, 26, 4),
+        (4, 0, 4),
+    ] {
+        let mut settings = outlier(5, 100);
+        settings.panic = Percent::new(below).unwrap();
+        let mut table = Endpoints::new(Algorithm::PeakEwma, settings);
+        table.set(0..4, now);
+        for key in 0..out {
+            run(&mut table, key, Outcome::Reset, 5, now);
+        }
+        let later = now + Duration::from_secs(3);
+        // Those that failed count as slow, and get a request when there is no other.
+        let seen = table.possible(later);
+        assert_eq!(seen.len(), used, "{out} of 4 are out, {below} percent");
+        let others: Vec<u32> = (out..4).collect();
+        if used > others.len() {
+            let picked = table.pick(&others, later, 7).unwrap();
+            assert!(*picked.key < out);
+        }
     }
 }
 

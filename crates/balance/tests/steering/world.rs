@@ -225,6 +225,7 @@ impl World {
                     age: Duration::ZERO,
                     rtt: Some(Duration::from_secs_f64(rtt)),
                     connected: true,
+                    most: None,
                     barred: None,
                 }
             })

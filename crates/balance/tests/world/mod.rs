@@ -398,6 +398,7 @@ impl World {
             age: Duration::ZERO,
             rtt: Some(place.rtt),
             connected: true,
+            most: None,
             barred: None,
         };
         self.places.iter().map(share).collect()

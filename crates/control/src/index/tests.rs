@@ -98,22 +98,8 @@ fn route(parent: &str, versions: &[&str]) -> Change {
 
 fn policy(name: &str, target: Target) -> Change {
     let policy = TrafficPolicy {
-        namespace: "shop".parse().unwrap(),
-        name: name.parse().unwrap(),
-        targets: vec![target],
-        algorithm: None,
-        hash_on: None,
-        locality_order: None,
         retry_attempts: Some(1),
-        retry_budget: None,
-        retry_on: None,
-        request_timeout: None,
-        per_try_timeout: None,
-        connect_timeout: None,
-        consecutive_errors: None,
-        base_ejection: None,
-        max_ejected: None,
-        health_check: None,
+        ..TrafficPolicy::empty("shop".parse().unwrap(), name.parse().unwrap(), vec![target])
     };
     config(Kind::TrafficPolicy, name, Resource::TrafficPolicy(policy))
 }

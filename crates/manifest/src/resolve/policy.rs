@@ -9,8 +9,8 @@ use isthmus_model::{
 
 use super::{bounded_duration, maybe_duration, spec};
 use crate::kinds::{
-    AlgorithmName, HashOnSpec, HealthCheckSpec, OrderName, OutlierSpec, RetryOnName, RetrySpec,
-    TargetKind, TargetRef, TimeoutSpec, TrafficPolicySpec,
+    AlgorithmName, HashOnSpec, HealthCheckSpec, LimitsSpec, OrderName, OutlierSpec, RetryOnName,
+    RetrySpec, TargetKind, TargetRef, TimeoutSpec, TrafficPolicySpec,
 };
 use crate::problem::{Problems, quoted};
 use crate::{FieldPath, Object, Problem};
@@ -28,31 +28,23 @@ pub(super) fn policy(
 ) -> Option<Resource> {
     let namespace = object.metadata().namespace.clone()?;
     let load_balancing = written.load_balancing.as_ref();
+    let targets = targets(&written.target_refs, &namespace, problems);
     let mut policy = TrafficPolicy {
-        targets: targets(&written.target_refs, &namespace, problems),
         algorithm: load_balancing.and_then(|it| it.algorithm).map(algorithm),
         hash_on: load_balancing
             .and_then(|it| it.hash_on.as_ref())
             .and_then(|written| hash_on(written, problems)),
         locality_order: written.locality.as_ref().and_then(|it| it.order).map(order),
-        retry_attempts: None,
-        retry_budget: None,
-        retry_on: None,
-        request_timeout: None,
-        per_try_timeout: None,
-        connect_timeout: None,
-        consecutive_errors: None,
-        base_ejection: None,
-        max_ejected: None,
-        health_check: None,
-        name: object.metadata().name.clone(),
-        namespace,
+        ..TrafficPolicy::empty(namespace, object.metadata().name.clone(), targets)
     };
     if let Some(retry) = &written.retry {
         set_retry(&mut policy, retry, problems);
     }
     if let Some(timeout) = &written.timeout {
         set_timeout(&mut policy, timeout, problems);
+    }
+    if let Some(limits) = &written.limits {
+        set_limits(&mut policy, limits, problems);
     }
     if let Some(outlier) = &written.outlier {
         set_outlier(&mut policy, outlier, problems);
@@ -179,6 +171,7 @@ fn retry_on(name: RetryOnName) -> RetryOn {
         RetryOnName::Refused => RetryOn::Refused,
         RetryOnName::Reset => RetryOn::Reset,
         RetryOnName::GatewayError => RetryOn::GatewayError,
+        RetryOnName::Unavailable => RetryOn::Unavailable,
     }
 }
 
@@ -228,12 +221,27 @@ fn set_timeout(policy: &mut TrafficPolicy, timeout: &TimeoutSpec, problems: &mut
     }
     policy.request_timeout = whole;
     policy.per_try_timeout = one_try;
+    policy.idle_timeout = maybe_duration(timeout.idle.as_ref(), &path.field("idle"), problems);
     policy.connect_timeout = bounded_duration(
         timeout.connect.as_ref(),
         LEAST,
         &path.field("connect"),
         problems,
     );
+}
+
+fn set_limits(policy: &mut TrafficPolicy, limits: &LimitsSpec, problems: &mut Problems) {
+    let path = spec().field("limits");
+    let mut limit = |written: Option<u32>, field: &str| {
+        if written == Some(0) {
+            let hint = "to keep callers out, write an AuthorizationPolicy";
+            problems.add_hint(&path.field(field), "nothing would ever pass", hint);
+        }
+        written
+    };
+    policy.max_connections = limit(limits.connections, "connections");
+    policy.max_pending = limit(limits.pending, "pending");
+    policy.max_requests = limit(limits.requests, "requests");
 }
 
 fn set_outlier(policy: &mut TrafficPolicy, outlier: &OutlierSpec, problems: &mut Problems) {
@@ -247,6 +255,8 @@ fn set_outlier(policy: &mut TrafficPolicy, outlier: &OutlierSpec, problems: &mut
     );
     let percent_path = path.field("maxEjectedPercent");
     policy.max_ejected = percent(outlier.max_ejected_percent, &percent_path, problems);
+    let panic_path = path.field("panicPercent");
+    policy.panic = percent(outlier.panic_percent, &panic_path, problems);
 }
 
 fn health_check(check: &HealthCheckSpec, problems: &mut Problems) -> Option<HealthCheck> {
@@ -265,8 +275,8 @@ fn health_check(check: &HealthCheckSpec, problems: &mut Problems) -> Option<Heal
         &path.field("timeout"),
         problems,
     );
-    let probe = match (&check.http, &check.tcp) {
-        (Some(http), None) => {
+    let probe = match (&check.http, &check.grpc, &check.tcp) {
+        (Some(http), None, None) => {
             let valid = |c: char| c.is_ascii_graphic();
             if !http.path.starts_with('/') || !http.path.chars().all(valid) {
                 let message = format!("{} is not a path", quoted(&http.path));
@@ -277,12 +287,15 @@ fn health_check(check: &HealthCheckSpec, problems: &mut Problems) -> Option<Heal
                 path: http.path.clone(),
             }
         }
-        (None, Some(_)) => HealthProbe::Tcp,
-        (Some(_), Some(_)) | (None, None) => {
+        (None, Some(grpc), None) => HealthProbe::Grpc {
+            service: grpc.service.clone().unwrap_or_default(),
+        },
+        (None, None, Some(_)) => HealthProbe::Tcp,
+        _ => {
             problems.add_hint(
                 &path,
                 "a health check is made in exactly one way",
-                "write `http: {path: /healthz}` or `tcp: {}`",
+                "write `http: {path: /healthz}`, `grpc: {}` or `tcp: {}`",
             );
             return None;
         }

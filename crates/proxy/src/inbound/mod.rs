@@ -15,7 +15,7 @@ use isthmus_authz::Caller;
 use isthmus_codec::message::{Open, Reply};
 use isthmus_codec::mux::{ResetCode, Settings, Side};
 use isthmus_identity::{Unacceptable, VerifiedPeer, accept_caller};
-use isthmus_model::{AppProtocol, Service, ServiceName};
+use isthmus_model::{AppProtocol, ServiceName};
 use isthmus_telemetry::Reporter;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -26,7 +26,7 @@ use crate::mux::{Incoming, Link, Stream};
 use crate::refusal::Refusal;
 use crate::sessions::Rule;
 use crate::splice::splice;
-use crate::view::{Known, View};
+use crate::view::{Known, ServiceView, View};
 use crate::worker::Worker;
 
 /// A peer that has not finished its handshake by then is let go.
@@ -175,13 +175,15 @@ async fn serve_tcp(
             return;
         }
     };
-    let target = target.port;
+    let Target {
+        port: target, idle, ..
+    } = target;
     match worker.program.connect(target).await {
         Ok(socket) => {
             journey.record.attempts = 1;
             if stream.reply(&Reply::Accepted, false).is_ok() {
                 let (read, write) = socket.into_split();
-                let carrying = splice(read, write, bytes::Bytes::new(), &stream);
+                let carrying = splice(read, write, bytes::Bytes::new(), &stream, idle);
                 tokio::select! {
                     carried = carrying => {
                         journey.record.request_bytes = carried.received;
@@ -206,6 +208,8 @@ async fn serve_tcp(
 struct Target {
     port: u16,
     protocol: AppProtocol,
+    /// `timeout.idle`.
+    idle: Duration,
 }
 
 /// Is the service this workload's own, does it have the port, and may the caller call it?
@@ -224,9 +228,10 @@ async fn authorize(
     let declared = declared(&view, service)?;
     let policies = view.policies().ok_or(RefusalReason::NotKnownYet)?;
     let _permit = policies
-        .authorize(caller, declared)
+        .authorize(caller, &declared.service)
         .map_err(|denied| crate::outbound::refuse_denied(&denied))?;
     let found = declared
+        .service
         .ports
         .iter()
         .find(|known| known.port == port)
@@ -239,6 +244,7 @@ async fn authorize(
     Ok(Target {
         port: found.target_port,
         protocol: found.protocol,
+        idle: declared.own_settings().timeout.idle,
     })
 }
 
@@ -265,10 +271,10 @@ async fn withdrawn(
     }
 }
 
-fn declared<'v>(view: &'v View, service: &ServiceName) -> Result<&'v Service, Refusal> {
+fn declared<'v>(view: &'v View, service: &ServiceName) -> Result<&'v ServiceView, Refusal> {
     use isthmus_telemetry::RefusalReason;
     match view.find(service).map(|known| &**known) {
-        Some(Known::Service(found)) => Ok(&found.service),
+        Some(Known::Service(found)) => Ok(found),
         Some(Known::Absent) => Err(Refusal::new(
             RefusalReason::NoSuchService,
             service.to_string(),

@@ -224,7 +224,7 @@ async fn exchange(
     journey.record.attempts = 1;
     let mut exchange = match exchange {
         Exchange::Http1(exchange) if request.upgrade.is_some() => {
-            return upgrade(journey, stream, exchange, &request.method, pass).await;
+            return upgrade(journey, stream, exchange, request, target.idle, pass).await;
         }
         exchange => exchange,
     };
@@ -252,7 +252,8 @@ async fn upgrade(
     journey: &mut Journey,
     stream: &Stream,
     mut exchange: http1::Exchange,
-    method: &[u8],
+    request: &Request,
+    idle: Duration,
     pass: &mut Pass,
 ) -> Result<(), Broken> {
     let (reader, writer) = exchange.split();
@@ -265,13 +266,13 @@ async fn upgrade(
     };
     journey.record.response_code = Some(head.status);
     let switches = head.status == 101;
-    let bodiless = !switches && (body == Body::None || method == b"HEAD");
+    let bodiless = !switches && (body == Body::None || request.method == b"HEAD"[..]);
     let used = pass.replied(head.status);
     let reply = reply(head, body, used);
     stream.reply(&reply, bodiless).map_err(Broken::Caller)?;
     if switches {
         let (read, early, write) = exchange.into_tunnel();
-        let carried = splice(read, write, early, stream).await;
+        let carried = splice(read, write, early, stream, idle).await;
         journey.record.request_bytes += carried.received;
         journey.record.response_bytes += carried.sent;
         return Ok(());

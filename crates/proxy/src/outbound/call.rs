@@ -39,7 +39,11 @@ impl Call {
         now: Instant,
     ) -> Attempts {
         let inherited = grpc::timeout(fields).filter(|_| self.is_grpc());
-        Attempts::new(settings, method, inherited, now)
+        let mut attempts = Attempts::new(settings, method, inherited, now);
+        if self.is_grpc() {
+            attempts.call();
+        }
+        attempts
     }
 
     /// The reply has begun.

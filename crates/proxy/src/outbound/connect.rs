@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
 use super::decided::Decided;
-use super::settle::{Avoided, Failed, deadline, unreached};
+use super::settle::{Avoided, Failed, deadline, has_room, unreached};
 use crate::destination::{Destination, MAX_TUNNELS, Try, Turn};
 use crate::mux::Link;
 use crate::reach::Unreachable;
@@ -30,6 +30,18 @@ pub(super) async fn connect(
     let Some(chosen) = decision.chosen() else {
         return Err((None, unreached(RefusalReason::NoHealthyWorkload.into())));
     };
+    let most = decided.settings.limits.pending;
+    let _pending = destination.wait(most).ok_or_else(|| {
+        let waiting = most.unwrap_or_default();
+        let detail = format!(
+            "{waiting} wait for a way to {} already",
+            decided.key.service
+        );
+        (
+            None,
+            unreached(Refusal::new(RefusalReason::Overloaded, detail)),
+        )
+    })?;
     let cluster = &chosen.share.cluster;
     keep_next_warm(worker, destination, decided, decision);
     let mut attempt = destination.begin(cluster, Instant::now());
@@ -41,7 +53,10 @@ pub(super) async fn connect(
         }
     };
     match timeout_at(deadline(attempts), connecting).await {
-        Ok(Ok(link)) => Ok((attempt, link)),
+        Ok(Ok(link)) => match has_room(&link, attempts).await {
+            Ok(()) => Ok((attempt, link)),
+            Err(failed) => Err((Some(attempt), failed)),
+        },
         Ok(Err(failed)) => Err((Some(attempt), failed)),
         Err(_) => {
             let outcome = attempts

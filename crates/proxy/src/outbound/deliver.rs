@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use isthmus_balance::{Attempts, Outcome};
@@ -180,6 +180,7 @@ impl Upgraded {
         self,
         journey: &mut Journey,
         attempt: Try,
+        idle: Duration,
         body: &mut ClientBody<'_>,
         reply: &mut ClientReply<'_>,
     ) -> Result<KeepAlive, Ended> {
@@ -196,7 +197,7 @@ impl Upgraded {
         reply.end(None)?;
         reply.flush().await?;
         if let Some(tunnel) = ClientTunnel::over(body, reply) {
-            let carried = splice(tunnel.read, tunnel.write, tunnel.early, &stream).await;
+            let carried = splice(tunnel.read, tunnel.write, tunnel.early, &stream, idle).await;
             journey.record.request_bytes += carried.sent;
             journey.record.response_bytes += carried.received;
         }

@@ -16,7 +16,7 @@ use super::connect::connect;
 use super::decided::Decided;
 use super::deliver::{Ended, Held, HeldBody, KeepAlive, Rest, Upgraded, deliver};
 use super::settle::{
-    Avoided, Failed, Settle, check_chosen, consider, deadline, has_room, not_opened, stream_failed,
+    Avoided, Failed, Settle, check_chosen, consider, deadline, not_opened, stream_failed,
 };
 use super::upload::{ClientSide, Sending, Step, Upload};
 use crate::http::{ClientReply, HttpError, content_length};
@@ -101,7 +101,8 @@ pub(super) async fn run(
     };
     attempts.begin_reply();
     let client = upload.client();
-    upgraded.carry(journey, attempt, client, reply).await
+    let idle = decided.settings.timeout.idle;
+    upgraded.carry(journey, attempt, idle, client, reply).await
 }
 
 /// Why `send` has no reply.
@@ -122,7 +123,6 @@ async fn answer<'u>(
     reply: &mut ClientReply<'_>,
 ) -> Result<Answered<'u>, Abandoned> {
     let empty = upload.is_empty();
-    has_room(link, attempts).await.map_err(Abandoned::Failed)?;
     let waits = upload.waits();
     let mut expects = false;
     if waits.get() {

@@ -190,8 +190,15 @@ pub(super) fn consider(
 
 /// Errors: what the caller is told if no cluster may be chosen.
 pub(super) fn check_chosen(decided: &Decided, decision: &Decision) -> Result<(), Refusal> {
-    if decision.chosen().is_some() {
-        return Ok(());
+    if let Some(chosen) = decision.chosen() {
+        return match chosen.share.most.filter(|_| chosen.is_at_most()) {
+            None => Ok(()),
+            Some(most) => {
+                let service = &decided.key.service;
+                let detail = format!("{service} has {most} of this caller, and is allowed no more");
+                Err(Refusal::new(RefusalReason::Overloaded, detail))
+            }
+        };
     }
     let reason = match decision.reason() {
         Reason::AllBarred(Barred::NotExported) => RefusalReason::NotExported,

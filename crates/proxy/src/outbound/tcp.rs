@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use isthmus_balance::{Attempts, Outcome};
@@ -15,7 +15,7 @@ use tokio::time::timeout_at;
 use super::connect::connect as connect_workload;
 use super::decided::{Decided, Entry, decide_backend, find_port, find_service};
 use super::settle::{
-    Avoided, Failed, Settle, check_chosen, consider, deadline, has_room, not_opened, stream_failed,
+    Avoided, Failed, Settle, check_chosen, consider, deadline, not_opened, stream_failed,
 };
 use crate::destination::Try;
 use crate::journey::Journey;
@@ -35,6 +35,8 @@ const CARRIED: Outcome = Outcome::Replied {
 pub(super) struct Opened {
     attempt: Try,
     stream: Stream,
+    /// `timeout.idle`.
+    idle: Duration,
 }
 
 /// The port of a service that is meant, on the one view that the connection is decided on.
@@ -106,7 +108,7 @@ pub(super) fn start(worker: &Worker) -> Journey {
 /// Carries a connection to its end.
 pub(super) async fn carry(journey: &mut Journey, socket: TcpStream, early: Bytes, opened: Opened) {
     let (read, write) = socket.into_split();
-    let carried = splice(read, write, early, &opened.stream).await;
+    let carried = splice(read, write, early, &opened.stream, opened.idle).await;
     journey.record.request_bytes = carried.sent;
     journey.record.response_bytes = carried.received;
     opened.attempt.finish(CARRIED);
@@ -206,7 +208,12 @@ async fn until_accepted(
         match accepted(&link, attempts, open).await {
             Ok(stream) => {
                 attempt.replied(CARRIED, None, Instant::now());
-                return Ok(Opened { attempt, stream });
+                let idle = decided.settings.timeout.idle;
+                return Ok(Opened {
+                    attempt,
+                    stream,
+                    idle,
+                });
             }
             Err(failed) => settle.failed(attempts, &mut avoided, Some(attempt), failed)?,
         }
@@ -215,7 +222,6 @@ async fn until_accepted(
 
 /// Opens the stream and waits until the program has accepted.
 async fn accepted(link: &Link, attempts: &mut Attempts, open: TcpOpen) -> Result<Stream, Failed> {
-    has_room(link, attempts).await?;
     let _committed = attempts.commit();
     let stream = link
         .open(&Open::Tcp(open), false)

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_codec::message::{Reply, TunnelReply};
@@ -189,7 +190,7 @@ async fn open_tunnel(incoming: Incoming, to: SocketAddr) {
     let (read, write) = TcpStream::connect(to).await.unwrap().into_split();
     let stream = incoming.stream;
     stream.reply(&Reply::Tunnel(reply), false).unwrap();
-    splice(read, write, Bytes::new(), &stream).await;
+    splice(read, write, Bytes::new(), &stream, Duration::ZERO).await;
 }
 
 #[test]

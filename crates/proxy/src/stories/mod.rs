@@ -1,5 +1,6 @@
 //! What users see, through whole proxies on real sockets: see [`crate::testing`].
 
+mod decreed;
 mod expect;
 mod gone;
 mod http2;

@@ -31,20 +31,15 @@ impl From<&TrafficPolicy> for proto::TrafficPolicy {
             request_timeout_ms: policy.request_timeout.map(millis),
             per_try_timeout_ms: policy.per_try_timeout.map(millis),
             connect_timeout_ms: policy.connect_timeout.map(millis),
+            idle_timeout_ms: policy.idle_timeout.map(millis),
+            max_connections: policy.max_connections,
+            max_pending: policy.max_pending,
+            max_requests: policy.max_requests,
+            panic_percent: policy.panic.map(|percent| percent.value().into()),
             consecutive_errors: policy.consecutive_errors,
             base_ejection_ms: policy.base_ejection.map(millis),
             max_ejected_percent: policy.max_ejected.map(|percent| percent.value().into()),
-            health_check: policy
-                .health_check
-                .as_ref()
-                .map(|check| proto::HealthCheck {
-                    http_path: match &check.probe {
-                        HealthProbe::Tcp => String::new(),
-                        HealthProbe::Http { path } => path.clone(),
-                    },
-                    interval_ms: millis(check.interval),
-                    timeout_ms: millis(check.timeout),
-                }),
+            health_check: policy.health_check.as_ref().map(check_out),
         }
     }
 }
@@ -83,15 +78,15 @@ impl TryFrom<proto::TrafficPolicy> for TrafficPolicy {
             request_timeout: policy.request_timeout_ms.map(Duration::from_millis),
             per_try_timeout: policy.per_try_timeout_ms.map(Duration::from_millis),
             connect_timeout: policy.connect_timeout_ms.map(Duration::from_millis),
+            idle_timeout: policy.idle_timeout_ms.map(Duration::from_millis),
+            max_connections: policy.max_connections,
+            max_pending: policy.max_pending,
+            max_requests: policy.max_requests,
+            panic: percent("policy.panic_percent", policy.panic_percent)?,
             consecutive_errors: policy.consecutive_errors,
             base_ejection: policy.base_ejection_ms.map(Duration::from_millis),
             max_ejected: percent("policy.max_ejected_percent", policy.max_ejected_percent)?,
-            health_check: policy.health_check.map(|check| HealthCheck {
-                probe: text(check.http_path)
-                    .map_or(HealthProbe::Tcp, |path| HealthProbe::Http { path }),
-                interval: Duration::from_millis(check.interval_ms),
-                timeout: Duration::from_millis(check.timeout_ms),
-            }),
+            health_check: policy.health_check.map(check_in),
         })
     }
 }
@@ -112,11 +107,12 @@ const LOCALITY_ORDERS: Words<LocalityOrder, 2> = [
     ("LocalOnly", LocalityOrder::LocalOnly),
 ];
 
-const RETRY_ONS: Words<RetryOn, 4> = [
+const RETRY_ONS: Words<RetryOn, 5> = [
     ("ConnectFailure", RetryOn::ConnectFailure),
     ("Refused", RetryOn::Refused),
     ("Reset", RetryOn::Reset),
     ("GatewayError", RetryOn::GatewayError),
+    ("Unavailable", RetryOn::Unavailable),
 ];
 
 fn word<T: Copy + PartialEq, const N: usize>(words: &Words<T, N>, value: T) -> String {
@@ -151,6 +147,34 @@ fn hash_on_in(hash_on: proto::HashOn) -> Parsed<HashOn> {
         Some(Key::Source(_)) => HashOn::Source,
         None => return Err(BodyError::field("policy.hash_on", "names no key")),
     })
+}
+
+/// A proxy that does not know checks by gRPC connects, which is enough for the rest of them.
+fn check_out(check: &HealthCheck) -> proto::HealthCheck {
+    let (http_path, grpc_service) = match &check.probe {
+        HealthProbe::Tcp => (String::new(), None),
+        HealthProbe::Http { path } => (path.clone(), None),
+        HealthProbe::Grpc { service } => (String::new(), Some(service.clone())),
+    };
+    proto::HealthCheck {
+        http_path,
+        interval_ms: millis(check.interval),
+        timeout_ms: millis(check.timeout),
+        grpc_service,
+    }
+}
+
+fn check_in(check: proto::HealthCheck) -> HealthCheck {
+    let probe = match (text(check.http_path), check.grpc_service) {
+        (Some(path), _) => HealthProbe::Http { path },
+        (None, Some(service)) => HealthProbe::Grpc { service },
+        (None, None) => HealthProbe::Tcp,
+    };
+    HealthCheck {
+        probe,
+        interval: Duration::from_millis(check.interval_ms),
+        timeout: Duration::from_millis(check.timeout_ms),
+    }
 }
 
 fn target_out(target: &Target) -> proto::Target {
