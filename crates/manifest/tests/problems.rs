@@ -429,7 +429,8 @@ fn policies() {
          locality: {order: Local}\n  retry: {attempts: 11, budgetPercent: 101, on: [Reset, \
          Reset]}\n  timeout: {request: 1s, perTry: 2s, connect: 0s}\n  outlier: \
          {consecutiveErrors: -1, baseEjection: 1m30, maxEjectedPercent: 1.5}\n  healthCheck: \
-         {interval: 1ms, http: {path: healthz}, tcp: {}}\n",
+         {interval: 1ms, http: {path: healthz}, tcp: {}}\n  limits: {requests: 0, \
+         pending: -1}\n",
     );
     check(
         &text,
@@ -456,8 +457,12 @@ fn policies() {
             "f:15:75: spec.outlier.maxEjectedPercent: expected a whole number, 0 or more, found \
              the number 1.5",
             "f:16:3: spec.healthCheck: a health check is made in exactly one way; write `http: \
-             {path: /healthz}` or `tcp: {}`",
+             {path: /healthz}`, `grpc: {}` or `tcp: {}`",
             "f:16:27: spec.healthCheck.interval: `1ms` is too short: 100ms is the least",
+            "f:17:22: spec.limits.requests: nothing would ever pass; to keep callers out, write an \
+             AuthorizationPolicy",
+            "f:17:34: spec.limits.pending: expected a whole number from 0 to 4294967295, found the \
+             number -1",
         ],
     );
 }
