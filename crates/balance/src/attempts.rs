@@ -205,7 +205,8 @@ impl Attempts {
         self.own = Own::Ends(None);
     }
 
-    fn is_idempotent(&self) -> bool {
+    /// Its method says that executing it twice does no harm (RFC 9110 section 9.2.2).
+    pub fn is_idempotent(&self) -> bool {
         self.repeatable == Repeatable::Always
     }
 

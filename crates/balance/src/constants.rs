@@ -206,6 +206,9 @@ pub const HEDGE_STEP: f64 = 0.02;
 pub const HEDGE_SAMPLES: usize = 100;
 pub const HEDGE_FLOOR: Duration = Duration::from_millis(1);
 
+/// How old the word of a destination on its utilisation may be that a hedge relies on.
+pub const HEDGE_KNOWN: Duration = Duration::from_secs(2);
+
 /// Where more of the capacity is in use, a second try makes others slow.
 pub const HEDGE_UTILISATION: f64 = 0.6;
 

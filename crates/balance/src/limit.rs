@@ -297,8 +297,13 @@ impl Load {
     }
 
     fn fresh_utilisation(&self, now: Instant) -> Option<f64> {
+        self.utilisation(UTILISATION_AGE, now)
+    }
+
+    /// What its replies have said of its utilisation, unless that is older than `age`.
+    pub(crate) fn utilisation(&self, age: Duration, now: Instant) -> Option<f64> {
         let (utilisation, at) = self.utilisation?;
-        (now.saturating_duration_since(at) < UTILISATION_AGE).then_some(utilisation)
+        (now.saturating_duration_since(at) < age).then_some(utilisation)
     }
 
     fn is_asking(&self, now: Instant) -> bool {

@@ -9,7 +9,7 @@ use isthmus_model::ClusterName;
 
 use crate::breaker::{Breaker, Change, Gate, Pass};
 use crate::choice::{ClusterShare, Considered, Decision, Hot};
-use crate::constants::{EVIDENCE, STALE_AFTER, WORKLOAD_FLOOR};
+use crate::constants::{EVIDENCE, HEDGE_KNOWN, STALE_AFTER, WORKLOAD_FLOOR};
 use crate::limit::{Held, Load, Room, Siblings};
 use crate::outcome::{Evidence, Outcome};
 use crate::ramp::{self, Ramp};
@@ -130,6 +130,15 @@ impl Valve {
             Evidence::Failure => state.load.failed(held, now),
             Evidence::Neutral => state.load.dropped(held, now),
         }
+    }
+
+    /// How much of the cluster's capacity its replies say is in use, 0.0 to 1.0, if they do and it is not
+    /// long ago: what [`crate::Hedging`] asks.
+    pub fn utilisation(&self, cluster: &ClusterName, now: Instant) -> Option<f64> {
+        self.clusters
+            .get(cluster)?
+            .load
+            .utilisation(HEDGE_KNOWN, now)
     }
 
     /// A try has ended.

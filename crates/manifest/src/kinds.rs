@@ -211,6 +211,11 @@ pub(crate) struct RetrySpec {
     /// What makes a try worth repeating.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) on: Option<Vec<RetryOnName>>,
+    /// Send a request that is idempotent and has no body once more, to another workload, when its reply
+    /// takes longer than 95 % of them do, and take the reply that comes first. Counts against the budget,
+    /// and happens only where workloads are less than 60 % busy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hedge: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]

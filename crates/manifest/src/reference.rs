@@ -211,6 +211,7 @@ fn default(path: &str) -> Option<String> {
             let names: Vec<&str> = retry.on.into_iter().map(reason).collect();
             format!("[{}]", names.join(", "))
         }
+        "spec.retry.hedge" => retry.hedge.to_string(),
         "spec.timeout.request" => duration(timeout.request),
         "spec.timeout.perTry" => duration(timeout.per_try),
         "spec.timeout.connect" => duration(timeout.connect),

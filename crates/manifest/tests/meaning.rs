@@ -40,7 +40,7 @@ fn nothing() -> TrafficPolicy {
 #[test]
 fn each_field_of_a_policy_sets_that_and_nothing_else() {
     type Set = fn(&mut TrafficPolicy);
-    let cases: [(&str, Set); 25] = [
+    let cases: [(&str, Set); 26] = [
         ("retry:", |_| {}),
         ("loadBalancing: {algorithm: PeakEWMA}", |p| {
             p.algorithm = Some(Algorithm::PeakEwma);
@@ -73,6 +73,7 @@ fn each_field_of_a_policy_sets_that_and_nothing_else() {
             p.locality_order = Some(LocalityOrder::LocalOnly);
         }),
         ("retry: {attempts: 0}", |p| p.retry_attempts = Some(0)),
+        ("retry: {hedge: true}", |p| p.hedge = Some(true)),
         ("retry: {budgetPercent: 100}", |p| {
             p.retry_budget = Percent::new(100).ok();
         }),

@@ -56,6 +56,7 @@ pub struct TrafficPolicy {
     pub retry_attempts: Option<u32>,
     pub retry_budget: Option<Percent>,
     pub retry_on: Option<Vec<RetryOn>>,
+    pub hedge: Option<bool>,
     pub request_timeout: Option<Duration>,
     pub per_try_timeout: Option<Duration>,
     pub connect_timeout: Option<Duration>,
@@ -83,6 +84,7 @@ impl TrafficPolicy {
             retry_attempts: None,
             retry_budget: None,
             retry_on: None,
+            hedge: None,
             request_timeout: None,
             per_try_timeout: None,
             connect_timeout: None,
@@ -153,6 +155,8 @@ pub struct RetrySettings {
     /// Retries allowed on top of the requests of the last ten seconds.
     pub budget: Percent,
     pub on: Vec<RetryOn>,
+    /// Send a request once more, elsewhere, when its reply takes longer than most.
+    pub hedge: bool,
 }
 
 /// What makes a try worth repeating.
@@ -239,6 +243,7 @@ impl Default for TrafficSettings {
                     RetryOn::Reset,
                     RetryOn::GatewayError,
                 ],
+                hedge: false,
             },
             timeout: TimeoutSettings {
                 request: Duration::from_secs(15),

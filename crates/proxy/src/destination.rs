@@ -3,6 +3,8 @@
 //! The engines of `balance` decide; here they are fed: facts from the view, tunnels as they come
 //! and go, and the outcome of every try. One per worker, so nothing is locked.
 
+mod tried;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_authz::Permit;
 use isthmus_balance::{
-    Barred, Budget, ClusterShare, ClusterTry, Decision, Endpoints, Inbound, Outcome, Valve,
+    Barred, Budget, ClusterShare, Decision, Endpoints, Hedgeable, Hedging, Inbound, Valve,
     WorkloadView,
 };
 use isthmus_model::{
@@ -20,6 +22,7 @@ use isthmus_model::{
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+pub(crate) use self::tried::Try;
 use crate::mux::Link;
 use crate::reach::{AFTER_FAILURE, Tunnel, Unreachable};
 use crate::view::{Known, ServiceView, View};
@@ -76,22 +79,13 @@ struct State {
 /// The workloads of one cluster.
 struct Group {
     endpoints: Endpoints<Handle>,
+    hedging: Hedging,
     tunnels: BTreeMap<Handle, OpenTunnel>,
 }
 
 struct OpenTunnel {
     link: Link,
     opened: Instant,
-}
-
-/// A try that is under way. Whatever becomes of it is told to the engines: by [`Try::finish`], or,
-/// when the request is dropped, as cancelled.
-pub(crate) struct Try {
-    destination: Rc<Destination>,
-    cluster: Option<ClusterTry>,
-    handle: Option<Handle>,
-    began: Instant,
-    replied: Option<Instant>,
 }
 
 impl Destinations {
@@ -419,13 +413,32 @@ impl Destination {
     /// A try sets out to `cluster`.
     pub(crate) fn begin(self: &Rc<Self>, cluster: &ClusterName, now: Instant) -> Try {
         let cluster = self.state.borrow_mut().valve.begin(cluster, now);
-        Try {
-            destination: Rc::clone(self),
-            cluster: Some(cluster),
-            handle: None,
-            began: now,
-            replied: None,
-        }
+        Try::begin(self, cluster, now)
+    }
+
+    /// When to ask [`Destination::may_hedge`]; `None`: never for this request.
+    pub(crate) fn hedge_at(&self, cluster: &ClusterName, request: &Hedgeable) -> Option<Instant> {
+        let state = self.state.borrow();
+        state.groups.get(cluster)?.hedging.next_timeout(request)
+    }
+
+    /// May the request be sent to `cluster` once more? Draws on `budget` if so.
+    pub(crate) fn may_hedge(
+        &self,
+        cluster: &ClusterName,
+        request: &Hedgeable,
+        budget: &mut Budget,
+        percent: Percent,
+        now: Instant,
+    ) -> bool {
+        let state = self.state.borrow();
+        let utilisation = state.valve.utilisation(cluster, now);
+        state.groups.get(cluster).is_some_and(|group| {
+            let may = group
+                .hedging
+                .hedge(request, utilisation, budget, percent, now);
+            may.is_ok()
+        })
     }
 
     /// See [`Valve::is_escape`]; a workload that is out counts as well.
@@ -455,74 +468,11 @@ fn panics(local: &ClusterShare, shares: &[ClusterShare], below: Percent) -> bool
     !elsewhere && share < below.fraction()
 }
 
-impl Try {
-    pub(crate) fn cluster(&self) -> Option<&ClusterName> {
-        self.cluster.as_ref().map(ClusterTry::cluster)
-    }
-
-    pub(crate) fn workload(&self) -> Option<&Handle> {
-        self.handle.as_ref()
-    }
-
-    /// The workload was chosen.
-    pub(crate) fn start(&mut self, handle: &Handle) {
-        let mut state = self.destination.state.borrow_mut();
-        let cluster = self.cluster.as_ref().map(ClusterTry::cluster);
-        if let Some(group) = cluster.and_then(|cluster| state.groups.get_mut(cluster)) {
-            group.endpoints.start(handle);
-        }
-        self.handle = Some(handle.clone());
-        // What it took to find a way there is none of the workload's latency.
-        self.began = Instant::now();
-        if let Some(cluster) = &mut self.cluster {
-            cluster.sent(self.began);
-        }
-    }
-
-    /// The first byte of the reply is here: what counts as latency. `outcome`: what its head says.
-    /// `utilisation`: how much of its capacity the workload said is in use, 0.0 to 1.0.
-    pub(crate) fn replied(&mut self, outcome: Outcome, utilisation: Option<f64>, now: Instant) {
-        self.replied = Some(now);
-        if let Some(cluster) = &mut self.cluster {
-            let mut state = self.destination.state.borrow_mut();
-            state
-                .valve
-                .replied(cluster, outcome.evidence(), utilisation, now);
-        }
-    }
-
-    pub(crate) fn finish(mut self, outcome: Outcome) {
-        self.end(outcome);
-    }
-
-    fn end(&mut self, outcome: Outcome) {
-        let Some(cluster) = self.cluster.take() else {
-            return;
-        };
-        let now = Instant::now();
-        let latency = self
-            .replied
-            .unwrap_or(now)
-            .saturating_duration_since(self.began);
-        let mut state = self.destination.state.borrow_mut();
-        if let (Some(handle), Some(group)) = (&self.handle, state.groups.get_mut(cluster.cluster()))
-        {
-            group.endpoints.finish(handle, outcome, latency, now);
-        }
-        state.valve.finish(cluster, outcome, now);
-    }
-}
-
-impl Drop for Try {
-    fn drop(&mut self) {
-        self.end(Outcome::Cancelled);
-    }
-}
-
 impl State {
     fn group(&mut self, cluster: &ClusterName, settings: &TrafficSettings) -> &mut Group {
         self.groups.entry(cluster.clone()).or_insert_with(|| Group {
             endpoints: Endpoints::new(settings.algorithm, settings.outlier.clone()),
+            hedging: Hedging::default(),
             tunnels: BTreeMap::new(),
         })
     }

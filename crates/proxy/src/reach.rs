@@ -136,6 +136,12 @@ impl Reach {
         .await
     }
 
+    /// The link to a workload of the own cluster, if it stands.
+    pub(crate) fn standing(&self, workload: &Handle) -> Option<Link> {
+        let ways = self.workloads.borrow();
+        ways.get(workload)?.known()?.ok()
+    }
+
     /// Opens a new tunnel to a workload of another cluster, if possible not to one of `avoid`.
     pub(crate) async fn tunnel(
         &self,

@@ -170,6 +170,18 @@ impl Scene {
         TcpStream::connect(self.caller.outbound).await.unwrap()
     }
 
+    /// The workload is seen as two.
+    pub(crate) fn twin(&mut self) {
+        for facts in [&mut self.facts, &mut self.seen_by_caller] {
+            let twins = facts.workloads.iter().map(|workload| Workload {
+                handle: Handle::new("cart-2"),
+                ..workload.clone()
+            });
+            let twins: Vec<_> = twins.collect();
+            facts.workloads.extend(twins);
+        }
+    }
+
     /// A policy for the service holds from now on, and the workload is as `change` makes it.
     pub(crate) fn decree(
         &mut self,

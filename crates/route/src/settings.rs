@@ -29,6 +29,7 @@ pub enum Value {
     Algorithm(Algorithm),
     HashOn(HashOn),
     LocalityOrder(LocalityOrder),
+    Flag(bool),
     Count(u32),
     /// `None`: no limit.
     Limit(Option<u32>),
@@ -118,6 +119,7 @@ fn merge(
                 default.retry.budget,
             ),
             on: merge.take("retry.on", |p| p.retry_on.clone(), default.retry.on),
+            hedge: merge.take("retry.hedge", |p| p.hedge, default.retry.hedge),
         },
         timeout: TimeoutSettings {
             request: merge.take(
@@ -263,6 +265,12 @@ impl From<HashOn> for Value {
 impl From<LocalityOrder> for Value {
     fn from(value: LocalityOrder) -> Self {
         Self::LocalityOrder(value)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(value: bool) -> Self {
+        Self::Flag(value)
     }
 }
 
@@ -415,6 +423,7 @@ mod tests {
                 attempts: 9,
                 budget: Percent::new(91).unwrap(),
                 on: vec![RetryOn::Reset],
+                hedge: true,
             },
             timeout: TimeoutSettings {
                 request: Duration::from_secs(92),
@@ -447,6 +456,7 @@ mod tests {
         all.retry_attempts = Some(expect.retry.attempts);
         all.retry_budget = Some(expect.retry.budget);
         all.retry_on = Some(expect.retry.on.clone());
+        all.hedge = Some(expect.retry.hedge);
         all.request_timeout = Some(expect.timeout.request);
         all.per_try_timeout = Some(expect.timeout.per_try);
         all.connect_timeout = Some(expect.timeout.connect);
@@ -462,7 +472,7 @@ mod tests {
         let cart = ServiceName::new("shop", "cart").unwrap();
         let (settings, given) = explain(&[&all], &cart, None);
         assert_eq!(settings, expect);
-        assert_eq!(given.len(), 18);
+        assert_eq!(given.len(), 19);
         assert!(given.iter().all(|setting| setting.policy.is_some()));
     }
 }

@@ -183,6 +183,7 @@ mod tests {
                 retry_attempts: Some(0),
                 retry_budget: Some(Percent::new(7).unwrap()),
                 retry_on: Some(vec![RetryOn::Reset, RetryOn::Unavailable]),
+                hedge: Some(true),
                 request_timeout: Some(Duration::from_millis(1)),
                 per_try_timeout: Some(Duration::from_millis(2)),
                 connect_timeout: Some(Duration::from_millis(3)),

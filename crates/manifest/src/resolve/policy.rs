@@ -178,6 +178,7 @@ fn retry_on(name: RetryOnName) -> RetryOn {
 fn set_retry(policy: &mut TrafficPolicy, retry: &RetrySpec, problems: &mut Problems) {
     let path = spec().field("retry");
     policy.retry_attempts = retry.attempts;
+    policy.hedge = retry.hedge;
     if let Some(attempts) = retry.attempts.filter(|attempts| *attempts > MOST_ATTEMPTS) {
         let message = format!("{attempts} attempts are too many: {MOST_ATTEMPTS} is the most");
         problems.add(&path.field("attempts"), message);

@@ -15,13 +15,15 @@ use super::call::Call;
 use super::connect::connect;
 use super::decided::Decided;
 use super::deliver::{Ended, Held, HeldBody, KeepAlive, Rest, Upgraded, deliver};
+use super::hedge::{Hedge, Second};
 use super::settle::{
     Avoided, Failed, Settle, check_chosen, consider, deadline, not_opened, stream_failed,
 };
 use super::upload::{ClientSide, Sending, Step, Upload};
+use crate::destination::Try;
 use crate::http::{ClientReply, HttpError, content_length};
 use crate::journey::Journey;
-use crate::mux::{Item, Link};
+use crate::mux::{Item, Link, StreamError};
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
@@ -67,7 +69,18 @@ pub(super) async fn run(
         journey.record.destination_workload = attempt.workload().cloned();
 
         let kept_whole = upload.kept_whole();
-        let answered = answer(&link, attempts, call, &request, &mut upload, reply).await;
+        let hedge = Hedge::of(worker, &destination, decided, attempts, &request, &attempt)
+            .filter(|_| upload.is_empty() && request.upgrade.is_none());
+        let mut tried = Tried {
+            attempt: &mut attempt,
+            link: &link,
+            hedge,
+        };
+        let answered = answer(&mut tried, attempts, call, &request, &mut upload, reply).await;
+        if tried.is_hedged() {
+            journey.record.attempts += 1;
+            journey.record.destination_workload = attempt.workload().cloned();
+        }
         if !kept_whole.holds() {
             attempts.lose_body();
         }
@@ -115,7 +128,7 @@ enum Abandoned {
 /// Sends the request, waits for the reply, and collects it if it is short and another try could still
 /// make good for a cut one.
 async fn answer<'u>(
-    link: &Link,
+    tried: &mut Tried<'_>,
     attempts: &mut Attempts,
     call: Call,
     request: &Request,
@@ -126,7 +139,7 @@ async fn answer<'u>(
     let waits = upload.waits();
     let mut expects = false;
     if waits.get() {
-        let told = timeout_at(deadline(attempts), link.takes_expectations()).await;
+        let told = timeout_at(deadline(attempts), tried.link.takes_expectations()).await;
         expects = told.unwrap_or(false);
         if !expects {
             go_on(reply, &waits).await?;
@@ -138,7 +151,8 @@ async fn answer<'u>(
         expects,
         ..request.clone()
     });
-    let stream = link
+    let stream = tried
+        .link
         .open(&open, empty && !upgrades)
         .map_err(|error| Abandoned::Failed(not_opened(&error)))?;
     let stream = Rc::new(stream);
@@ -154,7 +168,7 @@ async fn answer<'u>(
         rest: Rest { stream, client },
         waits,
     };
-    let Item::Reply(Reply::Response(head)) = waiting.item(attempts, reply).await? else {
+    let Item::Reply(Reply::Response(head)) = waiting.head(tried, attempts, reply).await? else {
         return Err(bad("not a reply to a request"));
     };
     call.replying(attempts);
@@ -184,6 +198,20 @@ enum Answered<'u> {
     Upgraded(Upgraded),
 }
 
+/// Whom a request is sent to, and again when that takes long.
+struct Tried<'t> {
+    /// The one that is waited for, in the end the one that has answered.
+    attempt: &'t mut Try,
+    link: &'t Link,
+    hedge: Option<Hedge<'t>>,
+}
+
+impl Tried<'_> {
+    fn is_hedged(&self) -> bool {
+        self.hedge.as_ref().is_some_and(Hedge::has_begun)
+    }
+}
+
 /// A try that has been sent, or is being sent.
 struct Waiting<'u> {
     rest: Rest<'u>,
@@ -192,6 +220,52 @@ struct Waiting<'u> {
 }
 
 impl<'u> Waiting<'u> {
+    /// The head of the reply, of whichever try it comes first.
+    async fn head(
+        &mut self,
+        tried: &mut Tried<'_>,
+        attempts: &mut Attempts,
+        reply: &mut ClientReply<'_>,
+    ) -> Result<Item, Abandoned> {
+        let Some(hedge) = &mut tried.hedge else {
+            return self.item(attempts, reply).await;
+        };
+        let mut second: Option<Second> = None;
+        loop {
+            let at = hedge.next_timeout();
+            tokio::select! {
+                biased;
+                item = self.item(attempts, reply) => match (item, second.take()) {
+                    // The first has failed, and the second goes on.
+                    (Err(Abandoned::Failed(failed)), Some(other)) if failed.outcome != Outcome::TimedOut => {
+                        self.go_on_with(other, tried.attempt).finish(failed.outcome);
+                    }
+                    (item, _) => return item,
+                },
+                item = receive(second.as_ref()) => match (item, second.take()) {
+                    (Ok(item), Some(other)) => {
+                        self.go_on_with(other, tried.attempt).overtaken();
+                        return Ok(item);
+                    }
+                    (Err(error), Some(other)) => {
+                        let failed = stream_failed(error, other.stream.link());
+                        other.attempt.finish(failed.outcome);
+                    }
+                    (_, None) => {}
+                },
+                () = sleep_until(at.unwrap_or_else(Instant::now).into()), if at.is_some() => {
+                    second = hedge.begin();
+                }
+            }
+        }
+    }
+
+    /// The other is waited for from now on. Gives the one before.
+    fn go_on_with(&mut self, other: Second, attempt: &mut Try) -> Try {
+        self.rest.stream = other.stream;
+        std::mem::replace(attempt, other.attempt)
+    }
+
     /// What comes next, while the request may still be on its way.
     async fn item(
         &mut self,
@@ -256,6 +330,14 @@ impl<'u> Waiting<'u> {
 }
 
 const MISANNOUNCED: &str = "the body is not as long as announced";
+
+/// What comes next of the second try; nothing while there is none.
+async fn receive(second: Option<&Second>) -> Result<Item, StreamError> {
+    match second {
+        Some(second) => second.stream.receive().await,
+        None => std::future::pending().await,
+    }
+}
 
 /// There is no reply in time.
 fn late(outcome: Outcome) -> Abandoned {

@@ -12,6 +12,7 @@ mod decided;
 mod deliver;
 mod exchange;
 mod explain;
+mod hedge;
 mod request;
 mod settle;
 mod tcp;

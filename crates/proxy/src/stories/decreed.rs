@@ -179,3 +179,48 @@ fn a_call_that_ends_as_unavailable_is_repeated_where_that_is_safe() {
         }
     });
 }
+
+#[test]
+fn a_request_that_waits_for_longer_than_most_is_sent_once_more_elsewhere() {
+    run(async {
+        let slow = Rc::new(Cell::new(0));
+        let seen = Rc::clone(&slow);
+        let address = program(move |mut socket| {
+            let seen = Rc::clone(&seen);
+            async move {
+                loop {
+                    let head = read_head(&mut socket).await;
+                    if head.is_empty() {
+                        return;
+                    }
+                    if head.starts_with("GET /slow ") {
+                        seen.set(seen.get() + 1);
+                        if seen.get() == 1 {
+                            // Until nobody waits for it any more.
+                            let _ = socket.read(&mut [0]).await;
+                            return;
+                        }
+                    }
+                    socket.write_all(HELLO.as_bytes()).await.unwrap();
+                }
+            }
+        })
+        .await;
+        let mut scene = Scene::local(address);
+        scene.twin();
+        scene.decree(
+            |policy| {
+                policy.hedge = Some(true);
+                policy.request_timeout = Some(Duration::ZERO);
+            },
+            |_| (),
+        );
+        // What is usual has to be known, and ways to both workloads have to stand.
+        for _ in 0..150 {
+            assert!(scene.ask(&get("/")).await.ends_with("hello"));
+        }
+        let reply = scene.ask(&get("/slow")).await;
+        assert!(reply.ends_with("hello"), "{reply}");
+        assert_eq!(slow.get(), 2);
+    });
+}

@@ -28,6 +28,7 @@ impl From<&TrafficPolicy> for proto::TrafficPolicy {
             retry_on: policy.retry_on.as_ref().map(|on| proto::RetryOn {
                 on: on.iter().map(|&value| word(&RETRY_ONS, value)).collect(),
             }),
+            hedge: policy.hedge,
             request_timeout_ms: policy.request_timeout.map(millis),
             per_try_timeout_ms: policy.per_try_timeout.map(millis),
             connect_timeout_ms: policy.connect_timeout.map(millis),
@@ -75,6 +76,7 @@ impl TryFrom<proto::TrafficPolicy> for TrafficPolicy {
             retry_attempts: policy.retry_attempts,
             retry_budget: percent("policy.retry_budget_percent", policy.retry_budget_percent)?,
             retry_on: policy.retry_on.map(retry_on).transpose()?,
+            hedge: policy.hedge,
             request_timeout: policy.request_timeout_ms.map(Duration::from_millis),
             per_try_timeout: policy.per_try_timeout_ms.map(Duration::from_millis),
             connect_timeout: policy.connect_timeout_ms.map(Duration::from_millis),
