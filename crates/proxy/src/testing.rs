@@ -17,7 +17,7 @@ use isthmus_identity::{
 use isthmus_model::{
     AccountName, AppProtocol, Cluster, ClusterName, Gateway, Handle, Health, Identity, Labels,
     Mesh, MeshName, Namespace, RegionName, Service, ServiceName, ServicePort, Share, Subset,
-    TrustDomain, Workload,
+    TrafficPolicy, TrustDomain, Workload,
 };
 use isthmus_telemetry::Metrics;
 use isthmus_wire::{Body, ClusterView, Topic};
@@ -76,6 +76,7 @@ pub(crate) struct Facts {
     pub(crate) clusters: Vec<ClusterView>,
     pub(crate) workloads: Vec<Workload>,
     pub(crate) shares: Vec<Share>,
+    pub(crate) policies: Vec<TrafficPolicy>,
 }
 
 /// Runs a test on one thread; a hang is a failure.
@@ -122,6 +123,7 @@ impl Scene {
             clusters: vec![view_of(&west, None)],
             workloads: vec![workload(&there, callee_node.mesh_address())],
             shares: Vec::new(),
+            policies: Vec::new(),
         };
         let cart = sidecar("cart", Some(HOST), program.ip());
         let frontend = sidecar("frontend", None, program.ip());
@@ -308,8 +310,13 @@ impl Facts {
         builder.compile(&Topic::Mesh, bodies, None);
         let workloads = self.workloads.iter().cloned().map(Body::Workload);
         let shares = self.shares.iter().cloned().map(Body::Share);
-        let bodies = [Body::Service(self.service.clone())];
-        let bodies = bodies.into_iter().chain(workloads).chain(shares).collect();
+        let policies = self.policies.iter().cloned().map(Body::TrafficPolicy);
+        let bodies = [Body::Service(self.service.clone())].into_iter();
+        let bodies = bodies
+            .chain(workloads)
+            .chain(shares)
+            .chain(policies)
+            .collect();
         builder.compile(&Topic::Service(self.service.name.clone()), bodies, None);
         let absent = Topic::Service(ServiceName::new("shop", "absent").unwrap());
         builder.compile(&absent, Vec::new(), None);

@@ -47,6 +47,8 @@ const AFTERMATH: Duration = Duration::from_secs(10);
 /// Clocks of timers: a deadline may be kept so much too early, and be noticed so much later.
 const EARLY: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_secs(7);
+/// Who is cut notices with its next message.
+const NOTICED: Duration = Duration::from_secs(3);
 /// Episodes so long ago are not told any more.
 const RECENT: Duration = Duration::from_secs(40);
 
@@ -141,7 +143,7 @@ impl Episode {
         let before = |limit| self.ended.is_none_or(|ended| at <= ended + limit);
         match self.harm {
             Harm::Drain => self.begun + DRAIN <= at + EARLY && before(DRAIN + LATE),
-            Harm::Leave => self.begun <= at && before(EARLY),
+            Harm::Leave => self.begun <= at && before(NOTICED),
             Harm::None | Harm::Break => false,
         }
     }
@@ -184,7 +186,7 @@ mod tests {
         }
         assert!(!drain.breaks(at(100), at(101)) && !fault.cuts_off(at(131)));
         let leaving = episode(Harm::Leave, 105);
-        for (when, expect) in [(99, false), (100, true), (106, true), (107, false)] {
+        for (when, expect) in [(99, false), (100, true), (108, true), (109, false)] {
             assert_eq!(leaving.cuts_off(at(when)), expect, "{when}");
         }
     }

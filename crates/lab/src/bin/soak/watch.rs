@@ -41,6 +41,8 @@ pub(crate) struct Watch<'a> {
 /// What was found in the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
+    /// Processes that there were at all.
+    pub(crate) seen: usize,
     /// Processes that lived long enough to be judged.
     pub(crate) judged: usize,
     pub(crate) grown: Vec<String>,
@@ -146,6 +148,7 @@ impl<'a> Watch<'a> {
     /// What all looks together say.
     pub(crate) fn judge(self) -> Found {
         let mut found = Found {
+            seen: self.lives.len(),
             judged: 0,
             grown: Vec::new(),
             leaking: Vec::new(),
