@@ -78,10 +78,7 @@ impl Wire {
                 return Err(odd("a head without an end"));
             }
             if self.more().await? == 0 {
-                return match self.read.is_empty() {
-                    true => Ok(None),
-                    false => Err(io::ErrorKind::UnexpectedEof.into()),
-                };
+                return self.ended().map(|()| None);
             }
         }
     }
@@ -104,11 +101,17 @@ impl Wire {
                 return Ok(Some(String::from_utf8_lossy(&line[..end]).into_owned()));
             }
             if self.more().await? == 0 {
-                return match self.read.is_empty() {
-                    true => Ok(None),
-                    false => Err(io::ErrorKind::UnexpectedEof.into()),
-                };
+                return self.ended().map(|()| None);
             }
+        }
+    }
+
+    /// The connection is over. Errors: in the middle of something.
+    fn ended(&self) -> io::Result<()> {
+        if self.read.is_empty() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
         }
     }
 

@@ -116,16 +116,20 @@ impl Client {
                 Some(ready) => ready,
                 None => self.connect().await?,
             };
-            // Errors of either kind are of the connection: nothing has been sent.
-            let Ok(mut ready) = ready.ready().await else {
-                self.tally.told();
-                continue;
+            // Errors of either are of the connection: nothing has been sent.
+            let error = match ready.ready().await {
+                Ok(mut ready) => match ready.send_request(request.clone(), ends) {
+                    Ok(sent) => {
+                        *connection = Some(ready);
+                        return Ok(sent);
+                    }
+                    Err(error) => error,
+                },
+                Err(error) => error,
             };
-            if let Ok(sent) = ready.send_request(request.clone(), ends) {
-                *connection = Some(ready);
-                return Ok(sent);
+            if error.is_go_away() {
+                self.tally.told();
             }
-            self.tally.told();
         }
     }
 
@@ -157,9 +161,10 @@ impl Chat {
                 let same = message == text.as_bytes();
                 let found = String::from_utf8_lossy(message).into_owned();
                 let _ = self.read.split_to(length);
-                return match same {
-                    true => Ok(()),
-                    false => Err(Failure::new(format!("{found:?} instead of {text:?}"))),
+                return if same {
+                    Ok(())
+                } else {
+                    Err(Failure::new(format!("{found:?} instead of {text:?}")))
                 };
             }
             match self.receive.data().await {

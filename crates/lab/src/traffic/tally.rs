@@ -247,20 +247,17 @@ mod tests {
         let from = Instant::now();
         let all = [Kind::Get1, Kind::Post1, Kind::Chat];
         let fail = |kind| tally.failed(&timeline, kind, "an id", from, &failure);
-        all.map(fail);
+        all.into_iter().for_each(fail);
         let failed =
             |counts: &Counts| all.map(|kind| (counts.of(kind).failed, counts.of(kind).lost));
         assert_eq!(failed(&tally.recent()), [(1, 0); 3]);
         let fault = timeline.begin("a link is cut", Harm::Break, &[]);
-        all.map(fail);
+        all.into_iter().for_each(fail);
         drop(fault);
         let counts = tally.all();
         assert_eq!(failed(&counts), [(2, 0), (1, 1), (1, 1)]);
         assert_eq!(failed(&tally.recent()), [(1, 0), (0, 1), (0, 1)]);
-        assert_eq!(
-            counts.sum(|kind| kind.is_idempotent(), |count| count.failed),
-            2
-        );
+        assert_eq!(counts.sum(Kind::is_idempotent, |count| count.failed), 2);
         assert!(counts.failures[3].contains("meanwhile: a link is cut (for"));
     }
 }

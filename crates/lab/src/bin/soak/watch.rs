@@ -106,9 +106,10 @@ impl<'a> Watch<'a> {
             });
             life.memory.push(memory);
             life.descriptors.push(descriptors);
-            let part = match process.pid == own {
-                true => &mut busy.1,
-                false => &mut busy.0,
+            let part = if process.pid == own {
+                &mut busy.1
+            } else {
+                &mut busy.0
             };
             *part += cpu.saturating_sub(life.cpu);
             life.cpu = cpu;
