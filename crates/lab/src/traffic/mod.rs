@@ -59,6 +59,7 @@ pub struct Plan {
     pub streams: usize,
     /// A stream lives so long: at least, and less than.
     pub life: (Duration, Duration),
+    /// Stands in all ids: no two plans for one mesh may have the same.
     pub seed: u64,
 }
 
@@ -197,7 +198,8 @@ impl Run {
         caller: Rc<Caller>,
         due: Instant,
     ) {
-        let id = format!("{}-{number}", kind.name());
+        // Two runs through one mesh have no id in common.
+        let id = format!("{}-{}-{number}", kind.name(), self.plan.seed);
         self.tally.begun(kind);
         let (host, Caller { http1, http2 }) = (&lane.host, &*caller);
         let host2 = format!("{host}:81");

@@ -52,6 +52,8 @@ pub(crate) struct Found {
     pub(crate) memory: BTreeMap<String, (u64, i64)>,
 }
 
+/// What this program itself is called.
+const OWN: &str = "soak";
 /// Fewer looks tell nothing of a process.
 const LOOKS: usize = 16;
 /// Of the last quarter above the one before.
@@ -160,6 +162,13 @@ impl<'a> Watch<'a> {
             let Some((before, after)) = quarters(&life.memory) else {
                 continue;
             };
+            let growth = after.cast_signed() - before.cast_signed();
+            let largest = found.memory.entry(life.name.clone()).or_default();
+            *largest = (*largest).max((after, growth));
+            if life.name == OWN {
+                // It keeps what it has measured.
+                continue;
+            }
             found.judged += 1;
             let at = |text: String| format!("{} (process {pid}): {text}", life.name);
             if grows(before, after, MEMORY_SHARE, MEMORY_LEAST) {
@@ -173,9 +182,6 @@ impl<'a> Watch<'a> {
                     .leaking
                     .push(at(format!("{before} to {after} descriptors")));
             }
-            let growth = after.cast_signed() - before.cast_signed();
-            let largest = found.memory.entry(life.name.clone()).or_default();
-            *largest = (*largest).max((after, growth));
         }
         found
     }
@@ -221,7 +227,7 @@ fn name_of(
     own: u32,
 ) -> Option<String> {
     if process.pid == own {
-        return Some("soak".to_owned());
+        return Some(OWN.to_owned());
     }
     if process.command.iter().any(|word| word == "serve") {
         return process

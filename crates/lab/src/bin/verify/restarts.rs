@@ -32,6 +32,8 @@ const AFTER: Duration = Duration::from_secs(8);
 const STREAMS: usize = 2;
 /// Longer than the check: streams end when something else ends them.
 const LIFE: Duration = Duration::from_hours(1);
+/// None of the rates: the ids of what is tried first are others.
+const SEED: u64 = 1;
 /// Connections of HTTP/2 that the callers keep.
 const CONNECTIONS: u64 = 4;
 
@@ -41,7 +43,7 @@ pub(crate) fn restarts(_: &Arguments) -> Result<Vec<Point>> {
     let scene = Scene::start(&own.with_file_name(""))?;
     let rate = bearable(&scene)?;
     let timeline = Arc::<Timeline>::default();
-    let traffic = start(&scene, rate, &timeline)?;
+    let traffic = start(&scene, rate, SEED, &timeline)?;
     sleep(LOOK);
     let begun = Instant::now();
     let count = restart_all(&scene, &timeline)?;
@@ -112,13 +114,13 @@ fn points(scene: &Scene, counts: &Counts) -> Result<Vec<Point>> {
     Ok(points)
 }
 
-fn start(scene: &Scene, rate: u32, timeline: &Arc<Timeline>) -> Result<Traffic> {
+fn start(scene: &Scene, rate: u32, seed: u64, timeline: &Arc<Timeline>) -> Result<Traffic> {
     let plan = Plan {
         lanes: scene.lanes()?,
         rate,
         streams: STREAMS,
         life: (LIFE, LIFE),
-        seed: 1,
+        seed,
     };
     Traffic::start(plan, timeline.clone())
 }
@@ -129,7 +131,7 @@ fn bearable(scene: &Scene) -> Result<u32> {
     let mut last = 0;
     for rate in RATES {
         last = rate;
-        let traffic = start(scene, rate, &Arc::default())?;
+        let traffic = start(scene, rate, rate.into(), &Arc::default())?;
         // Connections are made in the first second.
         sleep(Duration::from_secs(1));
         let (begun, before) = (Instant::now(), used()?);
