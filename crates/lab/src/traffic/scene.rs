@@ -22,14 +22,16 @@ const SERVICES: [(&str, u16); 2] = [("near", 7001), ("far", 7002)];
 const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bin/soak/mesh");
 
 impl Scene {
-    /// Starts the mesh with the binary in `programs`, beside which `soak` stands.
+    /// Starts the mesh with the binary in `programs`, beside which `soak` stands. Its certificates live
+    /// for `lifetime`, and are renewed after half of it or an hour.
     ///
     /// Errors: a program is missing, or the mesh does not become whole.
-    pub fn start(programs: &Path) -> Result<Self> {
+    pub fn start(programs: &Path, lifetime: &str) -> Result<Self> {
         let mut mesh = Mesh::of(&programs.join("isthmus"), Path::new(FILES))?;
         let journal = mesh.files().with_file_name("journal");
         fs::create_dir_all(&journal).during(|| journal.display().to_string())?;
         mesh.edit("up.yaml", "JOURNAL", &journal.display().to_string())?;
+        mesh.edit("up.yaml", "LIFETIME", lifetime)?;
         mesh.up(&["--quiet"])?;
         let scene = Self { mesh, journal };
         scene.whole()?;

@@ -105,9 +105,10 @@ fn a_session_is_left_before_its_certificate_ends() {
         run(async move {
             let scene = Scene::local_speaking(Tcp, echoing().await);
             let mut old = tunnel(&scene).await;
-            let node = match callee_notices {
-                true => &scene.callee,
-                false => &scene.caller,
+            let node = if callee_notices {
+                &scene.callee
+            } else {
+                &scene.caller
             };
             let sessions = || scene.caller.worker.sessions.leaving();
             let now = SystemTime::now();

@@ -55,6 +55,10 @@ struct Arguments {
     #[arg(long, default_value_t = 90, value_name = "SECONDS")]
     guest_every: u64,
 
+    /// How long certificates live; they are renewed after half of it
+    #[arg(long, default_value = "20m", value_name = "TIME")]
+    leaf_lifetime: String,
+
     /// What happens in which order [default: another one each time, which is printed]
     #[arg(long)]
     seed: Option<u64>,
@@ -106,7 +110,7 @@ fn soak(arguments: &Arguments) -> Result<bool> {
     let seed = arguments.seed.unwrap_or_else(of_the_clock);
     eprintln!("seed {seed}");
     let own = std::env::current_exe().during(|| "finding this program's own file".to_owned())?;
-    let scene = Scene::start(&own.with_file_name(""))?;
+    let scene = Scene::start(&own.with_file_name(""), &arguments.leaf_lifetime)?;
     let plan = Plan {
         lanes: scene.lanes()?,
         rate: arguments.rate,

@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_millis(900);
 /// After the last one has drained.
 const AFTER: Duration = Duration::from_secs(8);
+/// Of certificates: none is renewed meanwhile.
+const LIFETIME: &str = "24h";
 /// Streams of each kind on each way.
 const STREAMS: usize = 2;
 /// Longer than the check: streams end when something else ends them.
@@ -40,7 +42,7 @@ const CONNECTIONS: u64 = 4;
 /// Requests that fail, and how long streams go on.
 pub(crate) fn restarts(_: &Arguments) -> Result<Vec<Point>> {
     let own = std::env::current_exe().during(|| "finding this program's own file".to_owned())?;
-    let scene = Scene::start(&own.with_file_name(""))?;
+    let scene = Scene::start(&own.with_file_name(""), LIFETIME)?;
     let rate = bearable(&scene)?;
     let timeline = Arc::<Timeline>::default();
     let traffic = start(&scene, rate, SEED, &timeline)?;
