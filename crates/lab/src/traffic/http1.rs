@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
@@ -17,8 +18,12 @@ use super::words::body;
 #[derive(Debug)]
 pub(crate) struct Pool {
     proxy: SocketAddr,
-    idle: RefCell<Vec<Wire>>,
+    /// With when each was used last, the latest at the end.
+    idle: RefCell<Vec<(Instant, Wire)>>,
 }
+
+/// Connections that nobody has used for so long are closed: what a busy moment took is given back.
+const UNUSED: Duration = Duration::from_secs(15);
 
 impl Pool {
     pub(crate) fn new(proxy: SocketAddr) -> Self {
@@ -54,7 +59,10 @@ impl Pool {
             ..failure
         })?;
         if keeps {
-            self.idle.borrow_mut().push(wire);
+            let now = Instant::now();
+            let mut idle = self.idle.borrow_mut();
+            idle.retain(|(used, _)| now.duration_since(*used) < UNUSED);
+            idle.push((now, wire));
         }
         Ok(())
     }
@@ -62,7 +70,7 @@ impl Pool {
     /// One that the other side has not ended.
     fn usable(&self) -> Option<Wire> {
         loop {
-            let wire = self.idle.borrow_mut().pop()?;
+            let (_, wire) = self.idle.borrow_mut().pop()?;
             let looked = wire.socket.try_read(&mut [0]);
             if looked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
                 return Some(wire);
