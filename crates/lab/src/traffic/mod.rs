@@ -127,6 +127,12 @@ impl Traffic {
     }
 }
 
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
 /// What all requests and streams share.
 struct Run {
     plan: Plan,

@@ -3,6 +3,7 @@
 //! One thing after the other, in an order that a seed gives again. A restart may fall into the time
 //! in which the streams of an earlier one drain, and a fault into a restart's.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ use super::guest::Guest;
 pub(crate) struct Acts<'a> {
     scene: &'a Scene,
     timeline: &'a Timeline,
+    /// What workloads that come run.
+    program: &'a Path,
     chance: Chance,
     /// All proxies and gateways, as `cluster/process`.
     serving: Vec<String>,
@@ -65,7 +68,12 @@ const CALLED_ONLY: &str = "south";
 const CALLER: &str = "caller";
 
 impl<'a> Acts<'a> {
-    pub(crate) fn new(scene: &'a Scene, timeline: &'a Timeline, seed: u64) -> Result<Self> {
+    pub(crate) fn new(
+        scene: &'a Scene,
+        timeline: &'a Timeline,
+        program: &'a Path,
+        seed: u64,
+    ) -> Result<Self> {
         let running = scene.mesh.running()?;
         let mut serving: Vec<String> = running
             .into_iter()
@@ -77,6 +85,7 @@ impl<'a> Acts<'a> {
         Ok(Self {
             scene,
             timeline,
+            program,
             chance: Chance::new(seed),
             serving,
             restarts: Vec::new(),
@@ -125,7 +134,7 @@ impl<'a> Acts<'a> {
             Act::Fault => self.fault(),
             Act::Come => {
                 let _coming = self.timeline.begin("a workload comes", Harm::None, &[]);
-                self.guest = Some(Guest::come(self.scene)?);
+                self.guest = Some(Guest::come(self.scene, self.program)?);
                 Ok(())
             }
             Act::Leave => match self.guest.take() {

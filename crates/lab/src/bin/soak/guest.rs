@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::{Child, Stdio};
 
 use isthmus_lab::mesh::PATIENCE;
@@ -15,8 +16,8 @@ use isthmus_lab::trouble::{During, Result, Trouble, ensure, trouble, wait_for};
 pub(crate) struct Guest(Child);
 
 impl Guest {
-    /// Starts it and waits until its cluster knows one workload more, all of them healthy.
-    pub(crate) fn come(scene: &Scene) -> Result<Self> {
+    /// Starts `program` and waits until its cluster knows one workload more, all of them healthy.
+    pub(crate) fn come(scene: &Scene, program: &Path) -> Result<Self> {
         let before = workloads(scene)?.1;
         let address = address(scene)?.to_string();
         let log = scene.mesh.home().join("logs/guest.log");
@@ -24,12 +25,11 @@ impl Guest {
         let output = OpenOptions::new().create(true).append(true).open(&log);
         let output = output.during(during)?;
         let errors = output.try_clone().during(during)?;
-        let own = std::env::current_exe().during(|| "this program's own file".to_owned())?;
         let mut command = scene.mesh.command(&["run", "--cluster", "west"]);
         command
             .args(["--service", "soak/near", "--port", &HTTP1.to_string()])
             .args(["--program-address", &address, "--"])
-            .arg(own)
+            .arg(program)
             .args(["serve", "--address", &address, "--journal"])
             .arg(&scene.journal)
             .stdin(Stdio::null())

@@ -121,7 +121,7 @@ fn soak(arguments: &Arguments) -> Result<bool> {
     let timeline = Arc::<Timeline>::default();
     let traffic = Traffic::start(plan, timeline.clone())?;
     let mut watch = Watch::new(&scene.mesh)?;
-    let acts = Acts::new(&scene, &timeline, seed)?;
+    let acts = Acts::new(&scene, &timeline, &own, seed)?;
     let over = AtomicBool::new(false);
     let deadline = Instant::now() + Duration::from_secs(60 * arguments.minutes);
     let troubles = scope(|scope| {
