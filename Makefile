@@ -64,6 +64,11 @@ test-root: ## tests that need root
 verify: ## the timed points of acceptance: bound and measured value
 	@$(MAKE) --no-print-directory lab PROGRAM=verify
 
+# ARGS="--minutes 5" for a short one; what it does is told by ARGS=--help.
+.PHONY: soak
+soak: ## an hour of every protocol under restarts, faults and arrivals
+	@$(MAKE) --no-print-directory lab PROGRAM=soak
+
 # `programs` is one too.
 .PHONY: programs
 programs: ## PostgreSQL, Redis and etcd through the mesh

@@ -4,7 +4,7 @@
 //! [`relay`] carries every byte between two clusters over an emulated link. Nothing there knows the
 //! mesh: a relay sees addresses and bytes, never names or messages. [`mesh`] runs the binary as a
 //! user would; [`by_hand`] puts one together over [`namespaces`], where the kernel keeps clusters
-//! apart; [`http`] and [`processes`] look at it from outside. No code of the mesh itself is used:
+//! apart; [`http`] and [`processes`] look at it from outside, and [`traffic`] goes through it. No code of the mesh itself is used:
 //! what is found is found by what anybody could see.
 
 pub mod by_hand;
@@ -15,4 +15,5 @@ pub mod namespaces;
 pub mod processes;
 pub mod relay;
 pub mod smuggling;
+pub mod traffic;
 pub mod trouble;

@@ -1,11 +1,12 @@
 //! Sessions with other proxies, judged again whenever what they were judged on changes: the mesh's
 //! config, the trust bundle, or the time at which a certificate ends.
 //!
-//! A session that would not be accepted now is ended at once, with everything on it.
+//! A session that would not be accepted now is ended at once, with everything on it. One whose
+//! certificate ends soon takes nothing new any more, so that little is on it by then.
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use isthmus_identity::{
     Callee, TrustBundle, Unacceptable, accept_callee, accept_caller, accept_gateway,
@@ -39,7 +40,14 @@ struct Session {
     link: Link,
     proven: Proven,
     rule: Rule,
+    /// When it takes nothing new any more; known from when it is first judged.
+    leaves: Option<SystemTime>,
 }
+
+/// So long before the certificate of its peer ends a session leaves its place to one that rests on the
+/// next certificate, which is there long before; one that began later, in the last quarter of the time
+/// that it could have had.
+const LEAVE_EARLY: Duration = Duration::from_mins(10);
 
 /// Why a session ends that was accepted once.
 #[derive(Debug, thiserror::Error)]
@@ -66,10 +74,20 @@ impl Sessions {
             link: link.clone(),
             proven,
             rule,
+            leaves: None,
         });
     }
 
-    /// Ends the sessions that would not be accepted now. Those that have ended are forgotten.
+    /// How many there are, and how many of them take nothing new.
+    #[cfg(test)]
+    pub(crate) fn leaving(&self) -> (usize, usize) {
+        let sessions = self.0.borrow();
+        let leaving = sessions.iter().filter(|session| session.link.is_leaving());
+        (sessions.len(), leaving.count())
+    }
+
+    /// Ends the sessions that would not be accepted now, and has those leave that will not be soon.
+    /// Those that have ended are forgotten.
     pub(crate) fn judge(
         &self,
         view: &View,
@@ -77,12 +95,15 @@ impl Sessions {
         metrics: &Metrics,
         now: SystemTime,
     ) {
-        self.0.borrow_mut().retain(|session| {
+        self.0.borrow_mut().retain_mut(|session| {
             if session.link.is_closed() {
                 return false;
             }
             match session.judge(view, trust, now) {
-                Ok(()) => true,
+                Ok(()) => {
+                    session.leave_in_time(now);
+                    true
+                }
                 Err(error) => {
                     metrics.count_tls_refused(error.reason());
                     let peer = session.proven.peer();
@@ -96,6 +117,17 @@ impl Sessions {
 }
 
 impl Session {
+    fn leave_in_time(&mut self, now: SystemTime) {
+        let ends = self.proven.peer().not_after();
+        let leaves = self.leaves.get_or_insert_with(|| {
+            let left = ends.duration_since(now).unwrap_or_default();
+            ends.checked_sub(LEAVE_EARLY.min(left / 4)).unwrap_or(now)
+        });
+        if now >= *leaves && !self.link.is_leaving() {
+            self.link.drain();
+        }
+    }
+
     fn judge(
         &self,
         view: &View,

@@ -17,7 +17,8 @@ use isthmus_codec::message::{Reply, Request, Response, Utilisation};
 use isthmus_codec::mux::ResetCode;
 use isthmus_model::AppProtocol;
 use isthmus_telemetry::RefusalReason;
-use tokio::time::sleep_until;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout_at;
 
 use super::{Target, authorize, withdrawn};
 use crate::gate::Pass;
@@ -117,9 +118,17 @@ pub(super) async fn serve(
         }
     };
     let lasts = is_grpc || request.upgrade.is_some();
+    let conversation = async {
+        let answer = exchange(worker, journey, &stream, &request, end, target, &mut pass);
+        let answered = timeout_at(deadline.into(), answer).await;
+        // What two programs say in another protocol is late for nobody.
+        if let Some(tunnel) = answered.map_err(|_| Broken::Late)?? {
+            tunnel.carry(journey, &stream).await;
+        }
+        Ok(())
+    };
     let outcome = tokio::select! {
-        outcome = exchange(worker, journey, &stream, &request, end, target, &mut pass) => outcome,
-        () = sleep_until(deadline.into()) => Err(Broken::Late),
+        outcome = conversation => outcome,
         // A caller that goes away takes its request along, whatever the program is doing.
         error = stream.failed() => Err(Broken::Caller(error)),
         refusal = withdrawn(worker, &request.service, request.port, caller), if lasts => {
@@ -199,6 +208,7 @@ pub(super) fn refused(refusal: &Refusal, at: &str, is_grpc: bool) -> Reply {
     })
 }
 
+/// Answers the tunnel that the program's connection has become, if it has.
 async fn exchange(
     worker: &Worker,
     journey: &mut Journey,
@@ -207,7 +217,7 @@ async fn exchange(
     end: bool,
     target: Target,
     pass: &mut Pass,
-) -> Result<(), Broken> {
+) -> Result<Option<Tunnel>, Broken> {
     let (head, body) = to_program(request, end, target.protocol);
     let (port, program) = (target.port, &worker.program);
     let begun = match target.protocol {
@@ -243,11 +253,29 @@ async fn exchange(
     {
         program.give_back(port, exchange.into_connection());
     }
-    Ok(())
+    Ok(None)
 }
 
-/// Asks the program to change to another protocol, and carries what is said in it. Should it go on in
-/// HTTP, its answer is carried, and the connection used no more.
+/// A connection on which caller and program have changed to another protocol.
+struct Tunnel {
+    read: OwnedReadHalf,
+    /// Read with the head of the reply.
+    early: Bytes,
+    write: OwnedWriteHalf,
+    /// `timeout.idle`.
+    idle: Duration,
+}
+
+impl Tunnel {
+    async fn carry(self, journey: &mut Journey, stream: &Stream) {
+        let carried = splice(self.read, self.write, self.early, stream, self.idle).await;
+        journey.record.request_bytes += carried.received;
+        journey.record.response_bytes += carried.sent;
+    }
+}
+
+/// Asks the program to change to another protocol. Should it go on in HTTP, its answer is carried, and
+/// the connection used no more.
 async fn upgrade(
     journey: &mut Journey,
     stream: &Stream,
@@ -255,7 +283,7 @@ async fn upgrade(
     request: &Request,
     idle: Duration,
     pass: &mut Pass,
-) -> Result<(), Broken> {
+) -> Result<Option<Tunnel>, Broken> {
     let (reader, writer) = exchange.split();
     writer.end(None).await.map_err(not_sent)?;
     let (head, body) = loop {
@@ -272,12 +300,15 @@ async fn upgrade(
     stream.reply(&reply, bodiless).map_err(Broken::Caller)?;
     if switches {
         let (read, early, write) = exchange.into_tunnel();
-        let carried = splice(read, write, early, stream, idle).await;
-        journey.record.request_bytes += carried.received;
-        journey.record.response_bytes += carried.sent;
-        return Ok(());
+        return Ok(Some(Tunnel {
+            read,
+            early,
+            write,
+            idle,
+        }));
     }
-    download(journey, stream, &mut ProgramReply::Http1(reader), bodiless).await
+    download(journey, stream, &mut ProgramReply::Http1(reader), bodiless).await?;
+    Ok(None)
 }
 
 fn no_head(error: HttpError) -> Broken {

@@ -1,11 +1,14 @@
 //! What was allowed and is so no longer ends, also where it had begun before.
 
+use std::time::{Duration, SystemTime};
+
+use isthmus_identity::LEAF_LIFETIME;
 use isthmus_model::AppProtocol::Tcp;
 use isthmus_model::Namespace;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::testing::{Facts, HOST, Issuer, Scene, program, read_head, run, within};
+use crate::testing::{Facts, HOST, Issuer, Node, Scene, program, read_head, run, within};
 
 async fn echoing() -> std::net::SocketAddr {
     program(|mut socket| async move {
@@ -82,6 +85,47 @@ fn a_session_ends_when_the_callee_is_not_trusted_any_more() {
             "{refused}"
         );
     });
+}
+
+/// Has the node judge its sessions as it would at `now`.
+fn judge(node: &Node, now: SystemTime) {
+    let worker = &node.worker;
+    let (view, trust) = (
+        worker.common.view.load_full(),
+        worker.common.me.trust.load(),
+    );
+    worker.sessions.judge(&view, &trust, &node.metrics, now);
+}
+
+/// Whichever side notices: what runs goes on, and what is new goes elsewhere, before the certificate
+/// ends and takes everything on the session with it.
+#[test]
+fn a_session_is_left_before_its_certificate_ends() {
+    for callee_notices in [false, true] {
+        run(async move {
+            let scene = Scene::local_speaking(Tcp, echoing().await);
+            let mut old = tunnel(&scene).await;
+            let node = if callee_notices {
+                &scene.callee
+            } else {
+                &scene.caller
+            };
+            let sessions = || scene.caller.worker.sessions.leaving();
+            let now = SystemTime::now();
+            for before in [LEAF_LIFETIME, Duration::from_mins(11)] {
+                judge(node, now + LEAF_LIFETIME - before);
+                say_and_hear(&mut old).await;
+                assert_eq!(sessions(), (1, 0));
+            }
+            judge(node, now + LEAF_LIFETIME - Duration::from_mins(9));
+            say_and_hear(&mut old).await;
+            assert_eq!(sessions(), (1, 1));
+            let mut new = tunnel(&scene).await;
+            assert_eq!(sessions(), (2, 1));
+            say_and_hear(&mut old).await;
+            say_and_hear(&mut new).await;
+        });
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Connections that change to another protocol, as WebSocket does (RFC 9110 section 7.8, RFC 6455).
 
+use std::time::Duration;
+
 use isthmus_model::AppProtocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -56,6 +58,31 @@ fn bytes_pass_both_ways_after_the_change_and_each_half_ends_by_itself() {
             within(client.read_to_end(&mut rest)).await.unwrap();
             assert_eq!(rest, b"\x81\x02hi");
         }
+    });
+}
+
+/// `timeout.request` ends when the program has agreed, not in the middle of what is said after it.
+#[test]
+fn a_tunnel_outlives_the_time_of_a_request() {
+    const LIMIT: Duration = Duration::from_millis(300);
+    run(async {
+        let address = program(|mut socket| async move {
+            read_head(&mut socket).await;
+            let reply = "HTTP/1.1 101 Up\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            socket.write_all(reply.as_bytes()).await.unwrap();
+            tokio::time::sleep(2 * LIMIT).await;
+            socket.write_all(b"late").await.unwrap();
+        })
+        .await;
+        let mut scene = Scene::local(address);
+        scene.decree(|policy| policy.request_timeout = Some(LIMIT), |_| ());
+        let mut client = scene.client().await;
+        client.write_all(asking().as_bytes()).await.unwrap();
+        let head = within(read_head(&mut client)).await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        let mut said = Vec::new();
+        within(client.read_to_end(&mut said)).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&said), "late");
     });
 }
 

@@ -1,7 +1,7 @@
 //! `make verify`: the timed points of acceptance, each with its bound and what was measured.
 //!
-//! Every check has a mesh of its own, made of `examples/three-regions`, and looks at it only as a
-//! user could. A line per point; exit 1 if any is missed. It takes a machine that is otherwise idle:
+//! Every check has a mesh of its own, most of them made of `examples/three-regions`, and looks at it
+//! only as a user could. A line per point; exit 1 if any is missed. It takes a machine that is otherwise idle:
 //! what is measured is wall-clock time.
 
 mod controls;
@@ -10,6 +10,7 @@ mod idle;
 mod load;
 mod losses;
 mod propagation;
+mod restarts;
 mod slow;
 
 use std::path::{Path, PathBuf};
@@ -52,12 +53,13 @@ pub(crate) struct Point {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 8] = [
+const CHECKS: [(&str, Check); 9] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
     ("catalog", losses::catalog),
     ("payment", losses::payment),
+    ("restarts", restarts::restarts),
     ("slow", slow::slow),
     ("controls", controls::controls),
     ("durability", durability::durability),
@@ -129,7 +131,7 @@ impl Point {
     }
 }
 
-fn seconds(time: Duration) -> String {
+pub(crate) fn seconds(time: Duration) -> String {
     if time < Duration::from_secs(2) {
         format!("{} ms", time.as_millis())
     } else {
