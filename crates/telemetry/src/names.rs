@@ -104,7 +104,7 @@ pub(crate) const MALFORMED: MetricName = MetricName {
     name: "isthmus_malformed_requests_total",
     kind: MetricKind::Counter,
     labels: &["reason"],
-    help: "Requests whose head could not be read, or could be read in two ways, by what is wrong with it",
+    help: "Requests that could not be read, or could be read in two ways, by what is wrong with their head or body",
 };
 
 pub(crate) const LEAF_EXPIRY: MetricName = MetricName {

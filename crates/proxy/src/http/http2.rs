@@ -17,7 +17,9 @@ use h2::{Reason, RecvStream, SendStream};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use isthmus_codec::Fields;
-use isthmus_codec::http1::{Body, Malformed, RequestHead, ResponseHead, Version};
+use isthmus_codec::http1::{
+    Body, MAX_FIELDS, MAX_REQUEST_LINE, Malformed, RequestHead, ResponseHead, Version,
+};
 
 use super::{HttpError, Piece};
 
@@ -104,10 +106,21 @@ fn request_head(method: &Method, uri: &Uri, map: &HeaderMap) -> Result<RequestHe
         }
         _ => Bytes::from_static(b"/"),
     };
-    let others = map
-        .iter()
-        .filter(|(name, _)| *name != "host" && *name != "cookie");
-    for (name, value) in others {
+    // What a client of HTTP/1.1 may not send, one of HTTP/2 may not either: it may be read by a program
+    // of HTTP/1.1.
+    let limit = MAX_REQUEST_LINE;
+    if target.len() > limit {
+        return Err(Malformed::RequestLineTooLong { limit });
+    }
+    let others = || {
+        let all = map.iter();
+        all.filter(|(name, _)| *name != "host" && *name != "cookie")
+    };
+    let limit = MAX_FIELDS;
+    if others().count() > limit {
+        return Err(Malformed::TooManyFields { limit });
+    }
+    for (name, value) in others() {
         push(&mut fields, name.as_str().as_bytes(), value.as_bytes())?;
     }
     // RFC 9113 section 8.2.3: crumbs become one cookie again.

@@ -169,6 +169,10 @@ async fn serve_http1(
         journey.ends_when_leaving(worker.common.drain.clone());
         let upload = ClientBody::Http1(&mut reader);
         let served = serve_request(&worker, journey, &entry, head, body, upload, &mut reply).await;
+        if let Some(malformed) = reader.malformed() {
+            // Its head was good, its body was not.
+            worker.common.metrics.count_malformed(malformed.code());
+        }
         match served {
             Ok(KeepAlive::Yes) if wants_more => {}
             Ok(_) | Err(_) => return,

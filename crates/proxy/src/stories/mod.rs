@@ -4,6 +4,7 @@ mod expect;
 mod gone;
 mod http2;
 mod life;
+mod limits;
 mod rejudged;
 mod slow;
 mod upgrade;
