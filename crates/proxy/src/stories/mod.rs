@@ -1,6 +1,7 @@
 //! What users see, through whole proxies on real sockets: see [`crate::testing`].
 
 mod expect;
+mod floods;
 mod gone;
 mod http2;
 mod life;
