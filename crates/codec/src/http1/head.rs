@@ -218,7 +218,7 @@ pub(super) fn parse_request(head: &Bytes) -> Result<RequestHead, Malformed> {
         version: version_of(version),
         fields: fields_of(head, parsed.headers)?,
     };
-    check_host(&request)?;
+    request.check_host()?;
     Ok(request)
 }
 
@@ -273,14 +273,18 @@ fn fields_of(head: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<Fields, Ma
     Ok(fields)
 }
 
-/// RFC 9112 section 3.2: exactly one Host in HTTP/1.1, at most one in HTTP/1.0.
-fn check_host(request: &RequestHead) -> Result<(), Malformed> {
-    let mut hosts = request.fields.find_all("host");
-    match (hosts.next(), hosts.next()) {
-        (None, _) if request.version == Version::Http10 => Ok(()),
-        (None, _) => Err(Malformed::HostMissing),
-        (Some(host), None) if host.is_empty() || syntax::is_authority(host) => Ok(()),
-        _ => Err(Malformed::Host),
+impl RequestHead {
+    /// RFC 9112 section 3.2: exactly one Host in HTTP/1.1, at most one in HTTP/1.0.
+    ///
+    /// Errors: [`Malformed::HostMissing`] or [`Malformed::Host`].
+    pub fn check_host(&self) -> Result<(), Malformed> {
+        let mut hosts = self.fields.find_all("host");
+        match (hosts.next(), hosts.next()) {
+            (None, _) if self.version == Version::Http10 => Ok(()),
+            (None, _) => Err(Malformed::HostMissing),
+            (Some(host), None) if host.is_empty() || syntax::is_authority(host) => Ok(()),
+            _ => Err(Malformed::Host),
+        }
     }
 }
 

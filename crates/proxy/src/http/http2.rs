@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
+use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use isthmus_codec::Fields;
@@ -135,12 +136,14 @@ fn request_head(method: &Method, uri: &Uri, map: &HeaderMap) -> Result<RequestHe
     if !crumbs.is_empty() {
         push(&mut fields, b"cookie", &crumbs.join(&b"; "[..]))?;
     }
-    Ok(RequestHead {
+    let head = RequestHead {
         method: Bytes::copy_from_slice(method.as_str().as_bytes()),
         target,
         version: Version::Http11,
         fields,
-    })
+    };
+    head.check_host()?;
+    Ok(head)
 }
 
 fn push(fields: &mut Fields, name: &[u8], value: &[u8]) -> Result<(), Malformed> {
@@ -168,9 +171,21 @@ fn map_of(fields: &Fields) -> HeaderMap {
         if let (Ok(name), Ok(value)) = (name, value)
             && !matches!(name.as_str(), "host" | "transfer-encoding" | "connection")
         {
-            map.append(name, value);
+            if name == CONTENT_LENGTH {
+                // Equal ones are forgiven in HTTP/1.1 only (RFC 9112 section 6.3).
+                map.insert(name, value);
+            } else {
+                map.append(name, value);
+            }
         }
     }
+    map
+}
+
+/// Trailers as they are sent. What says where a message ends is none (RFC 9110 section 6.5.1).
+fn trailers_of(fields: &Fields) -> HeaderMap {
+    let mut map = map_of(fields);
+    map.remove(CONTENT_LENGTH);
     map
 }
 
@@ -239,7 +254,7 @@ impl Sender {
             return Ok(());
         }
         match trailers {
-            Some(trailers) => self.stream.send_trailers(map_of(trailers))?,
+            Some(trailers) => self.stream.send_trailers(trailers_of(trailers))?,
             None => self.stream.send_data(Bytes::new(), true)?,
         }
         Ok(())

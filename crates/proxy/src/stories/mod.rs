@@ -1,5 +1,6 @@
 //! What users see, through whole proxies on real sockets: see [`crate::testing`].
 
+mod bridged;
 mod expect;
 mod floods;
 mod gone;
