@@ -49,6 +49,7 @@ impl Refusal {
     /// A client sent what is no HTTP.
     pub(crate) fn malformed(malformed: Malformed) -> Self {
         let reason = match malformed.status() {
+            414 => RefusalReason::UriTooLong,
             431 => RefusalReason::HeadTooLarge,
             505 => RefusalReason::HttpVersionNotSupported,
             _ => RefusalReason::MalformedRequest,

@@ -104,7 +104,7 @@ pub(crate) const MALFORMED: MetricName = MetricName {
     name: "isthmus_malformed_requests_total",
     kind: MetricKind::Counter,
     labels: &["reason"],
-    help: "Requests whose head could not be read, or could be read in two ways, by what is wrong with it",
+    help: "Requests that could not be read, or could be read in two ways, by what is wrong with their head or body",
 };
 
 pub(crate) const LEAF_EXPIRY: MetricName = MetricName {
@@ -125,7 +125,7 @@ pub(crate) const CONNECTIONS_SHED: MetricName = MetricName {
     name: "isthmus_connections_shed_total",
     kind: MetricKind::Counter,
     labels: &["reason"],
-    help: "Connections that were closed as soon as they came: no-descriptors, too-many of this process, too-many-of-source",
+    help: "Connections that were closed as soon as they came: no-descriptors, too-many of this process, too-many-of-source; or because of a flood: http2-flood",
 };
 
 pub(crate) const LABEL_OVERFLOW: MetricName = MetricName {

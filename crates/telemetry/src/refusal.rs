@@ -93,9 +93,12 @@ reasons! {
     MalformedRequest: "malformed-request", 400, Caller, Pointless,
         "The request breaks the rules of HTTP/1.1 (RFC 9112) or could be read in two ways.",
         "Look at what the client sends; the body of the reply says what is wrong with it.";
+    UriTooLong: "uri-too-long", 414, Caller, Pointless,
+        "The request line is longer than a proxy accepts.",
+        "Send what is long in a body: 8 KiB of method, target and version are allowed.";
     HeadTooLarge: "head-too-large", 431, Caller, Pointless,
-        "Request line and headers together are larger than a proxy accepts.",
-        "Send fewer or smaller headers; often a cookie has grown.";
+        "Request line and headers together are larger than a proxy accepts, or the headers are too many.",
+        "Send fewer or smaller headers, 64 KiB and 128 at most; often a cookie has grown.";
     ClientTooSlow: "client-too-slow", 408, Caller, Pointless,
         "The client began a request and did not go on with it in time.",
         "Send the whole head within ten seconds, and some of the body at least once a minute.";

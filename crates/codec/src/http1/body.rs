@@ -84,7 +84,7 @@ impl Chunk {
                     [] | [b'\r'] => return Ok(None),
                     _ => return Err(Malformed::ChunkEnd),
                 },
-                Self::Trailers(scan) => match scan.find_end(input, trailer_limit)? {
+                Self::Trailers(scan) => match scan.find_end(input, trailer_limit, None)? {
                     None => return Ok(None),
                     Some(end) => {
                         let trailers = parse_trailers(&input.split_to(end).freeze())?;

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::body::BodyDecoder;
-use super::head::{Asked, HeadScan, parse_request, parse_response};
+use super::head::{Asked, HeadScan, MAX_REQUEST_LINE, parse_request, parse_response};
 use super::{Body, Item, Malformed, RequestHead, ResponseHead};
 
 /// What a decoder holds a peer to.
@@ -37,6 +37,8 @@ pub struct ResponseDecoder {
 #[derive(Debug)]
 struct Machine {
     limits: Limits,
+    /// Most bytes of the first line, if it is a request's.
+    first_line: Option<usize>,
     state: State,
 }
 
@@ -56,7 +58,15 @@ enum State {
 impl RequestDecoder {
     pub fn new(limits: Limits) -> Self {
         Self {
-            machine: Machine::new(limits),
+            machine: Machine::new(limits, Some(MAX_REQUEST_LINE)),
+        }
+    }
+
+    /// What was wrong, once something was.
+    pub fn failure(&self) -> Option<Malformed> {
+        match self.machine.state {
+            State::Failed(malformed) => Some(malformed),
+            _ => None,
         }
     }
 
@@ -86,7 +96,7 @@ impl RequestDecoder {
 impl ResponseDecoder {
     pub fn new(limits: Limits) -> Self {
         Self {
-            machine: Machine::new(limits),
+            machine: Machine::new(limits, None),
             asked: None,
             interim: false,
         }
@@ -169,9 +179,10 @@ enum Read<H> {
 }
 
 impl Machine {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: Limits, first_line: Option<usize>) -> Self {
         Self {
             limits,
+            first_line,
             state: State::between(),
         }
     }
@@ -213,7 +224,7 @@ impl Machine {
                 Ok(item)
             }
             State::Head { scan, skipped_line } => {
-                let Some(end) = scan.find_end(input, self.limits.head)? else {
+                let Some(end) = scan.find_end(input, self.limits.head, self.first_line)? else {
                     return Ok(None);
                 };
                 match read(&input.split_to(end).freeze())? {

@@ -33,6 +33,8 @@ pub enum Malformed {
     Tls,
     #[error("the head holds a NUL byte")]
     Nul,
+    #[error("the request line has more than the {limit} bytes that are allowed")]
+    RequestLineTooLong { limit: usize },
     #[error("the head has more than the {limit} bytes that are allowed")]
     HeadTooLarge { limit: usize },
     #[error("the head has more than the {limit} fields that are allowed")]
@@ -86,6 +88,7 @@ impl Malformed {
             Self::BareLf => "bare-lf",
             Self::Tls => "tls",
             Self::Nul => "nul",
+            Self::RequestLineTooLong { .. } => "request-line-too-long",
             Self::HeadTooLarge { .. } => "head-too-large",
             Self::TooManyFields { .. } => "too-many-fields",
             Self::ContentLength => "content-length",
@@ -109,6 +112,7 @@ impl Malformed {
     /// who waits for it.
     pub fn status(self) -> u16 {
         match self {
+            Self::RequestLineTooLong { .. } => 414,
             Self::HeadTooLarge { .. } | Self::TooManyFields { .. } => 431,
             Self::TransferCoding => 501,
             Self::Version => 505,

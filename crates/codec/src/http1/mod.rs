@@ -18,7 +18,7 @@ use crate::Fields;
 
 pub use decode::{Limits, RequestDecoder, ResponseDecoder};
 pub use encode::{BodyEncoder, Unsendable, encode_request, encode_response};
-pub use head::{Body, MAX_FIELDS, RequestHead, ResponseHead, Version};
+pub use head::{Body, MAX_FIELDS, MAX_REQUEST_LINE, RequestHead, ResponseHead, Version};
 pub use malformed::Malformed;
 pub use semantics::{Target, strip_hop_by_hop};
 

@@ -139,8 +139,13 @@ fn requests_that_are_refused() {
         ("\x16\x03\x01\x02\0\x01".into(), M::Tls, 400),
         (
             "GET /".to_owned() + &"a".repeat(70_000),
-            M::HeadTooLarge { limit: 65_536 },
-            431,
+            M::RequestLineTooLong { limit: 8192 },
+            414,
+        ),
+        (
+            format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(8177)),
+            M::RequestLineTooLong { limit: 8192 },
+            414,
         ),
         (
             head(&format!("a: {}", "b".repeat(65_536))),

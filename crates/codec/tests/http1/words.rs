@@ -22,6 +22,7 @@ fn every_error_has_a_word_of_its_own_for_counters() {
         M::BareLf,
         M::Tls,
         M::Nul,
+        M::RequestLineTooLong { limit: 1 },
         M::HeadTooLarge { limit: 1 },
         M::TooManyFields { limit: 1 },
         M::ContentLength,

@@ -128,7 +128,7 @@ pub(crate) fn status_of(reason: RefusalReason) -> u16 {
             _,
         ) => 13,
         (_, 404) => 12,
-        (_, 431) => 8,
+        (_, 414 | 431) => 8,
         _ if reason.retry() == Retry::Safe => 14,
         _ => 2,
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{
-    Body, BodyEncoder, Item, Limits, RequestDecoder, RequestHead, ResponseDecoder, ResponseHead,
-    Unsendable, Version, encode_request, encode_response,
+    Body, BodyEncoder, Item, Limits, Malformed, RequestDecoder, RequestHead, ResponseDecoder,
+    ResponseHead, Unsendable, Version, encode_request, encode_response,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -65,6 +65,11 @@ impl RequestReader {
     /// How long a client may be silent in the middle of a body.
     pub(super) fn stalled(&self) -> Duration {
         self.stalled
+    }
+
+    /// What was wrong with a request that `head` or `piece` could not read on.
+    pub(crate) fn malformed(&self) -> Option<Malformed> {
+        self.decoder.failure()
     }
 
     /// Waits for the first byte of the next request. False: the client is done.

@@ -14,10 +14,13 @@ use bytes::{Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
+use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use isthmus_codec::Fields;
-use isthmus_codec::http1::{Body, Malformed, RequestHead, ResponseHead, Version};
+use isthmus_codec::http1::{
+    Body, MAX_FIELDS, MAX_REQUEST_LINE, Malformed, RequestHead, ResponseHead, Version,
+};
 
 use super::{HttpError, Piece};
 
@@ -49,7 +52,10 @@ pub(crate) fn server() -> h2::server::Builder {
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(MAX_HEAD)
         .max_pending_accept_reset_streams(MAX_RAPID_RESETS)
-        .max_concurrent_reset_streams(MAX_RESETS);
+        .max_concurrent_reset_streams(MAX_RESETS)
+        // Counted over a connection's life, it would end those that last for months; `calm` counts
+        // them by the second.
+        .max_local_error_reset_streams(None);
     builder
 }
 
@@ -104,10 +110,21 @@ fn request_head(method: &Method, uri: &Uri, map: &HeaderMap) -> Result<RequestHe
         }
         _ => Bytes::from_static(b"/"),
     };
-    let others = map
-        .iter()
-        .filter(|(name, _)| *name != "host" && *name != "cookie");
-    for (name, value) in others {
+    // What a client of HTTP/1.1 may not send, one of HTTP/2 may not either: it may be read by a program
+    // of HTTP/1.1.
+    let limit = MAX_REQUEST_LINE;
+    if target.len() > limit {
+        return Err(Malformed::RequestLineTooLong { limit });
+    }
+    let others = || {
+        let all = map.iter();
+        all.filter(|(name, _)| *name != "host" && *name != "cookie")
+    };
+    let limit = MAX_FIELDS;
+    if others().count() > limit {
+        return Err(Malformed::TooManyFields { limit });
+    }
+    for (name, value) in others() {
         push(&mut fields, name.as_str().as_bytes(), value.as_bytes())?;
     }
     // RFC 9113 section 8.2.3: crumbs become one cookie again.
@@ -119,12 +136,14 @@ fn request_head(method: &Method, uri: &Uri, map: &HeaderMap) -> Result<RequestHe
     if !crumbs.is_empty() {
         push(&mut fields, b"cookie", &crumbs.join(&b"; "[..]))?;
     }
-    Ok(RequestHead {
+    let head = RequestHead {
         method: Bytes::copy_from_slice(method.as_str().as_bytes()),
         target,
         version: Version::Http11,
         fields,
-    })
+    };
+    head.check_host()?;
+    Ok(head)
 }
 
 fn push(fields: &mut Fields, name: &[u8], value: &[u8]) -> Result<(), Malformed> {
@@ -152,9 +171,21 @@ fn map_of(fields: &Fields) -> HeaderMap {
         if let (Ok(name), Ok(value)) = (name, value)
             && !matches!(name.as_str(), "host" | "transfer-encoding" | "connection")
         {
-            map.append(name, value);
+            if name == CONTENT_LENGTH {
+                // Equal ones are forgiven in HTTP/1.1 only (RFC 9112 section 6.3).
+                map.insert(name, value);
+            } else {
+                map.append(name, value);
+            }
         }
     }
+    map
+}
+
+/// Trailers as they are sent. What says where a message ends is none (RFC 9110 section 6.5.1).
+fn trailers_of(fields: &Fields) -> HeaderMap {
+    let mut map = map_of(fields);
+    map.remove(CONTENT_LENGTH);
     map
 }
 
@@ -223,7 +254,7 @@ impl Sender {
             return Ok(());
         }
         match trailers {
-            Some(trailers) => self.stream.send_trailers(map_of(trailers))?,
+            Some(trailers) => self.stream.send_trailers(trailers_of(trailers))?,
             None => self.stream.send_data(Bytes::new(), true)?,
         }
         Ok(())

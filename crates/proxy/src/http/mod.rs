@@ -6,7 +6,9 @@
 //!
 //! Moves bytes; knows nothing of services or routes.
 
+mod calm;
 pub(crate) mod grpc;
+mod guarded;
 pub(crate) mod http1;
 pub(crate) mod http2;
 mod prefixed;
@@ -20,6 +22,7 @@ use isthmus_codec::http1::{Body, Malformed, ResponseHead, Unsendable, Version};
 
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+pub(crate) use guarded::Guarded;
 pub(crate) use prefixed::Prefixed;
 
 /// Why a message could not be read or written.

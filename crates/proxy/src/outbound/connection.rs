@@ -4,13 +4,14 @@
 //! is neither is carried unread. Nothing here waits for a client that waits for the server: of ports
 //! where the server speaks first, no byte is looked at ([`super::tcp`]).
 
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use h2::RecvStream;
 use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
 use http::Request;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version};
@@ -25,7 +26,7 @@ use super::{request, tcp};
 use crate::config::{Listener, Patience};
 use crate::http::http1::{self, RequestReader, ResponseWriter};
 use crate::http::http2::{self, PREFACE};
-use crate::http::{ClientBody, ClientReply, HttpError, Prefixed, grpc};
+use crate::http::{ClientBody, ClientReply, Guarded, HttpError, Prefixed, grpc};
 use crate::intake::Place;
 use crate::journey::{Journey, lossy};
 use crate::refusal::Refusal;
@@ -33,6 +34,8 @@ use crate::worker::Worker;
 
 /// Until a client that began as one of HTTP/2 has sent its settings.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// For a client to take what is said to it last.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What the first bytes of a client are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +172,10 @@ async fn serve_http1(
         journey.ends_when_leaving(worker.common.drain.clone());
         let upload = ClientBody::Http1(&mut reader);
         let served = serve_request(&worker, journey, &entry, head, body, upload, &mut reply).await;
+        if let Some(malformed) = reader.malformed() {
+            // Its head was good, its body was not.
+            worker.common.metrics.count_malformed(malformed.code());
+        }
         match served {
             Ok(KeepAlive::Yes) if wants_more => {}
             Ok(_) | Err(_) => return,
@@ -269,7 +276,7 @@ async fn serve_http2(
     entry: Entry,
     _place: Place,
 ) {
-    let io = Prefixed::new(input, socket);
+    let (io, alarm) = Guarded::of_client(Prefixed::new(input, socket));
     let handshake = timeout(HANDSHAKE, http2::server().handshake(io));
     let Ok(Ok(mut connection)) = handshake.await else {
         return;
@@ -278,10 +285,18 @@ async fn serve_http2(
     let mut drain = worker.common.drain.clone();
     let mut draining = false;
     let mut used = true;
+    let mut told = false;
     let mut idle = interval(worker.common.config.patience.idle);
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
+            () = alarm.rung() => {
+                count_flood(&worker);
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                // Who takes nothing is not waited for.
+                let _ = timeout(GOODBYE, poll_fn(|cx| connection.poll_closed(cx))).await;
+                return;
+            }
             () = drain.draining(), if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
@@ -290,6 +305,11 @@ async fn serve_http2(
             _ = idle.tick() => {
                 // Every request that runs holds the entry.
                 if !used && Rc::strong_count(&entry) == 1 {
+                    if told {
+                        // It neither leaves nor lets us.
+                        return;
+                    }
+                    told = true;
                     connection.graceful_shutdown();
                 }
                 used = false;
@@ -303,12 +323,20 @@ async fn serve_http2(
                 tokio::task::spawn_local(serve_stream(worker, entry, request, respond));
             }
             Some(Err(error)) => {
+                if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) && !error.is_remote() {
+                    count_flood(&worker);
+                }
                 tracing::debug!(%error, "a client's HTTP/2 connection has ended");
                 return;
             }
             None => return,
         }
     }
+}
+
+/// A client had to be told to calm down.
+fn count_flood(worker: &Worker) {
+    worker.common.metrics.count_connection_shed("http2-flood");
 }
 
 /// One request of a client that speaks HTTP/2.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use isthmus_balance::hash_key;
 use isthmus_codec::Fields;
-use isthmus_codec::http1::{Body, RequestHead, Target, Version, strip_hop_by_hop};
+use isthmus_codec::http1::{Body, Malformed, RequestHead, Target, Version, strip_hop_by_hop};
 use isthmus_codec::message::{Context, Priority, Request};
 use isthmus_model::{Algorithm, HashOn, TrafficSettings};
 use isthmus_route::{Headers, RequestView};
@@ -45,7 +45,10 @@ pub(super) async fn serve(
     if head.method == "CONNECT" {
         return Err(no_tunnel().into());
     }
-    let (authority, path) = authority_of(&head)?;
+    let (authority, path) = authority_of(&head).map_err(|malformed| {
+        worker.common.metrics.count_malformed(malformed.code());
+        Refusal::malformed(malformed)
+    })?;
     journey.record.authority = Some(lossy(&authority));
     journey.record.path = Some(lossy(without_query(&path)));
 
@@ -101,10 +104,8 @@ pub(super) async fn serve(
 }
 
 /// What a request names, or why that is nothing that the mesh serves.
-fn authority_of(head: &RequestHead) -> Result<(Bytes, Bytes), Refusal> {
-    let target = Target::parse(&head.method, &head.target).map_err(|malformed| {
-        Refusal::new(RefusalReason::MalformedRequest, malformed.to_string())
-    })?;
+fn authority_of(head: &RequestHead) -> Result<(Bytes, Bytes), Malformed> {
+    let target = Target::parse(&head.method, &head.target)?;
     let host = || head.fields.find("host").cloned().unwrap_or_default();
     Ok(match target {
         // RFC 9112 section 3.2.2: the absolute form outweighs the Host field.

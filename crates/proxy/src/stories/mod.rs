@@ -1,10 +1,13 @@
 //! What users see, through whole proxies on real sockets: see [`crate::testing`].
 
+mod bridged;
 mod decreed;
 mod expect;
+mod floods;
 mod gone;
 mod http2;
 mod life;
+mod limits;
 mod rejudged;
 mod slow;
 mod upgrade;

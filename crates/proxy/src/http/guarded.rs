@@ -1,0 +1,124 @@
+//! A byte stream of HTTP/2 whose peer is held to [`Calm`].
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+use super::calm::Calm;
+
+/// Reads nothing more of a peer that has to calm down, and says so by its [`Alarm`].
+pub(crate) struct Guarded<T> {
+    io: T,
+    calm: Calm,
+    alarm: Alarm,
+}
+
+/// Tells whoever drives the connection that the peer has to calm down. Clones are the same alarm.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Alarm(Rc<Ringing>);
+
+#[derive(Debug, Default)]
+struct Ringing {
+    rings: Cell<bool>,
+    heard: Notify,
+}
+
+impl Alarm {
+    /// Ready when the peer has to calm down.
+    pub(crate) async fn rung(&self) {
+        while !self.0.rings.get() {
+            self.0.heard.notified().await;
+        }
+    }
+
+    fn ring(&self) {
+        self.0.rings.set(true);
+        self.0.heard.notify_one();
+    }
+}
+
+impl<T> Guarded<T> {
+    /// Of a client, from its preface on.
+    pub(crate) fn of_client(io: T) -> (Self, Alarm) {
+        let alarm = Alarm::default();
+        let guarded = Self {
+            io,
+            calm: Calm::of_client(Instant::now()),
+            alarm: alarm.clone(),
+        };
+        (guarded, alarm)
+    }
+
+    fn sent<'d>(&mut self, parts: impl Iterator<Item = &'d [u8]>, mut count: usize) {
+        let now = Instant::now();
+        for part in parts {
+            let part = &part[..count.min(part.len())];
+            count -= part.len();
+            if !self.calm.on_sent(part, now) {
+                self.alarm.ring();
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.alarm.0.rings.get() {
+            // Who hears the alarm polls again, and closes.
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        if !self
+            .calm
+            .on_received(&buffer.filled()[before..], Instant::now())
+        {
+            self.alarm.ring();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.io).poll_write(cx, data))?;
+        self.sent(std::iter::once(data), count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, data))?;
+        self.sent(data.iter().map(|part| &**part), count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
