@@ -275,12 +275,24 @@ impl Admission {
     /// How long one may wait that comes now. What matters most waits for as long as it can.
     fn useful_wait(&self, importance: Importance, now: Instant) -> Duration {
         if importance == Importance::High {
-            QUEUE_HIGH
-        } else if self.queue.is_standing(now) {
+            return QUEUE_HIGH;
+        }
+        let wait = if self.queue.is_standing(now) {
             QUEUE_STANDING.max(self.service())
         } else {
             QUEUE_BURST.max(2 * self.service())
-        }
+        };
+        wait + self.wait_for_answer(now)
+    }
+
+    /// How much longer one waits who would not have to if the limit were not lowered for a moment: a
+    /// question is no reason to turn anybody away.
+    fn wait_for_answer(&self, now: Instant) -> Duration {
+        let asking = self.load.asking(now);
+        asking.map_or(Duration::ZERO, |(since, left)| {
+            let for_it = self.queue.since().is_none_or(|at| at >= since);
+            if for_it { left } else { Duration::ZERO }
+        })
     }
 
     /// How long a request takes when nothing queues; zero if nothing is known.

@@ -96,7 +96,8 @@ pub enum Avoid {
     /// Where this try was; others of the same cluster may do. If there are none, as when no way
     /// into a remote cluster could be found: the whole cluster.
     Workload,
-    /// The whole cluster: it did not answer in time, or this is the last try.
+    /// The whole cluster: it did not answer in time, its less busy workload was too busy, or this is
+    /// the last try.
     Cluster,
 }
 
@@ -284,9 +285,11 @@ impl Attempts {
     /// What a further try should stay away from. Also known before [`Attempts::judge`], so that the
     /// next place can be picked and judged with.
     pub fn avoid(&self, outcome: Outcome) -> Avoid {
-        let silent = matches!(outcome, Outcome::TimedOut);
+        // The less busy of two was too busy, so its siblings are hardly better; if there is no other
+        // cluster, they are what is left.
+        let is_no_place = matches!(outcome, Outcome::TimedOut | Outcome::Shed);
         let is_last = self.tries >= self.retries;
-        if silent || is_last {
+        if is_no_place || is_last {
             Avoid::Cluster
         } else {
             Avoid::Workload

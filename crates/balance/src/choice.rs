@@ -160,6 +160,11 @@ impl Barred {
 }
 
 impl Hot {
+    /// It works, and has enough to do.
+    fn is_busy(self) -> bool {
+        matches!(self, Self::Full { .. } | Self::OverLimit { .. })
+    }
+
     /// The stable code that `explain` prints and metrics count.
     pub fn code(self) -> &'static str {
         match self {
@@ -342,12 +347,21 @@ fn why(chosen: &Considered, candidates: &[Considered]) -> Reason {
     }
 }
 
-/// None is usable: better one that is not hot, even if the request has failed there, than a hot one.
+/// None is usable. One that is only busy may still take a request that nobody else has taken; and
+/// better one that is not hot, even if the request has failed there, than any other.
 fn last_resort<'c>(
     candidates: &'c [Considered],
     nearest: &'c Considered,
 ) -> (&'c Considered, Reason) {
     let running = || candidates.iter().filter(|c| c.runs());
+    let untried = |c: &&Considered| !c.avoided && c.hot.is_some_and(Hot::is_busy);
+    if candidates.iter().any(|c| c.avoided)
+        && let Some(busy) = running()
+            .filter(untried)
+            .min_by_key(|c| (c.predicted, c.rank))
+    {
+        return (busy, Reason::AllHot);
+    }
     if let Some(failed) = running().find(|c| c.hot.is_none()) {
         return (failed, Reason::AllFailed);
     }

@@ -48,6 +48,10 @@ pub const LATENCY_FLOOR: Duration = Duration::from_micros(100);
 /// fast would look like the best one.
 pub const FAILURE_LATENCY: Duration = Duration::from_secs(1);
 
+/// How long it counts that a workload has turned a request away: while more comes than it can do, it
+/// does so all the time.
+pub const BUSY_KEPT: Duration = Duration::from_secs(1);
+
 /// An ejection never lasts longer, so that a workload that was repaired is found again.
 pub const EJECTION_LONGEST: Duration = Duration::from_mins(5);
 
@@ -136,9 +140,11 @@ pub const CALM_UTILISATION: f64 = 0.8;
 /// has.
 pub const BASE_FROM: u32 = 100;
 
-/// How long the limit is lowered to [`CALM`] to see latency without a queue; when at the earliest
-/// this is done again, twice as long each time, and at the latest.
+/// How long the limit is lowered to [`CALM`] to see latency without a queue, at least; where a
+/// request takes long, as long as it takes to see some, but at most so; when at the earliest this
+/// is done again, twice as long each time, and at the latest.
 pub const ASK_FOR: Duration = Duration::from_millis(300);
+pub const ASK_AT_MOST: Duration = Duration::from_secs(3);
 pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 pub const ASK_LONGEST: Duration = Duration::from_mins(1);
 

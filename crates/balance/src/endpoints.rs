@@ -191,12 +191,11 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
             .count();
         let endpoint = &mut self.list[index];
         endpoint.in_flight = endpoint.in_flight.saturating_sub(1);
-        let evidence = outcome.evidence();
         endpoint.measure(outcome, latency, now);
         let leaving = endpoint.leaving;
         let bad = endpoint
             .outlier
-            .observe(evidence, latency, &self.outlier, now);
+            .observe(outcome, latency, &self.outlier, now);
         if leaving {
             self.list.retain(|e| !e.leaving || e.in_flight > 0);
             return None;

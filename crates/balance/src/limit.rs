@@ -22,7 +22,10 @@ use crate::constants::{
     UTILISATION_WEIGHT,
 };
 
+mod begun;
 mod learn;
+
+use begun::Begun;
 
 /// What one caller holds at one cluster and has learnt of it. Times are in seconds.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -32,6 +35,8 @@ pub(crate) struct Load {
     /// The last reply, or the first try after a time without any.
     heard: Option<Instant>,
     window: Option<Window>,
+    /// When the last ones began.
+    begun: Begun,
     /// Tries per second.
     rate: Option<f64>,
     /// The time to the first byte where nothing queues, round trip included.
@@ -77,6 +82,8 @@ struct Asking {
     since: Instant,
     /// Not again before this has passed.
     rest: Duration,
+    /// It is over by then.
+    most: Duration,
     answered: bool,
 }
 
@@ -151,6 +158,7 @@ impl Load {
             self.heard = Some(now);
         }
         self.waiting = waiting.saturating_add(1);
+        self.begun.add(self.overdue_after(room), now);
         Held {
             sent: now,
             calm,
@@ -277,10 +285,25 @@ impl Load {
             return self.full(room, now).is_some() || inflated(expected, PRESSED_ANYWAY);
         }
         if room.local {
-            return inflated(expected, PRESSED);
+            return inflated(expected, PRESSED) || self.is_overdue(room, now);
         }
         // Guests are so careful that the last few replies are too few to judge by.
         inflated(expected, GUESTS_PRESSED) && inflated(self.steady, GUESTS_PRESSED)
+    }
+
+    /// Little's law, before any of them is answered: more wait than have come in the time that they
+    /// may take, and what is over is as much as all that is worked on.
+    fn is_overdue(&self, room: Room, now: Instant) -> bool {
+        let recent = self.begun.within(self.overdue_after(room), now);
+        let worked_on = self.concurrency.unwrap_or(CONCURRENCY_ASSUMED) * room.workloads;
+        f64::from(self.waiting.saturating_sub(recent)) > worked_on.max(CONCURRENCY_FLOOR)
+    }
+
+    /// What a try takes that queues.
+    fn overdue_after(&self, room: Room) -> Duration {
+        let base = self.base.unwrap_or(SILENCE.as_secs_f64());
+        let seconds = room.rtt + PRESSED * service(base, room);
+        Duration::try_from_secs_f64(seconds).unwrap_or(SILENCE)
     }
 
     /// Is a try that begins now sure not to queue?
@@ -307,9 +330,15 @@ impl Load {
     }
 
     fn is_asking(&self, now: Instant) -> bool {
-        self.asking
-            .as_ref()
-            .is_some_and(|asking| now.saturating_duration_since(asking.since) < ASK_FOR)
+        self.asking(now).is_some()
+    }
+
+    /// Since when the limit is lowered to see latency without a queue, and for how long at most, if it
+    /// is.
+    pub(crate) fn asking(&self, now: Instant) -> Option<(Instant, Duration)> {
+        let asking = self.asking.as_ref().filter(|asking| !asking.answered)?;
+        let left = (asking.since + asking.most).saturating_duration_since(now);
+        (!left.is_zero()).then_some((asking.since, left))
     }
 
     /// Ends the waiting of a try, once.

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use isthmus_model::OutlierSettings;
 
 use crate::constants::{
-    EJECTION_LONGEST, EJECTION_MEMORY, GREY_FAILURES, GREY_JUDGED, GREY_MARGIN, GREY_OVER,
-    GREY_SAMPLES, GREY_SHARE, GREY_SIGMAS, GREY_TIMES,
+    BUSY_KEPT, EJECTION_LONGEST, EJECTION_MEMORY, GREY_FAILURES, GREY_JUDGED, GREY_MARGIN,
+    GREY_OVER, GREY_SAMPLES, GREY_SHARE, GREY_SIGMAS, GREY_TIMES,
 };
-use crate::outcome::Evidence;
+use crate::outcome::{Evidence, Outcome};
 use crate::ramp::Ramp;
 
 /// Why and for how long a workload is out.
@@ -53,6 +53,8 @@ pub(crate) struct Outlier {
     record: Record,
     judged: Option<Instant>,
     last: Option<Ejected>,
+    /// When it last turned a request away.
+    busy: Option<Instant>,
 }
 
 /// What became of the tries of the last seconds. What is older counts for less.
@@ -155,17 +157,24 @@ impl Outlier {
     }
 
     /// Counts the end of a try that took so long; says if it should be ejected. What ends during an
-    /// ejection began before it and says nothing new.
+    /// ejection began before it and says nothing new. Who turns requests away is alive and busy: what
+    /// it does not answer in time waits there, and would wait elsewhere if it were ejected.
     pub(crate) fn observe(
         &mut self,
-        evidence: Evidence,
+        outcome: Outcome,
         took: Duration,
         settings: &OutlierSettings,
         now: Instant,
     ) -> Option<Cause> {
-        if self.ejection(now).is_some() {
+        if outcome == Outcome::Shed {
+            self.busy = Some(now);
+            self.consecutive = 0;
+        }
+        let is_late = outcome == Outcome::TimedOut && self.is_busy(now);
+        if self.ejection(now).is_some() || is_late {
             return None;
         }
+        let evidence = outcome.evidence();
         match evidence {
             Evidence::Neutral => return None,
             Evidence::Success => self.consecutive = 0,
@@ -175,6 +184,11 @@ impl Outlier {
             .observe(evidence == Evidence::Failure, took, now);
         let most = settings.consecutive_errors;
         (most > 0 && self.consecutive >= most).then_some(Cause::Failures(self.consecutive))
+    }
+
+    fn is_busy(&self, now: Instant) -> bool {
+        self.busy
+            .is_some_and(|at| now.saturating_duration_since(at) < BUSY_KEPT)
     }
 
     pub(crate) fn record(&self, now: Instant) -> Record {
@@ -265,7 +279,7 @@ mod tests {
         let (mut outlier, now) = (Outlier::default(), Instant::now());
         let settings = TrafficSettings::default().outlier;
         for _ in 0..4 {
-            outlier.observe(Evidence::Failure, Duration::ZERO, &settings, now);
+            outlier.observe(Outcome::Reset, Duration::ZERO, &settings, now);
         }
         outlier.eject(Cause::SuccessRate, &settings, now);
         assert_eq!(
@@ -275,5 +289,35 @@ mod tests {
                 ..Record::default()
             }
         );
+    }
+
+    /// All of a workload's queue is late at once when more comes than it can do. One that is silent is
+    /// as dead as it was.
+    #[test]
+    fn who_turns_requests_away_is_not_ejected_for_what_is_late() {
+        let settings = TrafficSettings::default().outlier;
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let late = |outlier: &mut Outlier, at: Instant| {
+            let end = |_| outlier.observe(Outcome::TimedOut, second, &settings, at);
+            (0..20).find_map(end)
+        };
+        let busy = |outlier: &mut Outlier, at: Instant| {
+            outlier.observe(Outcome::Shed, Duration::ZERO, &settings, at)
+        };
+        let mut outlier = Outlier::default();
+        assert_eq!(busy(&mut outlier, start), None);
+        assert_eq!(late(&mut outlier, start + second / 2), None);
+        let siblings = [record(1000.0, 0.0, 0.01); 3];
+        assert_eq!(outlier.judge(&siblings, start + second / 2), None);
+        // It says nothing any more.
+        assert_eq!(
+            late(&mut outlier, start + 2 * second),
+            Some(Cause::Failures(5))
+        );
+        // What fails otherwise is no queue.
+        let mut outlier = Outlier::default();
+        busy(&mut outlier, start);
+        let broken = |_| outlier.observe(Outcome::Reset, Duration::ZERO, &settings, start);
+        assert_eq!((0..9).find_map(broken), Some(Cause::Failures(5)));
     }
 }

@@ -43,6 +43,11 @@ impl Queue {
         self.waiting.is_empty()
     }
 
+    /// Since when it was never empty.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.since
+    }
+
     /// It has not been empty for longer than a burst takes.
     pub(super) fn is_standing(&self, now: Instant) -> bool {
         self.since

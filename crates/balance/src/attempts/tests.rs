@@ -349,7 +349,7 @@ fn a_retry_that_is_forbidden_draws_on_no_budget() {
 }
 
 #[test]
-fn the_last_try_and_the_one_after_a_silence_leave_the_cluster() {
+fn the_last_try_and_those_after_a_silence_and_a_refusal_of_the_busy_leave_the_cluster() {
     let now = Instant::now();
     let mut attempts = Attempts::new(&TrafficSettings::default(), "GET", None, now);
     for (outcome, expect) in [
@@ -362,7 +362,9 @@ fn the_last_try_and_the_one_after_a_silence_leave_the_cluster() {
     }
     let mut attempts = Attempts::new(&TrafficSettings::default(), "GET", None, now);
     attempts.begin(now);
-    assert_eq!(attempts.avoid(Outcome::TimedOut), Avoid::Cluster);
+    for outcome in [Outcome::TimedOut, Outcome::Shed] {
+        assert_eq!(attempts.avoid(outcome), Avoid::Cluster, "{outcome:?}");
+    }
 }
 
 #[test]

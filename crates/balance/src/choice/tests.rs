@@ -179,9 +179,19 @@ fn what_waits_above_the_limit_spills_while_it_is_pressed() {
     };
     assert_eq!(pick(&valve, silent).reason(), Reason::NearestIsHot(hot));
     assert_eq!(show(&pick(&valve, silent)), "eu nearest-is-hot");
-    // If both are over, it stays where it is.
+    // If both are over, it stays where it is; one that was turned away there goes on to the other
+    // rather than back.
     let there: Vec<_> = (0..10).map(|_| valve.begin(&name("eu"), start)).collect();
     assert_eq!(show(&pick(&valve, silent)), "us all-hot");
+    let more = "us 2/2 here, eu 3/3 140ms, ap 1/1 220ms";
+    for (avoid, expect) in [
+        (&["us"][..], "ap nearest-failed"),
+        (&["us", "ap"], "eu all-hot"),
+    ] {
+        let avoid: Vec<ClusterName> = avoid.iter().map(|cluster| name(cluster)).collect();
+        let decision = valve.pick_cluster(&shares(more), &avoid, silent, 0);
+        assert_eq!(show(&decision), expect, "{avoid:?}");
+    }
     for try_ in there {
         valve.finish(try_, Outcome::Cancelled, silent);
     }

@@ -1,11 +1,11 @@
 //! One step of learning, about once a second: what a window of replies says of the limit.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Asking, Load, Room, Sum, Window, blend, inflation, service};
 use crate::constants::{
-    ASK_AGAIN, ASK_FOR, ASK_LONGEST, BASE_FROM, CONCURRENCY_UNPROVEN, FULL, GROWTH, LEARN_BAD,
-    LEARN_EVERY, LEARN_FIRST, LEARN_FROM, LEARN_GOOD, PRESSED, PROVEN_KEPT,
+    ASK_AGAIN, ASK_AT_MOST, ASK_FOR, ASK_LONGEST, BASE_FROM, CONCURRENCY_UNPROVEN, FULL, GROWTH,
+    LEARN_BAD, LEARN_EVERY, LEARN_FIRST, LEARN_FROM, LEARN_GOOD, PRESSED, PROVEN_KEPT,
 };
 
 /// What a window said.
@@ -21,6 +21,10 @@ impl Load {
     /// Takes a step if the window is long enough and says enough.
     pub(super) fn learn_if_due(&mut self, room: Room, now: Instant) {
         let asked = self.asking_ends(now);
+        if self.is_asking(now) {
+            // What it brings is to be seen as a whole.
+            return;
+        }
         let Some(window) = &self.window else { return };
         let length = now.saturating_duration_since(window.since);
         let says_enough = window.all.count + window.failed >= LEARN_FROM;
@@ -125,14 +129,25 @@ impl Load {
         self.asking = Some(Asking {
             since: now,
             rest,
+            most: self.ask_at_most(),
             answered: false,
         });
     }
 
-    /// True once, when the moment is over.
+    /// A moment is long enough for the calm replies that it takes, one after the other.
+    fn ask_at_most(&self) -> Duration {
+        let each = self.steady.or(self.base).unwrap_or(0.0);
+        let all = Duration::try_from_secs_f64(f64::from(LEARN_FROM / 2) * each);
+        all.unwrap_or(ASK_AT_MOST).clamp(ASK_FOR, ASK_AT_MOST)
+    }
+
+    /// True once, when the moment is over: it has brought enough, or has lasted for long enough.
     fn asking_ends(&mut self, now: Instant) -> bool {
+        let calm = self.window.as_ref().map_or(0, |window| window.calm.count);
         let over = |asking: &&mut Asking| {
-            !asking.answered && now.saturating_duration_since(asking.since) >= ASK_FOR
+            let passed = now.saturating_duration_since(asking.since);
+            let enough = calm >= LEARN_FROM / 2 && passed >= ASK_FOR;
+            !asking.answered && (enough || passed >= asking.most)
         };
         let ended = self.asking.as_mut().filter(over);
         ended.map(|asking| asking.answered = true).is_some()

@@ -87,6 +87,14 @@ fn a_slower_cluster_is_told_from_one_where_requests_queue() {
         cluster.concurrency()
     );
 
+    // As well where work takes so long that few replies come in the moment in which they are looked at.
+    let mut slow = Cluster::new(99);
+    slow.run(40, 200 * MS, 20);
+    slow.run(40, 400 * MS, 30);
+    let base = slow.load.base.unwrap();
+    assert!(near(base, 0.4), "{base}");
+    assert!(near(slow.concurrency(), 18.4), "{}", slow.concurrency());
+
     // Eight workers serve 400 requests/s and no more: what is above them only queues.
     let mut cluster = Cluster::new(8);
     cluster.run(300, 20 * MS, 10);

@@ -12,11 +12,14 @@
 mod world;
 
 use isthmus_balance::Importance;
-use world::{Guard, Phase, SERVICE, World};
+use world::{Guard, Phase, QUICK, SLOW, World};
 
 const SEEDS: [u64; 5] = [1, 2, 3, 4, 5];
 const WORKERS: usize = 16;
-const CAPACITY: f64 = WORKERS as f64 / SERVICE;
+const CAPACITY: f64 = WORKERS as f64 / QUICK.service;
+/// Of a slow program.
+const FEW: usize = 5;
+const FEW_CAPACITY: f64 = FEW as f64 / SLOW.service;
 
 fn load(from: f64, part: f64) -> Phase {
     (from, part * CAPACITY, WORKERS)
@@ -36,7 +39,7 @@ fn high(world: &World, until: f64) -> impl Iterator<Item = bool> {
 fn after_ten_seconds_at_twice_the_capacity_all_is_well_again() {
     let story = [load(0.0, 0.7), load(10.0, 2.0), load(20.0, 0.7)];
     for seed in SEEDS {
-        let world = World::run(Guard::Admission, &story, 40.0, 0.1, seed);
+        let world = World::run(Guard::Admission, QUICK, &story, 40.0, 0.1, seed);
         let (during, after) = (world.goodput(11.0, 20.0), world.goodput(21.0, 30.0));
         let offered = 0.7 * CAPACITY;
         println!(
@@ -45,7 +48,7 @@ fn after_ten_seconds_at_twice_the_capacity_all_is_well_again() {
         assert!(during >= 0.9 * CAPACITY, "seed {seed}: {during}");
         assert!(after >= 0.95 * offered, "seed {seed}: {after}");
         // Without it, what callers have given up keeps the program busy for ever.
-        let world = World::run(Guard::None, &story, 40.0, 0.1, seed);
+        let world = World::run(Guard::None, QUICK, &story, 40.0, 0.1, seed);
         let after = world.goodput(21.0, 30.0);
         assert!(after < 0.2 * offered, "seed {seed}: {after} without");
     }
@@ -58,7 +61,7 @@ fn at_five_times_the_capacity_it_is_used_and_what_matters_is_served() {
             ("5x", vec![load(0.0, 0.7), load(5.0, 5.0)]),
             ("5x from the first request", vec![load(0.0, 5.0)]),
         ] {
-            let world = World::run(Guard::Admission, &story, 30.0, 0.1, seed);
+            let world = World::run(Guard::Admission, QUICK, &story, 30.0, 0.1, seed);
             let goodput = world.goodput(6.0, 30.0);
             let lost = high(&world, 30.0).filter(|served| !served).count();
             let (queued, within) = (world.most_queued, world.most_in_program);
@@ -87,7 +90,7 @@ fn a_capacity_that_halves_and_comes_back_is_learnt_within_seconds() {
         (20.0, 0.9 * CAPACITY, WORKERS),
     ];
     for seed in SEEDS {
-        let world = World::run(Guard::Admission, &story, 30.0, 0.1, seed);
+        let world = World::run(Guard::Admission, QUICK, &story, 30.0, 0.1, seed);
         let (half, whole) = (world.goodput(12.0, 20.0), world.goodput(22.0, 30.0));
         println!(
             "halved, seed {seed}: {half:.0}/s of {:.0}, then {whole:.0}/s of {:.0}",
@@ -102,11 +105,20 @@ fn a_capacity_that_halves_and_comes_back_is_learnt_within_seconds() {
 #[test]
 fn what_can_be_served_is_not_turned_away() {
     for seed in SEEDS {
-        let world = World::run(Guard::Admission, &[load(0.0, 0.8)], 20.0, 0.1, seed);
+        let world = World::run(Guard::Admission, QUICK, &[load(0.0, 0.8)], 20.0, 0.1, seed);
         let shed = world.requests.iter().filter(|r| r.shed).count();
         let part = shed as f64 / world.requests.len() as f64;
         println!("0.8x, seed {seed}: {shed} of {} shed", world.requests.len());
         assert!(part < 0.005, "seed {seed}: {shed} shed");
+        let few = [(0.0, 0.7 * FEW_CAPACITY, FEW)];
+        let world = World::run(Guard::Admission, SLOW, &few, 60.0, 0.1, seed);
+        let shed = world.requests.iter().filter(|r| r.shed).count();
+        println!(
+            "0.7x, slow, seed {seed}: {shed} of {} shed",
+            world.requests.len()
+        );
+        let part = shed as f64 / world.requests.len() as f64;
+        assert!(part < 0.01, "slow, seed {seed}: {shed} shed");
     }
 }
 
@@ -114,7 +126,7 @@ fn what_can_be_served_is_not_turned_away() {
 fn utilisation_says_whether_there_is_room() {
     let story = [load(0.0, 0.3), load(10.0, 0.6), load(20.0, 2.0)];
     for seed in SEEDS {
-        let world = World::run(Guard::Admission, &story, 30.0, 0.1, seed);
+        let world = World::run(Guard::Admission, QUICK, &story, 30.0, 0.1, seed);
         let mean = |from: f64, to: f64| {
             let told: Vec<f64> = world
                 .told
@@ -130,5 +142,37 @@ fn utilisation_says_whether_there_is_room() {
             little < 0.8 && more < 0.8 && over > 0.97,
             "seed {seed}: {little} {more} {over}"
         );
+    }
+}
+
+/// Before anything can be known of it, a slow program has been given a second's worth of work; those who
+/// come meanwhile wait for that, and some in vain. What comes then is served as it should be.
+#[test]
+fn a_slow_program_is_soon_given_what_it_can_do() {
+    let story = [
+        (0.0, 0.7 * FEW_CAPACITY, FEW),
+        (10.0, 5.0 * FEW_CAPACITY, FEW),
+    ];
+    for seed in SEEDS {
+        let world = World::run(Guard::Admission, SLOW, &story, 30.0, 0.1, seed);
+        let goodput = world.goodput(11.0, 30.0);
+        let late = world.requests.iter().filter(|r| r.late).count();
+        let lost = |from: f64, until: f64| {
+            let within = |r: &&world::Request| (from..until).contains(&r.began);
+            let high = |r: &&world::Request| r.importance == Importance::High;
+            let all = world.requests.iter().filter(within).filter(high);
+            all.filter(|r| r.served.is_none()).count()
+        };
+        let (first, then) = (lost(10.0, 11.0), lost(11.0, 29.0));
+        println!(
+            "5x, slow, seed {seed}: {goodput:.0}/s of {FEW_CAPACITY:.0}, {late} late; of high priority \
+            {first} lost in the first second, {then} later; at most {} in the program",
+            world.most_in_program
+        );
+        assert!(goodput >= 0.95 * FEW_CAPACITY, "seed {seed}: {goodput}");
+        assert!(then <= 1, "seed {seed}: {then}");
+        assert!(late <= 20, "seed {seed}: {late} late");
+        let within = world.most_in_program as f64;
+        assert!(within <= 1.2 * FEW_CAPACITY, "seed {seed}: {within}");
     }
 }

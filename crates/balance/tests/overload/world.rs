@@ -8,10 +8,26 @@ use std::time::{Duration, Instant};
 
 use isthmus_balance::{Admission, Admitted, Arrival, Importance, Served, Ticket, Turn};
 
-/// Mean, in seconds.
-pub(crate) const SERVICE: f64 = 0.020;
-/// How long callers wait for an answer.
-const PATIENCE: f64 = 0.5;
+/// A program and its callers, in seconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Program {
+    /// How long a request takes, on average.
+    pub(crate) service: f64,
+    /// How long callers wait for an answer.
+    pub(crate) patience: f64,
+}
+
+/// Many replies come in a moment.
+pub(crate) const QUICK: Program = Program {
+    service: 0.020,
+    patience: 0.5,
+};
+/// With few workers: what is to be learnt of replies takes its time.
+pub(crate) const SLOW: Program = Program {
+    service: 0.100,
+    patience: 1.0,
+};
+
 /// Callers try again after this, when nobody says when.
 const AGAIN: f64 = 0.1;
 /// What part of the failed requests is tried again: a budget of 20 %.
@@ -35,6 +51,8 @@ pub(crate) struct Request {
     /// When it was answered in time.
     pub(crate) served: Option<f64>,
     pub(crate) shed: bool,
+    /// It came to the program, which could not answer it in time.
+    pub(crate) late: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +64,7 @@ enum Event {
 
 pub(crate) struct World {
     guard: Guard,
+    program: Program,
     seed: u64,
     now: f64,
     origin: Instant,
@@ -56,7 +75,7 @@ pub(crate) struct World {
     timer: f64,
     admission: Admission,
     /// Requests that wait at the program, in order, and that it works on.
-    program: std::collections::VecDeque<usize>,
+    line: std::collections::VecDeque<usize>,
     busy: usize,
     admitted: BTreeMap<usize, Admitted>,
     tickets: BTreeMap<Ticket, usize>,
@@ -69,9 +88,17 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn run(guard: Guard, phases: &[Phase], until: f64, high: f64, seed: u64) -> Self {
+    pub(crate) fn run(
+        guard: Guard,
+        program: Program,
+        phases: &[Phase],
+        until: f64,
+        high: f64,
+        seed: u64,
+    ) -> Self {
         let mut world = Self {
             guard,
+            program,
             seed,
             now: 0.0,
             origin: Instant::now(),
@@ -80,7 +107,7 @@ impl World {
             made: 0,
             timer: 0.0,
             admission: Admission::default(),
-            program: std::collections::VecDeque::new(),
+            line: std::collections::VecDeque::new(),
             busy: 0,
             admitted: BTreeMap::new(),
             tickets: BTreeMap::new(),
@@ -124,6 +151,7 @@ impl World {
             attempt,
             served: None,
             shed: false,
+            late: false,
         });
         self.push(at, Event::Arrive(self.requests.len() - 1));
     }
@@ -145,7 +173,7 @@ impl World {
             }
         }
         self.most_queued = self.most_queued.max(self.admission.queued());
-        self.most_in_program = self.most_in_program.max(self.program.len() + self.busy);
+        self.most_in_program = self.most_in_program.max(self.line.len() + self.busy);
         if self.told.last().is_none_or(|(at, _)| self.now - at > 0.1) {
             self.told.push((self.now, self.admission.utilisation(now)));
         }
@@ -165,7 +193,7 @@ impl World {
             attempt,
             ..
         } = self.requests[request];
-        let left = Duration::from_secs_f64(PATIENCE);
+        let left = Duration::from_secs_f64(self.program.patience);
         match self.admission.arrive(importance, attempt, Some(left), now) {
             Arrival::Admitted(admitted) => {
                 self.admitted.insert(request, admitted);
@@ -213,30 +241,33 @@ impl World {
     }
 
     fn start(&mut self, request: usize) {
-        self.program.push_back(request);
+        self.line.push_back(request);
         self.work();
     }
 
     fn work(&mut self) {
         let (_, _, workers) = self.phase(self.now);
         while self.busy < workers
-            && let Some(request) = self.program.pop_front()
+            && let Some(request) = self.line.pop_front()
         {
             self.busy += 1;
-            let work = lognormal(self.seed ^ 0x3e7, request as u64);
+            let work = self.program.service * lognormal(self.seed ^ 0x3e7, request as u64);
             self.push(self.now + work, Event::Done(request));
         }
     }
 
     fn done(&mut self, request: usize, now: Instant) {
         self.busy -= 1;
-        let in_time = self.now - self.requests[request].began <= PATIENCE;
+        let in_time = self.now - self.requests[request].began <= self.program.patience;
         if in_time {
             self.requests[request].served = Some(self.now);
         } else {
+            self.requests[request].late = true;
             self.again(
                 request,
-                self.now.max(self.requests[request].began + PATIENCE) + AGAIN,
+                self.now
+                    .max(self.requests[request].began + self.program.patience)
+                    + AGAIN,
             );
         }
         if let Some(admitted) = self.admitted.remove(&request) {
@@ -275,10 +306,10 @@ fn uniform(seed: u64, count: u64) -> f64 {
     ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// With mean [`SERVICE`] and a coefficient of variation of 0.5.
+/// With a mean of 1 and a coefficient of variation of 0.5.
 fn lognormal(seed: u64, count: u64) -> f64 {
     let sigma = 1.25_f64.ln().sqrt();
     let (a, b) = (uniform(seed, 2 * count), uniform(seed, 2 * count + 1));
     let normal = (-2.0 * (1.0 - a).ln()).sqrt() * (std::f64::consts::TAU * b).cos();
-    SERVICE * (sigma * normal - sigma * sigma / 2.0).exp()
+    (sigma * normal - sigma * sigma / 2.0).exp()
 }

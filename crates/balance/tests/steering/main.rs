@@ -9,6 +9,7 @@
     reason = "counts of requests, and nanoseconds of a minute"
 )]
 
+mod chance;
 mod policies;
 mod world;
 
@@ -21,14 +22,22 @@ const SETTLES: f64 = 5.0;
 
 const TOLD: Inputs = Inputs {
     utilisation: true,
+    guarded: false,
     noise: 0.0,
     lost: 0.0,
     assumed: None,
 };
 
+/// As it is in a mesh: what tells callers how busy a workload is, is what guards it.
+const GUARDED: Inputs = Inputs {
+    guarded: true,
+    ..TOLD
+};
+
 /// Nothing happens in it.
 const CALM: Story = Story {
     name: "calm",
+    service: 0.020,
     calm: [0.6, 0.5, 0.5],
     trouble: [0.6, 0.5, 0.5],
     slower: 1.0,
@@ -274,5 +283,46 @@ fn noise_and_missing_inputs_do_no_harm() {
         println!("| {}, noise | {mean:.0}/{p99:.0} |", story.name);
         assert_eq!(results.failed(), 0, "{}", story.name);
         follows(story.name, &results, overflow(load));
+    }
+}
+
+/// What part of the requests may find every cluster busy that they try.
+const LOST: f64 = 0.0005;
+/// How far the share of any seed may be off; where a second has few replies, as work takes long, what
+/// is known is late, and not sure.
+const OFF: f64 = 8.0;
+const OFF_SLOW: f64 = 15.0;
+
+/// The gate of a workload has a limit of its own, and says how busy it is in its own way.
+#[test]
+fn what_spills_is_the_same_where_workloads_guard_themselves() {
+    for (story, load) in [(SURGE, 1.45), (SLOWDOWN, 1.9 * 0.7), (HALVED, 0.7 / 0.5)] {
+        for (service, most_off) in [(0.020, OFF), (0.100, OFF_SLOW)] {
+            let story = Story {
+                service,
+                ..story.clone()
+            };
+            let results = Results::of(Policy::Valve, &story, GUARDED);
+            let what = format!("{}, {:.0} ms, guarded", story.name, 1e3 * service);
+            let (mean, p99, _) = results.figures();
+            let all = results.troubled().count();
+            let shed: usize = results.troubled().map(|r| r.shed).sum();
+            let (failed, turns) = (results.failed(), results.turns());
+            let settled = results.settled();
+            println!(
+                "| {what} | {mean:.0}/{p99:.0}, {failed} of {all} failed, {shed} turned away \
+                | {settled:.1?} % of {:.0} % | {turns} turns |",
+                overflow(load)
+            );
+            assert!(
+                failed as f64 <= LOST * all as f64,
+                "{what}: {failed} failed"
+            );
+            assert!(turns <= 2, "{what}: {turns} turns");
+            for spilled in settled {
+                let off = (spilled - overflow(load)).abs();
+                assert!(off <= most_off, "{what}: {spilled:.1} %");
+            }
+        }
     }
 }

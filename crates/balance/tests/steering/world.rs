@@ -8,21 +8,23 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::{Duration, Instant};
 
-use isthmus_balance::{ClusterShare, Outcome};
-use isthmus_model::ClusterName;
+use isthmus_balance::{
+    Admission, Admitted, Arrival, Attempts, Avoid, ClusterShare, Importance, Outcome, Served,
+    Ticket as Place, Turn,
+};
+use isthmus_model::{ClusterName, TrafficSettings};
 
+use crate::chance::{below, lognormal, random, uniform, unit};
 use crate::policies::{Policy, Steering, Ticket};
 
 pub(crate) const CLUSTERS: usize = 3;
 pub(crate) const WORKLOADS: usize = 4;
 pub(crate) const WORKERS: usize = 4;
-/// Requests per second that a cluster serves when all its workers are busy.
-const CAPACITY: f64 = 800.0;
-const SERVICE: f64 = 0.020;
+/// How long callers wait, as a multiple of the service time.
+const PATIENCE: f64 = 50.0;
 const CALLERS: usize = 4;
 /// Round trips in ms: from, to.
 const RTT: [[f64; CLUSTERS]; CLUSTERS] = [[0.5, 40.0, 60.0], [40.0, 0.5, 80.0], [60.0, 80.0, 0.5]];
-const TIMEOUT: f64 = 1.0;
 /// How long after an outage begins or ends the facts of all say so.
 const TOLD: f64 = 1.0;
 const MOST_TRIES: u32 = 3;
@@ -35,6 +37,8 @@ pub(crate) fn name(cluster: usize) -> ClusterName {
 #[derive(Debug, Clone)]
 pub(crate) struct Story {
     pub(crate) name: &'static str,
+    /// Mean time of work in seconds.
+    pub(crate) service: f64,
     pub(crate) calm: [f64; CLUSTERS],
     pub(crate) trouble: [f64; CLUSTERS],
     /// How much longer everything takes in `us` during the trouble.
@@ -48,11 +52,24 @@ pub(crate) struct Story {
     pub(crate) length: f64,
 }
 
+impl Story {
+    /// Requests per second that a cluster serves when all its workers are busy.
+    fn capacity(&self) -> f64 {
+        (WORKLOADS * WORKERS) as f64 / self.service
+    }
+
+    fn timeout(&self) -> f64 {
+        PATIENCE * self.service
+    }
+}
+
 /// How the inputs of a policy are worse than the truth.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Inputs {
     /// Replies say how busy their workload is.
     pub(crate) utilisation: bool,
+    /// An [`Admission`] stands before each workload, and it is what says so.
+    pub(crate) guarded: bool,
     /// Times and utilisation are wrong by up to this part.
     pub(crate) noise: f64,
     /// This part of the replies does not say; of facts, is not updated.
@@ -69,10 +86,15 @@ pub(crate) struct Request {
     pub(crate) ended: f64,
     /// Where it was served; `None`: it failed.
     pub(crate) served: Option<usize>,
+    /// How often a workload turned it away.
+    pub(crate) shed: usize,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Workload {
+    admission: Admission,
+    /// Tries that wait before it.
+    queue: BTreeMap<Place, u64>,
     /// When each worker is free.
     workers: [f64; WORKERS],
     /// Busy workers of all, smoothed over 100 ms, as of then.
@@ -88,6 +110,8 @@ struct Running {
     cluster: usize,
     workload: usize,
     ticket: Ticket,
+    /// By the workload, if it is guarded.
+    admitted: Option<Admitted>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +120,9 @@ enum Event {
     Start(u64, usize, usize),
     Done(u64, usize, usize),
     Reply(u64),
+    Shed(u64),
+    /// Somebody who waits before a workload may not have to any more.
+    Turn(usize, usize),
     Broken(u64),
     NotConnected(u64),
     TimedOut(u64),
@@ -135,7 +162,9 @@ impl World {
             now: 0.0,
             events: BinaryHeap::new(),
             made: 0,
-            workloads: vec![vec![Workload::default(); WORKLOADS]; CLUSTERS],
+            workloads: (0..CLUSTERS)
+                .map(|_| (0..WORKLOADS).map(|_| Workload::default()).collect())
+                .collect(),
             callers: (0..CLUSTERS * CALLERS).map(caller).collect(),
             shares: vec![],
             requests: vec![],
@@ -160,7 +189,7 @@ impl World {
                 let load = self.load_of(from, at);
                 count += 1;
                 let draw = uniform(self.seed ^ 0xa11, (from as u64) << 40 | count);
-                at += -(1.0 - draw).ln() / (load * CAPACITY);
+                at += -(1.0 - draw).ln() / (load * self.story.capacity());
                 if at >= self.story.length {
                     break;
                 }
@@ -169,8 +198,10 @@ impl World {
                     began: at,
                     ended: at,
                     served: None,
+                    shed: 0,
                 });
-                let work = lognormal(self.seed ^ 0x3e7, (from as u64) << 40 | count);
+                let work =
+                    self.story.service * lognormal(self.seed ^ 0x3e7, (from as u64) << 40 | count);
                 self.work.push(work);
                 self.push(at, Event::Arrive(self.requests.len() - 1));
             }
@@ -237,7 +268,7 @@ impl World {
             Event::Arrive(request) => {
                 let caller = self.requests[request].from * CALLERS + below(self.draw(), CALLERS);
                 let id = self.next_try();
-                self.push(self.now + TIMEOUT, Event::TimedOut(id));
+                self.push(self.now + self.story.timeout(), Event::TimedOut(id));
                 self.begin(id, request, caller, 1, vec![]);
             }
             Event::Start(id, cluster, workload) => self.start(id, cluster, workload),
@@ -248,6 +279,13 @@ impl World {
                     retry_unwanted: false,
                 };
                 self.end(id, replied);
+            }
+            Event::Shed(id) => self.end(id, Outcome::Shed),
+            Event::Turn(cluster, workload) => {
+                let now = self.instant();
+                let place = &mut self.workloads[cluster][workload];
+                let turns = place.admission.on_timeout(now);
+                self.take(cluster, workload, turns);
             }
             Event::Broken(id) => self.end(id, Outcome::Reset),
             Event::NotConnected(id) => self.end(id, Outcome::ConnectFailed),
@@ -318,12 +356,85 @@ impl World {
                 cluster,
                 workload,
                 ticket,
+                admitted: None,
             },
         );
     }
 
-    /// The request is at its workload, and takes the worker that is free first.
+    /// The request is at its workload.
     fn start(&mut self, id: u64, cluster: usize, workload: usize) {
+        let Some(running) = self.running.get_mut(&id) else {
+            return;
+        };
+        if !self.inputs.guarded {
+            return self.execute(id, cluster, workload);
+        }
+        let now = self.origin + Duration::from_secs_f64(self.now);
+        let left = self.requests[running.request].began + self.story.timeout() - self.now;
+        let left = Duration::from_secs_f64(left.max(0.0));
+        let place = &mut self.workloads[cluster][workload];
+        let attempt = running.tries - 1;
+        match place
+            .admission
+            .arrive(Importance::Normal, attempt, Some(left), now)
+        {
+            Arrival::Admitted(admitted) => {
+                running.admitted = Some(admitted);
+                self.execute(id, cluster, workload);
+            }
+            Arrival::Queued(ticket) => {
+                place.queue.insert(ticket, id);
+            }
+            Arrival::Shed(_) => self.turn_away(id, cluster),
+        }
+        self.wake(cluster, workload);
+    }
+
+    fn turn_away(&mut self, id: u64, cluster: usize) {
+        if let Some(running) = self.running.get(&id) {
+            self.requests[running.request].shed += 1;
+            let rtt = way(running.caller, cluster);
+            self.push(self.now + rtt / 2.0, Event::Shed(id));
+        }
+    }
+
+    fn take(&mut self, cluster: usize, workload: usize, turns: Vec<Turn>) {
+        let mut turns = turns;
+        while let Some(turn) = turns.pop() {
+            let place = &mut self.workloads[cluster][workload];
+            match turn {
+                Turn::Go(ticket, admitted) => {
+                    let id = place.queue.remove(&ticket).expect("it was given out");
+                    if let Some(running) = self.running.get_mut(&id) {
+                        running.admitted = Some(admitted);
+                        self.execute(id, cluster, workload);
+                    } else {
+                        let now = self.origin + Duration::from_secs_f64(self.now);
+                        turns.extend(place.admission.finish(admitted, Served::Otherwise, now));
+                    }
+                }
+                Turn::Shed(ticket, _) => {
+                    let id = place.queue.remove(&ticket).expect("it was given out");
+                    self.turn_away(id, cluster);
+                }
+            }
+        }
+        self.wake(cluster, workload);
+    }
+
+    fn wake(&mut self, cluster: usize, workload: usize) {
+        let now = self.instant();
+        let next = self.workloads[cluster][workload]
+            .admission
+            .next_timeout(now);
+        if let Some(next) = next {
+            let at = next.saturating_duration_since(self.origin).as_secs_f64();
+            self.push(at.max(self.now + 1e-6), Event::Turn(cluster, workload));
+        }
+    }
+
+    /// The program takes the request: the worker does that is free first.
+    fn execute(&mut self, id: u64, cluster: usize, workload: usize) {
         let Some(request) = self.running.get(&id).map(|running| running.request) else {
             return;
         };
@@ -349,11 +460,19 @@ impl World {
     fn done(&mut self, id: u64, cluster: usize, workload: usize) {
         let staffed = self.staffed(cluster);
         self.workloads[cluster][workload].measure(self.now, -1, staffed);
-        if let Some(running) = self.running.get(&id)
+        let now = self.instant();
+        let mut admitted = None;
+        if let Some(running) = self.running.get_mut(&id)
             && !(cluster == 0 && self.down)
         {
+            admitted = running.admitted.take();
             let rtt = way(running.caller, cluster);
             self.push(self.now + rtt / 2.0, Event::Reply(id));
+        }
+        if let Some(admitted) = admitted {
+            let place = &mut self.workloads[cluster][workload];
+            let turns = place.admission.finish(admitted, Served::Replied, now);
+            self.take(cluster, workload, turns);
         }
     }
 
@@ -363,11 +482,20 @@ impl World {
         };
         let now = self.instant();
         let says = self.inputs.utilisation && self.draw_unit() >= self.inputs.lost;
-        let truth = self.workloads[running.cluster][running.workload]
-            .utilisation
-            .0;
+        let place = &self.workloads[running.cluster][running.workload];
+        let truth = if self.inputs.guarded {
+            place.admission.utilisation(now)
+        } else {
+            place.utilisation.0
+        };
         let told = self.noisy(truth).min(1.0);
-        let cluster = running.cluster;
+        let (cluster, workload) = (running.cluster, running.workload);
+        if let Some(admitted) = running.admitted {
+            // Nobody waits for it any more, whatever the program does.
+            let place = &mut self.workloads[cluster][workload];
+            let turns = place.admission.finish(admitted, Served::Otherwise, now);
+            self.take(cluster, workload, turns);
+        }
         self.callers[running.caller].finish(running.ticket, outcome, says.then_some(told), now);
         self.requests[running.request].ended = self.now;
         match outcome {
@@ -376,7 +504,9 @@ impl World {
             _ if running.tries >= MOST_TRIES => {}
             _ => {
                 let mut avoid = running.avoid;
-                avoid.push(name(cluster));
+                if outcome != Outcome::Shed || leaves_cluster(running.tries, outcome, now) {
+                    avoid.push(name(cluster));
+                }
                 self.begin(
                     id,
                     running.request,
@@ -428,37 +558,16 @@ impl Workload {
     }
 }
 
+/// Does the next try go to another cluster, or to another workload of the same one?
+fn leaves_cluster(tries: u32, outcome: Outcome, now: Instant) -> bool {
+    let mut attempts = Attempts::new(&TrafficSettings::default(), "GET", None, now);
+    (0..tries).for_each(|_| attempts.begin(now));
+    attempts.avoid(outcome) == Avoid::Cluster
+}
+
 /// The round trip in seconds.
 fn way(caller: usize, cluster: usize) -> f64 {
     RTT[caller / CALLERS][cluster] / 1e3
-}
-
-/// SplitMix64.
-fn random(seed: u64, count: u64) -> u64 {
-    let mut z = seed.wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-fn unit(draw: u64) -> f64 {
-    (draw >> 11) as f64 / (1u64 << 53) as f64
-}
-
-fn uniform(seed: u64, count: u64) -> f64 {
-    unit(random(random(seed, 1), count))
-}
-
-fn below(draw: u64, count: usize) -> usize {
-    usize::try_from(draw % count as u64).expect("small")
-}
-
-/// With mean [`SERVICE`] and a coefficient of variation of 0.5.
-fn lognormal(seed: u64, count: u64) -> f64 {
-    let sigma = 1.25_f64.ln().sqrt();
-    let (a, b) = (uniform(seed, 2 * count), uniform(seed, 2 * count + 1));
-    let normal = (-2.0 * (1.0 - a).ln()).sqrt() * (std::f64::consts::TAU * b).cos();
-    SERVICE * (sigma * normal - sigma * sigma / 2.0).exp()
 }
 
 fn nanos(seconds: f64) -> u64 {

@@ -144,11 +144,16 @@ impl Loaded {
     }
 }
 
-/// How often each request of `service` was executed, by its id, as all its programs have logged.
-pub(crate) fn executed(mesh: &Mesh, service: &str) -> Result<BTreeMap<String, usize>> {
+/// How often each request of `service` was executed, by its id, as all its programs in these clusters
+/// have logged.
+pub(crate) fn executed(
+    mesh: &Mesh,
+    clusters: &[&str],
+    service: &str,
+) -> Result<BTreeMap<String, usize>> {
     let logs = mesh.home().join("logs");
     let mut executed = BTreeMap::new();
-    for cluster in super::CLUSTERS {
+    for cluster in clusters {
         let folder = logs.join(cluster);
         let during = || folder.display().to_string();
         for entry in fs::read_dir(&folder).during(during)? {

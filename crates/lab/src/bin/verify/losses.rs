@@ -231,7 +231,7 @@ fn all_served(gets: &Loaded, lost: &[(Act, &str, SystemTime)]) -> Point {
 
 /// None is executed twice; what failed and was executed is told as `maybe-executed`.
 fn post_points(mesh: &Mesh, service: &str, posts: &Loaded) -> Result<Vec<Point>> {
-    let executed = executed(mesh, service)?;
+    let executed = executed(mesh, &CLUSTERS, service)?;
     let times = |id: &str| executed.get(id).copied().unwrap_or(0);
     let of = posts.requests.len();
     let twice = posts.requests.iter().filter(|post| times(&post.id) > 1);

@@ -6,12 +6,15 @@
 
 mod controls;
 mod durability;
+mod emulated;
 mod idle;
 mod load;
 mod losses;
+mod overload;
 mod propagation;
 mod restarts;
 mod slow;
+mod surge;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -40,6 +43,14 @@ pub(crate) struct Arguments {
     /// Kills of a control plane that is being written to.
     #[arg(long, default_value_t = 200)]
     kills: usize,
+
+    /// What requests arrive when, in the checks with emulated capacity, follows from this.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+
+    /// Print every second of the loads of these checks.
+    #[arg(long)]
+    series: bool,
 }
 
 /// One thing that was promised, and what came of it.
@@ -53,7 +64,7 @@ pub(crate) struct Point {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 9] = [
+const CHECKS: [(&str, Check); 11] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
@@ -61,6 +72,8 @@ const CHECKS: [(&str, Check); 9] = [
     ("payment", losses::payment),
     ("restarts", restarts::restarts),
     ("slow", slow::slow),
+    ("surge", surge::surge),
+    ("overload", overload::overload),
     ("controls", controls::controls),
     ("durability", durability::durability),
 ];
@@ -145,9 +158,13 @@ pub(crate) const AUTHORITY: &str = "us-west";
 
 /// The mesh of the example, not started. The binary is the one beside this program.
 pub(crate) fn mesh() -> Result<Mesh> {
+    mesh_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/three-regions"))
+}
+
+/// A mesh of the files in `folder`.
+pub(crate) fn mesh_of(folder: &Path) -> Result<Mesh> {
     let own = std::env::current_exe().during(|| "finding this program's own file".to_owned())?;
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/three-regions");
-    Mesh::of(&own.with_file_name("isthmus"), &example)
+    Mesh::of(&own.with_file_name("isthmus"), folder)
 }
 
 /// Runs `act` on a mesh that is up and makes no traffic of its own. Its logs are kept if a point
