@@ -9,6 +9,7 @@
 
 pub mod by_hand;
 mod delay;
+pub mod frames;
 pub mod http;
 pub mod mesh;
 pub mod namespaces;

@@ -4,6 +4,7 @@
 //! user could. A line per point; exit 1 if any is missed. It takes a machine that is otherwise idle:
 //! what is measured is wall-clock time.
 
+mod abuse;
 mod controls;
 mod durability;
 mod idle;
@@ -52,13 +53,14 @@ pub(crate) struct Point {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 8] = [
+const CHECKS: [(&str, Check); 9] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
     ("catalog", losses::catalog),
     ("payment", losses::payment),
     ("slow", slow::slow),
+    ("abuse", abuse::abuse),
     ("controls", controls::controls),
     ("durability", durability::durability),
 ];
