@@ -12,6 +12,9 @@ defaults
     timeout server 60s
     timeout http-keep-alive 60s
     option http-buffer-request
+    # Who looks whether the port is open says nothing.
+    option dontlognull
+    option http-ignore-probes
 frontend seen
     bind $1:$2
     log global
