@@ -4,6 +4,8 @@ set -eu
 cat >"$3/haproxy.conf" <<CONF
 global
     log stdout format raw local0
+    # Of several threads, those that find the log taken write nothing.
+    nbthread 1
     tune.bufsize 131072
 defaults
     mode http
