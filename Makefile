@@ -101,7 +101,7 @@ fuzz: ## look for input that a decoder does not stand
 	@scripts/fuzz $(or $(SECONDS),60) $(TARGETS)
 
 .PHONY: smuggling
-smuggling: ## 10,000 odd requests on each of six servers: what proxy and server read differently
+smuggling: ## 20,000 odd requests on each of eleven servers: what proxy and server read differently
 	@scripts/bootstrap smuggling
 	@$(MAKE) --no-print-directory lab PROGRAM=smuggling
 

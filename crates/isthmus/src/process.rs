@@ -301,7 +301,9 @@ pub(crate) fn service_ended(status: &io::Result<ExitStatus>) -> Failure {
 
 /// What a process has to say goes to standard error; `ISTHMUS_LOG` chooses what instead of the usual.
 pub(crate) fn log_to_stderr(usual: &str) {
-    let filter = EnvFilter::try_from_env("ISTHMUS_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
+    // A client that floods is counted; a line for each of its connections would be a flood as well.
+    let usual = || EnvFilter::new(format!("{usual},h2=error"));
+    let filter = EnvFilter::try_from_env("ISTHMUS_LOG").unwrap_or_else(|_| usual());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

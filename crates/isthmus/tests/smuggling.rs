@@ -7,7 +7,7 @@ use isthmus_lab::smuggling::{Plan, run};
 use isthmus_lab::trouble::{Result, ensure};
 
 /// Those that start at once.
-const SERVERS: [&str; 3] = ["nginx", "haproxy", "node"];
+const SERVERS: [&str; 5] = ["nginx", "haproxy", "node", "nginx-h2", "node-h2"];
 
 #[test]
 fn no_request_is_smuggled_past_a_pair_of_proxies() -> Result<()> {

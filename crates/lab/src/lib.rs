@@ -11,6 +11,7 @@
 pub mod by_hand;
 pub mod chance;
 mod delay;
+pub mod frames;
 pub mod http;
 pub mod mesh;
 pub mod namespaces;

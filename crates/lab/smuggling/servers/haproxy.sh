@@ -4,6 +4,8 @@ set -eu
 cat >"$3/haproxy.conf" <<CONF
 global
     log stdout format raw local0
+    # Of several threads, those that find the log taken write nothing.
+    nbthread 1
     tune.bufsize 131072
 defaults
     mode http
@@ -12,6 +14,9 @@ defaults
     timeout server 60s
     timeout http-keep-alive 60s
     option http-buffer-request
+    # Who looks whether the port is open says nothing.
+    option dontlognull
+    option http-ignore-probes
 frontend seen
     bind $1:$2
     log global

@@ -15,7 +15,7 @@ struct Arguments {
     #[arg(long, value_name = "NAME")]
     server: Vec<String>,
 
-    /// Mutations of the cases, for each server.
+    /// Mutations of the cases, for each server and each version of HTTP in front of it.
     #[arg(long, default_value_t = 10_000)]
     mutations: usize,
 

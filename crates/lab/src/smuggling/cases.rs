@@ -1,5 +1,6 @@
 //! What is said, and what must become of it: derived from the rules of RFC 9110 and RFC 9112, section
-//! by section. `{host}` is the service, `{id}` tells the connection apart, `{long}` is 70,000 bytes.
+//! by section. `{host}` is the service, `{id}` tells the connection apart, `{long}` is 70,000 bytes and
+//! `{9000}` as many as it says.
 
 use std::fmt;
 
@@ -26,6 +27,17 @@ pub(super) enum Expect {
     /// Its head was good and its body is not: the connection ends, with a refusal if none has begun to
     /// answer.
     BrokenOff,
+}
+
+/// What a text of a case stands for.
+pub(super) fn bytes(text: &str, host: &str, id: &str) -> Vec<u8> {
+    let text = text.replace("{host}", host).replace("{id}", id);
+    let text = text.replace("{long}", &"x".repeat(70_000));
+    let text = text.replace("{9000}", &"x".repeat(9_000));
+    // One byte above ASCII stands for itself in Latin-1.
+    text.chars()
+        .map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?'))
+        .collect()
 }
 
 impl Case {
@@ -236,7 +248,10 @@ pub const CASES: &[Case] = &[
     head! { "a fragment", "GET /{id}#x HTTP/1.1\r\nHost: {host}\r\n", [Malformed] },
     head! { "a target without a form", "GET {id} HTTP/1.1\r\nHost: {host}\r\n", [Malformed] },
     head! { "a target with a backslash", "GET /{id}\\x HTTP/1.1\r\nHost: {host}\r\n", [Taken] },
-    head! { "a long target", "GET /{id}{long} HTTP/1.1\r\nHost: {host}\r\n", [TooLarge] },
+    head! { "a long target", "GET /{id}{long} HTTP/1.1\r\nHost: {host}\r\n",
+    [Refused(414, "uri-too-long")] },
+    head! { "a target of 9,000 bytes", "GET /{id}{9000} HTTP/1.1\r\nHost: {host}\r\n",
+    [Refused(414, "uri-too-long")] },
     // ---- RFC 9112 section 3.2: Host.
     head! { "no Host", "GET /{id} HTTP/1.1\r\nX: y\r\n", [Malformed] },
     head! { "two Hosts", "GET /{id} HTTP/1.1\r\nHost: {host}\r\nHost: {host}\r\n", [Malformed] },

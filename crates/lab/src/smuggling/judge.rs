@@ -6,7 +6,9 @@ use serde_json::Value;
 
 use super::Id;
 use super::cases::{Case, Expect};
+use super::cases2::{Case2, Expect2};
 use super::front::{End, Heard};
+use super::front2::Heard2;
 
 /// What the three logs say of one server.
 #[derive(Debug, Default)]
@@ -119,9 +121,12 @@ impl Seen {
 }
 
 /// Of the words by which malformed requests are counted, those that the cases must have caused.
-const REASONS: [&str; 16] = [
+const REASONS: [&str; 20] = [
     "bare-cr",
     "bare-lf",
+    "chunk-end",
+    "chunk-size",
+    "chunk-size-overflow",
     "content-length",
     "content-lengths-differ",
     "field-name",
@@ -133,6 +138,7 @@ const REASONS: [&str; 16] = [
     "length-and-transfer-coding",
     "nul",
     "request-line",
+    "request-line-too-long",
     "space-before-colon",
     "transfer-coding",
     "version",
@@ -173,6 +179,29 @@ impl Findings {
             self.0.push(format!(
                 "case {:?}: {found:?} instead of {expected:?}",
                 case.name
+            ));
+        }
+    }
+
+    /// As [`Findings::check_case`], for one that was said in HTTP/2.
+    pub(super) fn check_case2(&mut self, case: &Case2, heard: &Heard2) {
+        let answer = heard.answers[0].as_ref();
+        let refusal = answer.and_then(|answer| answer.refusal.as_deref());
+        let is_as_expected = match (case.expect, answer) {
+            (Expect2::Taken, Some(_)) => refusal.is_none(),
+            (Expect2::TurnedAway, None) => true,
+            (Expect2::TurnedAway, Some(answer)) => matches!(answer.status, 400 | 431),
+            (Expect2::Refused(status, ""), Some(answer)) => status == answer.status,
+            (Expect2::Refused(status, reason), Some(answer)) => {
+                (status, Some(reason)) == (answer.status, refusal)
+            }
+            (_, None) => false,
+        };
+        if !is_as_expected {
+            let found = answer.map(|answer| (answer.status, refusal));
+            self.0.push(format!(
+                "case of HTTP/2 {:?}: {found:?} instead of {:?}",
+                case.name, case.expect
             ));
         }
     }

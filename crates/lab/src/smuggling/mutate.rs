@@ -1,6 +1,7 @@
 //! Requests with something wrong in them: cases, changed where it matters to who frames messages.
 
 use super::cases::Case;
+use super::cases2::{Case2, Expect2, Message};
 
 /// A stream of mutations that only its seed decides.
 #[derive(Debug)]
@@ -84,6 +85,43 @@ impl Mutations {
             self.change(&mut bytes);
         }
         bytes
+    }
+
+    /// As [`Mutations::pick`], of what is said in HTTP/2.
+    pub(super) fn pick2<'c>(&mut self, cases: &'c [Case2]) -> &'c Case2 {
+        let good: Vec<&Case2> = cases
+            .iter()
+            .filter(|case| case.expect == Expect2::Taken)
+            .collect();
+        match self.below(4) {
+            0 => &cases[self.below(cases.len())],
+            _ => good[self.below(good.len())],
+        }
+    }
+
+    /// As [`Mutations::mutate`]. Mostly a name, a value or the data is changed, seldom the fields' order.
+    pub(super) fn mutate2(&mut self, mut message: Message) -> Message {
+        for _ in 0..=self.below(5) / 2 {
+            let count = message.fields.len();
+            match (self.below(8), count) {
+                (0, 1..) => {
+                    let field = message.fields[self.below(count)].clone();
+                    message.fields.insert(self.below(count), field);
+                }
+                (1, 1..) => {
+                    let field = message.fields.remove(self.below(count));
+                    message.fields.insert(self.below(count), field);
+                }
+                _ => {
+                    let mut pieces = message.pieces();
+                    let at = self.below(pieces.len());
+                    if let Some(piece) = pieces.get_mut(at) {
+                        self.change(piece);
+                    }
+                }
+            }
+        }
+        message
     }
 
     fn change(&mut self, bytes: &mut Vec<u8>) {

@@ -18,18 +18,36 @@ use crate::mesh::{Mesh, PATIENCE};
 use crate::processes::Process;
 use crate::trouble::{During, Result, ensure, wait_for};
 
-/// Every server that there is a script for, with the program that it takes.
-const PROGRAMS: [(&str, &str); 6] = [
+/// Every server that there is a script for, with the program that it takes. Those whose name says so speak
+/// HTTP/2.
+const PROGRAMS: [(&str, &str); 11] = [
     ("nginx", "nginx"),
     ("haproxy", "haproxy"),
     ("apache", "apache2"),
     ("node", "node"),
     ("gunicorn", "gunicorn"),
     ("go", "go"),
+    ("nginx-h2", "nginx"),
+    ("haproxy-h2", "haproxy"),
+    ("apache-h2", "apache2"),
+    ("node-h2", "node"),
+    ("go-h2", "go"),
 ];
 
 /// Every server that there is a script for.
-pub const SERVERS: [&str; 6] = ["nginx", "haproxy", "apache", "node", "gunicorn", "go"];
+pub const SERVERS: [&str; 11] = [
+    "nginx",
+    "haproxy",
+    "apache",
+    "node",
+    "gunicorn",
+    "go",
+    "nginx-h2",
+    "haproxy-h2",
+    "apache-h2",
+    "node-h2",
+    "go-h2",
+];
 
 /// Where programs may be that a PATH lacks.
 const MORE_PATH: &str = ":/usr/sbin:/sbin:/usr/local/go/bin";

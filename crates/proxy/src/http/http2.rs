@@ -253,8 +253,9 @@ impl Sender {
         if std::mem::replace(&mut self.ended, true) {
             return Ok(());
         }
-        match trailers {
-            Some(trailers) => self.stream.send_trailers(trailers_of(trailers))?,
+        let trailers = trailers.map(trailers_of);
+        match trailers.filter(|trailers| !trailers.is_empty()) {
+            Some(trailers) => self.stream.send_trailers(trailers)?,
             None => self.stream.send_data(Bytes::new(), true)?,
         }
         Ok(())

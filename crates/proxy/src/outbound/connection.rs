@@ -321,6 +321,9 @@ async fn serve_http2(
                 used = true;
                 let (worker, entry) = (Rc::clone(&worker), Rc::clone(&entry));
                 tokio::task::spawn_local(serve_stream(worker, entry, request, respond));
+                // One after the other: who opens hundreds at once has them all begin between any two
+                // steps of everybody else's.
+                tokio::task::yield_now().await;
             }
             Some(Err(error)) => {
                 if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) && !error.is_remote() {

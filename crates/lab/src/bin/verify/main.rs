@@ -1,9 +1,10 @@
 //! `make verify`: the timed points of acceptance, each with its bound and what was measured.
 //!
 //! Every check has a mesh of its own, most of them made of `examples/three-regions`, and looks at it
-//! only as a user could. A line per point; exit 1 if any is missed. It takes a machine that is otherwise idle:
-//! what is measured is wall-clock time.
+//! only as a user could. A line per point; exit 1 if any is missed. It takes a machine that is otherwise
+//! idle: what is measured is wall-clock time.
 
+mod abuse;
 mod controls;
 mod durability;
 mod emulated;
@@ -64,7 +65,7 @@ pub(crate) struct Point {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 11] = [
+const CHECKS: [(&str, Check); 12] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
@@ -74,6 +75,7 @@ const CHECKS: [(&str, Check); 11] = [
     ("slow", slow::slow),
     ("surge", surge::surge),
     ("overload", overload::overload),
+    ("abuse", abuse::abuse),
     ("controls", controls::controls),
     ("durability", durability::durability),
 ];
