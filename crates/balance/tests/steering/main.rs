@@ -297,7 +297,7 @@ const OFF_SLOW: f64 = 15.0;
 #[test]
 fn what_spills_is_the_same_where_workloads_guard_themselves() {
     for (story, load) in [(SURGE, 1.45), (SLOWDOWN, 1.9 * 0.7), (HALVED, 0.7 / 0.5)] {
-        for (service, most_off) in [(0.020, OFF), (0.100, OFF_SLOW)] {
+        for (service, most_off, most_turns) in [(0.020, OFF, 2), (0.100, OFF_SLOW, 3)] {
             let story = Story {
                 service,
                 ..story.clone()
@@ -318,7 +318,7 @@ fn what_spills_is_the_same_where_workloads_guard_themselves() {
                 failed as f64 <= LOST * all as f64,
                 "{what}: {failed} failed"
             );
-            assert!(turns <= 2, "{what}: {turns} turns");
+            assert!(turns <= most_turns, "{what}: {turns} turns");
             for spilled in settled {
                 let off = (spilled - overflow(load)).abs();
                 assert!(off <= most_off, "{what}: {spilled:.1} %");
