@@ -248,7 +248,7 @@ impl Admission {
     /// May one more go to the program? While any wait, pressure needs no other proof.
     fn has_room(&self, now: Instant) -> bool {
         if self.queue.is_empty() {
-            return self.load.exceeded(WHOLE, Siblings::none(), now).is_none();
+            return !self.load.is_full(WHOLE, now);
         }
         let calm = self.load.inflation(WHOLE, now) < GUESTS_PRESSED;
         let limit = self.limit(now) * if calm { STRETCH } else { 1.0 };

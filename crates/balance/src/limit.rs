@@ -244,6 +244,15 @@ impl Load {
         Some(base + (self.recent.unwrap_or(base) - base) * kept)
     }
 
+    /// As [`Load::exceeded`], of a single workload, whose silence is nobody else's: also where as many
+    /// are overdue as it works on.
+    pub(crate) fn is_full(&self, room: Room, now: Instant) -> bool {
+        let siblings = Siblings::none();
+        let limit = self.limit(room, siblings, now);
+        let overdue = || f64::from(self.waiting) > limit && self.is_overdue(room, now);
+        self.exceeded(room, siblings, now).is_some() || overdue()
+    }
+
     /// min(L1, L2) of the valve; see docs/decisions/0008.
     pub(crate) fn limit(&self, room: Room, siblings: Siblings, now: Instant) -> f64 {
         let each = self.concurrency.unwrap_or(siblings.concurrency);
@@ -285,7 +294,7 @@ impl Load {
             return self.full(room, now).is_some() || inflated(expected, PRESSED_ANYWAY);
         }
         if room.local {
-            return inflated(expected, PRESSED) || self.is_overdue(room, now);
+            return inflated(expected, PRESSED);
         }
         // Guests are so careful that the last few replies are too few to judge by.
         inflated(expected, GUESTS_PRESSED) && inflated(self.steady, GUESTS_PRESSED)

@@ -289,7 +289,7 @@ fn noise_and_missing_inputs_do_no_harm() {
 /// What part of the requests may find every cluster busy that they try.
 const LOST: f64 = 0.0005;
 /// How far the share of any seed may be off; where a second has few replies, as work takes long, what
-/// is known is late, and not sure.
+/// is known is late and not sure, and the share turns by chance as well.
 const OFF: f64 = 8.0;
 const OFF_SLOW: f64 = 15.0;
 
@@ -297,7 +297,7 @@ const OFF_SLOW: f64 = 15.0;
 #[test]
 fn what_spills_is_the_same_where_workloads_guard_themselves() {
     for (story, load) in [(SURGE, 1.45), (SLOWDOWN, 1.9 * 0.7), (HALVED, 0.7 / 0.5)] {
-        for (service, most_off) in [(0.020, OFF), (0.100, OFF_SLOW)] {
+        for (service, most_off, most_turns) in [(0.020, OFF, 2), (0.100, OFF_SLOW, 5)] {
             let story = Story {
                 service,
                 ..story.clone()
@@ -318,7 +318,7 @@ fn what_spills_is_the_same_where_workloads_guard_themselves() {
                 failed as f64 <= LOST * all as f64,
                 "{what}: {failed} failed"
             );
-            assert!(turns <= 2, "{what}: {turns} turns");
+            assert!(turns <= most_turns, "{what}: {turns} turns");
             for spilled in settled {
                 let off = (spilled - overflow(load)).abs();
                 assert!(off <= most_off, "{what}: {spilled:.1} %");
