@@ -265,6 +265,9 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
     /// Are so few left that those which are ejected are used as well?
     fn panics(&self, now: Instant) -> bool {
         let below = self.outlier.panic.fraction();
+        if below == 0.0 {
+            return false;
+        }
         let mut usable = 0.0;
         let mut all = 0.0;
         for endpoint in self.present() {

@@ -23,6 +23,7 @@ use isthmus_model::{
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 pub(crate) use self::tried::Try;
+use crate::links::Links;
 use crate::mux::Link;
 use crate::reach::{AFTER_FAILURE, Tunnel, Unreachable};
 use crate::view::{Known, ServiceView, View};
@@ -80,12 +81,7 @@ struct State {
 struct Group {
     endpoints: Endpoints<Handle>,
     hedging: Hedging,
-    tunnels: BTreeMap<Handle, OpenTunnel>,
-}
-
-struct OpenTunnel {
-    link: Link,
-    opened: Instant,
+    tunnels: BTreeMap<Handle, Links>,
 }
 
 impl Destinations {
@@ -139,10 +135,7 @@ impl Destinations {
     pub(crate) fn drain(&self) {
         for destination in self.all.borrow().values() {
             for group in destination.state.borrow().groups.values() {
-                group
-                    .tunnels
-                    .values()
-                    .for_each(|tunnel| tunnel.link.drain());
+                group.tunnels.values().for_each(Links::drain);
             }
         }
     }
@@ -324,8 +317,8 @@ impl Destination {
     /// The tunnel to a workload of another cluster, if it stands.
     pub(crate) fn tunnel(&self, cluster: &ClusterName, handle: &Handle) -> Option<Link> {
         let state = self.state.borrow();
-        let tunnel = state.groups.get(cluster)?.tunnels.get(handle)?;
-        (!tunnel.link.is_leaving()).then(|| tunnel.link.clone())
+        let tunnels = state.groups.get(cluster)?.tunnels.get(handle)?;
+        tunnels.pick().cloned()
     }
 
     /// Is there a tunnel to `cluster`?
@@ -336,7 +329,7 @@ impl Destination {
             .get(cluster)
             .into_iter()
             .flat_map(|group| group.tunnels.values());
-        tunnels.any(|tunnel| !tunnel.link.is_leaving())
+        tunnels.any(|links| !links.is_empty())
     }
 
     /// Workloads of `cluster` that tunnels stand to.
@@ -358,14 +351,21 @@ impl Destination {
     ) {
         let mut state = self.state.borrow_mut();
         let group = state.group(cluster, settings);
-        let open = OpenTunnel {
-            link: tunnel.link,
-            opened: now,
-        };
-        if let Some(earlier) = group.tunnels.insert(tunnel.handle, open) {
-            earlier.link.drain();
-        }
+        let links = group.tunnels.entry(tunnel.handle).or_default();
+        links.add(tunnel.link, now);
         group.refresh(now);
+    }
+
+    /// Workloads of `cluster` whose tunnels carry as many requests as they may, so that one more is to
+    /// be opened.
+    pub(crate) fn full(&self, cluster: &ClusterName) -> Vec<Handle> {
+        let state = self.state.borrow();
+        let group = state.groups.get(cluster);
+        let tunnels = group.into_iter().flat_map(|group| &group.tunnels);
+        tunnels
+            .filter(|(_, links)| links.wants_more())
+            .map(|(handle, _)| handle.clone())
+            .collect()
     }
 
     /// Whom to wait for when a tunnel to `cluster` is being opened.
@@ -479,12 +479,8 @@ impl State {
 
     fn tidy(&mut self, idle: Duration, life: Duration, now: Instant) {
         for group in self.groups.values_mut() {
-            for tunnel in group.tunnels.values() {
-                let unused = tunnel.link.idle_since();
-                let is_idle = unused.is_some_and(|at| now.saturating_duration_since(at) > idle);
-                if is_idle || now.saturating_duration_since(tunnel.opened) > life {
-                    tunnel.link.drain();
-                }
+            for links in group.tunnels.values_mut() {
+                links.tidy(idle, life, now);
             }
             group.drop_broken(now);
         }
@@ -494,13 +490,9 @@ impl State {
 impl Group {
     fn drop_broken(&mut self, now: Instant) {
         let before = self.tunnels.len();
-        self.tunnels.retain(|_, tunnel| {
-            let leaving = tunnel.link.is_leaving();
-            if leaving {
-                // One that takes no more streams ends when those that run have ended.
-                tunnel.link.drain();
-            }
-            !leaving
+        self.tunnels.retain(|_, links| {
+            links.drop_leaving();
+            !links.is_empty()
         });
         if self.tunnels.len() != before {
             self.refresh(now);

@@ -20,6 +20,7 @@ mod http;
 mod inbound;
 mod intake;
 mod journey;
+mod links;
 mod listeners;
 mod mux;
 mod outbound;

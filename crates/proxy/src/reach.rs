@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use crate::links::Links;
 use crate::mux::{Item, Link, Pipe, StreamError};
 use crate::refusal::Refusal;
 use crate::sessions::{Rule, Sessions};
@@ -326,9 +327,7 @@ impl Reach {
             .values()
             .chain(self.gateways.borrow().values())
         {
-            if let Some(link) = &*way.link.borrow() {
-                link.drain();
-            }
+            way.links.borrow().drain();
         }
     }
 }
@@ -366,13 +365,13 @@ async fn within<T>(
 /// A peer that may be connected, being dialled, or just failed.
 #[derive(Default)]
 struct Way {
-    link: RefCell<Option<Link>>,
+    links: RefCell<Links>,
     failed: RefCell<Option<(Instant, Unreachable)>>,
     dialling: Mutex<()>,
 }
 
 impl Way {
-    /// The link that stands, or what `dial` makes; one dials, the others wait.
+    /// A link that stands and has room, or what `dial` makes; one dials, the others wait.
     async fn link(
         &self,
         dial: impl Future<Output = Result<Link, Unreachable>>,
@@ -386,46 +385,31 @@ impl Way {
         }
         let dialled = dial.await;
         match &dialled {
-            Ok(link) => {
-                // One that takes no more streams ends when those that run have ended.
-                if let Some(left) = self.link.borrow_mut().replace(link.clone()) {
-                    left.drain();
-                }
-            }
+            Ok(link) => self.links.borrow_mut().add(link.clone(), Instant::now()),
             Err(error) => *self.failed.borrow_mut() = Some((Instant::now(), error.clone())),
         }
         dialled
     }
 
     fn known(&self) -> Option<Result<Link, Unreachable>> {
-        if let Some(link) = self
-            .link
-            .borrow()
-            .as_ref()
-            .filter(|link| !link.is_leaving())
-        {
-            return Some(Ok(link.clone()));
+        let links = self.links.borrow();
+        if !links.wants_more() {
+            return links.pick().cloned().map(Ok);
         }
         match &*self.failed.borrow() {
-            Some((at, error)) if at.elapsed() < AFTER_FAILURE => Some(Err(error.clone())),
+            Some((at, error)) if at.elapsed() < AFTER_FAILURE => {
+                // One that is full is better than none.
+                Some(links.pick().cloned().ok_or_else(|| error.clone()))
+            }
             _ => None,
         }
     }
 
     /// False when there is nothing to keep.
     fn tidy(&self, idle: Duration, now: Instant) -> bool {
-        let mut link = self.link.borrow_mut();
-        let Some(standing) = &*link else {
-            return self.dialling.try_lock().is_err();
-        };
-        let unused = standing
-            .idle_since()
-            .is_some_and(|since| now.saturating_duration_since(since) > idle);
-        if unused || standing.is_leaving() {
-            standing.drain();
-            *link = None;
-        }
-        true
+        let mut links = self.links.borrow_mut();
+        links.tidy(idle, Duration::MAX, now);
+        !links.is_empty() || self.dialling.try_lock().is_err()
     }
 }
 

@@ -148,6 +148,19 @@ impl Link {
         .await
     }
 
+    /// A stream can be opened now.
+    pub(crate) fn has_room(&self) -> bool {
+        let shared = self.0.borrow();
+        shared.closed.is_none() && shared.machine.can_open().is_ok()
+    }
+
+    /// The peer has said how many streams it takes, and they are open.
+    pub(crate) fn is_full(&self) -> bool {
+        let machine = &self.0.borrow().machine;
+        let full = matches!(machine.can_open(), Err(CannotOpen::TooMany { .. }));
+        full && machine.peer().is_some()
+    }
+
     /// No new stream will ever be taken: one of the two has said so, or the connection is gone. One
     /// that is full for now is not leaving.
     pub(crate) fn is_leaving(&self) -> bool {

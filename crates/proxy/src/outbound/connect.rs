@@ -112,21 +112,22 @@ async fn connect_remote(
     avoided: &Avoided,
     attempt: &mut Try,
 ) -> Result<Link, Failed> {
-    if destination.tunnelled(cluster, Instant::now()).is_empty() {
-        first_tunnel(worker, destination, decided, cluster)
-            .await
-            .map_err(|unreachable| unreached((&unreachable).into()))?;
-    } else {
+    let mut full = destination.full(cluster);
+    if has_way(destination, cluster) {
         widen(worker, destination, decided, cluster);
+    } else {
+        let opened = await_tunnel(worker, destination, decided, cluster).await;
+        full = destination.full(cluster);
+        // A tunnel that is full is better than none.
+        if let Err(unreachable) = opened
+            && !destination.is_tunnelled(cluster)
+        {
+            return Err(unreached((&unreachable).into()));
+        }
     }
     let now = Instant::now();
-    let handle = destination.pick_workload(
-        cluster,
-        decided.affinity,
-        &avoided.workloads,
-        now,
-        decided.draw,
-    );
+    full.extend_from_slice(&avoided.workloads);
+    let handle = destination.pick_workload(cluster, decided.affinity, &full, now, decided.draw);
     let link = handle
         .as_ref()
         .and_then(|handle| destination.tunnel(cluster, handle));
@@ -137,10 +138,16 @@ async fn connect_remote(
     Ok(link)
 }
 
-/// Opens the first tunnel to `cluster`, or waits with everybody else for the one that is being
-/// opened. It is opened to its end even when nobody waits any more: a try whose time is over must not
-/// undo what the next one needs.
-async fn first_tunnel(
+/// Does a tunnel to `cluster` stand that takes a request, or may none be added?
+fn has_way(destination: &Destination, cluster: &ClusterName) -> bool {
+    let tunnelled = destination.tunnelled(cluster, Instant::now());
+    !tunnelled.is_empty() && destination.full(cluster).len() < tunnelled.len()
+}
+
+/// Opens a tunnel to `cluster`, the first or one more where all are full, or waits with everybody else
+/// for the one that is being opened. It is opened to its end even when nobody waits any more: a try
+/// whose time is over must not undo what the next one needs.
+async fn await_tunnel(
     worker: &Rc<Worker>,
     destination: &Rc<Destination>,
     decided: &Decided,
@@ -151,7 +158,7 @@ async fn first_tunnel(
         Ok(turn) => turn,
         Err(_) => {
             let turn = turn.lock_owned().await;
-            if !destination.tunnelled(cluster, Instant::now()).is_empty() {
+            if has_way(destination, cluster) {
                 return Ok(());
             }
             match destination.why_not_reached(cluster) {

@@ -8,6 +8,7 @@ mod gone;
 mod http2;
 mod life;
 mod limits;
+mod many;
 mod rejudged;
 mod slow;
 mod upgrade;
