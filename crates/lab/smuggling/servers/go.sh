@@ -1,5 +1,5 @@
 #!/bin/sh
-# go.sh ADDRESS PORT FOLDER: answers every request with its method and target, and logs them.
+# go.sh ADDRESS PORT FOLDER http1|http2: answers every request with its method and target, and logs them.
 set -eu
 cat >"$3/seen.go" <<'CODE'
 package main
@@ -23,10 +23,14 @@ func main() {
 		io.Copy(io.Discard, r.Body)
 		io.WriteString(w, said)
 	})
+	if os.Args[3] == "http2" {
+		server.Protocols = new(http.Protocols)
+		server.Protocols.SetUnencryptedHTTP2(true)
+	}
 	panic(server.ListenAndServe())
 }
 CODE
 PATH=$PATH:/usr/local/go/bin
 cd "$3"
 GOFLAGS=-mod=mod GO111MODULE=off go build -o seen-server seen.go
-exec ./seen-server "$1:$2" "$3" 2>"$3/errors"
+exec ./seen-server "$1:$2" "$3" "$4" 2>"$3/errors"

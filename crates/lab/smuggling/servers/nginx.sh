@@ -1,6 +1,7 @@
 #!/bin/sh
-# nginx.sh ADDRESS PORT FOLDER: answers every request with its method and target, and logs them.
+# nginx.sh ADDRESS PORT FOLDER http1|http2: answers every request with its method and target, and logs them.
 set -eu
+case $4 in http2) speaks=" http2" ;; *) speaks= ;; esac
 cat >"$3/nginx.conf" <<CONF
 daemon off;
 pid $3/nginx.pid;
@@ -19,7 +20,7 @@ http {
     keepalive_timeout 60s;
     large_client_header_buffers 8 64k;
     server {
-        listen $1:$2;
+        listen $1:$2$speaks;
         location / { return 200 "\$request_method \$request_uri"; }
     }
 }

@@ -138,13 +138,18 @@ impl Stage {
         );
         for (number, &server) in (1..).zip(servers) {
             let folder = stage.folder(server)?;
-            let script = scripts.join(format!("servers/{server}.sh"));
+            let (program, speaks) = match server.strip_suffix("-h2") {
+                Some(program) => (program, "http2"),
+                None => (server, "http1"),
+            };
+            let script = scripts.join(format!("servers/{program}.sh"));
             let words = [
                 "sh",
                 &text(&script),
                 "${ADDRESS}",
                 "${PORT}",
                 &text(&folder),
+                speaks,
             ];
             let command: Vec<String> = words.map(str::to_owned).to_vec();
             let proxy = stage.start(server, number, Some(server), &command)?;
