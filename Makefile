@@ -50,14 +50,15 @@ test: ## every test that needs no root
 	@$(MAKE) --no-print-directory compile
 	$(CARGO) test $(LOCKED) --workspace $(PROFILE)
 
-# Tests in network namespaces are test targets `crates/lab/tests/root_*.rs` with `test = false` in
+# Always the whole workspace: a single package has its dependencies compiled anew, for it needs fewer
+# of their features. Tests in network namespaces are test targets `crates/lab/tests/root_*.rs` with `test = false` in
 # the manifest: they run by name only.
 .PHONY: test-root
 test-root: ## tests that need root
 	@scripts/bootstrap root
 	@test "$$(id -u)" = 0 || { echo "test-root needs root: sudo --preserve-env make test-root" >&2; exit 1; }
 	@$(MAKE) --no-print-directory compile
-	$(CARGO) test $(LOCKED) --package isthmus-lab $(PROFILE) $(ROOT_TESTS:%=--test %)
+	$(CARGO) test $(LOCKED) --workspace $(PROFILE) $(ROOT_TESTS:%=--test %)
 
 # `verify` and `bench` are binaries of crate lab.
 .PHONY: verify
@@ -92,7 +93,7 @@ bench: ## requests per second, CPU per request and latency of each path
 lab:
 	@scripts/bootstrap run
 	@$(MAKE) --no-print-directory compile
-	$(CARGO) run $(LOCKED) --package isthmus-lab $(PROFILE) --bin $(PROGRAM) -- $(ARGS)
+	@$(PROFILE_DIR)/$(PROGRAM) $(ARGS)
 
 # SECONDS=… for each target, TARGETS="…" for some of them only.
 .PHONY: fuzz
