@@ -26,12 +26,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 
 use bytes::BytesMut;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::net::{TcpListener, TcpStream};
 
 use self::decided::Entry;
 use crate::config::Listener;
 use crate::intake::{Comers, Place, accept};
 use crate::worker::Worker;
+
+/// What the kernel keeps of a reply that a client does not read; left to itself it keeps megabytes of
+/// each, which clients on the same machine do not need to be quick.
+const UNSENT: usize = 256 * 1024;
 
 /// Takes connections until the drain begins.
 pub(crate) async fn listen_http(worker: Rc<Worker>, listener: TcpListener) {
@@ -59,6 +64,8 @@ async fn listen_beside(worker: &Worker, listener: TcpListener, serve: impl Fn(Tc
     let (intake, drain) = worker.common.doors();
     let beside = |socket, place| {
         if is_beside(&socket) {
+            // A socket that keeps what it cannot is slower, and no more.
+            let _ = set_socket_send_buffer_size(&socket, UNSENT);
             serve(socket, place);
         }
     };

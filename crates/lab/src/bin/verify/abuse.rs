@@ -16,7 +16,7 @@ use isthmus_lab::mesh::Mesh;
 use isthmus_lab::processes::Process;
 use isthmus_lab::trouble::{During, Result, trouble};
 
-use super::{AUTHORITY, Arguments, Point, on_quiet_mesh, quantile, whole};
+use super::{AUTHORITY, Arguments, Point, on_quiet_mesh, quantile, seconds, whole};
 
 const CALLER: &str = "frontend-1";
 /// It runs in the caller's cluster, so that what is waited for is not a link.
@@ -216,7 +216,8 @@ impl Target {
         let (flooded, burning) = (quantile(&mut floods, 0.5), quantile(&mut fires, 0.5));
         let about = |what: &str| format!("{what} beside {}", flood.name);
         let beside = about(&format!(
-            "99th percentile of others ({burning:?} beside a fire)"
+            "99th percentile of others ({} beside a fire)",
+            seconds(burning)
         ));
         let (all, told) = (ended.all.into_inner(), ended.told.into_inner());
         Ok(vec![

@@ -9,6 +9,7 @@ use isthmus_lab::http;
 use isthmus_lab::mesh::{Mesh, PATIENCE};
 use isthmus_lab::processes::Process;
 use isthmus_lab::trouble::{During, Result, Trouble, ensure, wait_for};
+use rustix::io::ioctl_fionread;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{AUTHORITY, Arguments, Point, on_quiet_mesh, quantile, whole};
@@ -19,6 +20,8 @@ const READERS: usize = 400;
 /// Requests of a client that is not slow, meanwhile.
 const GOOD: usize = 100;
 const PER_CONNECTION: u64 = 32 << 10;
+/// Replies stand still when so many looks one after the other have found nothing new.
+const STILL: u32 = 20;
 /// Failures after which no more are counted.
 const MANY: usize = 2;
 /// Good traffic is at most so much slower.
@@ -52,7 +55,7 @@ const KINDS: [Kind; 3] = [
     Kind {
         name: "replies that nobody reads",
         clients: READERS,
-        first: b"GET /bytes/5000000 HTTP/1.1\r\nhost: catalog.shop.mesh\r\n\r\n",
+        first: b"GET /bytes/20000000 HTTP/1.1\r\nhost: catalog.shop.mesh\r\n\r\n",
         then: b"",
     },
 ];
@@ -91,10 +94,16 @@ fn endure(
         clients.push(client);
     }
     if kind.then.is_empty() {
-        // Clients that arrive at once are another matter than those that do not read.
-        wait_for("every reply to have begun", PATIENCE, || {
-            let begun = clients.iter().filter(|client| has_answer(client)).count();
-            ensure(begun == kind.clients, || format!("{begun} have"))
+        // Clients that arrive at once, and what their sockets take in, are another matter than those that
+        // do not read.
+        let (mut before, mut looks) = (0, 0);
+        wait_for("every reply to stand still", PATIENCE, || {
+            let waiting = clients.iter().map(unread).collect::<Result<Vec<u64>>>()?;
+            let now = waiting.iter().sum();
+            let still = std::mem::replace(&mut before, now) == now;
+            looks = if still { looks + 1 } else { 0 };
+            let begun = waiting.iter().all(|bytes| *bytes > 0);
+            ensure(begun && looks >= STILL, || format!("{now} bytes have come"))
         })?;
     }
     trickle(&mut clients, kind.then);
@@ -149,20 +158,19 @@ fn trickle(clients: &mut [TcpStream], bytes: &[u8]) {
 
 /// Has the proxy closed it? An answer that waits to be read is none.
 fn is_open(client: &TcpStream) -> bool {
-    match peek(client) {
+    let peek = || {
+        client.set_nonblocking(true)?;
+        client.peek(&mut [0])
+    };
+    match peek() {
         Ok(count) => count > 0,
         Err(error) => error.kind() == ErrorKind::WouldBlock,
     }
 }
 
-fn has_answer(client: &TcpStream) -> bool {
-    peek(client).is_ok_and(|count| count > 0)
-}
-
-/// What waits to be read, without taking it or waiting for it.
-fn peek(client: &TcpStream) -> std::io::Result<usize> {
-    client.set_nonblocking(true)?;
-    client.peek(&mut [0])
+/// Bytes that have come and wait to be read.
+fn unread(client: &TcpStream) -> Result<u64> {
+    ioctl_fionread(client).during(|| "looking at what has come".to_owned())
 }
 
 /// Failed ones of [`GOOD`] requests one after the other, and their 99th percentile.
