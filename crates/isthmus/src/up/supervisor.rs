@@ -47,6 +47,8 @@ struct Supervisor {
     events: Events,
     views: Views,
     missing: Vec<String>,
+    /// When people were last told what a mesh that is starting waits for.
+    told: Instant,
     /// Has the mesh been ready since it was started?
     ready: watch::Sender<bool>,
     flows: Option<(Instant, Flows)>,
@@ -67,6 +69,8 @@ enum Display {
     Lines,
 }
 
+/// A mesh that is not ready for so long says again and again what it waits for.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Notes that stay on the screen.
 const NOTES_SHOWN: usize = 6;
 const REDRAW_EVERY: Duration = Duration::from_secs(1);
@@ -143,6 +147,7 @@ impl Supervisor {
             events,
             views: Views::new(),
             missing: vec!["everything".to_owned()],
+            told: Instant::now(),
             ready: watch::Sender::new(false),
             flows: None,
             rates: BTreeMap::new(),
@@ -265,6 +270,9 @@ impl Supervisor {
                 None => self.say("everything is healthy again".to_owned()),
                 Some(first) => self.say(format!("not healthy: {first}")),
             }
+        } else if !*self.ready.borrow() && self.told.elapsed() > PATIENCE {
+            self.told = Instant::now();
+            self.say(format!("not ready yet: {}", self.missing.join("; ")));
         }
     }
 
