@@ -356,6 +356,15 @@ impl Destination {
         group.refresh(now);
     }
 
+    /// Does a tunnel to `cluster` stand that takes a request, or whose workload may get no further one?
+    pub(crate) fn has_way(&self, cluster: &ClusterName, now: Instant) -> bool {
+        let mut state = self.state.borrow_mut();
+        state.groups.get_mut(cluster).is_some_and(|group| {
+            group.drop_broken(now);
+            group.tunnels.values().any(|links| !links.wants_more())
+        })
+    }
+
     /// Workloads of `cluster` whose tunnels carry as many requests as they may, so that one more is to
     /// be opened.
     pub(crate) fn full(&self, cluster: &ClusterName) -> Vec<Handle> {

@@ -264,7 +264,10 @@ impl Supervisor {
             self.ready.send_replace(true);
             let seconds = self.begun.elapsed().as_secs_f64();
             self.say(format!("ready after {seconds:.1} s"));
-            self.print_invitation();
+            if matches!(self.display, Display::Lines) {
+                // The word that scripts wait for.
+                let _ = writeln!(io::stdout(), "ready");
+            }
         } else if is_ready != was_ready && *self.ready.borrow() && !self.fleet.is_stopping() {
             match self.missing.first() {
                 None => self.say("everything is healthy again".to_owned()),
@@ -544,13 +547,6 @@ impl Supervisor {
                 }
                 self.notes.push_back(text);
             }
-        }
-    }
-
-    /// Without a terminal, the word that scripts wait for.
-    fn print_invitation(&mut self) {
-        if matches!(self.display, Display::Lines) {
-            let _ = writeln!(io::stdout(), "ready");
         }
     }
 

@@ -112,12 +112,10 @@ async fn connect_remote(
     avoided: &Avoided,
     attempt: &mut Try,
 ) -> Result<Link, Failed> {
-    let mut full = destination.full(cluster);
-    if has_way(destination, cluster) {
+    if destination.has_way(cluster, Instant::now()) {
         widen(worker, destination, decided, cluster);
     } else {
         let opened = await_tunnel(worker, destination, decided, cluster).await;
-        full = destination.full(cluster);
         // A tunnel that is full is better than none.
         if let Err(unreachable) = opened
             && !destination.is_tunnelled(cluster)
@@ -126,6 +124,7 @@ async fn connect_remote(
         }
     }
     let now = Instant::now();
+    let mut full = destination.full(cluster);
     full.extend_from_slice(&avoided.workloads);
     let handle = destination.pick_workload(cluster, decided.affinity, &full, now, decided.draw);
     let link = handle
@@ -136,12 +135,6 @@ async fn connect_remote(
     };
     attempt.start(&handle);
     Ok(link)
-}
-
-/// Does a tunnel to `cluster` stand that takes a request, or may none be added?
-fn has_way(destination: &Destination, cluster: &ClusterName) -> bool {
-    let tunnelled = destination.tunnelled(cluster, Instant::now());
-    !tunnelled.is_empty() && destination.full(cluster).len() < tunnelled.len()
 }
 
 /// Opens a tunnel to `cluster`, the first or one more where all are full, or waits with everybody else
@@ -158,7 +151,7 @@ async fn await_tunnel(
         Ok(turn) => turn,
         Err(_) => {
             let turn = turn.lock_owned().await;
-            if has_way(destination, cluster) {
+            if destination.has_way(cluster, Instant::now()) {
                 return Ok(());
             }
             match destination.why_not_reached(cluster) {

@@ -7,10 +7,9 @@ use std::time::Instant;
 
 use isthmus_balance::{Attempts, Budget, Hedgeable};
 use isthmus_codec::message::{Open, Request};
-use isthmus_model::ClusterName;
+use isthmus_model::{ClusterName, Handle};
 
 use super::decided::Decided;
-use super::settle::Avoided;
 use crate::destination::{Destination, Try};
 use crate::mux::Stream;
 use crate::worker::Worker;
@@ -23,7 +22,8 @@ pub(super) struct Hedge<'r> {
     budget: Rc<RefCell<Budget>>,
     request: &'r Request,
     cluster: ClusterName,
-    avoided: Avoided,
+    /// Where the first try went.
+    first: Handle,
     state: Hedgeable,
     begun: bool,
 }
@@ -44,20 +44,19 @@ impl<'r> Hedge<'r> {
         request: &'r Request,
         first: &Try,
     ) -> Option<Self> {
-        let may = decided.settings.retry.hedge && attempts.is_idempotent();
+        if !decided.settings.retry.hedge || !attempts.is_idempotent() {
+            return None;
+        }
         let (cluster, workload) = (first.cluster()?, first.workload()?);
         let now = Instant::now();
-        may.then(|| Self {
+        Some(Self {
             worker,
             destination,
             decided,
             budget: worker.destinations.budget(&decided.called, now),
             request,
             cluster: cluster.clone(),
-            avoided: Avoided {
-                clusters: Vec::new(),
-                workloads: vec![workload.clone()],
-            },
+            first: workload.clone(),
             state: Hedgeable {
                 idempotent: true,
                 body_held: true,
@@ -87,11 +86,11 @@ impl<'r> Hedge<'r> {
         let workload = self.destination.pick_workload(
             &self.cluster,
             None,
-            &self.avoided.workloads,
+            std::slice::from_ref(&self.first),
             now,
             self.worker.draw(),
         )?;
-        if self.avoided.workloads.contains(&workload) {
+        if workload == self.first {
             return None;
         }
         let link = self
