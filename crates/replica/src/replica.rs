@@ -305,11 +305,11 @@ impl Replica {
         // Both may have dialled at once. The one whose name sorts first decides, so that not both
         // connections are closed.
         if self.cluster < *peer {
-            let older = |(other, session): (&SessionId, &Session)| {
-                (session.peer == *peer && *other < id).then_some(*other)
+            let other = |(other, session): (&SessionId, &Session)| {
+                (session.peer == *peer && *other != id).then_some(*other)
             };
-            let older: Vec<_> = self.sessions.iter().filter_map(older).collect();
-            for other in older {
+            let others: Vec<_> = self.sessions.iter().filter_map(other).collect();
+            for other in others {
                 self.close(other, CloseReason::Superseded, outputs);
             }
         }
@@ -379,11 +379,8 @@ impl Replica {
                 found.overrule(seen.epoch, self.chance.draw());
             }
         }
-        for session in self.sessions.values_mut() {
-            if session.peer == *peer {
-                session.serving.remove(ledger);
-            }
-        }
+        // On another connection of this peer it may be served too: which of two follows is the later
+        // one only the peer knows, and it ignores the other.
         if let Some(session) = self.sessions.get_mut(&id) {
             session.serving.insert(ledger.clone(), serving);
         }

@@ -250,6 +250,26 @@ fn of_two_connections_one_is_closed_and_the_other_works() {
     world.check_converged();
 }
 
+/// Both dial, and what they say on the connection that is closed arrives whenever it does.
+#[test]
+fn whichever_of_two_connections_is_slower_the_other_carries_everything() {
+    for seed in 0..300 {
+        let mut world = World::new(seed);
+        put(&mut world, 0, &facts(0), 0, "of the first");
+        put(&mut world, 1, &facts(1), 0, "of the second");
+        for (from, to) in [(1, 2), (2, 0), (0, 1), (1, 0), (0, 1)] {
+            world.connect(from, to);
+            let pause = Duration::from_millis(world.chance.below(100));
+            world.run(pause);
+        }
+        world.run(Duration::from_secs(2));
+        put(&mut world, 0, &facts(0), 1, "after it");
+        put(&mut world, 1, &facts(1), 1, "after it");
+        world.run(Duration::from_secs(2));
+        world.check_converged();
+    }
+}
+
 #[test]
 fn fast_facts_need_no_disk() {
     let mut world = at_rest();
