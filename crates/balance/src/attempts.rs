@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_model::{Percent, RetryOn, TimeoutSettings, TrafficSettings};
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Retried};
 use crate::constants::{HELD_BYTES, MOST_UNSENT};
 use crate::outcome::Outcome;
 
@@ -28,6 +28,8 @@ pub struct Attempts {
     repeatable: Repeatable,
     /// All of the body that was sent can be sent again.
     body_held: bool,
+    /// When the request came.
+    asked: Instant,
     /// The end of the caller's own time, if it has said so.
     inherited: Option<Instant>,
     own: Own,
@@ -169,6 +171,7 @@ impl Attempts {
                 Repeatable::Unseen
             },
             body_held: true,
+            asked: now,
             inherited: ends(inherited),
             own: Own::Ends(ends(set(timeouts.request))),
             tries: 0,
@@ -361,7 +364,7 @@ impl Attempts {
             Some(GiveUp::AttemptsSpent)
         } else if self.is_late(now) {
             Some(GiveUp::DeadlinePassed)
-        } else if is_free || budget.withdraw(self.percent, now) {
+        } else if is_free || budget.withdraw(self.percent, retried(outcome), self.asked, now) {
             None
         } else {
             Some(GiveUp::BudgetSpent)
@@ -469,6 +472,14 @@ fn is_unwanted(outcome: Outcome) -> bool {
             retry_unwanted: true
         }
     )
+}
+
+fn retried(outcome: Outcome) -> Retried {
+    if outcome == Outcome::Shed {
+        Retried::Shed
+    } else {
+        Retried::Failure
+    }
 }
 
 /// Zero is how "none" is written.

@@ -1,8 +1,16 @@
 //! How much retries may add: the retry budget of one called service.
 //!
-//! Ordinary retries draw on it: at most a percentage of the requests of the last ten seconds, with a
-//! floor for thin traffic, shrunk by the share of this workload's own inbound requests that are
-//! themselves retries, so that a chain of services does not multiply.
+//! Ordinary retries draw on it: at most a percentage of requests, shrunk by the share of this
+//! workload's own inbound requests that are themselves retries, so that a chain of services does not
+//! multiply. The percentage holds in *every* second, not on average: of the requests that began in any
+//! time of a second or longer, no more are retried. So there is no reserve that quiet times could fill
+//! and the first moment of an overload burn. A retry is counted when its request began, not when it is
+//! made: what came then is what it may be a part of. (Of a time that is not over, what has come so far
+//! counts, from a second ago at least.)
+//!
+//! Traffic may be so thin that a percentage of it is nothing. Then one retry in a second is allowed, and
+//! beyond that a few that break no percentage but of nothing. Who was told that there is too much to
+//! do gets none of those few: a thousand callers with a request a second each are a crowd, too.
 //!
 //! Escapes do not draw on it. When a cluster dies, everything in flight to it fails at one instant,
 //! which can be more than any percentage, although nothing is amplified: each of these requests
@@ -16,13 +24,13 @@ use std::time::Instant;
 
 use isthmus_model::Percent;
 
-use crate::constants::{BUDGET_FLOOR_PER_SECOND, BUDGET_WINDOW_SECONDS};
+use crate::constants::{BUDGET_FLOOR_PER_SECOND, BUDGET_SLOT, BUDGET_SLOTS, BUDGET_SLOTS_SHORTEST};
 
-/// What ten seconds of thin traffic may add.
-const FLOOR: u64 = BUDGET_FLOOR_PER_SECOND as u64 * BUDGET_WINDOW_SECONDS as u64;
+/// What the whole window of thin traffic may add.
+const FLOOR: u64 = BUDGET_FLOOR_PER_SECOND as u64 * (BUDGET_SLOTS / BUDGET_SLOTS_SHORTEST) as u64;
 
 /// What retries of one called service may add.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Budget {
     window: Window,
     inbound_retry_share: f64,
@@ -32,19 +40,35 @@ pub struct Budget {
 #[derive(Debug, Clone)]
 pub struct Inbound(Window);
 
-/// The last ten seconds, in slots of one second.
-#[derive(Debug, Clone)]
-struct Window {
-    began: Instant,
-    slots: [Slot; BUDGET_WINDOW_SECONDS],
+/// What a retry is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retried {
+    /// Something went wrong, or takes long.
+    Failure,
+    /// The far side has more to do than it can: only the percentage counts.
+    Shed,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+/// The last ten seconds, in slots of a tenth.
+#[derive(Debug, Clone, PartialEq)]
+struct Window {
+    began: Instant,
+    slots: [Slot; BUDGET_SLOTS],
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Slot {
-    /// Which second since the beginning it counts.
-    second: u64,
+    /// Which one since the beginning it is.
+    number: u64,
     requests: u32,
     retries: u32,
+}
+
+/// Requests and retries of some time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    requests: u64,
+    retries: u64,
 }
 
 impl Inbound {
@@ -66,8 +90,8 @@ impl Inbound {
         reason = "counts of ten seconds are far below 2^53"
     )]
     pub fn retry_share(&self, now: Instant) -> f64 {
-        let (requests, retries) = self.0.recent(now);
-        retries as f64 / requests.max(FLOOR) as f64
+        let counts = self.0.recent(now);
+        counts.retries as f64 / counts.requests.max(FLOOR) as f64
     }
 }
 
@@ -93,24 +117,38 @@ impl Budget {
         }
     }
 
-    /// Takes one retry out of the budget; false: there is none left.
-    pub fn withdraw(&mut self, percent: Percent, now: Instant) -> bool {
-        let left = self.left(percent, now) > 0;
-        if left {
-            let slot = self.window.slot(now);
+    /// Takes one retry of a request that began at `asked` out of the budget; false: there is none
+    /// left.
+    pub fn withdraw(
+        &mut self,
+        percent: Percent,
+        retried: Retried,
+        asked: Instant,
+        now: Instant,
+    ) -> bool {
+        let allowed = self.allows(percent, retried, asked, now);
+        if allowed {
+            let number = self.window.number_of(asked, now);
+            let slot = self.window.slot_at(number);
             slot.retries = slot.retries.saturating_add(1);
         }
-        left
+        allowed
     }
 
-    /// Retries that may begin now.
-    pub fn left(&self, percent: Percent, now: Instant) -> u64 {
-        if percent.value() == 0 {
-            return 0;
+    /// May a request that began at `asked` be retried now?
+    pub fn allows(&self, percent: Percent, retried: Retried, asked: Instant, now: Instant) -> bool {
+        let share = percent.fraction() * (1.0 - self.inbound_retry_share);
+        if share <= 0.0 {
+            return false;
         }
-        let (requests, retries) = self.window.recent(now);
-        let share = requests.saturating_mul(u64::from(percent.value())) / 100;
-        scale(share.max(FLOOR), 1.0 - self.inbound_retry_share).saturating_sub(retries)
+        let recent = self.window.recent(now);
+        let thin = recent.retries < scale(FLOOR, 1.0 - self.inbound_retry_share);
+        if thin && retried == Retried::Failure {
+            return true;
+        }
+        // One is always a whole one, but not in every second for ever.
+        let fits = |counts: Counts| counts.retries < scale(counts.requests, share).max(1);
+        fits(recent) && self.window.each_around(asked, now, fits)
     }
 }
 
@@ -118,41 +156,83 @@ impl Window {
     fn new(now: Instant) -> Self {
         Self {
             began: now,
-            slots: [Slot::default(); BUDGET_WINDOW_SECONDS],
+            slots: [Slot::default(); BUDGET_SLOTS],
         }
     }
 
-    /// Requests and retries.
-    fn recent(&self, now: Instant) -> (u64, u64) {
-        let current = self.second(now);
-        let recent = |slot: &&Slot| {
-            slot.second <= current && current - slot.second < BUDGET_WINDOW_SECONDS as u64
-        };
+    fn recent(&self, now: Instant) -> Counts {
+        let current = self.number(now);
+        let recent =
+            |slot: &&Slot| slot.number <= current && current - slot.number < BUDGET_SLOTS as u64;
         let slots = self.slots.iter().filter(recent);
-        slots.fold((0, 0), |(requests, retries), slot| {
-            (
-                requests + u64::from(slot.requests),
-                retries + u64::from(slot.retries),
-            )
+        slots.fold(Counts::default(), |sum, slot| sum.with(*slot))
+    }
+
+    /// Is it so in every time that `asked` belongs to, that is past, and that is as long as the shortest
+    /// or less than twice that? Every longer one is made of such.
+    fn each_around(&self, asked: Instant, now: Instant, is_so: impl Fn(Counts) -> bool) -> bool {
+        const SHORTEST: u64 = BUDGET_SLOTS_SHORTEST as u64;
+        const LONGEST: u64 = 2 * SHORTEST - 1;
+        let (at, current) = (self.number_of(asked, now), self.number(now));
+        (at.saturating_sub(LONGEST - 1)..=at).all(|first| {
+            let mut sum = Counts::default();
+            (first..=current.min(first + LONGEST - 1)).all(|last| {
+                sum = sum.with(self.slots[index(last)].if_number(last));
+                let counts = last >= at && last - first + 1 >= SHORTEST;
+                !counts || is_so(sum)
+            })
         })
     }
 
     fn slot(&mut self, now: Instant) -> &mut Slot {
-        let second = self.second(now);
-        let index = second % BUDGET_WINDOW_SECONDS as u64;
-        let slot = &mut self.slots[usize::try_from(index).expect("less than the window")];
-        if slot.second != second {
-            *slot = Slot {
-                second,
-                ..Slot::default()
-            };
-        }
+        self.slot_at(self.number(now))
+    }
+
+    fn slot_at(&mut self, number: u64) -> &mut Slot {
+        let slot = &mut self.slots[index(number)];
+        *slot = slot.if_number(number);
         slot
     }
 
-    fn second(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.began).as_secs()
+    /// Of the slot in which a request that began at `asked` is counted: the oldest, if it takes
+    /// longer than any is remembered.
+    fn number_of(&self, asked: Instant, now: Instant) -> u64 {
+        let oldest = self.number(now).saturating_sub(BUDGET_SLOTS as u64 - 1);
+        self.number(asked).clamp(oldest, self.number(now))
     }
+
+    fn number(&self, at: Instant) -> u64 {
+        let passed = at.saturating_duration_since(self.began);
+        u64::try_from(passed.as_nanos() / BUDGET_SLOT.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Slot {
+    /// What it counts, if it is this one; else nothing, as it is a past one.
+    fn if_number(self, number: u64) -> Self {
+        if self.number == number {
+            self
+        } else {
+            Self {
+                number,
+                ..Self::default()
+            }
+        }
+    }
+}
+
+impl Counts {
+    fn with(self, slot: Slot) -> Self {
+        Self {
+            requests: self.requests + u64::from(slot.requests),
+            retries: self.retries + u64::from(slot.retries),
+        }
+    }
+}
+
+/// Where a slot is kept.
+fn index(number: u64) -> usize {
+    usize::try_from(number % BUDGET_SLOTS as u64).expect("less than the number of slots")
 }
 
 /// `count` times `factor` (0.0 to 1.0), rounded down.
@@ -163,114 +243,9 @@ impl Window {
     reason = "counts of ten seconds are far below 2^53, and the factor is not negative"
 )]
 fn scale(count: u64, factor: f64) -> u64 {
-    (count as f64 * factor) as u64
+    // A fifth of a hundred is twenty, whatever binary fractions make of it.
+    (count as f64 * factor + 1e-9) as u64
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::time::Duration;
-
-    fn percent(value: u64) -> Percent {
-        Percent::new(value).unwrap()
-    }
-
-    /// How many retries can be taken at `now`.
-    fn take_all(budget: &mut Budget, of: Percent, now: Instant) -> u32 {
-        let mut taken = 0;
-        while budget.withdraw(of, now) {
-            taken += 1;
-        }
-        taken
-    }
-
-    #[test]
-    fn a_percentage_of_the_last_ten_seconds_with_a_floor() {
-        let start = Instant::now();
-        for (requests, of, inbound, expect) in [
-            (0, 20, 0.0, 30),
-            (100, 20, 0.0, 30),
-            (1000, 20, 0.0, 200),
-            (1000, 100, 0.0, 1000),
-            (1000, 0, 0.0, 0),
-            (0, 0, 0.0, 0),
-            (1000, 20, 0.25, 150),
-            (1000, 20, 1.0, 0),
-            (0, 20, 1.0, 0),
-            (1000, 20, 7.0, 0),
-            (1000, 20, -1.0, 200),
-            (1000, 20, f64::NAN, 200),
-        ] {
-            let mut budget = Budget::new(start);
-            budget.set_inbound_retry_share(inbound);
-            (0..requests).for_each(|_| budget.on_request(start));
-            let taken = take_all(&mut budget, percent(of), start);
-            assert_eq!(taken, expect, "{requests} {of} {inbound}");
-        }
-    }
-
-    #[test]
-    fn what_comes_again_from_outside_is_a_share_of_what_comes() {
-        let start = Instant::now();
-        for (requests, retries, expect) in [
-            (0, 0, 0.0),
-            (100, 0, 0.0),
-            (100, 25, 0.25),
-            (100, 100, 1.0),
-            // One of one, in thin traffic.
-            (1, 1, 1.0 / 30.0),
-        ] {
-            let mut inbound = Inbound::new(start);
-            (0..requests).for_each(|n| inbound.on_request(n < retries, start));
-            let share = inbound.retry_share(start);
-            assert!(
-                (share - expect).abs() < 1e-9,
-                "{retries} of {requests}: {share}"
-            );
-            let later = start + Duration::from_secs(10);
-            assert!(inbound.retry_share(later) < 1e-9);
-        }
-    }
-
-    #[test]
-    fn what_is_older_than_the_window_is_forgotten() {
-        let start = Instant::now();
-        let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let mut budget = Budget::new(start);
-        (0..1000).for_each(|_| budget.on_request(start));
-        assert_eq!(take_all(&mut budget, percent(20), start), 200);
-        assert_eq!(budget.left(percent(20), at(9)), 0);
-        assert_eq!(budget.left(percent(20), at(10)), 30);
-        assert_eq!(take_all(&mut budget, percent(20), at(10)), 30);
-        assert_eq!(budget.left(percent(20), at(1_000_000)), 30);
-    }
-
-    proptest! {
-        /// Against the plain definition, over the same slots of whole seconds.
-        #[test]
-        fn never_more_than_the_budget(
-            steps in proptest::collection::vec((any::<bool>(), 0u64..700), 1..400), of in 1u64..=100,
-        ) {
-            let start = Instant::now();
-            let (mut budget, mut now) = (Budget::new(start), start);
-            let (mut requests, mut retries): (Vec<u64>, Vec<u64>) = (vec![], vec![]);
-            for (is_request, wait) in steps {
-                now += Duration::from_millis(wait);
-                let second = now.duration_since(start).as_secs();
-                let recent = |all: &[u64]| all.iter().filter(|&&at| at + 10 > second).count();
-                if is_request {
-                    budget.on_request(now);
-                    requests.push(second);
-                } else {
-                    let allowed = (recent(&requests) * usize::try_from(of).unwrap() / 100).max(30);
-                    let expect = recent(&retries) < allowed;
-                    prop_assert_eq!(budget.withdraw(percent(of), now), expect);
-                    if expect {
-                        retries.push(second);
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -226,11 +226,16 @@ pub const HELD_BYTES: u64 = 64 * 1024;
 /// second failure on each leaves a whole cluster, so this is how many clusters may be dead at once.
 pub const MOST_UNSENT: u32 = 4;
 
-/// What "recent requests" means for the retry budget. One-second slots.
-pub const BUDGET_WINDOW_SECONDS: usize = 10;
+/// What is remembered for the retry budget, ten seconds, and in what steps.
+pub const BUDGET_SLOT: Duration = Duration::from_millis(100);
+pub const BUDGET_SLOTS: usize = 100;
 
-/// Retries that are always allowed, however few requests there are: with one request a second, a
-/// percentage alone would forbid every retry.
+/// The shortest time in which the budget holds, in such steps: a second. In a shorter one, chance would
+/// decide who is retried; in a longer one, a crowd of retries would be no news any more.
+pub const BUDGET_SLOTS_SHORTEST: usize = 10;
+
+/// Retries per second, counted over ten, that are always allowed of what failed, however few requests
+/// there are: with one request a second, a percentage alone would forbid every retry.
 pub const BUDGET_FLOOR_PER_SECOND: u32 = 3;
 
 /// How often a connection with open streams is pinged.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_model::Percent;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Retried};
 use crate::constants::{HEDGE_FLOOR, HEDGE_SAMPLES, HEDGE_SHARE, HEDGE_STEP, HEDGE_UTILISATION};
 
 /// When requests to one destination are hedged: what their latency has been so far.
@@ -114,7 +114,7 @@ impl Hedging {
         if !utilisation.is_some_and(|utilisation| utilisation < HEDGE_UTILISATION) {
             return Err(NoHedge::Busy);
         }
-        if !budget.withdraw(percent, now) {
+        if !budget.withdraw(percent, Retried::Failure, request.sent, now) {
             return Err(NoHedge::BudgetSpent);
         }
         Ok(())

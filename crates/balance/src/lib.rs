@@ -35,7 +35,7 @@ pub use admission::{
 };
 pub use affinity::{hash_key, rendezvous};
 pub use attempts::{Attempts, Avoid, Committed, GiveUp, Verdict};
-pub use budget::{Budget, Inbound};
+pub use budget::{Budget, Inbound, Retried};
 pub use choice::{Barred, ClusterShare, Considered, Decision, Hot, Possible, Reason};
 pub use endpoints::{Endpoints, Picked, WorkloadReason, WorkloadView};
 pub use hedge::{Hedgeable, Hedging, NoHedge};

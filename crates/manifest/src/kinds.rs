@@ -205,7 +205,7 @@ pub(crate) struct RetrySpec {
     /// counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) attempts: Option<u32>,
-    /// Retries allowed on top of requests, in percent of them: 0 to 100.
+    /// Retries allowed on top of the requests of any second, in percent of them: 0 to 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) budget_percent: Option<u64>,
     /// What makes a try worth repeating.

@@ -211,6 +211,11 @@ fn only_listed_failures_are_tried_again() {
     assert_eq!(show(verdict), "retry");
 }
 
+/// Takes all that there is.
+fn spend(budget: &mut Budget, settings: &TrafficSettings, now: Instant) {
+    while budget.withdraw(settings.retry.budget, Retried::Failure, now, now) {}
+}
+
 /// Runs tries that all end in `outcome` until the verdict is another than to retry.
 fn run_out(attempts: &mut Attempts, outcome: Outcome, budget: &mut Budget, now: Instant) -> String {
     loop {
@@ -240,7 +245,7 @@ fn attempts_budget_and_deadline_end_it() {
     let end = run_out(&mut attempts, REFUSED, &mut budget, now + 5 * MS);
     assert_eq!((end.as_str(), attempts.tries()), ("deadline-passed", 1));
     // No budget.
-    while budget.withdraw(settings.retry.budget, now) {}
+    spend(&mut budget, &settings, now);
     let mut attempts = Attempts::new(&settings, "GET", None, now);
     let end = run_out(&mut attempts, Outcome::Reset, &mut budget, now);
     assert_eq!((end.as_str(), attempts.tries()), ("budget-spent?", 1));
@@ -283,7 +288,7 @@ fn tries_of_which_nothing_was_sent_are_counted_apart() {
     // A place that refuses connections, then one that falls silent: the third is still asked, though
     // the budget is spent.
     let mut budget = Budget::new(now);
-    while budget.withdraw(settings.retry.budget, now) {}
+    spend(&mut budget, &settings, now);
     let mut attempts = Attempts::new(&settings, "GET", None, now);
     for (sent, outcome, escape) in [
         (false, Outcome::ConnectFailed, false),
@@ -316,7 +321,7 @@ fn a_first_escape_costs_nothing_and_a_second_does() {
     let now = Instant::now();
     let settings = TrafficSettings::default();
     let mut budget = Budget::new(now);
-    while budget.withdraw(settings.retry.budget, now) {}
+    spend(&mut budget, &settings, now);
     let mut attempts = Attempts::new(&settings, "GET", None, now);
     for expect in ["retry", "budget-spent?"] {
         attempts.begin(now);
@@ -328,11 +333,11 @@ fn a_first_escape_costs_nothing_and_a_second_does() {
     }
     // It leaves the budget as it is.
     let mut budget = Budget::new(now);
-    let before = budget.left(settings.retry.budget, now);
+    let before = budget.clone();
     let mut attempts = Attempts::new(&settings, "GET", None, now);
     attempts.begin(now);
     let _verdict = attempts.judge(Outcome::ConnectFailed, true, &mut budget, now);
-    assert_eq!(budget.left(settings.retry.budget, now), before);
+    assert_eq!(budget, before);
 }
 
 #[test]
@@ -340,12 +345,12 @@ fn a_retry_that_is_forbidden_draws_on_no_budget() {
     let now = Instant::now();
     let settings = TrafficSettings::default();
     let mut budget = Budget::new(now);
-    let before = budget.left(settings.retry.budget, now);
+    let before = budget.clone();
     let mut attempts = Attempts::new(&settings, "POST", None, now);
     attempts.begin(now);
     let _sent = attempts.commit();
     let _verdict = attempts.judge(Outcome::Reset, false, &mut budget, now);
-    assert_eq!(budget.left(settings.retry.budget, now), before);
+    assert_eq!(budget, before);
 }
 
 #[test]
