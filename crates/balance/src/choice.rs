@@ -365,7 +365,8 @@ fn last_resort<'c>(
     if let Some(failed) = running().find(|c| c.hot.is_none()) {
         return (failed, Reason::AllFailed);
     }
-    let worth = |c: &&Considered| (c.is_at_most(), c.avoided, c.share.healthy == 0, c.rank);
+    // Who says that nothing serves there is no better for not having been asked.
+    let worth = |c: &&Considered| (c.is_at_most(), c.share.healthy == 0, c.avoided, c.rank);
     (
         running().min_by_key(worth).unwrap_or(nearest),
         Reason::AllHot,

@@ -114,6 +114,9 @@ fn the_nearest_that_is_not_hot() {
         (three, &["us", "eu", "ap"], &["us"], "eu all-hot"),
         (sick_here, &["eu", "ap"], &[], "eu all-hot"),
         ("us 0/2 here, eu 0/3 140ms", &[], &[], "us all-hot"),
+        // One that says that it has none can do nothing for a request that failed elsewhere.
+        (sick_here, &["eu", "ap"], &["eu"], "ap all-hot"),
+        (sick_here, &["eu", "ap"], &["eu", "ap"], "eu all-hot"),
         // Nothing.
         ("us 0/0 here, eu 0/0 140ms", &[], &[], "- no-workload"),
         (
