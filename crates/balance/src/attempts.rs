@@ -30,6 +30,8 @@ pub struct Attempts {
     body_held: bool,
     /// When the request came.
     asked: Instant,
+    /// It counts as one that was asked before.
+    again: bool,
     /// The end of the caller's own time, if it has said so.
     inherited: Option<Instant>,
     own: Own,
@@ -172,6 +174,7 @@ impl Attempts {
             },
             body_held: true,
             asked: now,
+            again: false,
             inherited: ends(inherited),
             own: Own::Ends(ends(set(timeouts.request))),
             tries: 0,
@@ -246,6 +249,17 @@ impl Attempts {
     /// Tries begun so far; the first is 1.
     pub fn tries(&self) -> u32 {
         self.tries
+    }
+
+    /// The request counts as one that was asked before: see [`Budget::on_request`].
+    pub fn again(&mut self) {
+        self.again = true;
+    }
+
+    /// What the far side is told: 0 is the first try of what nobody has asked before.
+    pub fn attempt(&self) -> u32 {
+        let before = self.tries.saturating_sub(1);
+        before.saturating_add(u32::from(self.again))
     }
 
     /// Should a reply of this length (`None`: unknown) be held until it is complete? Only while a

@@ -34,6 +34,8 @@ const FLOOR: u64 = BUDGET_FLOOR_PER_SECOND as u64 * (BUDGET_SLOTS / BUDGET_SLOTS
 pub struct Budget {
     window: Window,
     inbound_retry_share: f64,
+    /// What is left over of the last requests that were said to be one that is asked again.
+    owed: f64,
 }
 
 /// How much of what this workload is asked is asked again: counts the requests that it serves.
@@ -83,15 +85,13 @@ impl Inbound {
         slot.retries = slot.retries.saturating_add(u32::from(is_retry));
     }
 
-    /// The part, 0.0 to 1.0, of the requests of the last ten seconds that are retries. In traffic so
-    /// thin that the floor of the budgets covers it, a few retries say little and count little.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "counts of ten seconds are far below 2^53"
-    )]
+    /// The part, 0.0 to 1.0, of the requests of the last second that are retries, or of the last ten, if
+    /// that is more: calm times before do not hide a storm. In traffic so thin that the floor of the
+    /// budgets covers it, a few retries say little and count little.
     pub fn retry_share(&self, now: Instant) -> f64 {
-        let counts = self.0.recent(now);
-        counts.retries as f64 / counts.requests.max(FLOOR) as f64
+        let spans = [BUDGET_SLOTS_SHORTEST, BUDGET_SLOTS];
+        let shares = spans.map(|count| self.0.latest(count, now).retry_share());
+        shares.into_iter().fold(0.0, f64::max)
     }
 }
 
@@ -100,13 +100,20 @@ impl Budget {
         Self {
             window: Window::new(now),
             inbound_retry_share: 0.0,
+            owed: 0.0,
         }
     }
 
-    /// A request begins (its first try, not a retry).
-    pub fn on_request(&mut self, now: Instant) {
+    /// A request begins (its first try, not a retry). True: it counts as one that is asked again, as so
+    /// many do as there are retries among what this workload is asked. Which of them came of a retry only
+    /// the program knows; so whom it calls learns how many did, and whom that one calls, too.
+    pub fn on_request(&mut self, now: Instant) -> bool {
         let slot = self.window.slot(now);
         slot.requests = slot.requests.saturating_add(1);
+        self.owed += self.inbound_retry_share;
+        let is_again = self.owed >= 1.0;
+        self.owed -= f64::from(u8::from(is_again));
+        is_again
     }
 
     /// The part, 0.0 to 1.0, of the requests that this workload was sent which are retries. Values
@@ -137,18 +144,27 @@ impl Budget {
 
     /// May a request that began at `asked` be retried now?
     pub fn allows(&self, percent: Percent, retried: Retried, asked: Instant, now: Instant) -> bool {
-        let share = percent.fraction() * (1.0 - self.inbound_retry_share);
+        let share = self.share(percent);
         if share <= 0.0 {
             return false;
         }
         let recent = self.window.recent(now);
-        let thin = recent.retries < scale(FLOOR, 1.0 - self.inbound_retry_share);
-        if thin && retried == Retried::Failure {
-            return true;
+        let floor = scale(FLOOR, share / percent.fraction());
+        if retried == Retried::Failure && scale(recent.requests, share) < floor {
+            return recent.retries < floor;
         }
         // One is always a whole one, but not in every second for ever.
         let fits = |counts: Counts| counts.retries < scale(counts.requests, share).max(1);
         fits(recent) && self.window.each_around(asked, now, fits)
+    }
+
+    /// What part of the requests may be retried: what those that were retried on the way here have left
+    /// of the percentage of the rest, 0.0 at least. With it, all retries of a chain together are the
+    /// percentage of what entered it.
+    fn share(&self, percent: Percent) -> f64 {
+        let percent = percent.fraction();
+        let retried = self.inbound_retry_share;
+        (percent * (1.0 - retried) - retried).max(0.0)
     }
 }
 
@@ -161,11 +177,16 @@ impl Window {
     }
 
     fn recent(&self, now: Instant) -> Counts {
+        self.latest(BUDGET_SLOTS, now)
+    }
+
+    /// Of the latest so many slots, the one that has just begun among them.
+    fn latest(&self, count: usize, now: Instant) -> Counts {
         let current = self.number(now);
-        let recent =
-            |slot: &&Slot| slot.number <= current && current - slot.number < BUDGET_SLOTS as u64;
-        let slots = self.slots.iter().filter(recent);
-        slots.fold(Counts::default(), |sum, slot| sum.with(*slot))
+        let first = (current + 1).saturating_sub(count as u64);
+        (first..=current).fold(Counts::default(), |sum, number| {
+            sum.with(self.slots[index(number)].if_number(number))
+        })
     }
 
     /// Is it so in every time that `asked` belongs to, that is past, and that is as long as the shortest
@@ -222,6 +243,14 @@ impl Slot {
 }
 
 impl Counts {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of ten seconds are far below 2^53"
+    )]
+    fn retry_share(self) -> f64 {
+        self.retries as f64 / self.requests.max(FLOOR) as f64
+    }
+
     fn with(self, slot: Slot) -> Self {
         Self {
             requests: self.requests + u64::from(slot.requests),

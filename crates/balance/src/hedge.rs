@@ -242,7 +242,9 @@ mod tests {
     fn hedges_stay_within_the_budget() {
         let (hedging, sent) = (learnt(1), Instant::now());
         let mut budget = Budget::new(sent);
-        (0..1000).for_each(|_| budget.on_request(sent));
+        for _ in 0..1000 {
+            budget.on_request(sent);
+        }
         let request = Hedgeable {
             idempotent: true,
             body_held: true,

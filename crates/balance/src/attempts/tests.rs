@@ -258,6 +258,21 @@ fn attempts_budget_and_deadline_end_it() {
 }
 
 #[test]
+fn the_far_side_is_told_what_has_been_asked_before() {
+    let now = Instant::now();
+    for (again, expect) in [(false, [0, 1]), (true, [1, 2])] {
+        let mut attempts = Attempts::new(&TrafficSettings::default(), "GET", None, now);
+        if again {
+            attempts.again();
+        }
+        for told in expect {
+            attempts.begin(now);
+            assert_eq!(attempts.attempt(), told);
+        }
+    }
+}
+
+#[test]
 fn what_was_unknown_once_stays_unknown() {
     let now = Instant::now();
     let mut attempts = Attempts::new(&TrafficSettings::default(), "GET", None, now);

@@ -10,6 +10,10 @@ fn percent(value: u64) -> Percent {
     Percent::new(value).unwrap()
 }
 
+fn ask(budget: &mut Budget, now: Instant) {
+    assert!(!budget.on_request(now), "nobody asks this workload again");
+}
+
 /// How many retries of requests that began at `now` can be taken then.
 fn take_all(budget: &mut Budget, of: Percent, retried: Retried, now: Instant) -> u32 {
     let mut taken = 0;
@@ -30,7 +34,11 @@ fn a_percentage_with_a_floor_for_what_is_no_overload() {
         (1000, 100, 0.0, 1000, 1000),
         (1000, 0, 0.0, 0, 0),
         (0, 0, 0.0, 0, 0),
-        (1000, 20, 0.25, 150, 150),
+        // Of 900 that are none, a fifth may be, and 100 are.
+        (1000, 20, 0.1, 80, 80),
+        // More are retries than there may be in all.
+        (1000, 20, 0.25, 0, 0),
+        (1000, 100, 0.25, 500, 500),
         (1000, 20, 1.0, 0, 0),
         (0, 20, 1.0, 0, 0),
         (1000, 20, 7.0, 0, 0),
@@ -40,7 +48,9 @@ fn a_percentage_with_a_floor_for_what_is_no_overload() {
         for (retried, expect) in [(Shed, shed), (Failure, failure)] {
             let mut budget = Budget::new(start);
             budget.set_inbound_retry_share(inbound);
-            (0..requests).for_each(|_| budget.on_request(start));
+            for _ in 0..requests {
+                budget.on_request(start);
+            }
             let taken = take_all(&mut budget, percent(of), retried, start);
             assert_eq!(taken, expect, "{requests} {of} {inbound} {retried:?}");
         }
@@ -68,6 +78,23 @@ fn what_comes_again_from_outside_is_a_share_of_what_comes() {
         let later = start + Duration::from_secs(10);
         assert!(inbound.retry_share(later) < 1e-9);
     }
+    // A storm after calm times is seen in a second.
+    let mut inbound = Inbound::new(start);
+    (0..900).for_each(|n| inbound.on_request(false, start + n * 10 * MS));
+    (0..100).for_each(|n| inbound.on_request(n % 5 == 0, start + (9000 + n * 10) * MS));
+    let share = inbound.retry_share(start + 9_995 * MS);
+    assert!((0.19..=0.21).contains(&share), "{share}");
+}
+
+/// One in four of what this workload is asked has been asked before: so has one in four of what it asks.
+#[test]
+fn what_is_asked_again_is_told_along_the_chain() {
+    let start = Instant::now();
+    let mut budget = Budget::new(start);
+    budget.set_inbound_retry_share(0.25);
+    let told: Vec<bool> = (0..8).map(|_| budget.on_request(start)).collect();
+    let every_fourth = [false, false, false, true, false, false, false, true];
+    assert_eq!(told, every_fourth);
 }
 
 /// What quiet times have left is no reserve: ten seconds at 70/s, in which nothing fails, would allow
@@ -76,9 +103,9 @@ fn what_comes_again_from_outside_is_a_share_of_what_comes() {
 fn nothing_is_saved_for_the_first_moment_of_an_overload() {
     let start = Instant::now();
     let mut budget = Budget::new(start);
-    (0..700).for_each(|n| budget.on_request(start + n * 1000 / 70 * MS));
+    (0..700).for_each(|n| ask(&mut budget, start + n * 1000 / 70 * MS));
     let surge = start + 10_000 * MS;
-    (0..50).for_each(|n| budget.on_request(surge + 2 * n * MS));
+    (0..50).for_each(|n| ask(&mut budget, surge + 2 * n * MS));
     let taken = take_all(&mut budget, percent(20), Shed, surge + 100 * MS);
     // Of the last second: nine tenths of 70, and 50.
     assert!((18..=24).contains(&taken), "{taken}");
@@ -92,7 +119,7 @@ fn a_late_retry_is_counted_when_its_request_began() {
     let mut budget = Budget::new(start);
     for tenth in 0..60 {
         let count = if tenth < 30 { 10 } else { 100 };
-        (0..count).for_each(|_| budget.on_request(at(tenth)));
+        (0..count).for_each(|_| ask(&mut budget, at(tenth)));
     }
     let now = at(60);
     let mut taken = 0;

@@ -55,7 +55,7 @@ pub(super) async fn run(
         attempts.begin(now);
         journey.record.attempts = attempts.tries();
         request.context.remaining = attempts.remaining(now);
-        request.context.attempt = u8::try_from(attempts.tries() - 1).unwrap_or(u8::MAX);
+        request.context.attempt = u8::try_from(attempts.attempt()).unwrap_or(u8::MAX);
 
         let (mut attempt, link) =
             match connect(worker, &destination, decided, &decision, &avoided, attempts).await {

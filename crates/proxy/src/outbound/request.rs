@@ -64,11 +64,10 @@ pub(super) async fn serve(
     let now = Instant::now();
     let method = std::str::from_utf8(&head.method).unwrap_or_default();
     let mut attempts = call.attempts(&head.fields, &decided.settings, method, now);
-    worker
-        .destinations
-        .budget(&decided.called, now)
-        .borrow_mut()
-        .on_request(now);
+    let budget = worker.destinations.budget(&decided.called, now);
+    if budget.borrow_mut().on_request(now) {
+        attempts.again();
+    }
     let request = Request {
         service: decided.key.service.clone(),
         port: decided.key.port,
