@@ -21,12 +21,15 @@ use std::time::{Duration, Instant};
 
 use crate::constants::{
     GUESTS_PRESSED, PRESSED, QUEUE_BURST, QUEUE_HIGH, QUEUE_HURRY, QUEUE_LONGEST, QUEUE_SHORTEST,
-    QUEUE_SPARE, QUEUE_STANDING, RETRY_AFTER, ROOM_UTILISATION, STRETCH, UTILISATION_OVER,
+    QUEUE_SPARE, QUEUE_STANDING, QUEUE_UNPROVEN, RETRY_AFTER, ROOM_UTILISATION, STRETCH,
+    SURGE_LEAST, SURGE_WAIT, UTILISATION_OVER,
 };
 use crate::limit::{Held, Load, Room, Siblings};
 
+mod proven;
 mod queue;
 
+use proven::Proven;
 use queue::{Queue, Waiting};
 
 /// How much a request matters to those who sent it.
@@ -41,7 +44,11 @@ pub enum Importance {
 #[derive(Debug, Default)]
 pub struct Admission {
     load: Load,
+    proven: Proven,
     queue: Queue,
+    /// Some wait because the program holds all that it can, not only because it has not shown yet how much
+    /// that is.
+    is_pressed: bool,
     /// Tickets that have been given out.
     tickets: u64,
     /// Smoothed, and as of when.
@@ -61,7 +68,12 @@ pub enum Arrival {
 /// [`Admission::finish`], however it ends; else it counts as in service for ever.
 #[derive(Debug)]
 #[must_use = "give it back to Admission::finish when the request ends"]
-pub struct Admitted(Held);
+pub struct Admitted {
+    held: Held,
+    began: Instant,
+    /// So many were in the program then, this one included.
+    among: u32,
+}
 
 /// Names a request that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,6 +143,7 @@ impl Admission {
         if remaining.is_some_and(|left| left.is_zero()) {
             return Arrival::Shed(self.shed(ShedReason::TooLate, now));
         }
+        self.feel(now);
         if self.queue.is_empty() && self.has_room(now) {
             return Arrival::Admitted(self.admit(now));
         }
@@ -153,6 +166,7 @@ impl Admission {
                 ticket,
                 rank,
                 until: now + patience,
+                urgent: now + patience / 4,
                 deadline: remaining.and_then(|left| now.checked_add(left)),
             },
             now,
@@ -162,9 +176,19 @@ impl Admission {
 
     /// A request has ended, or its reply has begun: who is next, and who need not wait any more.
     pub fn finish(&mut self, admitted: Admitted, served: Served, now: Instant) -> Vec<Turn> {
-        let Admitted(mut held) = admitted;
+        let Admitted {
+            mut held,
+            began,
+            among,
+        } = admitted;
         match served {
-            Served::Replied => self.load.replied(&mut held, now),
+            Served::Replied => {
+                self.load.replied(&mut held, now);
+                let took = now.saturating_duration_since(began);
+                if let Some(calm) = self.load.calm() {
+                    self.proven.replied(among, took, calm, now);
+                }
+            }
             Served::Otherwise => self.load.dropped(&mut held, now),
         }
         self.measure(now);
@@ -211,11 +235,16 @@ impl Admission {
 
     fn admit(&mut self, now: Instant) -> Admitted {
         self.measure(now);
-        Admitted(self.load.begin(WHOLE, now))
+        Admitted {
+            held: self.load.begin(WHOLE, now),
+            began: now,
+            among: self.load.waiting(),
+        }
     }
 
     /// Gives out what room there is, and ends what waits in vain.
     fn advance(&mut self, now: Instant) -> Vec<Turn> {
+        self.feel(now);
         let mut turns = Vec::new();
         for ticket in self.queue.gave_way() {
             turns.push(Turn::Shed(ticket, self.shed(ShedReason::QueueFull, now)));
@@ -245,14 +274,29 @@ impl Admission {
         turns
     }
 
-    /// May one more go to the program? While any wait, pressure needs no other proof.
+    /// Sees whether the program holds all that it can. As long as any wait, that needs no further proof.
+    fn feel(&mut self, now: Instant) {
+        let waited = self.is_pressed && !self.queue.is_empty();
+        self.is_pressed = waited || self.load.is_full(WHOLE, now);
+    }
+
+    /// May one more go to the program?
     fn has_room(&self, now: Instant) -> bool {
+        let held = f64::from(self.load.waiting());
+        let usual = self.load.usual_limit(WHOLE, Siblings::none());
+        let proven = self.proven.at(now);
+        if !self.is_pressed {
+            return held < usual.max(proven).max(SURGE_LEAST);
+        }
         if self.queue.is_empty() {
-            return !self.load.is_full(WHOLE, now);
+            return false;
+        }
+        if self.load.asking(now).is_some() {
+            let urgent = self.queue.is_urgent(now);
+            return held < if urgent { usual } else { self.limit(now) };
         }
         let calm = self.load.inflation(WHOLE, now) < GUESTS_PRESSED;
-        let limit = self.limit(now) * if calm { STRETCH } else { 1.0 };
-        f64::from(self.load.waiting()) < limit
+        held < (usual * if calm { STRETCH } else { 1.0 }).max(proven)
     }
 
     fn limit(&self, now: Instant) -> f64 {
@@ -269,6 +313,9 @@ impl Admission {
         if importance == Importance::High || spare > QUEUE_BURST {
             return QUEUE_LONGEST;
         }
+        if !self.is_pressed {
+            return QUEUE_UNPROVEN;
+        }
         ((2.0 * self.limit(now)) as usize).clamp(QUEUE_SHORTEST, QUEUE_LONGEST)
     }
 
@@ -277,7 +324,9 @@ impl Admission {
         if importance == Importance::High {
             return QUEUE_HIGH;
         }
-        let wait = if self.queue.is_standing(now) {
+        let wait = if !self.is_pressed {
+            QUEUE_BURST.max(SURGE_WAIT * self.service())
+        } else if self.queue.is_standing(now) {
             QUEUE_STANDING.max(self.service())
         } else {
             QUEUE_BURST.max(2 * self.service())

@@ -165,6 +165,16 @@ pub const QUEUE_HIGH: Duration = Duration::from_secs(1);
 /// with more workers than expected is found out in a second, not in ten.
 pub const STRETCH: f64 = 1.5;
 
+/// How many a program is given at once that has not shown that it can do more, and over which time it is
+/// forgotten what it has shown: a burst is as large as the last ones, not as those of last week.
+pub const SURGE_LEAST: f64 = 16.0;
+pub const SURGE_KEPT: Duration = Duration::from_mins(5);
+
+/// How many times as long as a request takes one may wait for a program to show what it can do: it has
+/// ten times as many by then. And how many may.
+pub const SURGE_WAIT: u32 = 4;
+pub const QUEUE_UNPROVEN: usize = 200;
+
 /// Bounds of how many may wait: enough for a burst at a small workload, and not too much memory.
 pub const QUEUE_SHORTEST: usize = 16;
 pub const QUEUE_LONGEST: usize = 1024;

@@ -131,6 +131,12 @@ impl Load {
         self.base
     }
 
+    /// The same as far as it is known: in the beginning, the mean of what has come back.
+    pub(crate) fn calm(&self) -> Option<f64> {
+        let first = || self.window.as_ref()?.all.mean();
+        self.base.or_else(first)
+    }
+
     /// Tries per second.
     pub(crate) fn rate(&self) -> Option<f64> {
         self.rate
@@ -255,11 +261,17 @@ impl Load {
 
     /// min(L1, L2) of the valve; see docs/decisions/0008.
     pub(crate) fn limit(&self, room: Room, siblings: Siblings, now: Instant) -> f64 {
+        if self.is_asking(now) {
+            let each = self.concurrency.unwrap_or(siblings.concurrency);
+            return (CALM * each * room.workloads).max(1.0);
+        }
+        self.usual_limit(room, siblings)
+    }
+
+    /// The limit while it is not lowered.
+    pub(crate) fn usual_limit(&self, room: Room, siblings: Siblings) -> f64 {
         let each = self.concurrency.unwrap_or(siblings.concurrency);
         let concurrency = each * room.workloads;
-        if self.is_asking(now) {
-            return (CALM * concurrency).max(1.0);
-        }
         let on_the_way = self.rate.unwrap_or(0.0) * room.rtt;
         let full = CONCURRENCY_HEADROOM * concurrency + on_the_way;
         let Some((rate, base)) = self.rate.zip(self.base) else {

@@ -1,13 +1,15 @@
 //! Who waits, in what order, and for how long.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Ticket;
-use crate::constants::QUEUE_BURST;
+use crate::constants::{QUEUE_BURST, QUEUE_HIGH};
 
 /// How many ranks there are.
 const RANKS: usize = 6;
+/// High priority, its retries included.
+const HIGH: u8 = 1;
 
 /// A request that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(super) struct Waiting {
     pub(super) rank: u8,
     /// It is turned away then.
     pub(super) until: Instant,
+    /// It has waited for a quarter of that then.
+    pub(super) urgent: Instant,
     /// Its caller has gone then.
     pub(super) deadline: Option<Instant>,
 }
@@ -32,6 +36,8 @@ pub(super) struct Queue {
     gave_way: Vec<Ticket>,
     /// Since when it was never empty.
     since: Option<Instant>,
+    /// The same of those of high priority.
+    high_since: Option<Instant>,
 }
 
 impl Queue {
@@ -50,8 +56,14 @@ impl Queue {
 
     /// It has not been empty for longer than a burst takes.
     pub(super) fn is_standing(&self, now: Instant) -> bool {
-        self.since
-            .is_some_and(|since| now.saturating_duration_since(since) > QUEUE_BURST)
+        lasts(self.since, QUEUE_BURST, now)
+    }
+
+    /// Has one of those that matter most waited for long, so that it cannot wait for what a lowered limit
+    /// is to show?
+    pub(super) fn is_urgent(&self, now: Instant) -> bool {
+        let first = self.waiting.values().next();
+        first.is_some_and(|first| first.rank <= HIGH && first.urgent <= now)
     }
 
     /// How many are served before one of this rank that comes now.
@@ -68,6 +80,9 @@ impl Queue {
             ..
         } = waiting;
         self.counts[usize::from(rank)] += 1;
+        if rank <= HIGH {
+            self.high_since.get_or_insert(now);
+        }
         self.ends.insert((until, rank, ticket));
         self.waiting.insert((rank, ticket), waiting);
     }
@@ -93,11 +108,18 @@ impl Queue {
         std::mem::take(&mut self.gave_way)
     }
 
-    /// The next to be served: of the lowest rank the oldest, or the newest of a standing queue.
+    /// The next to be served: of the lowest rank the oldest, or the newest of a standing queue. What
+    /// matters most is judged for itself and later: as long as all of it can be served, none is left for
+    /// one that came after it.
     pub(super) fn take_next(&mut self, now: Instant) -> Option<Waiting> {
         let (rank, oldest) = *self.waiting.keys().next()?;
         let newest = || self.waiting.range(..(rank + 1, Ticket(0))).next_back();
-        let ticket = if self.is_standing(now) {
+        let stands = if rank <= HIGH {
+            lasts(self.high_since, QUEUE_HIGH, now)
+        } else {
+            self.is_standing(now)
+        };
+        let ticket = if stands {
             newest().map_or(oldest, |((_, ticket), _)| *ticket)
         } else {
             oldest
@@ -133,9 +155,17 @@ impl Queue {
         let waiting = self.waiting.remove(&key)?;
         self.counts[usize::from(key.0)] -= 1;
         self.ends.remove(&(waiting.until, key.0, key.1));
+        if self.ahead_of(HIGH) == 0 {
+            self.high_since = None;
+        }
         if self.waiting.is_empty() {
             self.since = None;
         }
         Some(waiting)
     }
+}
+
+/// It has not been empty for longer than that.
+fn lasts(since: Option<Instant>, length: Duration, now: Instant) -> bool {
+    since.is_some_and(|since| now.saturating_duration_since(since) > length)
 }
