@@ -9,8 +9,10 @@ mod http2;
 mod life;
 mod limits;
 mod many;
+mod outliers;
 mod rejudged;
 mod slow;
+mod spread;
 mod upgrade;
 
 use std::cell::RefCell;
