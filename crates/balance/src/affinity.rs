@@ -1,12 +1,11 @@
 //! Requests with the same key go to the same workload: ring hash (Karger et al. 1997) and Maglev
-//! (Eisenbud et al., NSDI 2016, section 3.4), and weighted rendezvous (Schindelhauer and Schomaker
-//! 2005) for clusters.
+//! (Eisenbud et al., NSDI 2016, section 3.4).
 //!
-//! Tables depend on the names and weights of the workloads alone, so that all proxies agree.
+//! Tables depend on the names of the workloads alone, so that all proxies agree.
 
 use std::hash::{Hash, Hasher};
 
-use isthmus_model::{Algorithm, ClusterName};
+use isthmus_model::Algorithm;
 
 use crate::constants::{MAGLEV_SIZE, RING_MOST, RING_POINTS};
 use crate::draw;
@@ -14,21 +13,6 @@ use crate::draw;
 /// The key of a request, from what its policy names: a header's value, a cookie, the source.
 pub fn hash_key(text: &str) -> u64 {
     draw::mix(draw::salt(text), 0x6b65_7973)
-}
-
-/// Which of several clusters a key belongs to. Of a change of weights (not negative; zero gets
-/// nothing) only those keys move that it forces to. `None`: no weight is above zero.
-pub fn rendezvous<'c>(key: u64, clusters: &[(&'c ClusterName, f64)]) -> Option<&'c ClusterName> {
-    let score = |cluster: &ClusterName, weight: f64| {
-        let drawn = draw::unit(draw::mix(key, draw::salt(cluster.as_str())));
-        -weight / drawn.max(f64::MIN_POSITIVE).ln()
-    };
-    clusters
-        .iter()
-        .filter(|(_, weight)| *weight > 0.0)
-        .map(|(cluster, weight)| (score(cluster, *weight), *cluster))
-        .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(a.1)))
-        .map(|(_, cluster)| cluster)
 }
 
 /// The places of workloads, by number, in the order of their names.
@@ -42,18 +26,14 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    /// For workloads with these names and weights. Memory is bounded: at most [`RING_MOST`] points
-    /// or [`MAGLEV_SIZE`] entries.
-    pub(crate) fn new<K: Hash>(algorithm: Algorithm, workloads: &[(&K, u32)]) -> Self {
-        let named: Vec<(u64, u32)> = workloads
-            .iter()
-            .filter(|(_, weight)| *weight > 0)
-            .map(|(key, weight)| (name_of(key), *weight))
-            .collect();
+    /// For workloads with these names. Memory is bounded: at most [`RING_MOST`] points, or one for each
+    /// workload if these are more, or [`MAGLEV_SIZE`] entries.
+    pub(crate) fn new<K: Hash>(algorithm: Algorithm, workloads: &[&K]) -> Self {
+        let names: Vec<u64> = workloads.iter().map(|key| name_of(*key)).collect();
         match algorithm {
-            _ if named.len() != workloads.len() || named.is_empty() => Self::None,
-            Algorithm::RingHash => Self::Ring(ring(&named)),
-            Algorithm::Maglev => Self::Maglev(maglev(&named)),
+            _ if names.is_empty() => Self::None,
+            Algorithm::RingHash => Self::Ring(ring(&names)),
+            Algorithm::Maglev => Self::Maglev(maglev(&names)),
             Algorithm::PeakEwma | Algorithm::RoundRobin | Algorithm::LeastRequest => Self::None,
         }
     }
@@ -82,58 +62,39 @@ fn entries_to_try(entries: &[u16]) -> u64 {
     if entries.is_empty() { 0 } else { 32 }
 }
 
-/// A number of points proportional to the weight, at hashes of the name.
-fn ring(named: &[(u64, u32)]) -> Vec<(u64, usize)> {
-    let least = named.iter().map(|(_, weight)| *weight).min().unwrap_or(1);
-    let total: u64 = named.iter().map(|(_, weight)| u64::from(*weight)).sum();
-    let wanted = total * RING_POINTS / u64::from(least);
-    let all = wanted.min(RING_MOST);
+/// As many points for each, at hashes of its name.
+fn ring(names: &[u64]) -> Vec<(u64, usize)> {
+    let each = RING_POINTS.min(RING_MOST / names.len() as u64).max(1);
     let mut points = Vec::new();
-    for (number, (name, weight)) in named.iter().enumerate() {
-        let count = (u64::from(*weight) * all / total).max(1);
-        points.extend((1..=count).map(|nth| (draw::mix(*name, nth), number)));
+    for (number, name) in names.iter().enumerate() {
+        points.extend((1..=each).map(|nth| (draw::mix(*name, nth), number)));
     }
     points.sort_unstable();
     points
 }
 
-/// Each workload in turn takes the next free entry of a permutation of its own; of two with weights
-/// 1 and 2, the second gets two turns for every one of the first.
-fn maglev(named: &[(u64, u32)]) -> Vec<u16> {
-    let most = named.iter().map(|(_, weight)| *weight).max().unwrap_or(1);
+/// Each workload in turn takes the next free entry of a permutation of its own.
+fn maglev(names: &[u64]) -> Vec<u16> {
     let size = MAGLEV_SIZE as u64;
-    let mut permutations: Vec<(u64, u64)> = named
-        .iter()
-        .map(|(name, _)| {
-            (
-                draw::mix(*name, 1) % size,
-                draw::mix(*name, 2) % (size - 1) + 1,
-            )
-        })
-        .collect();
+    let permutation = |name: &u64| {
+        let step = draw::mix(*name, 2) % (size - 1) + 1;
+        (draw::mix(*name, 1) % size, step)
+    };
+    let mut permutations: Vec<(u64, u64)> = names.iter().map(permutation).collect();
+    permutations.truncate(MAGLEV_SIZE);
     let mut entries: Vec<Option<u16>> = vec![None; MAGLEV_SIZE];
-    let mut due = vec![0u64; named.len()];
     let mut left = MAGLEV_SIZE;
     while left > 0 {
-        for (number, (at, step)) in permutations
-            .iter_mut()
-            .enumerate()
-            .take(usize::from(u16::MAX))
-        {
-            due[number] += u64::from(named[number].1);
-            if due[number] < u64::from(most) || left == 0 {
-                continue;
-            }
-            due[number] -= u64::from(most);
-            loop {
+        for (number, (at, step)) in permutations.iter_mut().enumerate().take(left) {
+            let place = loop {
                 let place = usize::try_from(*at).unwrap_or_default();
                 *at = (*at + *step) % size;
                 if entries[place].is_none() {
-                    entries[place] = u16::try_from(number).ok();
-                    left -= 1;
-                    break;
+                    break place;
                 }
-            }
+            };
+            entries[place] = u16::try_from(number).ok();
+            left -= 1;
         }
     }
     entries.into_iter().flatten().collect()

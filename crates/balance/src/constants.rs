@@ -189,7 +189,7 @@ pub const UTILISATION_OVER: Duration = Duration::from_millis(100);
 /// The most that is told as long as nothing says that the capacity is near: below [`GUESTS_FULL`].
 pub const ROOM_UTILISATION: f64 = 0.75;
 
-/// Points on a hash ring for a workload of the least weight, and for all: with 256, loads differ by
+/// Points on a hash ring for a workload, and the most for all: with 256, loads differ by
 /// about 6 % (one over the root).
 pub const RING_POINTS: u64 = 256;
 pub const RING_MOST: u64 = 65_536;

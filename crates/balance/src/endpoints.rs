@@ -35,8 +35,6 @@ pub struct Endpoints<K> {
 #[derive(Debug, Clone)]
 struct Endpoint<K> {
     key: K,
-    /// At least 1.
-    weight: u32,
     in_flight: u32,
     latency: PeakEwma,
     outlier: Outlier,
@@ -103,21 +101,14 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
     /// Replaces the set. Those that stay keep what was learnt about them. Those that join others
     /// start slowly; the first ones do not, since somebody has to take the traffic.
     pub fn set(&mut self, keys: impl IntoIterator<Item = K>, now: Instant) {
-        self.set_weighted(keys.into_iter().map(|key| (key, 1)), now);
-    }
-
-    /// [`Endpoints::set`] of workloads that take traffic in proportion to these weights; 0 counts
-    /// as 1, since who should take none is not in the set.
-    pub fn set_weighted(&mut self, keys: impl IntoIterator<Item = (K, u32)>, now: Instant) {
         let ramp = self.present().next().map(|_| Ramp { since: now });
         self.list.iter_mut().for_each(|e| e.leaving = true);
-        for (key, weight) in keys {
+        for key in keys {
             let index = self.find(&key).unwrap_or_else(|index| {
                 self.list.insert(index, Endpoint::new(key, ramp));
                 index
             });
             self.list[index].leaving = false;
-            self.list[index].weight = weight.max(1);
         }
         self.list.retain(|e| !e.leaving || e.in_flight > 0);
         self.rebuild();
@@ -330,7 +321,7 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
     }
 
     fn rebuild(&mut self) {
-        let named: Vec<(&K, u32)> = self.present().map(|e| (&e.key, e.weight)).collect();
+        let named: Vec<&K> = self.present().map(|e| &e.key).collect();
         self.table = Table::new(self.algorithm, &named);
     }
 
@@ -345,10 +336,9 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
         let passed = |e: &&Endpoint<K>| Some(&e.key) <= self.last.as_ref();
         let pool = || self.present().filter(|e| allowed(e));
         let ahead = || pool().filter(|e| !passed(e));
-        let most = pool().map(|e| f64::from(e.weight)).fold(1.0, f64::max);
         let turn = || (1..).zip(ahead().chain(pool().filter(passed)));
         turn()
-            .find(|(salt, e)| draw::unit(draw::mix(draw, *salt)) * most < e.weight(now))
+            .find(|(salt, e)| draw::unit(draw::mix(draw, *salt)) < e.weight(now))
             .or_else(|| turn().next())
             .map(|(_, endpoint)| endpoint)
     }
@@ -366,7 +356,6 @@ impl<K> Endpoint<K> {
     fn new(key: K, ramp: Option<Ramp>) -> Self {
         Self {
             key,
-            weight: 1,
             in_flight: 0,
             latency: PeakEwma::default(),
             outlier: Outlier::default(),
@@ -389,10 +378,9 @@ impl<K> Endpoint<K> {
         }
     }
 
-    /// Its weight, and what slow start leaves it of that, after joining and after an ejection.
+    /// What slow start leaves it of its share, after joining and after an ejection.
     fn weight(&self, now: Instant) -> f64 {
-        let left = ramp::share(self.ramp, now).min(ramp::share(self.outlier.ramp(), now));
-        f64::from(self.weight) * left
+        ramp::share(self.ramp, now).min(ramp::share(self.outlier.ramp(), now))
     }
 
     fn cost(&self, algorithm: Algorithm, neutral: f64, now: Instant) -> f64 {

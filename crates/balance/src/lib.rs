@@ -33,7 +33,7 @@ mod valve;
 pub use admission::{
     Admission, Admitted, Arrival, Importance, Served, Shed, ShedReason, Ticket, Turn,
 };
-pub use affinity::{hash_key, rendezvous};
+pub use affinity::hash_key;
 pub use attempts::{Attempts, Avoid, Committed, GiveUp, Verdict};
 pub use budget::{Budget, Inbound, Retried};
 pub use choice::{Barred, ClusterShare, Considered, Decision, Hot, Possible, Reason};

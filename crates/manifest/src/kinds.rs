@@ -165,6 +165,11 @@ pub(crate) struct HashOnSpec {
     /// The value of the cookie of this name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cookie: Option<String>,
+    /// With `cookie`: a client that has none is given one for so long; `0s`: until it ends. Unset: it is
+    /// not, and its requests go anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
+    pub(crate) cookie_ttl: Option<String>,
     /// The client's address. Written `source: {}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<SourceSpec>,

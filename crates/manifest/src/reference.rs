@@ -198,7 +198,7 @@ fn default(path: &str) -> Option<String> {
         },
         "spec.loadBalancing.hashOn" => match hash_on {
             HashOn::Header(name) => format!("header: {name}"),
-            HashOn::Cookie(name) => format!("cookie: {name}"),
+            HashOn::Cookie { name, .. } => format!("cookie: {name}"),
             HashOn::Source => "source: {}".to_owned(),
         },
         "spec.locality.order" => match locality_order {

@@ -40,7 +40,7 @@ fn nothing() -> TrafficPolicy {
 #[test]
 fn each_field_of_a_policy_sets_that_and_nothing_else() {
     type Set = fn(&mut TrafficPolicy);
-    let cases: [(&str, Set); 26] = [
+    let cases: [(&str, Set); 27] = [
         ("retry:", |_| {}),
         ("loadBalancing: {algorithm: PeakEWMA}", |p| {
             p.algorithm = Some(Algorithm::PeakEwma);
@@ -61,8 +61,16 @@ fn each_field_of_a_policy_sets_that_and_nothing_else() {
             p.hash_on = "x-user".parse().map(HashOn::Header).ok();
         }),
         ("loadBalancing: {hashOn: {cookie: Session}}", |p| {
-            p.hash_on = "Session".parse().map(HashOn::Cookie).ok();
+            let name = "Session".parse().unwrap();
+            p.hash_on = Some(HashOn::Cookie { name, ttl: None });
         }),
+        (
+            "loadBalancing: {hashOn: {cookie: s, cookieTtl: 1h30m}}",
+            |p| {
+                let (name, ttl) = ("s".parse().unwrap(), Some(Duration::from_mins(90)));
+                p.hash_on = Some(HashOn::Cookie { name, ttl });
+            },
+        ),
         ("loadBalancing: {hashOn: {source: {}}}", |p| {
             p.hash_on = Some(HashOn::Source);
         }),

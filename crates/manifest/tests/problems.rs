@@ -486,6 +486,10 @@ fn what_is_hashed() {
              allowed, only lower-case token characters (RFC 9110)",
         ),
         (
+            "{header: a, cookieTtl: 1h}",
+            "f:6:50: spec.loadBalancing.hashOn.cookieTtl: only a `cookie` has one",
+        ),
+        (
             "{cookie: a=b}",
             "f:6:36: spec.loadBalancing.hashOn.cookie: `a=b` is not a cookie name: '=' is not \
              allowed, only token characters (RFC 9110)",

@@ -133,8 +133,12 @@ pub enum Algorithm {
 pub enum HashOn {
     /// The value of this header.
     Header(HeaderName),
-    /// The value of the cookie of this name.
-    Cookie(CookieName),
+    /// The value of the cookie of this name. `ttl`: a client that has none is given one that lasts so
+    /// long, or, with zero, until the client ends; `None`: it is not.
+    Cookie {
+        name: CookieName,
+        ttl: Option<Duration>,
+    },
     /// Who asks: the client's address.
     Source,
 }

@@ -5,6 +5,8 @@
 //! client ─ text ─► caller's outbound ─► [gateway of east ─►] callee's inbound ─► program
 //! ```
 
+pub(crate) mod crowd;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,8 +18,8 @@ use isthmus_identity::{
 };
 use isthmus_model::{
     AccountName, AppProtocol, Cluster, ClusterName, Gateway, Handle, Health, Identity, Labels,
-    Mesh, MeshName, Namespace, ObjectName, RegionName, Service, ServiceName, ServicePort, Share,
-    Subset, Target, TrafficPolicy, TrustDomain, Workload,
+    Mesh, MeshName, Namespace, ObjectName, RegionName, Route, Service, ServiceName, ServicePort,
+    Share, Subset, Target, TrafficPolicy, TrustDomain, Workload,
 };
 use isthmus_telemetry::Metrics;
 use isthmus_wire::{Body, ClusterView, Topic};
@@ -46,6 +48,8 @@ pub(crate) struct Scene {
     pub(crate) caller: Node,
     pub(crate) callee: Node,
     pub(crate) gateway: Option<Node>,
+    /// Beside other workloads of the service, with the ports of their programs.
+    others: Vec<(Node, u16)>,
     pub(crate) issuer: Issuer,
     /// What callee and gateway see.
     pub(crate) facts: Facts,
@@ -80,6 +84,7 @@ pub(crate) struct Facts {
     pub(crate) shares: Vec<Share>,
     /// Of the service.
     pub(crate) policy: Option<TrafficPolicy>,
+    pub(crate) routes: Vec<Route>,
 }
 
 /// Runs a test on one thread; a hang is a failure.
@@ -127,6 +132,7 @@ impl Scene {
             workloads: vec![workload(&there, callee_node.mesh_address())],
             shares: Vec::new(),
             policy: None,
+            routes: Vec::new(),
         };
         let cart = sidecar("cart", Some(HOST), program.ip());
         let frontend = sidecar("frontend", None, program.ip());
@@ -135,6 +141,7 @@ impl Scene {
                 caller: Unbound::new().start(&issuer, &west, frontend, &facts),
                 callee: callee_node.start(&issuer, &west, cart, &facts),
                 gateway: None,
+                others: Vec::new(),
                 issuer,
                 seen_by_caller: facts.clone(),
                 facts,
@@ -159,6 +166,7 @@ impl Scene {
             caller: Unbound::new().start(&issuer, &west, frontend, &seen_by_caller),
             callee: callee_node.start(&issuer, &there, cart, &facts),
             gateway: Some(gateway.start(&issuer, &there, Role::Gateway, &facts)),
+            others: Vec::new(),
             issuer,
             facts,
             seen_by_caller,
@@ -193,12 +201,9 @@ impl Scene {
         let target = Target::Service(service.clone());
         let mut policy = TrafficPolicy::empty(service.namespace, name, vec![target]);
         set(&mut policy);
-        for facts in [&mut self.facts, &mut self.seen_by_caller] {
-            facts.policy = Some(policy.clone());
-            facts.workloads.iter_mut().for_each(&change);
-        }
-        self.caller.learn(&self.seen_by_caller);
-        self.callee.learn(&self.facts);
+        self.facts.policy = Some(policy);
+        self.facts.workloads.iter_mut().for_each(&change);
+        self.publish();
     }
 
     /// Sends `request` on a connection of its own and reads until the proxy closes it.
@@ -348,7 +353,8 @@ impl Facts {
         let shares = self.shares.iter().cloned().map(Body::Share);
         let bodies = [Body::Service(self.service.clone())];
         let policy = self.policy.clone().map(Body::TrafficPolicy);
-        let facts = workloads.chain(shares).chain(policy);
+        let routes = self.routes.iter().cloned().map(Body::Route);
+        let facts = workloads.chain(shares).chain(policy).chain(routes);
         let bodies = bodies.into_iter().chain(facts).collect();
         builder.compile(&Topic::Service(self.service.name.clone()), bodies, None);
         let absent = Topic::Service(ServiceName::new("shop", "absent").unwrap());

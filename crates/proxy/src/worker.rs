@@ -150,8 +150,13 @@ impl Worker {
     pub(crate) async fn keep_judging(self: Rc<Self>) {
         let mut published = self.common.view.subscribe();
         loop {
-            // Nobody publishes any more, or it is time: judged all the same.
-            let _ = timeout(JUDGE_EVERY, published.changed()).await;
+            // Where nobody publishes any more, time still passes.
+            let told = async {
+                if !published.changed().await {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let _ = timeout(JUDGE_EVERY, told).await;
             let (view, trust) = (self.common.view.load_full(), self.common.me.trust.load());
             let metrics = &self.common.metrics;
             self.sessions

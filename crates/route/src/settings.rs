@@ -417,7 +417,10 @@ mod tests {
         let mut all = policy("shop/all", &[Target::Mesh]);
         let expect = TrafficSettings {
             algorithm: Algorithm::RoundRobin,
-            hash_on: HashOn::Cookie("cart".parse().unwrap()),
+            hash_on: HashOn::Cookie {
+                name: "cart".parse().unwrap(),
+                ttl: None,
+            },
             locality_order: LocalityOrder::LocalOnly,
             retry: RetrySettings {
                 attempts: 9,

@@ -178,7 +178,10 @@ mod tests {
                 name: "all".parse().unwrap(),
                 targets,
                 algorithm: Some(Algorithm::Maglev),
-                hash_on: Some(HashOn::Cookie("Cart".parse().unwrap())),
+                hash_on: Some(HashOn::Cookie {
+                    name: "Cart".parse().unwrap(),
+                    ttl: Some(Duration::ZERO),
+                }),
                 locality_order: Some(LocalityOrder::LocalOnly),
                 retry_attempts: Some(0),
                 retry_budget: Some(Percent::new(7).unwrap()),

@@ -411,36 +411,6 @@ fn the_same_key_goes_to_the_same_workload_while_that_can_be_used() {
     }
 }
 
-#[test]
-fn traffic_is_in_proportion_to_weights() {
-    let now = Instant::now();
-    for algorithm in [
-        Algorithm::PeakEwma,
-        Algorithm::LeastRequest,
-        Algorithm::RoundRobin,
-        Algorithm::RingHash,
-        Algorithm::Maglev,
-    ] {
-        let mut endpoints = Endpoints::new(algorithm, outlier(5, 50));
-        endpoints.set_weighted([(1, 1), (2, 3)], now);
-        let mut running = std::collections::VecDeque::new();
-        let mut heavy = 0;
-        for draw in 0..4000u64 {
-            let key = hash_key(&draw.to_string());
-            let picked = *endpoints.pick_for(Some(key), &[], now, key).unwrap().key;
-            heavy += u32::from(picked == 2);
-            endpoints.start(&picked);
-            running.push_back(picked);
-            // As many as can be told apart are in flight.
-            if running.len() > 40 {
-                let ended = running.pop_front().unwrap();
-                endpoints.finish(&ended, Outcome::Cancelled, Duration::ZERO, now);
-            }
-        }
-        assert!((2700..=3300).contains(&heavy), "{algorithm:?}: {heavy}");
-    }
-}
-
 /// Four workloads that are tried in turn for three seconds; `bad` says how a try at one of them ends.
 fn compared(
     settings: OutlierSettings,

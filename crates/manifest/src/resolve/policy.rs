@@ -136,6 +136,11 @@ fn algorithm(name: AlgorithmName) -> Algorithm {
 
 fn hash_on(written: &HashOnSpec, problems: &mut Problems) -> Option<HashOn> {
     let path = spec().field("loadBalancing").field("hashOn");
+    let ttl_path = path.field("cookieTtl");
+    let ttl = maybe_duration(written.cookie_ttl.as_ref(), &ttl_path, problems);
+    if written.cookie.is_none() && written.cookie_ttl.is_some() {
+        problems.add(&ttl_path, "only a `cookie` has one");
+    }
     match (&written.header, &written.cookie, &written.source) {
         (Some(name), None, None) => {
             let lower = name.to_ascii_lowercase();
@@ -144,7 +149,7 @@ fn hash_on(written: &HashOnSpec, problems: &mut Problems) -> Option<HashOn> {
         }
         (None, Some(name), None) => {
             let name = problems.name(&path.field("cookie"), "a cookie name", name);
-            name.map(HashOn::Cookie)
+            name.map(|name| HashOn::Cookie { name, ttl })
         }
         (None, None, Some(_)) => Some(HashOn::Source),
         _ => {

@@ -1,16 +1,12 @@
-//! What a proxy must know of gRPC: that a call is one, its deadline, and its status.
+//! What a proxy must know of gRPC: that a call is one, and its status.
 //!
 //! Source: "gRPC over HTTP2", doc/PROTOCOL-HTTP2.md of grpc/grpc, and doc/statuscodes.md.
-
-use std::time::Duration;
 
 use isthmus_codec::Fields;
 use isthmus_telemetry::{RefusalReason, Retry};
 
 use crate::refusal::Refusal;
 
-/// Carries the time that the caller still waits.
-const TIMEOUT: &str = "grpc-timeout";
 /// Carries the status, in the trailers, or in the head of a reply without a body.
 const STATUS: &str = "grpc-status";
 const MESSAGE: &str = "grpc-message";
@@ -21,47 +17,6 @@ pub(crate) fn is_grpc(fields: &Fields) -> bool {
         let rest = kind.strip_prefix(b"application/grpc");
         matches!(rest, Some([] | [b'+' | b';' | b' ', ..]))
     })
-}
-
-/// How long the caller waits; `None` if it has not said so in a way that can be read.
-pub(crate) fn timeout(fields: &Fields) -> Option<Duration> {
-    let (unit, digits) = fields.find(TIMEOUT)?.split_last()?;
-    let is_number = (1..=8).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
-    let amount: u64 = std::str::from_utf8(digits)
-        .ok()
-        .filter(|_| is_number)?
-        .parse()
-        .ok()?;
-    Some(match unit {
-        b'H' => Duration::from_secs(amount * 3600),
-        b'M' => Duration::from_secs(amount * 60),
-        b'S' => Duration::from_secs(amount),
-        b'm' => Duration::from_millis(amount),
-        b'u' => Duration::from_micros(amount),
-        b'n' => Duration::from_nanos(amount),
-        _ => return None,
-    })
-}
-
-/// Tells the program what is left of the caller's time, if the caller has said anything.
-pub(crate) fn set_timeout(fields: &mut Fields, remaining: Duration) {
-    if fields.contains(TIMEOUT) {
-        // Digits and a letter are a value.
-        let _ = fields.set(TIMEOUT, written(remaining));
-    }
-}
-
-/// In the finest unit for which eight digits are enough.
-fn written(remaining: Duration) -> String {
-    const MOST: u128 = 99_999_999;
-    let units = [
-        (remaining.as_micros(), 'u'),
-        (remaining.as_millis(), 'm'),
-        (u128::from(remaining.as_secs()), 'S'),
-    ];
-    let fits = units.into_iter().find(|(amount, _)| *amount <= MOST);
-    let (amount, unit) = fits.unwrap_or((u128::from(remaining.as_secs() / 3600).min(MOST), 'H'));
-    format!("{amount}{unit}")
 }
 
 /// The status that trailers, or the head of a reply without a body, carry.
@@ -173,55 +128,6 @@ mod tests {
             assert_eq!(is_grpc(&fields("content-type", kind)), expect, "{kind}");
         }
         assert!(!is_grpc(&Fields::new()));
-    }
-
-    #[test]
-    fn deadlines() {
-        let millis = Duration::from_millis;
-        for (text, expect) in [
-            ("1S", Some(millis(1000))),
-            ("100m", Some(millis(100))),
-            ("2M", Some(millis(120_000))),
-            ("1H", Some(millis(3_600_000))),
-            ("250000u", Some(millis(250))),
-            ("99999999n", Some(Duration::from_nanos(99_999_999))),
-            ("99999999H", Some(Duration::from_hours(99_999_999))),
-            ("123456789S", None),
-            ("S", None),
-            ("1", None),
-            ("-1S", None),
-            ("+1S", None),
-            ("1s", None),
-            ("", None),
-        ] {
-            assert_eq!(timeout(&fields(TIMEOUT, text)), expect, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_written_can_be_read_and_is_never_longer() {
-        for micros in [
-            0,
-            1,
-            99_999_999,
-            100_000_000,
-            99_999_999_000,
-            1 << 40,
-            1 << 50,
-        ] {
-            let remaining = Duration::from_micros(micros);
-            let mut told = fields(TIMEOUT, "1S");
-            set_timeout(&mut told, remaining);
-            let read = timeout(&told).unwrap();
-            assert!(read <= remaining, "{read:?} of {remaining:?}");
-            assert!(
-                read.as_secs() / 3600 == remaining.as_secs() / 3600,
-                "{read:?}"
-            );
-        }
-        let mut silent = Fields::new();
-        set_timeout(&mut silent, Duration::ZERO);
-        assert!(silent.is_empty(), "who said nothing is told nothing");
     }
 
     #[test]

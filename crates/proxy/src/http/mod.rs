@@ -12,6 +12,7 @@ mod guarded;
 pub(crate) mod http1;
 pub(crate) mod http2;
 mod prefixed;
+pub(crate) mod remaining;
 
 use std::io;
 use std::time::Duration;

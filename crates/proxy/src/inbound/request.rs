@@ -24,6 +24,7 @@ use super::{Target, authorize, withdrawn};
 use crate::gate::Pass;
 use crate::http::{
     Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http1,
+    remaining,
 };
 use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Stream, StreamError};
@@ -61,7 +62,7 @@ pub(super) async fn serve(
     worker: &Worker,
     journey: &mut Journey,
     stream: Stream,
-    request: Request,
+    mut request: Request,
     end: bool,
     caller: &Arc<Caller>,
 ) {
@@ -117,6 +118,9 @@ pub(super) async fn serve(
             return stream.reset(ResetCode::Overloaded);
         }
     };
+    // What it has waited at the gate is gone.
+    let left = deadline.saturating_duration_since(Instant::now());
+    request.context.remaining = request.context.remaining.map(|_| left);
     let lasts = is_grpc || request.upgrade.is_some();
     let conversation = async {
         let answer = exchange(worker, journey, &stream, &request, end, target, &mut pass);
@@ -324,8 +328,8 @@ fn no_head(error: HttpError) -> Broken {
 fn to_program(request: &Request, end: bool, protocol: AppProtocol) -> (RequestHead, Body) {
     let mut said = request.fields.clone();
     strip_hop_by_hop(&mut said);
-    if let Some(remaining) = request.context.remaining {
-        grpc::set_timeout(&mut said, remaining);
+    if let Some(left) = request.context.remaining {
+        remaining::set_timeout(&mut said, left);
     }
     for name in ["host", "expect", TELL_FIELD] {
         said.remove(name);

@@ -8,7 +8,7 @@ use isthmus_codec::Fields;
 use isthmus_codec::message::Response;
 use isthmus_model::TrafficSettings;
 
-use crate::http::grpc;
+use crate::http::{grpc, remaining};
 
 /// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Call {
         method: &str,
         now: Instant,
     ) -> Attempts {
-        let inherited = grpc::timeout(fields).filter(|_| self.is_grpc());
+        let inherited = remaining::timeout(fields);
         let mut attempts = Attempts::new(settings, method, inherited, now);
         if self.is_grpc() {
             attempts.call();

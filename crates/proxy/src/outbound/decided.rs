@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use isthmus_authz::{Caller, Denied, Permit};
+use isthmus_codec::Fields;
 use isthmus_model::{Backend, Host, ServiceName, TrafficSettings};
 use isthmus_route::{Headers, RequestView, Rule};
 use isthmus_telemetry::RefusalReason;
 
+use super::affinity::Affinity;
 use crate::destination::DestinationKey;
 use crate::refusal::Refusal;
 use crate::view::{Known, ServiceView, View};
@@ -34,7 +36,7 @@ pub(super) struct Decided {
     pub(super) called: ServiceName,
     pub(super) draw: u64,
     /// What the request has in common with others that go to the same workload.
-    pub(super) affinity: Option<u64>,
+    pub(super) affinity: Option<Affinity>,
 }
 
 impl Decided {
@@ -48,7 +50,19 @@ impl Decided {
             settings: self.settings.clone(),
             called: self.called.clone(),
             draw: self.draw,
-            affinity: self.affinity,
+            affinity: self.affinity.clone(),
+        }
+    }
+
+    /// By which a workload is chosen, where the policy hashes.
+    pub(super) fn hash_key(&self) -> Option<u64> {
+        self.affinity.as_ref().map(Affinity::key)
+    }
+
+    /// What the client is told with its reply for the next time.
+    pub(super) fn answer(&self, reply: &mut Fields) {
+        if let Some(affinity) = &self.affinity {
+            affinity.answer(reply);
         }
     }
 

@@ -95,9 +95,10 @@ pub(super) async fn run(
                 return Err(Ended::by_client(error));
             }
         };
-        let held = match answered {
+        let mut held = match answered {
             Answered::Reply(held) => held,
-            Answered::Upgraded(upgraded) => {
+            Answered::Upgraded(mut upgraded) => {
+                decided.answer(&mut upgraded.head.fields);
                 attempt.replied(upgraded.outcome(), None, Instant::now());
                 break (upgraded, attempt);
             }
@@ -108,6 +109,7 @@ pub(super) async fn run(
         match settle.judge(attempts, &mut avoided, &attempt, outcome) {
             Verdict::Retry { .. } => attempt.finish(outcome),
             Verdict::Deliver | Verdict::GiveUp { .. } => {
+                decided.answer(&mut held.head.fields);
                 return deliver(journey, attempts, call, attempt, held, reply).await;
             }
         }

@@ -5,6 +5,7 @@
 //! knowledge); further listeners lead to one port of one service. Never forwards to anything outside the mesh, and lends
 //! its identity to no other machine.
 
+mod affinity;
 mod call;
 mod connect;
 mod connection;

@@ -4,14 +4,13 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use isthmus_balance::hash_key;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, Malformed, RequestHead, Target, Version, strip_hop_by_hop};
 use isthmus_codec::message::{Context, Priority, Request};
-use isthmus_model::{Algorithm, HashOn, TrafficSettings};
 use isthmus_route::{Headers, RequestView};
 use isthmus_telemetry::RefusalReason;
 
+use super::affinity::Affinity;
 use super::call::Call;
 use super::decided::{
     Decided, Entry, decide_backend, detect, find_port, find_rule, find_service, pick_backend,
@@ -165,7 +164,8 @@ async fn decide(
     let settings = called.settings(rule);
     let backend = pick_backend(rule, draw)?;
     journey.drawn(backend);
-    let affinity = affinity(worker, &head.fields, &settings);
+    let source = worker.common.config.address;
+    let affinity = Affinity::of(&head.fields, &settings, source, worker.draw());
     let decided = decide_backend(
         worker,
         view.clone(),
@@ -178,31 +178,6 @@ async fn decide(
     Ok(Decided {
         affinity,
         ..decided
-    })
-}
-
-/// What the policy wants hashed; `None` where it hashes nothing, or the request does not have it.
-fn affinity(worker: &Worker, fields: &Fields, settings: &TrafficSettings) -> Option<u64> {
-    if !matches!(settings.algorithm, Algorithm::RingHash | Algorithm::Maglev) {
-        return None;
-    }
-    let key = match &settings.hash_on {
-        HashOn::Header(name) => lossy(fields.find(name.as_str())?),
-        HashOn::Cookie(name) => lossy(cookie(fields, name.as_str())?),
-        // Whoever calls here runs beside this proxy.
-        HashOn::Source => worker.common.config.address.to_string(),
-    };
-    Some(hash_key(&key))
-}
-
-/// The value of one cookie (RFC 6265 section 5.4).
-fn cookie<'f>(fields: &'f Fields, name: &str) -> Option<&'f [u8]> {
-    let pairs = fields
-        .find_all("cookie")
-        .flat_map(|value| value.split(|&byte| byte == b';'));
-    pairs.map(<[u8]>::trim_ascii).find_map(|pair| {
-        let value = pair.strip_prefix(name.as_bytes())?;
-        value.strip_prefix(b"=")
     })
 }
 

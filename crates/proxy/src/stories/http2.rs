@@ -40,7 +40,7 @@ pub(super) async fn h2_client(scene: &Scene) -> SendRequest<Bytes> {
     connect(scene.client().await).await
 }
 
-async fn connect(socket: TcpStream) -> SendRequest<Bytes> {
+pub(super) async fn connect(socket: TcpStream) -> SendRequest<Bytes> {
     let (requests, connection) = h2::client::handshake(socket).await.unwrap();
     tokio::task::spawn_local(async move { drop(connection.await) });
     requests

@@ -1,6 +1,7 @@
 //! What users see, through whole proxies on real sockets: see [`crate::testing`].
 
 mod bridged;
+mod deadlines;
 mod decreed;
 mod expect;
 mod floods;
@@ -9,8 +10,10 @@ mod http2;
 mod life;
 mod limits;
 mod many;
+mod outliers;
 mod rejudged;
 mod slow;
+mod spread;
 mod upgrade;
 
 use std::cell::RefCell;

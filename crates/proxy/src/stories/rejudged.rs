@@ -1,5 +1,7 @@
 //! What was allowed and is so no longer ends, also where it had begun before.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use isthmus_identity::LEAF_LIFETIME;
@@ -8,7 +10,10 @@ use isthmus_model::Namespace;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::testing::{Facts, HOST, Issuer, Node, Scene, program, read_head, run, within};
+use super::HELLO;
+use crate::testing::{
+    Facts, HOST, Issuer, Node, Scene, answering, program, read_head, run, within,
+};
 
 async fn echoing() -> std::net::SocketAddr {
     program(|mut socket| async move {
@@ -138,5 +143,25 @@ fn a_change_that_concerns_nobody_ends_nothing() {
             scene.callee.learn(&facts);
             say_and_hear(&mut socket).await;
         }
+    });
+}
+
+#[test]
+fn who_judges_rests_where_nothing_will_be_published_any_more() {
+    run(async {
+        let scene = Scene::local(answering(HELLO).await);
+        let Node { worker, view, .. } = scene.caller;
+        drop(view);
+        let polls = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&polls);
+        let mut judging = Box::pin(worker.keep_judging());
+        tokio::task::spawn_local(std::future::poll_fn(move |cx| {
+            counted.set(counted.get() + 1);
+            judging.as_mut().poll(cx)
+        }));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!((1..10).contains(&polls.get()), "{} times", polls.get());
     });
 }

@@ -134,18 +134,24 @@ fn value<T: Copy, const N: usize>(
 }
 
 fn hash_on_out(hash_on: &HashOn) -> proto::HashOn {
-    let key = match hash_on {
-        HashOn::Header(name) => Key::Header(name.to_string()),
-        HashOn::Cookie(name) => Key::Cookie(name.to_string()),
-        HashOn::Source => Key::Source(proto::hash_on::Source {}),
+    let (key, ttl) = match hash_on {
+        HashOn::Header(name) => (Key::Header(name.to_string()), None),
+        HashOn::Cookie { name, ttl } => (Key::Cookie(name.to_string()), *ttl),
+        HashOn::Source => (Key::Source(proto::hash_on::Source {}), None),
     };
-    proto::HashOn { key: Some(key) }
+    proto::HashOn {
+        key: Some(key),
+        cookie_ttl_ms: ttl.map(millis),
+    }
 }
 
 fn hash_on_in(hash_on: proto::HashOn) -> Parsed<HashOn> {
     Ok(match hash_on.key {
         Some(Key::Header(name)) => HashOn::Header(parse("policy.hash_on.header", &name)?),
-        Some(Key::Cookie(name)) => HashOn::Cookie(parse("policy.hash_on.cookie", &name)?),
+        Some(Key::Cookie(name)) => HashOn::Cookie {
+            name: parse("policy.hash_on.cookie", &name)?,
+            ttl: hash_on.cookie_ttl_ms.map(Duration::from_millis),
+        },
         Some(Key::Source(_)) => HashOn::Source,
         None => return Err(BodyError::field("policy.hash_on", "names no key")),
     })

@@ -1,0 +1,185 @@
+//! Time that runs out: of a whole request, over as many hops as it takes, and of one try.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::Response;
+use isthmus_model::AppProtocol::Http2;
+use isthmus_model::{Algorithm, HashOn};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use super::get;
+use super::http2::{call, connect, h2_client, h2_program};
+use crate::testing::crowd::{named, who};
+use crate::testing::{HOST, Scene, program, read_head, run, within};
+
+/// What each of three programs was told, from the first to the last.
+type Told = Rc<RefCell<Vec<Duration>>>;
+
+fn check(told: &Told, said: Duration) {
+    let told = told.borrow();
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told[0] <= said, "{told:?}");
+    // Each has waited for its own way to the next.
+    assert!(told.windows(2).all(|pair| pair[1] < pair[0]), "{told:?}");
+}
+
+#[test]
+fn what_is_left_of_a_call_is_told_from_hop_to_hop_and_holds_at_each() {
+    run(async {
+        let told = Told::default();
+        let outbound: Rc<Cell<Option<SocketAddr>>> = Rc::default();
+        let (last, cancelled) = oneshot::channel();
+        let last = Rc::new(Cell::new(Some(last)));
+        let (kept, way) = (Rc::clone(&told), Rc::clone(&outbound));
+        // The first two hand the call on to the next, as a client library of gRPC does with its
+        // context; the last never answers.
+        let address = h2_program(move |request, mut respond| {
+            let timeout = request.headers()["grpc-timeout"].clone();
+            let micros = timeout.to_str().unwrap().strip_suffix('u').unwrap();
+            let mut kept = kept.borrow_mut();
+            kept.push(Duration::from_micros(micros.parse().unwrap()));
+            let last = (kept.len() == 3).then(|| last.take().unwrap());
+            let way = way.get().unwrap();
+            async move {
+                let _request = request;
+                if let Some(last) = last {
+                    std::future::poll_fn(|cx| respond.poll_reset(cx))
+                        .await
+                        .unwrap();
+                    last.send(()).unwrap();
+                    return;
+                }
+                let client = connect(TcpStream::connect(way).await.unwrap()).await;
+                let mut next = call(None);
+                next.headers_mut().insert("grpc-timeout", timeout);
+                let mut client = client.ready().await.unwrap();
+                let (reply, _) = client.send_request(next, true).unwrap();
+                let status = reply.await.unwrap().headers()["grpc-status"].clone();
+                let head = Response::builder()
+                    .header("content-type", "application/grpc")
+                    .header("grpc-status", status);
+                // By then its own caller may have gone.
+                let _ = respond.send_response(head.body(()).unwrap(), true);
+            }
+        })
+        .await;
+        let scene = Scene::stretched_speaking(Http2, address);
+        outbound.set(Some(scene.callee.outbound));
+        let mut client = h2_client(&scene).await.ready().await.unwrap();
+        let (reply, _) = client.send_request(call(Some("2S")), true).unwrap();
+        let reply = within(reply).await.unwrap();
+        assert_eq!(reply.headers()["grpc-status"], "4");
+        within(cancelled).await.unwrap();
+        check(&told, Duration::from_secs(2));
+    });
+}
+
+#[test]
+fn what_is_left_of_a_request_is_told_from_hop_to_hop_and_holds_at_each() {
+    run(async {
+        let told = Told::default();
+        let outbound: Rc<Cell<Option<SocketAddr>>> = Rc::default();
+        let (last, gone) = oneshot::channel();
+        let last = Rc::new(Cell::new(Some(last)));
+        let (kept, way) = (Rc::clone(&told), Rc::clone(&outbound));
+        // The first two hand the field on as they do with a trace; the last never answers.
+        let address = program(move |mut socket| {
+            let (kept, last) = (Rc::clone(&kept), Rc::clone(&last));
+            let way = way.get().unwrap();
+            async move {
+                let head = read_head(&mut socket).await.to_ascii_lowercase();
+                let (_, rest) = head.split_once("x-isthmus-timeout: ").unwrap();
+                let field = rest.lines().next().unwrap();
+                let micros = field.strip_suffix('u').unwrap().parse().unwrap();
+                kept.borrow_mut().push(Duration::from_micros(micros));
+                if kept.borrow().len() == 3 {
+                    let last = last.take().unwrap();
+                    assert_eq!(read_head(&mut socket).await, "");
+                    last.send(()).unwrap();
+                    return;
+                }
+                let next =
+                    format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nx-isthmus-timeout: {field}\r\n\r\n");
+                let mut client = TcpStream::connect(way).await.unwrap();
+                client.write_all(next.as_bytes()).await.unwrap();
+                let reply = read_head(&mut client).await;
+                // By then its own caller may have gone.
+                let _ = socket.write_all(reply.as_bytes()).await;
+            }
+        })
+        .await;
+        let scene = Scene::stretched(address);
+        outbound.set(Some(scene.callee.outbound));
+        let request = get("/").replace("\r\n\r\n", "\r\nx-isthmus-timeout: 2S\r\n\r\n");
+        let reply = scene.ask(&request).await;
+        assert!(reply.starts_with("HTTP/1.1 504 "), "{reply}");
+        assert!(
+            reply.contains("x-isthmus-refusal: request-timeout"),
+            "{reply}"
+        );
+        within(gone).await.unwrap();
+        check(&told, Duration::from_secs(2));
+    });
+}
+
+/// A program that never answers beside one that does; requests with key 0 go to the silent one first.
+async fn silent_first() -> (Scene, Rc<Cell<u32>>) {
+    let asked = Rc::new(Cell::new(0));
+    let counted = Rc::clone(&asked);
+    let silent = named(0, move |_| {
+        counted.set(counted.get() + 1);
+        std::future::pending()
+    });
+    let mut scene = Scene::local(silent.await);
+    scene.join(named(1, |_| async { "200 OK" }).await);
+    scene.decree(
+        |policy| {
+            policy.algorithm = Some(Algorithm::RingHash);
+            policy.hash_on = Some(HashOn::Header("x-key".parse().unwrap()));
+            policy.per_try_timeout = Some(Duration::from_millis(50));
+        },
+        |_| (),
+    );
+    (scene, asked)
+}
+
+#[test]
+fn a_try_that_takes_too_long_is_followed_by_one_elsewhere_where_that_is_safe() {
+    run(async {
+        let (scene, asked) = silent_first().await;
+        let mut in_vain = 0;
+        for key in 0..20 {
+            let field = format!("\r\nx-key: {key}\r\nx-isthmus-tell: 1\r\n\r\n");
+            let before = asked.get();
+            let reply = scene.ask(&get("/").replace("\r\n\r\n", &field)).await;
+            assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
+            assert_eq!(who(&reply), 1);
+            let tries = 1 + asked.get() - before;
+            assert!(
+                reply.contains(&format!("x-isthmus-attempts: {tries}\r\n")),
+                "{reply}"
+            );
+            in_vain += asked.get() - before;
+        }
+        assert!(in_vain > 0, "no request has met the silent one");
+
+        // What may have been executed is not repeated: there is one try, and the caller is told.
+        let (scene, asked) = silent_first().await;
+        let mut refused = 0;
+        for key in 0..20 {
+            let field = format!("\r\nx-key: {key}\r\ncontent-length: 0\r\n\r\n");
+            let post = get("/").replace("GET", "POST").replace("\r\n\r\n", &field);
+            let reply = scene.ask(&post).await;
+            if !reply.starts_with("HTTP/1.1 200 ") {
+                assert!(reply.starts_with("HTTP/1.1 504 "), "{reply}");
+                refused += 1;
+            }
+        }
+        assert!(refused > 0 && refused == asked.get(), "{refused}");
+    });
+}
