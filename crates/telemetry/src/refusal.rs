@@ -157,7 +157,7 @@ reasons! {
         "The workload that answered could not prove that it may be this service.",
         "isthmus_tls_refused_total names the reason; check the service's declared accounts.";
     RequestTimeout: "request-timeout", 504, Destination, IfIdempotent,
-        "No complete reply within timeout.request.",
+        "No complete reply within timeout.request, or nothing of a stream within timeout.idle.",
         "Raise the timeout or make the service faster; it may still be executing the request.";
     MaybeExecuted: "maybe-executed", 502, Destination, IfIdempotent,
         "The connection was lost after the request had been handed over; whether it was executed is unknown.",

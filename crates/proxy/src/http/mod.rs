@@ -96,6 +96,34 @@ pub(crate) fn content_length(fields: &Fields) -> Option<u64> {
         .ok()
 }
 
+/// Does a reply with this head go on for as long as there is something to tell? Its kind says so, and it
+/// has not said how long it is. Calls of gRPC do, too: see [`grpc::is_grpc`].
+pub(crate) fn is_stream(status: u16, fields: &Fields) -> bool {
+    if status != 200 || fields.contains("content-length") {
+        return false;
+    }
+    let kind = fields.find("content-type").map_or(&b""[..], |kind| kind);
+    let kind = kind.split(|&byte| byte == b';').next().unwrap_or_default();
+    STREAMS
+        .iter()
+        .any(|stream| kind.trim_ascii().eq_ignore_ascii_case(stream))
+}
+
+/// Media types of which one reply is many messages, each sent when it happens.
+const STREAMS: [&[u8]; 8] = [
+    // Server-sent events.
+    b"text/event-stream",
+    // One JSON text after the other: newline-delimited, and RFC 7464.
+    b"application/x-ndjson",
+    b"application/json-seq",
+    // One picture replaces the other.
+    b"multipart/x-mixed-replace",
+    b"application/grpc-web",
+    b"application/grpc-web+proto",
+    b"application/grpc-web-text",
+    b"application/grpc-web-text+proto",
+];
+
 /// What a client sends behind the head of its request.
 pub(crate) enum ClientBody<'c> {
     Http1(&'c mut http1::RequestReader),

@@ -18,12 +18,14 @@ use isthmus_codec::mux::ResetCode;
 use isthmus_model::AppProtocol;
 use isthmus_telemetry::RefusalReason;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
-use super::{Target, authorize, withdrawn};
+use super::{Target, authorize, denied, withdrawn};
 use crate::gate::Pass;
 use crate::http::{
     Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http1,
+    is_stream,
 };
 use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Stream, StreamError};
@@ -118,11 +120,22 @@ pub(super) async fn serve(
         }
     };
     let lasts = is_grpc || request.upgrade.is_some();
+    let streams = Streams::default();
     let conversation = async {
-        let answer = exchange(worker, journey, &stream, &request, end, target, &mut pass);
-        let answered = timeout_at(deadline.into(), answer).await;
+        let answered = {
+            let answer = exchange(
+                worker, journey, &stream, &request, end, target, &mut pass, &streams,
+            );
+            let mut answer = pin!(answer);
+            match timeout_at(deadline.into(), &mut answer).await {
+                Ok(answered) => answered?,
+                // Its caller watches what goes on for as long as there is something to tell.
+                Err(_) if streams.begun.get() => answer.await?,
+                Err(_) => return Err(Broken::Late),
+            }
+        };
         // What two programs say in another protocol is late for nobody.
-        if let Some(tunnel) = answered.map_err(|_| Broken::Late)?? {
+        if let Some(tunnel) = answered {
             tunnel.carry(journey, &stream).await;
         }
         Ok(())
@@ -132,6 +145,9 @@ pub(super) async fn serve(
         // A caller that goes away takes its request along, whatever the program is doing.
         error = stream.failed() => Err(Broken::Caller(error)),
         refusal = withdrawn(worker, &request.service, request.port, caller), if lasts => {
+            Err(Broken::Withdrawn(refusal))
+        }
+        refusal = streams.withdrawn(worker, &request, caller), if !lasts => {
             Err(Broken::Withdrawn(refusal))
         }
     };
@@ -162,6 +178,37 @@ pub(super) async fn serve(
             let refusal = Refusal::new(RefusalReason::BadUpstreamReply, error.to_string());
             refuse(worker, journey, &stream, &refusal, is_grpc).await;
         }
+    }
+}
+
+/// Whether the reply to a plain request has turned out to be a stream.
+#[derive(Default)]
+struct Streams {
+    begun: Cell<bool>,
+    told: Notify,
+}
+
+impl Streams {
+    fn begin(&self) {
+        self.begun.set(true);
+        self.told.notify_one();
+    }
+
+    /// As [`withdrawn`], from when the stream begins.
+    async fn withdrawn(&self, worker: &Worker, request: &Request, caller: &Arc<Caller>) -> Refusal {
+        self.told.notified().await;
+        let (service, port) = (&request.service, request.port);
+        let withdrawn = withdrawn(worker, service, port, caller);
+        let mut withdrawn = pin!(withdrawn);
+        tokio::select! {
+            biased;
+            refusal = &mut withdrawn => return refusal,
+            // It may have been taken back while the program thought.
+            refusal = denied(worker, service, port, caller) => if let Some(refusal) = refusal {
+                return refusal;
+            },
+        }
+        withdrawn.await
     }
 }
 
@@ -209,6 +256,10 @@ pub(super) fn refused(refusal: &Refusal, at: &str, is_grpc: bool) -> Reply {
 }
 
 /// Answers the tunnel that the program's connection has become, if it has.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "everything that one request is made of"
+)]
 async fn exchange(
     worker: &Worker,
     journey: &mut Journey,
@@ -217,6 +268,7 @@ async fn exchange(
     end: bool,
     target: Target,
     pass: &mut Pass,
+    streams: &Streams,
 ) -> Result<Option<Tunnel>, Broken> {
     let (head, body) = to_program(request, end, target.protocol);
     let (port, program) = (target.port, &worker.program);
@@ -238,16 +290,7 @@ async fn exchange(
         }
         exchange => exchange,
     };
-    let expects = request.expects;
-    let keep = converse(
-        journey,
-        stream,
-        &mut exchange,
-        &request.method,
-        expects,
-        pass,
-    )
-    .await?;
+    let keep = converse(journey, stream, &mut exchange, request, pass, streams).await?;
     if let Exchange::Http1(exchange) = exchange
         && keep
     {
@@ -362,15 +405,14 @@ fn to_program(request: &Request, end: bool, protocol: AppProtocol) -> (RequestHe
 }
 
 /// Sends the body while the reply may already be coming, and carries the reply. True: the
-/// connection can be used again. `expects`: the caller sends the body when it is told that the program
-/// wants it.
+/// connection can be used again.
 async fn converse(
     journey: &mut Journey,
     stream: &Stream,
     exchange: &mut Exchange,
-    method: &[u8],
-    expects: bool,
+    request: &Request,
     pass: &mut Pass,
+    streams: &Streams,
 ) -> Result<bool, Broken> {
     let (mut reader, writer) = exchange.split();
     let sent_bytes = Cell::new(0);
@@ -379,7 +421,7 @@ async fn converse(
     // Programs that know nothing of it neither ask for a body nor refuse it.
     let patience = tokio::time::sleep(UNASKED);
     tokio::pin!(patience);
-    let mut withheld = expects;
+    let mut withheld = request.expects;
     let (head, body) = loop {
         tokio::select! {
             biased;
@@ -405,7 +447,10 @@ async fn converse(
     let keep = head.keep_alive() && body != Body::UntilClose;
     journey.record.response_code = Some(head.status);
     journey.record.grpc_status = grpc::status(&head.fields);
-    let bodiless = body == Body::None || method == b"HEAD";
+    let bodiless = body == Body::None || request.method == b"HEAD"[..];
+    if is_stream(head.status, &head.fields) {
+        streams.begin();
+    }
     let used = pass.replied(head.status);
     stream
         .reply(&reply(head, body, used), bodiless)

@@ -108,7 +108,8 @@ pub(super) async fn run(
         match settle.judge(attempts, &mut avoided, &attempt, outcome) {
             Verdict::Retry { .. } => attempt.finish(outcome),
             Verdict::Deliver | Verdict::GiveUp { .. } => {
-                return deliver(journey, attempts, call, attempt, held, reply).await;
+                let idle = decided.settings.timeout.idle;
+                return deliver(journey, attempts, call, attempt, held, idle, reply).await;
             }
         }
     };
@@ -137,6 +138,7 @@ async fn answer<'u>(
 ) -> Result<Answered<'u>, Abandoned> {
     let empty = upload.is_empty();
     let waits = upload.waits();
+    let quiet = upload.quiet();
     let mut expects = false;
     if waits.get() {
         let told = timeout_at(deadline(attempts), tried.link.takes_expectations()).await;
@@ -165,13 +167,17 @@ async fn answer<'u>(
         ClientSide::sending(upload.send(Rc::clone(&stream)))
     };
     let mut waiting = Waiting {
-        rest: Rest { stream, client },
+        rest: Rest {
+            stream,
+            client,
+            quiet,
+        },
         waits,
     };
     let Item::Reply(Reply::Response(head)) = waiting.head(tried, attempts, reply).await? else {
         return Err(bad("not a reply to a request"));
     };
-    call.replying(attempts);
+    call.replying(attempts, &head);
     let began = Instant::now();
     if head.status == 101 && upgrades {
         let stream = waiting.rest.stream;
@@ -272,7 +278,7 @@ impl<'u> Waiting<'u> {
         attempts: &mut Attempts,
         reply: &mut ClientReply<'_>,
     ) -> Result<Item, Abandoned> {
-        let Rest { stream, client } = &mut self.rest;
+        let Rest { stream, client, .. } = &mut self.rest;
         loop {
             tokio::select! {
                 biased;

@@ -11,6 +11,7 @@ mod limits;
 mod many;
 mod rejudged;
 mod slow;
+mod streams;
 mod upgrade;
 
 use std::cell::RefCell;
