@@ -289,6 +289,14 @@ impl Reply {
         Ok(self.respond.send_informational(go_on)?)
     }
 
+    pub(super) fn interim(&mut self, head: &ResponseHead) -> Result<(), HttpError> {
+        let mut interim = Response::new(());
+        *interim.status_mut() = StatusCode::from_u16(head.status).unwrap_or_default();
+        // It says nothing of a body (RFC 9110 section 8.6).
+        *interim.headers_mut() = trailers_of(&head.fields);
+        Ok(self.respond.send_informational(interim)?)
+    }
+
     pub(super) fn head(&mut self, head: &ResponseHead, body: Body) -> Result<(), HttpError> {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or_default();
@@ -439,15 +447,17 @@ impl Answer {
             });
             match arrived.await? {
                 Arrived::Final(response) => break response.into_parts(),
-                Arrived::Interim(interim) if interim.status() == StatusCode::CONTINUE => {
+                // RFC 9113 section 8.6: it cannot change to another protocol.
+                Arrived::Interim(interim)
+                    if interim.status() == StatusCode::SWITCHING_PROTOCOLS => {}
+                Arrived::Interim(interim) => {
                     let head = ResponseHead {
-                        status: 100,
+                        status: interim.status().as_u16(),
                         version: Version::Http11,
-                        fields: Fields::new(),
+                        fields: fields_of(interim.headers()),
                     };
                     return Ok((head, Body::None));
                 }
-                Arrived::Interim(_) => {}
             }
         };
         let body = if stream.is_end_stream() {

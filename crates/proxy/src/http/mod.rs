@@ -210,6 +210,16 @@ impl ClientReply<'_> {
         }
     }
 
+    /// Tells a client what a program says before it replies.
+    pub(crate) async fn interim(&mut self, head: &ResponseHead) -> Result<(), HttpError> {
+        match self {
+            // RFC 9110 section 15.2: HTTP/1.0 knows nothing of it.
+            Self::Http1(reply) if reply.version() == Version::Http10 => Ok(()),
+            Self::Http1(reply) => goes_on(reply.stalled(), reply.interim(head)).await,
+            Self::Http2(reply) => reply.interim(head),
+        }
+    }
+
     /// Queues the head. `body`: how the end of what follows is shown; `Length(0)` and `None`: nothing
     /// follows.
     pub(crate) fn head(&mut self, head: &ResponseHead, body: Body) -> Result<(), HttpError> {
@@ -297,7 +307,7 @@ impl Exchange {
 }
 
 impl ProgramReply<'_> {
-    /// The head of the final reply, or that of 100. Safe to give up on and call again.
+    /// The head of the final reply, or one of those that come before. Safe to give up on and call again.
     pub(crate) async fn head(&mut self) -> Result<(ResponseHead, Body), HttpError> {
         match self {
             Self::Http1(reader) => reader.head().await,

@@ -13,7 +13,7 @@ use isthmus_authz::Caller;
 use isthmus_balance::constants::HELD_BYTES;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version, strip_hop_by_hop};
-use isthmus_codec::message::{Reply, Request, Response, Utilisation};
+use isthmus_codec::message::{Interim, Reply, Request, Response, Utilisation};
 use isthmus_codec::mux::ResetCode;
 use isthmus_model::AppProtocol;
 use isthmus_telemetry::RefusalReason;
@@ -151,30 +151,42 @@ pub(super) async fn serve(
             Err(Broken::Withdrawn(refusal))
         }
     };
-    match outcome {
-        Ok(()) => {}
-        Err(Broken::Unseen) => stream.reset(ResetCode::Refused),
-        Err(Broken::Unknown) => stream.reset(ResetCode::MaybeExecuted),
-        Err(Broken::Cut) => {
+    if let Err(broken) = outcome {
+        break_off(worker, journey, stream, broken, is_grpc).await;
+    }
+}
+
+/// Tells the caller that there is no reply, or not all of one.
+async fn break_off(
+    worker: &Worker,
+    journey: &mut Journey,
+    stream: Stream,
+    broken: Broken,
+    is_grpc: bool,
+) {
+    match broken {
+        Broken::Unseen => stream.reset(ResetCode::Refused),
+        Broken::Unknown => stream.reset(ResetCode::MaybeExecuted),
+        Broken::Cut => {
             journey.record.refusal = Some(RefusalReason::UpstreamReset);
             stream.reset(ResetCode::Internal);
         }
-        Err(Broken::Late) => {
+        Broken::Late => {
             journey.refused(&RefusalReason::RequestTimeout.into(), worker.name());
             stream.reset(ResetCode::Timeout);
         }
-        Err(Broken::Withdrawn(refusal)) => {
+        Broken::Withdrawn(refusal) => {
             journey.refused(&refusal, worker.name());
             stream.reset(ResetCode::Cancelled);
         }
-        Err(Broken::Caller(error)) => {
+        Broken::Caller(error) => {
             tracing::debug!(%error, "a caller went away");
         }
-        Err(Broken::Request(error)) => {
+        Broken::Request(error) => {
             tracing::debug!(%error, "a caller broke its own announcement");
             stream.reset(ResetCode::Protocol);
         }
-        Err(Broken::NotHttp(error)) => {
+        Broken::NotHttp(error) => {
             let refusal = Refusal::new(RefusalReason::BadUpstreamReply, error.to_string());
             refuse(worker, journey, &stream, &refusal, is_grpc).await;
         }
@@ -330,9 +342,10 @@ async fn upgrade(
     let (reader, writer) = exchange.split();
     writer.end(None).await.map_err(not_sent)?;
     let (head, body) = loop {
-        let (head, body) = reader.head().await.map_err(no_head)?;
-        if head.status != 100 {
-            break (head, body);
+        match reader.head().await.map_err(no_head)? {
+            (head, _) if head.status == 100 => {}
+            (head, _) if Interim::is_interim(head.status) => hint(stream, head),
+            head => break head,
         }
     };
     journey.record.response_code = Some(head.status);
@@ -352,6 +365,16 @@ async fn upgrade(
     }
     download(journey, stream, &mut ProgramReply::Http1(reader), bodiless).await?;
     Ok(None)
+}
+
+/// Hands on what the program says before it replies.
+fn hint(stream: &Stream, head: ResponseHead) {
+    let ResponseHead {
+        status, mut fields, ..
+    } = head;
+    strip_hop_by_hop(&mut fields);
+    fields.retain(|name, _| !is_of_mesh(name));
+    stream.hint(&Interim { status, fields });
 }
 
 fn no_head(error: HttpError) -> Broken {
@@ -431,6 +454,7 @@ async fn converse(
                         stream.want_body();
                     }
                 }
+                (head, _) if Interim::is_interim(head.status) => hint(stream, head),
                 head => break head,
             },
             () = &mut patience, if withheld => {

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use isthmus_balance::{Attempts, Outcome, Verdict};
-use isthmus_codec::message::{Open, Reply, Request, Response};
+use isthmus_codec::http1::{ResponseHead, Version, strip_hop_by_hop};
+use isthmus_codec::message::{Interim, Open, Reply, Request, Response};
 use isthmus_telemetry::RefusalReason;
 use tokio::time::{sleep_until, timeout_at};
 
@@ -198,6 +199,18 @@ async fn go_on(reply: &mut ClientReply<'_>, waits: &Cell<bool>) -> Result<(), Ab
     reply.ask_for_body().await.map_err(Abandoned::Client)
 }
 
+/// Tells the client what comes before a reply, of whichever try it is: it binds nobody.
+async fn tell(reply: &mut ClientReply<'_>, interim: Interim) -> Result<(), Abandoned> {
+    let Interim { status, mut fields } = interim;
+    strip_hop_by_hop(&mut fields);
+    let head = ResponseHead {
+        status,
+        version: Version::Http11,
+        fields,
+    };
+    reply.interim(&head).await.map_err(Abandoned::Client)
+}
+
 /// What a try has brought.
 enum Answered<'u> {
     Reply(Held<'u>),
@@ -282,6 +295,7 @@ impl<'u> Waiting<'u> {
         loop {
             tokio::select! {
                 biased;
+                interim = stream.interim() => tell(reply, interim).await?,
                 item = stream.receive() => {
                     let failed = |error| Abandoned::Failed(stream_failed(error, stream.link()));
                     return item.map_err(failed);

@@ -6,6 +6,7 @@ mod expect;
 mod floods;
 mod gone;
 mod http2;
+mod interim;
 mod life;
 mod limits;
 mod many;
