@@ -41,6 +41,11 @@ pub(crate) enum HttpError {
     Unseen,
     #[error("the connection ended inside a message")]
     Truncated,
+    /// It has not answered the key that it was given (RFC 6455 section 4.1).
+    #[error(
+        "the program agreed to WebSocket without having understood it: Sec-WebSocket-Accept is wrong"
+    )]
+    NotWebSocket,
     /// The client neither sends nor takes anything.
     #[error("the client did not go on for {0:?}")]
     Stalled(Duration),
@@ -162,15 +167,22 @@ async fn goes_on<T>(
     done.unwrap_or(Err(HttpError::Stalled(limit)))
 }
 
-/// The connection of a client that has changed to another protocol, and what it has said in it already.
-pub(crate) struct ClientTunnel<'t> {
-    pub(crate) read: &'t mut OwnedReadHalf,
-    pub(crate) early: Bytes,
-    pub(crate) write: &'t mut OwnedWriteHalf,
+/// The connection of a client that has changed to another protocol, and what it has said in it already;
+/// of a client of HTTP/2, the stream.
+pub(crate) enum ClientTunnel<'t> {
+    Http1 {
+        read: &'t mut OwnedReadHalf,
+        early: Bytes,
+        write: &'t mut OwnedWriteHalf,
+    },
+    Http2 {
+        read: http2::TunnelReader<'t>,
+        write: http2::TunnelWriter<'t>,
+    },
 }
 
 impl<'t> ClientTunnel<'t> {
-    /// `None`: streams of HTTP/2 change to nothing.
+    /// `None`: the client has not been told that it stands.
     pub(crate) fn over(
         body: &'t mut ClientBody<'_>,
         reply: &'t mut ClientReply<'_>,
@@ -179,7 +191,12 @@ impl<'t> ClientTunnel<'t> {
             (ClientBody::Http1(reader), ClientReply::Http1(reply)) => {
                 let (read, early) = reader.tunnel();
                 let write = reply.tunnel();
-                Some(Self { read, early, write })
+                Some(Self::Http1 { read, early, write })
+            }
+            (ClientBody::Http2(receiver), ClientReply::Http2(reply)) => {
+                let read = http2::TunnelReader::of(receiver);
+                let write = reply.tunnel()?;
+                Some(Self::Http2 { read, write })
             }
             _ => None,
         }
@@ -199,6 +216,10 @@ impl ClientReply<'_> {
             Self::Http1(reply) => reply.version(),
             Self::Http2(_) => Version::Http11,
         }
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2(_))
     }
 
     /// Tells a client that waits to go on with its body. One that speaks HTTP/2 has its own way of
@@ -325,6 +346,10 @@ impl ProgramReply<'_> {
 }
 
 impl ProgramRequest<'_> {
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+
     /// Sends the head, which was queued when the exchange began.
     pub(crate) async fn begin(&mut self) -> Result<(), HttpError> {
         match self {

@@ -3,6 +3,8 @@
 //! The request is committed when its first byte is handed to the program: before that, the stream is
 //! reset as REFUSED, which tells the caller that it may try elsewhere.
 
+mod tunnel;
+
 use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,21 +19,19 @@ use isthmus_codec::message::{Interim, Reply, Request, Response, Utilisation};
 use isthmus_codec::mux::ResetCode;
 use isthmus_model::AppProtocol;
 use isthmus_telemetry::RefusalReason;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
+use self::tunnel::{Asked, Tunnel};
 use super::{Target, authorize, denied, withdrawn};
 use crate::gate::Pass;
 use crate::http::{
-    Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http1,
-    is_stream,
+    Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, is_stream,
 };
 use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Stream, StreamError};
 use crate::program::NotBegun;
 use crate::refusal::{Refusal, is_of_mesh};
-use crate::splice::splice;
 use crate::told::TELL_FIELD;
 use crate::worker::Worker;
 
@@ -46,6 +46,8 @@ enum Broken {
     Unseen,
     /// The program may have executed it, and said nothing.
     Unknown,
+    /// It does not take what was asked for instead of HTTP, and has not seen the request.
+    NoTunnel,
     /// The reply was begun.
     Cut,
     /// What the program answered is not HTTP.
@@ -86,10 +88,6 @@ pub(super) async fn serve(
     };
     if target.protocol == AppProtocol::Http2 {
         journey.record.protocol = "http/2";
-        if request.upgrade.is_some() {
-            let refusal = RefusalReason::UpgradeNotSupported.into();
-            return refuse(worker, journey, &stream, &refusal, is_grpc).await;
-        }
     }
     let now = Instant::now();
     worker
@@ -185,6 +183,10 @@ async fn break_off(
         Broken::Request(error) => {
             tracing::debug!(%error, "a caller broke its own announcement");
             stream.reset(ResetCode::Protocol);
+        }
+        Broken::NoTunnel => {
+            let refusal = RefusalReason::UpgradeNotSupported.into();
+            refuse(worker, journey, &stream, &refusal, is_grpc).await;
         }
         Broken::NotHttp(error) => {
             let refusal = Refusal::new(RefusalReason::BadUpstreamReply, error.to_string());
@@ -282,10 +284,14 @@ async fn exchange(
     pass: &mut Pass,
     streams: &Streams,
 ) -> Result<Option<Tunnel>, Broken> {
-    let (head, body) = to_program(request, end, target.protocol);
+    let (mut head, body) = to_program(request, end, target.protocol);
+    let asked = Asked::of(request, target.protocol, || worker.draw(), &mut head);
     let (port, program) = (target.port, &worker.program);
     let begun = match target.protocol {
-        AppProtocol::Http2 => program.begin_http2(port, &head, body).await,
+        AppProtocol::Http2 => {
+            let protocol = asked.as_ref().map(Asked::protocol);
+            program.begin_http2(port, &head, body, protocol).await
+        }
         AppProtocol::Http1 | AppProtocol::Tcp => program.begin_http1(port, &head, body).await,
     };
     let exchange = begun.map_err(|error| match error {
@@ -294,76 +300,19 @@ async fn exchange(
             Broken::Unseen
         }
         NotBegun::Unsendable(error) => Broken::Request(error),
+        NotBegun::NoTunnel => Broken::NoTunnel,
     })?;
     journey.record.attempts = 1;
-    let mut exchange = match exchange {
-        Exchange::Http1(exchange) if request.upgrade.is_some() => {
-            return upgrade(journey, stream, exchange, request, target.idle, pass).await;
-        }
-        exchange => exchange,
-    };
+    if let Some(asked) = asked {
+        return tunnel::upgrade(journey, stream, exchange, &asked, target.idle, pass).await;
+    }
+    let mut exchange = exchange;
     let keep = converse(journey, stream, &mut exchange, request, pass, streams).await?;
     if let Exchange::Http1(exchange) = exchange
         && keep
     {
         program.give_back(port, exchange.into_connection());
     }
-    Ok(None)
-}
-
-/// A connection on which caller and program have changed to another protocol.
-struct Tunnel {
-    read: OwnedReadHalf,
-    /// Read with the head of the reply.
-    early: Bytes,
-    write: OwnedWriteHalf,
-    /// `timeout.idle`.
-    idle: Duration,
-}
-
-impl Tunnel {
-    async fn carry(self, journey: &mut Journey, stream: &Stream) {
-        let carried = splice(self.read, self.write, self.early, stream, self.idle).await;
-        journey.record.request_bytes += carried.received;
-        journey.record.response_bytes += carried.sent;
-    }
-}
-
-/// Asks the program to change to another protocol. Should it go on in HTTP, its answer is carried, and
-/// the connection used no more.
-async fn upgrade(
-    journey: &mut Journey,
-    stream: &Stream,
-    mut exchange: http1::Exchange,
-    request: &Request,
-    idle: Duration,
-    pass: &mut Pass,
-) -> Result<Option<Tunnel>, Broken> {
-    let (reader, writer) = exchange.split();
-    writer.end(None).await.map_err(not_sent)?;
-    let (head, body) = loop {
-        match reader.head().await.map_err(no_head)? {
-            (head, _) if head.status == 100 => {}
-            (head, _) if Interim::is_interim(head.status) => hint(stream, head),
-            head => break head,
-        }
-    };
-    journey.record.response_code = Some(head.status);
-    let switches = head.status == 101;
-    let bodiless = !switches && (body == Body::None || request.method == b"HEAD"[..]);
-    let used = pass.replied(head.status);
-    let reply = reply(head, body, used);
-    stream.reply(&reply, bodiless).map_err(Broken::Caller)?;
-    if switches {
-        let (read, early, write) = exchange.into_tunnel();
-        return Ok(Some(Tunnel {
-            read,
-            early,
-            write,
-            idle,
-        }));
-    }
-    download(journey, stream, &mut ProgramReply::Http1(reader), bodiless).await?;
     Ok(None)
 }
 
@@ -404,10 +353,6 @@ fn to_program(request: &Request, end: bool, protocol: AppProtocol) -> (RequestHe
     }
     if request.expects {
         let _ = fields.push("expect", "100-continue");
-    }
-    if let Some(upgrade) = &request.upgrade {
-        let _ = fields.push("connection", "upgrade");
-        let _ = fields.push("upgrade", upgrade.clone());
     }
     if protocol == AppProtocol::Http2 && grpc::is_grpc(&request.fields) && !fields.contains("te") {
         // Programs of gRPC ask for it, and a caller that speaks HTTP/1.1 need not know.

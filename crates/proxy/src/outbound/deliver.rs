@@ -20,7 +20,7 @@ use crate::http::{ClientBody, ClientReply, ClientTunnel, HttpError, content_leng
 use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Stream};
 use crate::refusal::{AT_FIELD, Refusal};
-use crate::splice::{Quiet, splice};
+use crate::splice::{Carried, Quiet, splice};
 
 /// May the client's connection carry another request?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,21 +205,35 @@ impl Upgraded {
     ) -> Result<KeepAlive, Ended> {
         let outcome = self.outcome();
         let Self { mut head, stream } = self;
-        journey.record.response_code = Some(head.status);
         strip_hop_by_hop(&mut head.fields);
-        // What was read as the value of a field is one.
-        let _ = head.fields.push("connection", "upgrade");
-        if let Some(upgrade) = head.upgrade.take() {
-            let _ = head.fields.push("upgrade", upgrade);
+        let upgrade = head.upgrade.take();
+        if reply.is_http2() {
+            // RFC 8441 section 5: it is agreed to by 2xx, and nobody has to prove that it understands.
+            head.status = 200;
+            head.fields.remove("sec-websocket-accept");
+            reply.head(&response_head(&head), Body::UntilClose)?;
+        } else {
+            // What was read as the value of a field is one.
+            let _ = head.fields.push("connection", "upgrade");
+            if let Some(upgrade) = upgrade {
+                let _ = head.fields.push("upgrade", upgrade);
+            }
+            reply.head(&response_head(&head), Body::None)?;
+            reply.end(None)?;
         }
-        reply.head(&response_head(&head), Body::None)?;
-        reply.end(None)?;
+        journey.record.response_code = Some(head.status);
         reply.flush().await?;
-        if let Some(tunnel) = ClientTunnel::over(body, reply) {
-            let carried = splice(tunnel.read, tunnel.write, tunnel.early, &stream, idle).await;
-            journey.record.request_bytes += carried.sent;
-            journey.record.response_bytes += carried.received;
-        }
+        let carried = match ClientTunnel::over(body, reply) {
+            Some(ClientTunnel::Http1 { read, early, write }) => {
+                splice(read, write, early, &stream, idle).await
+            }
+            Some(ClientTunnel::Http2 { read, write }) => {
+                splice(read, write, Bytes::new(), &stream, idle).await
+            }
+            None => Carried::default(),
+        };
+        journey.record.request_bytes += carried.sent;
+        journey.record.response_bytes += carried.received;
         attempt.finish(outcome);
         Ok(KeepAlive::No)
     }

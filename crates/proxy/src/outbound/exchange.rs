@@ -106,6 +106,12 @@ pub(super) async fn run(
         let outcome = call.outcome(&held.head, held.body.trailers());
         let utilisation = held.head.utilisation.map(|used| used.fraction().into());
         attempt.replied(outcome, utilisation, held.began);
+        let is_agreed = (200..300).contains(&held.head.status);
+        if is_agreed && request.upgrade.is_some() && reply.is_http2() {
+            // A client of HTTP/2 would take it for the beginning of what it asked for.
+            attempt.finish(outcome);
+            return Err(stays_http().into());
+        }
         match settle.judge(attempts, &mut avoided, &attempt, outcome) {
             Verdict::Retry { .. } => attempt.finish(outcome),
             Verdict::Deliver | Verdict::GiveUp { .. } => {
@@ -357,6 +363,12 @@ async fn receive(second: Option<&Second>) -> Result<Item, StreamError> {
         Some(second) => second.stream.receive().await,
         None => std::future::pending().await,
     }
+}
+
+/// The program went on as if nobody had asked for another protocol.
+fn stays_http() -> Refusal {
+    let detail = "the program answers in HTTP where another protocol was asked for";
+    Refusal::new(RefusalReason::UpgradeNotSupported, detail)
 }
 
 /// There is no reply in time.

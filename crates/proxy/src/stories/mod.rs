@@ -3,6 +3,7 @@
 mod bridged;
 mod decreed;
 mod expect;
+mod extended;
 mod floods;
 mod gone;
 mod http2;
