@@ -210,6 +210,7 @@ impl Attempts {
     /// deadline holds.
     pub fn stream(&mut self) {
         self.own = Own::Ends(None);
+        self.timeouts.per_try = Duration::ZERO;
     }
 
     /// Its method says that executing it twice does no harm (RFC 9110 section 9.2.2).

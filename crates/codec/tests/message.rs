@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use isthmus_codec::message::{
-    Context, MAX_AVOID, Open, Priority, RefusalCode, Reply, Request, Response, TcpOpen, TunnelOpen,
-    TunnelReply, Utilisation,
+    Context, Interim, MAX_AVOID, Open, Priority, RefusalCode, Reply, Request, Response, TcpOpen,
+    TunnelOpen, TunnelReply, Utilisation,
 };
 use isthmus_codec::{DecodeError, Fields};
 use isthmus_model::{ClusterName, Handle, LabelKey, ServiceName, Subset};
@@ -326,5 +326,28 @@ fn codes_keep_their_numbers() {
     ] {
         assert_eq!((u16::from(code), RefusalCode::from(number)), (number, code));
         assert_eq!(code.to_string(), word);
+    }
+}
+
+#[test]
+fn what_comes_before_a_reply_is_no_reply() {
+    for (status, expect) in [
+        (100, false),
+        (101, false),
+        (102, true),
+        (199, true),
+        (200, false),
+    ] {
+        let interim = Interim {
+            status,
+            fields: Fields::new(),
+        };
+        let mut out = BytesMut::new();
+        interim.encode(&mut out);
+        let written = out.freeze();
+        assert_eq!(Interim::decode(written.clone()).is_ok(), expect, "{status}");
+        assert!(Reply::decode(written).is_err());
+        let accepted = encode_reply(&Reply::Accepted);
+        assert!(Interim::decode(accepted).is_err());
     }
 }

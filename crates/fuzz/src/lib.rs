@@ -24,7 +24,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target {
         name: "http1-request",
         run: http1::request,
@@ -52,6 +52,10 @@ pub const TARGETS: [Target; 11] = [
     Target {
         name: "message-reply",
         run: message::reply,
+    },
+    Target {
+        name: "message-interim",
+        run: message::interim,
     },
     Target {
         name: "wire-body",

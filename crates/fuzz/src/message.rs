@@ -3,7 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 use isthmus_codec::DecodeError;
-use isthmus_codec::message::{Open, Reply, TunnelReply};
+use isthmus_codec::message::{Interim, Open, Reply, TunnelReply};
 
 use crate::{hyphened, word};
 
@@ -36,6 +36,20 @@ pub(crate) fn reply(data: &[u8]) -> String {
                 Reply::Tunnel(TunnelReply::Open { .. }) => "tunnel".to_owned(),
                 reply => word(reply),
             }
+        }
+        Err(error) => label(&error),
+    }
+}
+
+/// What may come before the answer to a request.
+pub(crate) fn interim(data: &[u8]) -> String {
+    match Interim::decode(Bytes::copy_from_slice(data)) {
+        Ok(interim) => {
+            let mut written = BytesMut::new();
+            interim.encode(&mut written);
+            let again = Interim::decode(written.freeze());
+            assert_eq!(again.as_ref(), Ok(&interim), "what is written is read back");
+            word(&interim)
         }
         Err(error) => label(&error),
     }

@@ -10,7 +10,7 @@ pub(crate) use self::pair::pair;
 use std::time::Instant;
 
 use isthmus_codec::Fields;
-use isthmus_codec::message::{Context, Open, Reply, Request, Response, TcpOpen};
+use isthmus_codec::message::{Context, Interim, Open, Reply, Request, Response, TcpOpen};
 use isthmus_codec::mux::{Connection, CreditBudget, Settings, Side};
 use isthmus_model::ServiceName;
 
@@ -68,6 +68,13 @@ fn a_reply(kind: u8) -> Reply {
         upgrade: None,
         refusal: None,
     })
+}
+
+fn an_interim(kind: u8) -> Interim {
+    Interim {
+        status: 102 + u16::from(kind % 98),
+        fields: some_fields(),
+    }
 }
 
 fn some_fields() -> Fields {

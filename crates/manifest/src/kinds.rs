@@ -236,11 +236,12 @@ pub(crate) enum RetryOnName {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TimeoutSpec {
-    /// Until the whole reply, from the end of the request; of gRPC until the reply begins; `0s`: none.
+    /// Until the whole reply, from the end of the request; of a stream (gRPC, server-sent events and
+    /// their like) until the reply begins; `0s`: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "duration"))]
     pub(crate) request: Option<String>,
-    /// One try; `0s`: as `request`.
+    /// One try, of a stream until the reply begins; `0s`: as `request`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "duration"))]
     pub(crate) per_try: Option<String>,
@@ -248,7 +249,8 @@ pub(crate) struct TimeoutSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "duration"))]
     pub(crate) connect: Option<String>,
-    /// A TCP connection, or an upgraded one, that carries nothing; `0s`: none.
+    /// A TCP connection, an upgraded one, or a reply without a deadline, that carries nothing; `0s`:
+    /// none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "duration"))]
     pub(crate) idle: Option<String>,

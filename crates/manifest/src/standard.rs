@@ -127,7 +127,8 @@ pub(crate) const HTTP_ROUTE: &[Supported] = &[
     ("rules[].backendRefs[].weight", "0 to 1000000. Default: 1."),
     (
         "rules[].timeouts.request",
-        "Until the whole reply, from the end of the request; of gRPC until the reply begins; `0s`: none.",
+        "Until the whole reply, from the end of the request; of a stream (gRPC, server-sent events \
+         and their like) until the reply begins; `0s`: none.",
     ),
     (
         "rules[].timeouts.backendRequest",

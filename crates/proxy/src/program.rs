@@ -50,6 +50,9 @@ pub(crate) enum NotBegun {
     /// Nothing was sent.
     #[error("{0}")]
     Unsendable(HttpError),
+    /// Nothing was sent.
+    #[error("the program does not take an extended CONNECT")]
+    NoTunnel,
 }
 
 impl Program {
@@ -73,16 +76,24 @@ impl Program {
         Ok(Exchange::Http1(exchange))
     }
 
-    /// Sends the head of a request to a program that speaks HTTP/2.
+    /// Sends the head of a request to a program that speaks HTTP/2; with `protocol`, of one that wants to
+    /// speak that on its stream (RFC 8441).
     pub(crate) async fn begin_http2(
         &self,
         port: u16,
         head: &RequestHead,
         body: Body,
+        protocol: Option<&str>,
     ) -> Result<Exchange, NotBegun> {
         loop {
             let connection = self.shared(port).await?;
-            match connection.clone().begin(head, body).await {
+            if protocol.is_some() {
+                let taken = timeout(CONNECT, connection.takes_tunnels()).await;
+                if !taken.unwrap_or(false) {
+                    return Err(NotBegun::NoTunnel);
+                }
+            }
+            match connection.clone().begin(head, body, protocol).await {
                 Ok(exchange) => return Ok(Exchange::Http2(exchange)),
                 // It takes no more: another one may.
                 Err(HttpError::Unseen) => self.port(port).leave(&connection),
@@ -128,11 +139,11 @@ impl Program {
         }
         let socket = self.connect(port).await?;
         let handshake = timeout(CONNECT, http2::client().handshake(socket));
-        let (requests, connection) = handshake
+        let (requests, mut connection) = handshake
             .await
             .map_err(|_| io::ErrorKind::TimedOut)?
             .map_err(io::Error::other)?;
-        let opened = http2::ProgramConnection::new(requests);
+        let opened = http2::ProgramConnection::new(requests, connection.ping_pong());
         kept.shared.borrow_mut().push(opened.clone());
         let (kept, ended) = (Rc::clone(&kept), opened.clone());
         tokio::task::spawn_local(async move {

@@ -77,19 +77,20 @@ pub(crate) async fn splice(
 }
 
 /// Since when nothing has come.
-struct Quiet(Cell<Instant>);
+#[derive(Debug)]
+pub(crate) struct Quiet(Cell<Instant>);
 
 impl Quiet {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Cell::new(Instant::now()))
     }
 
-    fn broken(&self) {
+    pub(crate) fn broken(&self) {
         self.0.set(Instant::now());
     }
 
     /// Waits until it has lasted for `limit`.
-    async fn lasts(&self, limit: Duration) {
+    pub(crate) async fn lasts(&self, limit: Duration) {
         while self.0.get().elapsed() < limit {
             sleep_until(self.0.get() + limit).await;
         }

@@ -107,7 +107,7 @@ reasons! {
         "Let the client speak HTTP/1.1.";
     UpgradeNotSupported: "upgrade-not-supported", 501, Caller, Pointless,
         "The client asked for a tunnel or another protocol where there can be none.",
-        "Upgrade (WebSocket) needs a port of HTTP/1.1: `appProtocol: http`; CONNECT, a client of HTTP/1.1.";
+        "WebSocket needs a program that takes it, by Upgrade (`appProtocol: http`) or by extended CONNECT (`http2`); any other CONNECT, a client of HTTP/1.1.";
     ForeignDestination: "foreign-destination", 403, Caller, Pointless,
         "The host is no name of this mesh, and the proxy forwards nowhere else.",
         "Call <service>.<namespace>.mesh; put other hosts into the client's NO_PROXY.";
@@ -157,7 +157,7 @@ reasons! {
         "The workload that answered could not prove that it may be this service.",
         "isthmus_tls_refused_total names the reason; check the service's declared accounts.";
     RequestTimeout: "request-timeout", 504, Destination, IfIdempotent,
-        "No complete reply within timeout.request.",
+        "No complete reply within timeout.request, or nothing of a stream within timeout.idle.",
         "Raise the timeout or make the service faster; it may still be executing the request.";
     MaybeExecuted: "maybe-executed", 502, Destination, IfIdempotent,
         "The connection was lost after the request had been handed over; whether it was executed is unknown.",

@@ -76,6 +76,16 @@ fn the_time_of_a_request_begins_when_it_is_there() {
     call.stream();
     assert_eq!(call.remaining(start), Some(3000 * MS));
     assert_eq!(call.expired(late), Some(Outcome::TimedOut));
+
+    // Nor does one try of it.
+    let mut settings = TrafficSettings::default();
+    settings.timeout.per_try = 100 * MS;
+    let mut stream = Attempts::new(&settings, "GET", None, start);
+    stream.begin(start);
+    let _sent = stream.commit();
+    assert_eq!(stream.next_timeout(), Some(start + 100 * MS));
+    stream.stream();
+    assert_eq!(stream.next_timeout(), None);
 }
 
 #[test]

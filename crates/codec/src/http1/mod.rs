@@ -11,6 +11,7 @@ mod encode;
 mod head;
 mod malformed;
 mod semantics;
+mod websocket;
 
 use bytes::Bytes;
 
@@ -21,6 +22,7 @@ pub use encode::{BodyEncoder, Unsendable, encode_request, encode_response};
 pub use head::{Body, MAX_FIELDS, MAX_REQUEST_LINE, RequestHead, ResponseHead, Version};
 pub use malformed::Malformed;
 pub use semantics::{Target, strip_hop_by_hop};
+pub use websocket::{websocket_accept, websocket_key};
 
 /// A piece of a message. Each message is one `Head`, any `Data`, at most one `Trailers`, one `End`.
 #[derive(Debug, Clone, PartialEq, Eq)]

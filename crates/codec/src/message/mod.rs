@@ -9,7 +9,7 @@ mod open;
 mod reply;
 
 pub use open::{Context, Open, Priority, Request, TcpOpen, TunnelOpen};
-pub use reply::{RefusalCode, Reply, Response, TunnelReply, Utilisation};
+pub use reply::{Interim, RefusalCode, Reply, Response, TunnelReply, Utilisation};
 
 /// Bytes that an encoded `Open`, `Reply` or trailer list may have.
 pub const MAX_HEAD: usize = u16::MAX as usize;

@@ -25,7 +25,7 @@ pub enum Reply {
 /// The head of an HTTP response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
-    /// 200 to 999, or 101 to a request that asked for it; interim responses do not travel.
+    /// 200 to 999, or 101 to a request that asked for it; see [`Interim`] for what comes before.
     pub status: u16,
     /// Without hop-by-hop fields.
     pub fields: Fields,
@@ -37,6 +37,16 @@ pub struct Response {
     pub refusal: Option<Bytes>,
     /// The protocol that is changed to, of a reply with status 101.
     pub upgrade: Option<Bytes>,
+}
+
+/// A response that is none yet: a hint, such as 103 (Early Hints, RFC 8297). Any number up to
+/// [`crate::mux::MAX_INTERIMS`] of them come before the [`Response`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interim {
+    /// 102 to 199. Those that are about the connection, 100 and 101, do not travel so.
+    pub status: u16,
+    /// Without hop-by-hop fields.
+    pub fields: Fields,
 }
 
 /// What a gateway says to a tunnel.
@@ -107,6 +117,7 @@ mod kind {
     pub(super) const ACCEPTED: u64 = 2;
     pub(super) const TUNNEL_OPEN: u64 = 3;
     pub(super) const TUNNEL_REFUSED: u64 = 4;
+    pub(super) const INTERIM: u64 = 5;
 }
 
 /// Numbers of the fields of every `Reply`. A number is never used again for anything else.
@@ -178,6 +189,50 @@ impl Reply {
                 kind,
             }),
         }
+    }
+}
+
+impl Interim {
+    /// Is this the status of a response that is none yet, and is not about the connection either?
+    pub fn is_interim(status: u16) -> bool {
+        matches!(status, 102..=199)
+    }
+
+    /// Appends the message. Whoever sends it checks its size against [`crate::mux::MAX_INTERIM`].
+    pub fn encode(&self, out: &mut BytesMut) {
+        put_integer(out, kind::INTERIM);
+        put_number(out, number::STATUS, Need::Critical, self.status.into());
+        if !self.fields.is_empty() {
+            put(
+                out,
+                number::FIELDS,
+                Need::Critical,
+                &encode_fields(&self.fields),
+            );
+        }
+    }
+
+    /// Reads a message that is all of `message`; byte strings share its memory.
+    pub fn decode(mut message: Bytes) -> Result<Self, DecodeError> {
+        let kind = take_integer(&mut message, "the kind")?;
+        if kind != kind::INTERIM {
+            let message = "interim";
+            return Err(DecodeError::UnknownKind { message, kind });
+        }
+        let (mut status, mut fields) = (None, Fields::new());
+        let mut entries = Entries::new(message);
+        while let Some(entry) = entries.take()? {
+            match entry.number {
+                number::STATUS => status = Some(entry.number("status")?),
+                number::FIELDS => fields = entry.fields()?,
+                _ => entry.unknown()?,
+            }
+        }
+        let status = status.ok_or(DecodeError::Missing { field: "status" })?;
+        if !Self::is_interim(status) {
+            return Err(DecodeError::invalid("status", "it is not 102 to 199"));
+        }
+        Ok(Self { status, fields })
     }
 }
 

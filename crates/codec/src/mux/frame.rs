@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{ConnectionError, LeaveCode, MAX_DATA, ResetCode, StreamId};
+use super::{ConnectionError, LeaveCode, MAX_DATA, MAX_INTERIM, ResetCode, StreamId};
 
 /// Bytes before each payload.
 pub(super) const HEADER: usize = 8;
@@ -25,8 +25,9 @@ pub(super) mod kind {
     pub(in crate::mux) const PING: u8 = 8;
     pub(in crate::mux) const PONG: u8 = 9;
     pub(in crate::mux) const GO_ON: u8 = 128;
+    pub(in crate::mux) const INTERIM: u8 = 129;
     /// Optional ones that nobody has defined yet begin here.
-    pub(in crate::mux) const FIRST_UNKNOWN: u8 = 129;
+    pub(in crate::mux) const FIRST_UNKNOWN: u8 = 130;
 }
 
 /// A frame whose form is right; whether it makes sense is for the connection to say.
@@ -61,6 +62,11 @@ pub(super) enum Frame {
     /// The body of the stream is wanted; see [`super::features::EXPECT`].
     GoOn {
         stream: StreamId,
+    },
+    /// Comes before the reply. Who does not know it loses a hint.
+    Interim {
+        stream: StreamId,
+        head: Bytes,
     },
     /// `None`: for the connection. Never 0.
     Credit {
@@ -103,6 +109,10 @@ impl Frame {
                 stream,
                 head: take_payload(input, length),
                 end,
+            },
+            kind::INTERIM => Self::Interim {
+                stream,
+                head: take_payload(input, length),
             },
             kind::DATA => Self::Data {
                 stream,
@@ -156,6 +166,7 @@ impl Frame {
             Self::Trailers { .. } => kind::TRAILERS,
             Self::Reset { .. } => kind::RESET,
             Self::GoOn { .. } => kind::GO_ON,
+            Self::Interim { .. } => kind::INTERIM,
             Self::Credit { .. } => kind::CREDIT,
             Self::GoAway { .. } => kind::GO_AWAY,
             Self::Ping(_) => kind::PING,
@@ -178,6 +189,7 @@ impl Frame {
                 put_payload(out, kind, false, stream.0, &u16::from(*code).to_be_bytes());
             }
             Self::GoOn { stream } => put_payload(out, kind, false, stream.0, &[]),
+            Self::Interim { stream, head } => put_payload(out, kind, false, stream.0, head),
             Self::Credit { stream, amount } => {
                 let stream = stream.map_or(0, |stream| stream.0);
                 put_payload(out, kind, false, stream, &amount.to_be_bytes());
@@ -220,6 +232,7 @@ fn check(kind: u8, flags: u8, stream: u32, length: usize) -> Result<(), Connecti
         kind::GO_AWAY => (6..=6, 0, Some(false)),
         kind::PING | kind::PONG => (8..=8, 0, Some(false)),
         kind::GO_ON => (0..=0, 0, Some(true)),
+        kind::INTERIM => (1..=MAX_INTERIM, 0, Some(true)),
         kind::FIRST_UNKNOWN.. => (0..=MAX_DATA, u8::MAX, None),
         _ => return Err(ConnectionError::UnknownFrame { kind }),
     };
@@ -272,6 +285,10 @@ mod tests {
                 stream,
                 head: bytes.clone(),
                 end: false,
+            },
+            Frame::Interim {
+                stream,
+                head: bytes.clone(),
             },
             Frame::Data {
                 stream,

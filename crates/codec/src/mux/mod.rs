@@ -47,7 +47,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::codes::codes;
-use crate::message::{Open, Reply};
+use crate::message::{Interim, Open, Reply};
 use crate::{DecodeError, Fields};
 
 pub use connection::Connection;
@@ -61,6 +61,12 @@ pub const ALPN: &[u8] = b"isthmus/1";
 
 /// Bytes of data that one frame carries at most.
 pub const MAX_DATA: usize = 16 * 1024;
+
+/// Bytes of one interim response. Larger ones are not forwarded.
+pub const MAX_INTERIM: usize = 8 * 1024;
+
+/// Interim responses of one stream. What a program says beyond is not forwarded.
+pub const MAX_INTERIMS: u8 = 64;
 
 /// What a side may use that the other's settings have offered.
 pub mod features {
@@ -153,6 +159,11 @@ pub enum Event {
         stream: StreamId,
         reply: Box<Reply>,
         end: bool,
+    },
+    /// The peer will answer a stream opened here, and has a hint before it does.
+    Interim {
+        stream: StreamId,
+        interim: Box<Interim>,
     },
     /// Data; the peer may send as much again once [`Connection::consumed`] was told.
     Data { stream: StreamId, bytes: Bytes },

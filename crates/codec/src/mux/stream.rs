@@ -23,6 +23,8 @@ pub(super) struct Stream {
 #[derive(Debug)]
 pub(super) struct Receive {
     pub(super) phase: ReceivePhase,
+    /// Interim responses that have come.
+    pub(super) interims: u8,
     pub(super) window: ReceiveWindow,
     /// Bytes that the driver has and has not yet said to have consumed.
     pub(super) unconsumed: u64,
@@ -46,6 +48,8 @@ pub(super) enum ReceivePhase {
 #[derive(Debug)]
 pub(super) struct Send {
     pub(super) phase: SendPhase,
+    /// Interim responses that were given.
+    pub(super) interims: u8,
     /// The encoded head, until it is transmitted.
     pub(super) head: Option<Bytes>,
     queue: VecDeque<Bytes>,
@@ -114,6 +118,7 @@ impl Receive {
     fn new(phase: ReceivePhase, credit: u32, now: Instant) -> Self {
         Self {
             phase,
+            interims: 0,
             window: ReceiveWindow::new(credit),
             unconsumed: 0,
             moved: now,
@@ -127,6 +132,7 @@ impl Send {
     fn new(phase: SendPhase, head: Option<Bytes>, window: u64) -> Self {
         Self {
             phase,
+            interims: 0,
             head,
             queue: VecDeque::new(),
             queued: 0,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod hostile;
+mod interim;
 mod pair;
 mod random;
 mod stories;

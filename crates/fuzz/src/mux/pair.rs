@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use isthmus_codec::mux::{Connection, ConnectionError, CreditBudget, Event, Side, StreamId};
 
 use super::watch::Watch;
-use super::{a_reply, an_open, growing, some_fields};
+use super::{a_reply, an_interim, an_open, growing, some_fields};
 use crate::word;
 
 /// What the credit of the two ends may grow by, if it may grow.
@@ -89,6 +89,9 @@ impl Pair {
                 if let Ok(stream) = end.connection.open(&an_open(which), which > 200) {
                     end.watch.opened_here(stream);
                 }
+            }
+            (2, Some(stream)) if which > 250 => {
+                end.connection.interim(stream, &an_interim(much));
             }
             (2, Some(stream)) => {
                 // A stream that is gone, or was replied to, says so.

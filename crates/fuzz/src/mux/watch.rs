@@ -94,6 +94,10 @@ impl Watch {
                 seen.replied = true;
                 seen.ended = *end;
             }
+            Event::Interim { stream, .. } => {
+                let seen = self.receiving(*stream);
+                assert!(seen.here && !seen.replied, "before the reply");
+            }
             Event::Data { stream, bytes } => {
                 assert!(!bytes.is_empty());
                 let all = u64::from(LEAST_CONNECTION_CREDIT) + self.grown;

@@ -203,7 +203,11 @@ impl<'c> Reply<'c> {
             version: Version::Http11,
             fields: Fields::new(),
         };
-        self.head(&go_on, Body::None)?;
+        self.interim(&go_on).await
+    }
+
+    pub(super) async fn interim(&mut self, head: &ResponseHead) -> Result<(), HttpError> {
+        self.head(head, Body::None)?;
         self.end(None)?;
         self.flush().await
     }
@@ -346,15 +350,12 @@ impl RequestWriter {
 }
 
 impl ResponseReader {
-    /// The head of the final response, or that of 100, which says that the body is wanted; other interim
-    /// ones are read and dropped. Safe to give up on and call again.
+    /// The head of the final response, or of one that comes before. Safe to give up on and call again.
     pub(crate) async fn head(&mut self) -> Result<(ResponseHead, Body), HttpError> {
         loop {
             match self.decoder.decode(&mut self.input)? {
-                Some(Item::Head(head, body)) if matches!(head.status, 100 | 101 | 200..) => {
-                    return Ok((head, body));
-                }
-                Some(Item::Head(..) | Item::Data(_) | Item::Trailers(_) | Item::End) => {}
+                Some(Item::Head(head, body)) => return Ok((head, body)),
+                Some(Item::Data(_) | Item::Trailers(_) | Item::End) => {}
                 None if self.read().await? == 0 => {
                     self.decoder.finish()?;
                     return Err(HttpError::Truncated);

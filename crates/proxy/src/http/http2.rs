@@ -3,6 +3,8 @@
 //! Credit is given back for what was forwarded, not for what was read: whoever reads slowly holds up
 //! whoever sends, all the way through the mesh.
 
+mod tunnel;
+
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -12,8 +14,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
+use h2::ext::Protocol;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -22,7 +25,11 @@ use isthmus_codec::http1::{
     Body, MAX_FIELDS, MAX_REQUEST_LINE, Malformed, RequestHead, ResponseHead, Version,
 };
 
+use tokio::sync::Mutex;
+
 use super::{HttpError, Piece};
+
+pub(crate) use tunnel::{TunnelReader, TunnelWriter};
 
 /// What a client that knows that it may speak HTTP/2 sends first (RFC 9113 section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -53,6 +60,7 @@ pub(crate) fn server() -> h2::server::Builder {
         .max_header_list_size(MAX_HEAD)
         .max_pending_accept_reset_streams(MAX_RAPID_RESETS)
         .max_concurrent_reset_streams(MAX_RESETS)
+        .enable_connect_protocol()
         // Counted over a connection's life, it would end those that last for months; `calm` counts
         // them by the second.
         .max_local_error_reset_streams(None);
@@ -80,12 +88,30 @@ pub(crate) fn receive(
 ) -> (Result<(RequestHead, Body), Malformed>, Receiver, Reply) {
     let (parts, stream) = request.into_parts();
     let is_empty = stream.is_end_stream();
-    let head = request_head(&parts.method, &parts.uri, &parts.headers);
+    let protocol = parts.extensions.get::<Protocol>();
+    let head = match protocol {
+        Some(protocol) => upgrade_head(&parts.uri, &parts.headers, protocol),
+        None => request_head(&parts.method, &parts.uri, &parts.headers),
+    };
     let head = head.map(|head| {
-        let body = if is_empty { Body::None } else { Body::Chunked };
+        // What follows an extended CONNECT is no body.
+        let is_bodiless = is_empty || protocol.is_some();
+        let body = if is_bodiless {
+            Body::None
+        } else {
+            Body::Chunked
+        };
         (head, body)
     });
     (head, Receiver::new(stream), Reply::new(respond, stalled))
+}
+
+/// An extended CONNECT (RFC 8441) as a client of HTTP/1.1 would have asked for the same.
+fn upgrade_head(uri: &Uri, map: &HeaderMap, protocol: &Protocol) -> Result<RequestHead, Malformed> {
+    let mut head = request_head(&Method::GET, uri, map)?;
+    push(&mut head.fields, b"connection", b"upgrade")?;
+    push(&mut head.fields, b"upgrade", protocol.as_ref())?;
+    Ok(head)
 }
 
 fn request_head(method: &Method, uri: &Uri, map: &HeaderMap) -> Result<RequestHead, Malformed> {
@@ -289,6 +315,14 @@ impl Reply {
         Ok(self.respond.send_informational(go_on)?)
     }
 
+    pub(super) fn interim(&mut self, head: &ResponseHead) -> Result<(), HttpError> {
+        let mut interim = Response::new(());
+        *interim.status_mut() = StatusCode::from_u16(head.status).unwrap_or_default();
+        // It says nothing of a body (RFC 9110 section 8.6).
+        *interim.headers_mut() = trailers_of(&head.fields);
+        Ok(self.respond.send_informational(interim)?)
+    }
+
     pub(super) fn head(&mut self, head: &ResponseHead, body: Body) -> Result<(), HttpError> {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or_default();
@@ -313,6 +347,11 @@ impl Reply {
         }
     }
 
+    /// What a client that has changed to another protocol is told.
+    pub(super) fn tunnel(&mut self) -> Option<TunnelWriter<'_>> {
+        self.sender.as_mut().map(TunnelWriter)
+    }
+
     pub(super) async fn unwanted(&mut self) {
         // An error means the same.
         let _ = poll_fn(|cx| match &mut self.sender {
@@ -331,6 +370,7 @@ impl Reply {
 #[derive(Clone)]
 pub(crate) struct ProgramConnection {
     requests: SendRequest<Bytes>,
+    pings: Rc<Mutex<Option<PingPong>>>,
     open: Rc<Cell<usize>>,
 }
 
@@ -351,11 +391,25 @@ impl Drop for OpenRequest {
 }
 
 impl ProgramConnection {
-    pub(crate) fn new(requests: SendRequest<Bytes>) -> Self {
+    pub(crate) fn new(requests: SendRequest<Bytes>, pings: Option<PingPong>) -> Self {
         Self {
             requests,
+            pings: Rc::new(Mutex::new(pings)),
             open: Rc::default(),
         }
+    }
+
+    /// Does the program take an extended CONNECT? It says so in its settings, which come before it
+    /// answers a ping.
+    pub(crate) async fn takes_tunnels(&self) -> bool {
+        let mut pings = self.pings.lock().await;
+        if !self.requests.is_extended_connect_protocol_enabled()
+            && let Some(pings) = &mut *pings
+        {
+            // A connection that has ended offers nothing.
+            let _ = pings.ping(Ping::opaque()).await;
+        }
+        self.requests.is_extended_connect_protocol_enabled()
     }
 
     /// Would another request be sent at once?
@@ -372,11 +426,21 @@ impl ProgramConnection {
         Rc::ptr_eq(&self.open, &other.open)
     }
 
-    /// Sends the head of a request. Errors: the connection takes none, and nothing was sent; or the
-    /// head is none of HTTP/2.
-    pub(crate) async fn begin(self, head: &RequestHead, body: Body) -> Result<Exchange, HttpError> {
-        let request = request_of(head)?;
-        let ends = matches!(body, Body::None | Body::Length(0));
+    /// Sends the head of a request; with `protocol`, of an extended CONNECT. Errors: the connection takes
+    /// none, and nothing was sent; or the head is none of HTTP/2.
+    pub(crate) async fn begin(
+        self,
+        head: &RequestHead,
+        body: Body,
+        protocol: Option<&str>,
+    ) -> Result<Exchange, HttpError> {
+        let mut request = request_of(head)?;
+        if let Some(protocol) = protocol {
+            *request.method_mut() = Method::CONNECT;
+            request.extensions_mut().insert(Protocol::from(protocol));
+        }
+        let is_tunnel = protocol.is_some();
+        let ends = !is_tunnel && matches!(body, Body::None | Body::Length(0));
         let mut requests = self.requests.ready().await.map_err(|_| HttpError::Unseen)?;
         let (response, stream) = requests.send_request(request, ends)?;
         self.open.set(self.open.get() + 1);
@@ -411,6 +475,16 @@ impl Exchange {
     pub(super) fn split(&mut self) -> (&mut Answer, &mut Sender) {
         (&mut self.answer, &mut self.sender)
     }
+
+    /// The stream, when the program has agreed to another protocol on it.
+    pub(crate) fn tunnel(&mut self) -> Option<(TunnelReader<'_>, TunnelWriter<'_>)> {
+        match &mut self.answer {
+            Answer::Due(_) => None,
+            Answer::Body(receiver) => {
+                Some((TunnelReader::of(receiver), TunnelWriter(&mut self.sender)))
+            }
+        }
+    }
 }
 
 /// A head that has arrived.
@@ -439,15 +513,17 @@ impl Answer {
             });
             match arrived.await? {
                 Arrived::Final(response) => break response.into_parts(),
-                Arrived::Interim(interim) if interim.status() == StatusCode::CONTINUE => {
+                // RFC 9113 section 8.6: it cannot change to another protocol.
+                Arrived::Interim(interim)
+                    if interim.status() == StatusCode::SWITCHING_PROTOCOLS => {}
+                Arrived::Interim(interim) => {
                     let head = ResponseHead {
-                        status: 100,
+                        status: interim.status().as_u16(),
                         version: Version::Http11,
-                        fields: Fields::new(),
+                        fields: fields_of(interim.headers()),
                     };
                     return Ok((head, Body::None));
                 }
-                Arrived::Interim(_) => {}
             }
         };
         let body = if stream.is_end_stream() {

@@ -42,6 +42,11 @@ pub(crate) enum HttpError {
     Unseen,
     #[error("the connection ended inside a message")]
     Truncated,
+    /// It has not answered the key that it was given (RFC 6455 section 4.1).
+    #[error(
+        "the program agreed to WebSocket without having understood it: Sec-WebSocket-Accept is wrong"
+    )]
+    NotWebSocket,
     /// The client neither sends nor takes anything.
     #[error("the client did not go on for {0:?}")]
     Stalled(Duration),
@@ -97,6 +102,34 @@ pub(crate) fn content_length(fields: &Fields) -> Option<u64> {
         .ok()
 }
 
+/// Does a reply with this head go on for as long as there is something to tell? Its kind says so, and it
+/// has not said how long it is. Calls of gRPC do, too: see [`grpc::is_grpc`].
+pub(crate) fn is_stream(status: u16, fields: &Fields) -> bool {
+    if status != 200 || fields.contains("content-length") {
+        return false;
+    }
+    let kind = fields.find("content-type").map_or(&b""[..], |kind| kind);
+    let kind = kind.split(|&byte| byte == b';').next().unwrap_or_default();
+    STREAMS
+        .iter()
+        .any(|stream| kind.trim_ascii().eq_ignore_ascii_case(stream))
+}
+
+/// Media types of which one reply is many messages, each sent when it happens.
+const STREAMS: [&[u8]; 8] = [
+    // Server-sent events.
+    b"text/event-stream",
+    // One JSON text after the other: newline-delimited, and RFC 7464.
+    b"application/x-ndjson",
+    b"application/json-seq",
+    // One picture replaces the other.
+    b"multipart/x-mixed-replace",
+    b"application/grpc-web",
+    b"application/grpc-web+proto",
+    b"application/grpc-web-text",
+    b"application/grpc-web-text+proto",
+];
+
 /// What a client sends behind the head of its request.
 pub(crate) enum ClientBody<'c> {
     Http1(&'c mut http1::RequestReader),
@@ -135,15 +168,22 @@ async fn goes_on<T>(
     done.unwrap_or(Err(HttpError::Stalled(limit)))
 }
 
-/// The connection of a client that has changed to another protocol, and what it has said in it already.
-pub(crate) struct ClientTunnel<'t> {
-    pub(crate) read: &'t mut OwnedReadHalf,
-    pub(crate) early: Bytes,
-    pub(crate) write: &'t mut OwnedWriteHalf,
+/// The connection of a client that has changed to another protocol, and what it has said in it already;
+/// of a client of HTTP/2, the stream.
+pub(crate) enum ClientTunnel<'t> {
+    Http1 {
+        read: &'t mut OwnedReadHalf,
+        early: Bytes,
+        write: &'t mut OwnedWriteHalf,
+    },
+    Http2 {
+        read: http2::TunnelReader<'t>,
+        write: http2::TunnelWriter<'t>,
+    },
 }
 
 impl<'t> ClientTunnel<'t> {
-    /// `None`: streams of HTTP/2 change to nothing.
+    /// `None`: the client has not been told that it stands.
     pub(crate) fn over(
         body: &'t mut ClientBody<'_>,
         reply: &'t mut ClientReply<'_>,
@@ -152,7 +192,12 @@ impl<'t> ClientTunnel<'t> {
             (ClientBody::Http1(reader), ClientReply::Http1(reply)) => {
                 let (read, early) = reader.tunnel();
                 let write = reply.tunnel();
-                Some(Self { read, early, write })
+                Some(Self::Http1 { read, early, write })
+            }
+            (ClientBody::Http2(receiver), ClientReply::Http2(reply)) => {
+                let read = http2::TunnelReader::of(receiver);
+                let write = reply.tunnel()?;
+                Some(Self::Http2 { read, write })
             }
             _ => None,
         }
@@ -174,12 +219,26 @@ impl ClientReply<'_> {
         }
     }
 
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+
     /// Tells a client that waits to go on with its body. One that speaks HTTP/2 has its own way of
     /// being held back.
     pub(crate) async fn ask_for_body(&mut self) -> Result<(), HttpError> {
         match self {
             Self::Http1(reply) => reply.ask_for_body().await,
             Self::Http2(reply) => reply.ask_for_body(),
+        }
+    }
+
+    /// Tells a client what a program says before it replies.
+    pub(crate) async fn interim(&mut self, head: &ResponseHead) -> Result<(), HttpError> {
+        match self {
+            // RFC 9110 section 15.2: HTTP/1.0 knows nothing of it.
+            Self::Http1(reply) if reply.version() == Version::Http10 => Ok(()),
+            Self::Http1(reply) => goes_on(reply.stalled(), reply.interim(head)).await,
+            Self::Http2(reply) => reply.interim(head),
         }
     }
 
@@ -270,7 +329,7 @@ impl Exchange {
 }
 
 impl ProgramReply<'_> {
-    /// The head of the final reply, or that of 100. Safe to give up on and call again.
+    /// The head of the final reply, or one of those that come before. Safe to give up on and call again.
     pub(crate) async fn head(&mut self) -> Result<(ResponseHead, Body), HttpError> {
         match self {
             Self::Http1(reader) => reader.head().await,
@@ -288,6 +347,10 @@ impl ProgramReply<'_> {
 }
 
 impl ProgramRequest<'_> {
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+
     /// Sends the head, which was queued when the exchange began.
     pub(crate) async fn begin(&mut self) -> Result<(), HttpError> {
         match self {

@@ -255,20 +255,29 @@ async fn withdrawn(
     port: u16,
     caller: &Arc<Caller>,
 ) -> Refusal {
-    use isthmus_telemetry::RefusalReason;
     let mut published = worker.common.view.subscribe();
     loop {
         if !published.changed().await {
             // The process ends.
             std::future::pending::<()>().await;
         }
-        match authorize(worker, service, port, caller).await {
-            // Not knowing takes nothing back.
-            Ok(_) => {}
-            Err(refusal) if refusal.reason == RefusalReason::NotKnownYet => {}
-            Err(refusal) => return refusal,
+        if let Some(refusal) = denied(worker, service, port, caller).await {
+            return refusal;
         }
     }
+}
+
+/// Is it known that the caller may not call?
+async fn denied(
+    worker: &Worker,
+    service: &ServiceName,
+    port: u16,
+    caller: &Arc<Caller>,
+) -> Option<Refusal> {
+    use isthmus_telemetry::RefusalReason;
+    let refused = authorize(worker, service, port, caller).await.err();
+    // Not knowing takes nothing back.
+    refused.filter(|refusal| refusal.reason != RefusalReason::NotKnownYet)
 }
 
 fn declared<'v>(view: &'v View, service: &ServiceName) -> Result<&'v ServiceView, Refusal> {

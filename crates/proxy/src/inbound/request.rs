@@ -3,6 +3,8 @@
 //! The request is committed when its first byte is handed to the program: before that, the stream is
 //! reset as REFUSED, which tells the caller that it may try elsewhere.
 
+mod tunnel;
+
 use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,24 +15,24 @@ use isthmus_authz::Caller;
 use isthmus_balance::constants::HELD_BYTES;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version, strip_hop_by_hop};
-use isthmus_codec::message::{Reply, Request, Response, Utilisation};
+use isthmus_codec::message::{Interim, Reply, Request, Response, Utilisation};
 use isthmus_codec::mux::ResetCode;
 use isthmus_model::AppProtocol;
 use isthmus_telemetry::RefusalReason;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
-use super::{Target, authorize, withdrawn};
+use self::tunnel::{Asked, Tunnel};
+use super::{Target, authorize, denied, withdrawn};
 use crate::gate::Pass;
 use crate::http::{
-    Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http1,
+    Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, is_stream,
     remaining,
 };
 use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Stream, StreamError};
 use crate::program::NotBegun;
 use crate::refusal::{Refusal, is_of_mesh};
-use crate::splice::splice;
 use crate::told::TELL_FIELD;
 use crate::worker::Worker;
 
@@ -45,6 +47,8 @@ enum Broken {
     Unseen,
     /// The program may have executed it, and said nothing.
     Unknown,
+    /// It does not take what was asked for instead of HTTP, and has not seen the request.
+    NoTunnel,
     /// The reply was begun.
     Cut,
     /// What the program answered is not HTTP.
@@ -85,10 +89,6 @@ pub(super) async fn serve(
     };
     if target.protocol == AppProtocol::Http2 {
         journey.record.protocol = "http/2";
-        if request.upgrade.is_some() {
-            let refusal = RefusalReason::UpgradeNotSupported.into();
-            return refuse(worker, journey, &stream, &refusal, is_grpc).await;
-        }
     }
     let now = Instant::now();
     worker
@@ -122,11 +122,22 @@ pub(super) async fn serve(
     let left = deadline.saturating_duration_since(Instant::now());
     request.context.remaining = request.context.remaining.map(|_| left);
     let lasts = is_grpc || request.upgrade.is_some();
+    let streams = Streams::default();
     let conversation = async {
-        let answer = exchange(worker, journey, &stream, &request, end, target, &mut pass);
-        let answered = timeout_at(deadline.into(), answer).await;
+        let answered = {
+            let answer = exchange(
+                worker, journey, &stream, &request, end, target, &mut pass, &streams,
+            );
+            let mut answer = pin!(answer);
+            match timeout_at(deadline.into(), &mut answer).await {
+                Ok(answered) => answered?,
+                // Its caller watches what goes on for as long as there is something to tell.
+                Err(_) if streams.begun.get() => answer.await?,
+                Err(_) => return Err(Broken::Late),
+            }
+        };
         // What two programs say in another protocol is late for nobody.
-        if let Some(tunnel) = answered.map_err(|_| Broken::Late)?? {
+        if let Some(tunnel) = answered {
             tunnel.carry(journey, &stream).await;
         }
         Ok(())
@@ -138,34 +149,84 @@ pub(super) async fn serve(
         refusal = withdrawn(worker, &request.service, request.port, caller), if lasts => {
             Err(Broken::Withdrawn(refusal))
         }
+        refusal = streams.withdrawn(worker, &request, caller), if !lasts => {
+            Err(Broken::Withdrawn(refusal))
+        }
     };
-    match outcome {
-        Ok(()) => {}
-        Err(Broken::Unseen) => stream.reset(ResetCode::Refused),
-        Err(Broken::Unknown) => stream.reset(ResetCode::MaybeExecuted),
-        Err(Broken::Cut) => {
+    if let Err(broken) = outcome {
+        break_off(worker, journey, stream, broken, is_grpc).await;
+    }
+}
+
+/// Tells the caller that there is no reply, or not all of one.
+async fn break_off(
+    worker: &Worker,
+    journey: &mut Journey,
+    stream: Stream,
+    broken: Broken,
+    is_grpc: bool,
+) {
+    match broken {
+        Broken::Unseen => stream.reset(ResetCode::Refused),
+        Broken::Unknown => stream.reset(ResetCode::MaybeExecuted),
+        Broken::Cut => {
             journey.record.refusal = Some(RefusalReason::UpstreamReset);
             stream.reset(ResetCode::Internal);
         }
-        Err(Broken::Late) => {
+        Broken::Late => {
             journey.refused(&RefusalReason::RequestTimeout.into(), worker.name());
             stream.reset(ResetCode::Timeout);
         }
-        Err(Broken::Withdrawn(refusal)) => {
+        Broken::Withdrawn(refusal) => {
             journey.refused(&refusal, worker.name());
             stream.reset(ResetCode::Cancelled);
         }
-        Err(Broken::Caller(error)) => {
+        Broken::Caller(error) => {
             tracing::debug!(%error, "a caller went away");
         }
-        Err(Broken::Request(error)) => {
+        Broken::Request(error) => {
             tracing::debug!(%error, "a caller broke its own announcement");
             stream.reset(ResetCode::Protocol);
         }
-        Err(Broken::NotHttp(error)) => {
+        Broken::NoTunnel => {
+            let refusal = RefusalReason::UpgradeNotSupported.into();
+            refuse(worker, journey, &stream, &refusal, is_grpc).await;
+        }
+        Broken::NotHttp(error) => {
             let refusal = Refusal::new(RefusalReason::BadUpstreamReply, error.to_string());
             refuse(worker, journey, &stream, &refusal, is_grpc).await;
         }
+    }
+}
+
+/// Whether the reply to a plain request has turned out to be a stream.
+#[derive(Default)]
+struct Streams {
+    begun: Cell<bool>,
+    told: Notify,
+}
+
+impl Streams {
+    fn begin(&self) {
+        self.begun.set(true);
+        self.told.notify_one();
+    }
+
+    /// As [`withdrawn`], from when the stream begins.
+    async fn withdrawn(&self, worker: &Worker, request: &Request, caller: &Arc<Caller>) -> Refusal {
+        self.told.notified().await;
+        let (service, port) = (&request.service, request.port);
+        let withdrawn = withdrawn(worker, service, port, caller);
+        let mut withdrawn = pin!(withdrawn);
+        tokio::select! {
+            biased;
+            refusal = &mut withdrawn => return refusal,
+            // It may have been taken back while the program thought.
+            refusal = denied(worker, service, port, caller) => if let Some(refusal) = refusal {
+                return refusal;
+            },
+        }
+        withdrawn.await
     }
 }
 
@@ -213,6 +274,10 @@ pub(super) fn refused(refusal: &Refusal, at: &str, is_grpc: bool) -> Reply {
 }
 
 /// Answers the tunnel that the program's connection has become, if it has.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "everything that one request is made of"
+)]
 async fn exchange(
     worker: &Worker,
     journey: &mut Journey,
@@ -221,11 +286,16 @@ async fn exchange(
     end: bool,
     target: Target,
     pass: &mut Pass,
+    streams: &Streams,
 ) -> Result<Option<Tunnel>, Broken> {
-    let (head, body) = to_program(request, end, target.protocol);
+    let (mut head, body) = to_program(request, end, target.protocol);
+    let asked = Asked::of(request, target.protocol, || worker.draw(), &mut head);
     let (port, program) = (target.port, &worker.program);
     let begun = match target.protocol {
-        AppProtocol::Http2 => program.begin_http2(port, &head, body).await,
+        AppProtocol::Http2 => {
+            let protocol = asked.as_ref().map(Asked::protocol);
+            program.begin_http2(port, &head, body, protocol).await
+        }
         AppProtocol::Http1 | AppProtocol::Tcp => program.begin_http1(port, &head, body).await,
     };
     let exchange = begun.map_err(|error| match error {
@@ -234,24 +304,14 @@ async fn exchange(
             Broken::Unseen
         }
         NotBegun::Unsendable(error) => Broken::Request(error),
+        NotBegun::NoTunnel => Broken::NoTunnel,
     })?;
     journey.record.attempts = 1;
-    let mut exchange = match exchange {
-        Exchange::Http1(exchange) if request.upgrade.is_some() => {
-            return upgrade(journey, stream, exchange, request, target.idle, pass).await;
-        }
-        exchange => exchange,
-    };
-    let expects = request.expects;
-    let keep = converse(
-        journey,
-        stream,
-        &mut exchange,
-        &request.method,
-        expects,
-        pass,
-    )
-    .await?;
+    if let Some(asked) = asked {
+        return tunnel::upgrade(journey, stream, exchange, &asked, target.idle, pass).await;
+    }
+    let mut exchange = exchange;
+    let keep = converse(journey, stream, &mut exchange, request, pass, streams).await?;
     if let Exchange::Http1(exchange) = exchange
         && keep
     {
@@ -260,59 +320,14 @@ async fn exchange(
     Ok(None)
 }
 
-/// A connection on which caller and program have changed to another protocol.
-struct Tunnel {
-    read: OwnedReadHalf,
-    /// Read with the head of the reply.
-    early: Bytes,
-    write: OwnedWriteHalf,
-    /// `timeout.idle`.
-    idle: Duration,
-}
-
-impl Tunnel {
-    async fn carry(self, journey: &mut Journey, stream: &Stream) {
-        let carried = splice(self.read, self.write, self.early, stream, self.idle).await;
-        journey.record.request_bytes += carried.received;
-        journey.record.response_bytes += carried.sent;
-    }
-}
-
-/// Asks the program to change to another protocol. Should it go on in HTTP, its answer is carried, and
-/// the connection used no more.
-async fn upgrade(
-    journey: &mut Journey,
-    stream: &Stream,
-    mut exchange: http1::Exchange,
-    request: &Request,
-    idle: Duration,
-    pass: &mut Pass,
-) -> Result<Option<Tunnel>, Broken> {
-    let (reader, writer) = exchange.split();
-    writer.end(None).await.map_err(not_sent)?;
-    let (head, body) = loop {
-        let (head, body) = reader.head().await.map_err(no_head)?;
-        if head.status != 100 {
-            break (head, body);
-        }
-    };
-    journey.record.response_code = Some(head.status);
-    let switches = head.status == 101;
-    let bodiless = !switches && (body == Body::None || request.method == b"HEAD"[..]);
-    let used = pass.replied(head.status);
-    let reply = reply(head, body, used);
-    stream.reply(&reply, bodiless).map_err(Broken::Caller)?;
-    if switches {
-        let (read, early, write) = exchange.into_tunnel();
-        return Ok(Some(Tunnel {
-            read,
-            early,
-            write,
-            idle,
-        }));
-    }
-    download(journey, stream, &mut ProgramReply::Http1(reader), bodiless).await?;
-    Ok(None)
+/// Hands on what the program says before it replies.
+fn hint(stream: &Stream, head: ResponseHead) {
+    let ResponseHead {
+        status, mut fields, ..
+    } = head;
+    strip_hop_by_hop(&mut fields);
+    fields.retain(|name, _| !is_of_mesh(name));
+    stream.hint(&Interim { status, fields });
 }
 
 fn no_head(error: HttpError) -> Broken {
@@ -343,10 +358,6 @@ fn to_program(request: &Request, end: bool, protocol: AppProtocol) -> (RequestHe
     if request.expects {
         let _ = fields.push("expect", "100-continue");
     }
-    if let Some(upgrade) = &request.upgrade {
-        let _ = fields.push("connection", "upgrade");
-        let _ = fields.push("upgrade", upgrade.clone());
-    }
     if protocol == AppProtocol::Http2 && grpc::is_grpc(&request.fields) && !fields.contains("te") {
         // Programs of gRPC ask for it, and a caller that speaks HTTP/1.1 need not know.
         let _ = fields.push("te", "trailers");
@@ -366,15 +377,14 @@ fn to_program(request: &Request, end: bool, protocol: AppProtocol) -> (RequestHe
 }
 
 /// Sends the body while the reply may already be coming, and carries the reply. True: the
-/// connection can be used again. `expects`: the caller sends the body when it is told that the program
-/// wants it.
+/// connection can be used again.
 async fn converse(
     journey: &mut Journey,
     stream: &Stream,
     exchange: &mut Exchange,
-    method: &[u8],
-    expects: bool,
+    request: &Request,
     pass: &mut Pass,
+    streams: &Streams,
 ) -> Result<bool, Broken> {
     let (mut reader, writer) = exchange.split();
     let sent_bytes = Cell::new(0);
@@ -383,7 +393,7 @@ async fn converse(
     // Programs that know nothing of it neither ask for a body nor refuse it.
     let patience = tokio::time::sleep(UNASKED);
     tokio::pin!(patience);
-    let mut withheld = expects;
+    let mut withheld = request.expects;
     let (head, body) = loop {
         tokio::select! {
             biased;
@@ -393,6 +403,7 @@ async fn converse(
                         stream.want_body();
                     }
                 }
+                (head, _) if Interim::is_interim(head.status) => hint(stream, head),
                 head => break head,
             },
             () = &mut patience, if withheld => {
@@ -409,7 +420,10 @@ async fn converse(
     let keep = head.keep_alive() && body != Body::UntilClose;
     journey.record.response_code = Some(head.status);
     journey.record.grpc_status = grpc::status(&head.fields);
-    let bodiless = body == Body::None || method == b"HEAD";
+    let bodiless = body == Body::None || request.method == b"HEAD"[..];
+    if is_stream(head.status, &head.fields) {
+        streams.begin();
+    }
     let used = pass.replied(head.status);
     stream
         .reply(&reply(head, body, used), bodiless)

@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
 use self::driver::Driver;
-use self::stream::{Body, Slot};
+use self::stream::{Body, MOST_INTERIMS, Slot};
 
 pub(crate) use self::pipe::Pipe;
 pub(crate) use self::stream::{Incoming, Item, Stream, StreamError};
@@ -345,6 +345,12 @@ impl Link {
                     slot.wake();
                 }),
                 Event::Writable { stream } => shared.slot(stream, Slot::wake),
+                Event::Interim { stream, interim } => shared.slot(stream, |slot| {
+                    if slot.interims.len() < MOST_INTERIMS {
+                        slot.interims.push_back(*interim);
+                    }
+                    slot.wake();
+                }),
                 Event::BodyWanted { stream } => shared.slot(stream, |slot| {
                     slot.body = Body::Wanted;
                     slot.wake();

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use isthmus_codec::Fields;
-use isthmus_codec::message::{Open, Reply};
+use isthmus_codec::message::{Interim, Open, Reply};
 use isthmus_codec::mux::{CannotSend, ResetCode, StreamId};
 
 use super::Link;
@@ -62,7 +62,12 @@ pub(super) struct Slot {
     pub(super) sent_end: bool,
     pub(super) got_end: bool,
     pub(super) body: Body,
+    /// What the peer has said before its reply, and nobody has taken.
+    pub(super) interims: VecDeque<Interim>,
 }
+
+/// Interim responses that one stream keeps; further ones are dropped.
+pub(super) const MOST_INTERIMS: usize = 8;
 
 /// Has the peer asked for the body?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,6 +119,30 @@ impl Stream {
         shared.slot(self.id, |slot| slot.sent_end |= end);
         shared.wake_driver();
         Ok(())
+    }
+
+    /// Queues a response that is none yet. It may be lost on its way.
+    pub(crate) fn hint(&self, interim: &Interim) {
+        let mut shared = self.link.0.borrow_mut();
+        shared.machine.interim(self.id, interim);
+        shared.wake_driver();
+    }
+
+    /// What the callee says before it replies. Waited for by the task that receives, and by no other.
+    /// Never ready when the stream has failed.
+    pub(crate) async fn interim(&self) -> Interim {
+        poll_fn(|cx| {
+            let mut shared = self.link.0.borrow_mut();
+            let Some(slot) = shared.streams.get_mut(&self.id) else {
+                return Poll::Pending;
+            };
+            if let Some(interim) = slot.interims.pop_front() {
+                return Poll::Ready(interim);
+            }
+            slot.receiver = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
     }
 
     /// Queues all of `data`, waiting for credit.

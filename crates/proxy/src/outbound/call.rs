@@ -8,7 +8,7 @@ use isthmus_codec::Fields;
 use isthmus_codec::message::Response;
 use isthmus_model::TrafficSettings;
 
-use crate::http::{grpc, remaining};
+use crate::http::{grpc, is_stream, remaining};
 
 /// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,10 +47,15 @@ impl Call {
     }
 
     /// The reply has begun.
-    pub(super) fn replying(self, attempts: &mut Attempts) {
-        if self.is_grpc() {
+    pub(super) fn replying(self, attempts: &mut Attempts, head: &Response) {
+        if self.lasts(head) {
             attempts.stream();
         }
+    }
+
+    /// Is the reply a stream, which is not late as long as it goes on?
+    pub(super) fn lasts(self, head: &Response) -> bool {
+        self.is_grpc() || is_stream(head.status, &head.fields)
     }
 
     /// What a reply says of the place it came from. `trailers`: as far as they are known.

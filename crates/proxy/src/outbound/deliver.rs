@@ -20,7 +20,7 @@ use crate::http::{ClientBody, ClientReply, ClientTunnel, HttpError, content_leng
 use crate::journey::{Journey, lossy};
 use crate::mux::{Item, Stream};
 use crate::refusal::{AT_FIELD, Refusal};
-use crate::splice::splice;
+use crate::splice::{Carried, Quiet, splice};
 
 /// May the client's connection carry another request?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,15 +99,18 @@ impl HeldBody<'_> {
 pub(super) struct Rest<'u> {
     pub(super) stream: Rc<Stream>,
     pub(super) client: ClientSide<'u>,
+    /// Since when neither side has sent anything.
+    pub(super) quiet: Rc<Quiet>,
 }
 
-/// Gives the reply to the caller. From its first byte on there is no other try.
+/// Gives the reply to the caller. From its first byte on there is no other try. `idle`: `timeout.idle`.
 pub(super) async fn deliver(
     journey: &mut Journey,
     attempts: &mut Attempts,
     call: Call,
     attempt: Try,
     held: Held<'_>,
+    idle: Duration,
     reply: &mut ClientReply<'_>,
 ) -> Result<KeepAlive, Ended> {
     attempts.begin_reply();
@@ -127,13 +130,20 @@ pub(super) async fn deliver(
         HeldBody::Whole(body, trailers) => deliver_whole(journey, &head, body, trailers, reply)
             .await
             .map_err(Cut::Client),
-        HeldBody::Coming(rest) => deliver_coming(journey, attempts, call, &head, rest, reply).await,
+        HeldBody::Coming(rest) => {
+            deliver_coming(journey, attempts, call, &head, rest, idle, reply).await
+        }
     };
     match delivered {
         Ok(Delivered { keep, trailers }) => {
             journey.record.grpc_status = call.status(&head, trailers.as_ref());
             attempt.finish(call.outcome(&head, trailers.as_ref()));
             Ok(keep)
+        }
+        Err(Cut::Quiet) => {
+            // Who had nothing to say has done nothing wrong.
+            attempt.finish(call.outcome(&head, None));
+            cut_off(journey, call, RefusalReason::RequestTimeout, reply).await
         }
         Err(Cut::Upstream(outcome)) => {
             attempt.finish(outcome);
@@ -142,23 +152,32 @@ pub(super) async fn deliver(
                 Outcome::Cancelled => RefusalReason::ClientTooSlow,
                 _ => RefusalReason::UpstreamReset,
             };
-            journey.record.refusal = Some(reason);
-            if call.is_grpc() {
-                // A call that has begun can still be told how it ended.
-                let status = grpc::status_of(reason);
-                journey.record.grpc_status = Some(status);
-                reply.end(Some(&grpc::ended(reason)))?;
-                reply.flush().await?;
-                return Ok(KeepAlive::No);
-            }
-            // The head is out: only an end that is none tells that the body is cut.
-            Err(Ended::Broken(HttpError::Truncated))
+            cut_off(journey, call, reason, reply).await
         }
         Err(Cut::Client(error)) => {
             attempt.finish(Outcome::Cancelled);
             Err(Ended::Broken(error))
         }
     }
+}
+
+/// Ends a reply that has begun and will not be completed.
+async fn cut_off(
+    journey: &mut Journey,
+    call: Call,
+    reason: RefusalReason,
+    reply: &mut ClientReply<'_>,
+) -> Result<KeepAlive, Ended> {
+    journey.record.refusal = Some(reason);
+    if !call.is_grpc() {
+        // The head is out: only an end that is none tells that the body is cut.
+        return Err(Ended::Broken(HttpError::Truncated));
+    }
+    // A call that has begun can still be told how it ended.
+    journey.record.grpc_status = Some(grpc::status_of(reason));
+    reply.end(Some(&grpc::ended(reason)))?;
+    reply.flush().await?;
+    Ok(KeepAlive::No)
 }
 
 /// A connection on which client and program have changed to another protocol.
@@ -186,21 +205,35 @@ impl Upgraded {
     ) -> Result<KeepAlive, Ended> {
         let outcome = self.outcome();
         let Self { mut head, stream } = self;
-        journey.record.response_code = Some(head.status);
         strip_hop_by_hop(&mut head.fields);
-        // What was read as the value of a field is one.
-        let _ = head.fields.push("connection", "upgrade");
-        if let Some(upgrade) = head.upgrade.take() {
-            let _ = head.fields.push("upgrade", upgrade);
+        let upgrade = head.upgrade.take();
+        if reply.is_http2() {
+            // RFC 8441 section 5: it is agreed to by 2xx, and nobody has to prove that it understands.
+            head.status = 200;
+            head.fields.remove("sec-websocket-accept");
+            reply.head(&response_head(&head), Body::UntilClose)?;
+        } else {
+            // What was read as the value of a field is one.
+            let _ = head.fields.push("connection", "upgrade");
+            if let Some(upgrade) = upgrade {
+                let _ = head.fields.push("upgrade", upgrade);
+            }
+            reply.head(&response_head(&head), Body::None)?;
+            reply.end(None)?;
         }
-        reply.head(&response_head(&head), Body::None)?;
-        reply.end(None)?;
+        journey.record.response_code = Some(head.status);
         reply.flush().await?;
-        if let Some(tunnel) = ClientTunnel::over(body, reply) {
-            let carried = splice(tunnel.read, tunnel.write, tunnel.early, &stream, idle).await;
-            journey.record.request_bytes += carried.sent;
-            journey.record.response_bytes += carried.received;
-        }
+        let carried = match ClientTunnel::over(body, reply) {
+            Some(ClientTunnel::Http1 { read, early, write }) => {
+                splice(read, write, early, &stream, idle).await
+            }
+            Some(ClientTunnel::Http2 { read, write }) => {
+                splice(read, write, Bytes::new(), &stream, idle).await
+            }
+            None => Carried::default(),
+        };
+        journey.record.request_bytes += carried.sent;
+        journey.record.response_bytes += carried.received;
         attempt.finish(outcome);
         Ok(KeepAlive::No)
     }
@@ -240,6 +273,8 @@ async fn deliver_whole(
 
 enum Cut {
     Upstream(Outcome),
+    /// Nothing has come, either way, for `timeout.idle`.
+    Quiet,
     Client(HttpError),
 }
 
@@ -259,6 +294,7 @@ async fn deliver_coming(
     call: Call,
     head: &Response,
     mut rest: Rest<'_>,
+    idle: Duration,
     reply: &mut ClientReply<'_>,
 ) -> Result<Delivered, Cut> {
     let framing = framing_of(head, journey, reply.version());
@@ -269,10 +305,14 @@ async fn deliver_coming(
     };
     reply.head(&response_head(head), framing)?;
     // Who streams wants to see that it has begun.
-    if call.is_grpc() {
+    if call.lasts(head) {
         reply.flush().await?;
     }
+    let quiet = Rc::clone(&rest.quiet);
+    quiet.broken();
     loop {
+        // What ends by itself need not be watched.
+        let is_watched = !idle.is_zero() && attempts.next_timeout().is_none();
         let item = tokio::select! {
             biased;
             item = rest.stream.receive() => item,
@@ -282,7 +322,9 @@ async fn deliver_coming(
             },
             () = reply.unwanted() => return Err(Cut::Client(HttpError::Truncated)),
             () = sleep_until(deadline(attempts)) => return Err(Cut::Upstream(Outcome::TimedOut)),
+            () = quiet.lasts(idle), if is_watched => return Err(Cut::Quiet),
         };
+        quiet.broken();
         match item
             .map_err(|error| Cut::Upstream(stream_failed(error, rest.stream.link()).outcome))?
         {

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use isthmus_balance::{Attempts, Outcome, Verdict};
-use isthmus_codec::message::{Open, Reply, Request, Response};
+use isthmus_codec::http1::{ResponseHead, Version, strip_hop_by_hop};
+use isthmus_codec::message::{Interim, Open, Reply, Request, Response};
 use isthmus_telemetry::RefusalReason;
 use tokio::time::{sleep_until, timeout_at};
 
@@ -106,11 +107,18 @@ pub(super) async fn run(
         let outcome = call.outcome(&held.head, held.body.trailers());
         let utilisation = held.head.utilisation.map(|used| used.fraction().into());
         attempt.replied(outcome, utilisation, held.began);
+        let is_agreed = (200..300).contains(&held.head.status);
+        if is_agreed && request.upgrade.is_some() && reply.is_http2() {
+            // A client of HTTP/2 would take it for the beginning of what it asked for.
+            attempt.finish(outcome);
+            return Err(stays_http().into());
+        }
         match settle.judge(attempts, &mut avoided, &attempt, outcome) {
             Verdict::Retry { .. } => attempt.finish(outcome),
             Verdict::Deliver | Verdict::GiveUp { .. } => {
                 decided.answer(&mut held.head.fields);
-                return deliver(journey, attempts, call, attempt, held, reply).await;
+                let idle = decided.settings.timeout.idle;
+                return deliver(journey, attempts, call, attempt, held, idle, reply).await;
             }
         }
     };
@@ -139,6 +147,7 @@ async fn answer<'u>(
 ) -> Result<Answered<'u>, Abandoned> {
     let empty = upload.is_empty();
     let waits = upload.waits();
+    let quiet = upload.quiet();
     let mut expects = false;
     if waits.get() {
         let told = timeout_at(deadline(attempts), tried.link.takes_expectations()).await;
@@ -167,13 +176,17 @@ async fn answer<'u>(
         ClientSide::sending(upload.send(Rc::clone(&stream)))
     };
     let mut waiting = Waiting {
-        rest: Rest { stream, client },
+        rest: Rest {
+            stream,
+            client,
+            quiet,
+        },
         waits,
     };
     let Item::Reply(Reply::Response(head)) = waiting.head(tried, attempts, reply).await? else {
         return Err(bad("not a reply to a request"));
     };
-    call.replying(attempts);
+    call.replying(attempts, &head);
     let began = Instant::now();
     if head.status == 101 && upgrades {
         let stream = waiting.rest.stream;
@@ -192,6 +205,18 @@ async fn answer<'u>(
 async fn go_on(reply: &mut ClientReply<'_>, waits: &Cell<bool>) -> Result<(), Abandoned> {
     waits.set(false);
     reply.ask_for_body().await.map_err(Abandoned::Client)
+}
+
+/// Tells the client what comes before a reply, of whichever try it is: it binds nobody.
+async fn tell(reply: &mut ClientReply<'_>, interim: Interim) -> Result<(), Abandoned> {
+    let Interim { status, mut fields } = interim;
+    strip_hop_by_hop(&mut fields);
+    let head = ResponseHead {
+        status,
+        version: Version::Http11,
+        fields,
+    };
+    reply.interim(&head).await.map_err(Abandoned::Client)
 }
 
 /// What a try has brought.
@@ -274,10 +299,11 @@ impl<'u> Waiting<'u> {
         attempts: &mut Attempts,
         reply: &mut ClientReply<'_>,
     ) -> Result<Item, Abandoned> {
-        let Rest { stream, client } = &mut self.rest;
+        let Rest { stream, client, .. } = &mut self.rest;
         loop {
             tokio::select! {
                 biased;
+                interim = stream.interim() => tell(reply, interim).await?,
                 item = stream.receive() => {
                     let failed = |error| Abandoned::Failed(stream_failed(error, stream.link()));
                     return item.map_err(failed);
@@ -339,6 +365,12 @@ async fn receive(second: Option<&Second>) -> Result<Item, StreamError> {
         Some(second) => second.stream.receive().await,
         None => std::future::pending().await,
     }
+}
+
+/// The program went on as if nobody had asked for another protocol.
+fn stays_http() -> Refusal {
+    let detail = "the program answers in HTTP where another protocol was asked for";
+    Refusal::new(RefusalReason::UpgradeNotSupported, detail)
 }
 
 /// There is no reply in time.

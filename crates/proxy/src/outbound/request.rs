@@ -53,6 +53,11 @@ pub(super) async fn serve(
 
     let expects_continue = head.expects_continue();
     let upgrade = upgrade_of(&head, body);
+    if upgrade.is_none() && reply.is_http2() && head.asks_upgrade() {
+        // A client of HTTP/2 would take any good answer for agreement.
+        let detail = "HTTP/2 is spoken here already";
+        return Err(Refusal::new(RefusalReason::UpgradeNotSupported, detail).into());
+    }
     strip_hop_by_hop(&mut head.fields);
     let decided = decide(worker, journey, entry, &head, &authority, &path).await?;
 
@@ -183,7 +188,8 @@ async fn decide(
 
 /// A tunnel through HTTP/2 is not offered.
 fn no_tunnel() -> Refusal {
-    let detail = "CONNECT is taken from clients that speak HTTP/1.1, on the proxy's own listener";
+    let detail = "CONNECT without :protocol is taken from clients that speak HTTP/1.1, on the proxy's own \
+                  listener";
     Refusal::new(RefusalReason::UpgradeNotSupported, detail)
 }
 

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::http::{ClientBody, HttpError, Piece};
 use crate::mux::Stream;
+use crate::splice::Quiet;
 
 /// A program that takes nothing for so long, and answers nothing, will not.
 const STUCK: Duration = Duration::from_mins(5);
@@ -27,6 +28,7 @@ pub(super) struct Upload<'c> {
     kept_whole: KeptWhole,
     /// The client waits to be told to go on.
     waits: Rc<Cell<bool>>,
+    quiet: Rc<Quiet>,
 }
 
 /// Has all of the client's body been read?
@@ -75,6 +77,7 @@ impl<'c> Upload<'c> {
             },
             kept_whole: KeptWhole(Rc::new(Cell::new(true))),
             waits: Rc::new(Cell::new(waits && !empty)),
+            quiet: Rc::new(Quiet::new()),
         }
     }
 
@@ -101,6 +104,11 @@ impl<'c> Upload<'c> {
     /// Does the client wait to be told to go on? It is told once.
     pub(super) fn waits(&self) -> Rc<Cell<bool>> {
         Rc::clone(&self.waits)
+    }
+
+    /// Since when the client has sent nothing.
+    pub(super) fn quiet(&self) -> Rc<Quiet> {
+        Rc::clone(&self.quiet)
     }
 
     pub(super) fn kept_whole(&self) -> KeptWhole {
@@ -143,6 +151,7 @@ impl<'c> Upload<'c> {
     async fn take(&mut self) -> Result<Option<Bytes>, HttpError> {
         let trailers = match self.client.piece().await? {
             Piece::Data(data) => {
+                self.quiet.broken();
                 self.keep(&data);
                 return Ok(Some(data));
             }

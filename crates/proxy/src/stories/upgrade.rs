@@ -5,6 +5,7 @@ use std::time::Duration;
 use isthmus_model::AppProtocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::http2::h2_program;
 use crate::testing::{HOST, Scene, answering, program, read_head, run, within};
 
 fn asking() -> String {
@@ -106,7 +107,7 @@ fn a_program_may_go_on_as_if_nobody_had_asked() {
 #[test]
 fn what_cannot_change_is_told_so() {
     run(async {
-        let address = answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        let address = h2_program(|_, _| async { panic!("it must not be asked") }).await;
         let scene = Scene::local_speaking(AppProtocol::Http2, address);
         let mut client = scene.client().await;
         client.write_all(asking().as_bytes()).await.unwrap();

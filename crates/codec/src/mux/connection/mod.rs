@@ -14,11 +14,11 @@ use super::liveness::{Liveness, Verdict};
 use super::stream::{ReceivePhase, SendPhase, Stream};
 use super::window::{CreditBudget, Drawn, ReceiveWindow};
 use super::{
-    CannotOpen, CannotSend, ConnectionError, Event, LeaveCode, PeerSettings, ResetCode, Settings,
-    Side, StreamId,
+    CannotOpen, CannotSend, ConnectionError, Event, LeaveCode, MAX_INTERIM, MAX_INTERIMS,
+    PeerSettings, ResetCode, Settings, Side, StreamId,
 };
 use crate::Fields;
-use crate::message::{MAX_HEAD, Open, Reply};
+use crate::message::{Interim, MAX_HEAD, Open, Reply};
 use crate::typed::encode_fields;
 use relief::Lingering;
 use transmit::Output;
@@ -197,6 +197,22 @@ impl Connection {
         };
         self.output.heads.push_back(stream);
         Ok(())
+    }
+
+    /// Gives the peer a hint before the answer to a stream that it opened. Hints are small, few, and
+    /// dropped where they would have to wait: False says so.
+    pub fn interim(&mut self, stream: StreamId, interim: &Interim) -> bool {
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return false;
+        };
+        let mut head = BytesMut::new();
+        interim.encode(&mut head);
+        let owed = state.send.phase == SendPhase::Owed;
+        if !owed || state.send.interims == MAX_INTERIMS || head.len() > MAX_INTERIM {
+            return false;
+        }
+        state.send.interims += 1;
+        self.output.hint(stream, head.freeze())
     }
 
     /// Asks for the body of a stream that the peer opened, and that is not answered yet. To be called

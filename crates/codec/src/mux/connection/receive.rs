@@ -7,9 +7,11 @@ use bytes::{Bytes, BytesMut};
 use super::super::frame::{Frame, kind};
 use super::super::stream::{ReceivePhase, Stream};
 use super::super::window::LEAST_GRANT;
-use super::{Connection, ConnectionError, Event, LeaveCode, PeerSettings, ResetCode, StreamId};
+use super::{
+    Connection, ConnectionError, Event, LeaveCode, MAX_INTERIMS, PeerSettings, ResetCode, StreamId,
+};
 use crate::DecodeError;
-use crate::message::{Open, Reply};
+use crate::message::{Interim, Open, Reply};
 use crate::typed::decode_fields;
 
 /// Pongs that may wait to be transmitted.
@@ -62,6 +64,7 @@ impl Connection {
             Frame::Trailers { stream, fields } => self.on_trailers(stream, fields, now),
             Frame::Reset { stream, code } => self.on_reset(stream, code, now),
             Frame::GoOn { stream } => self.on_go_on(stream),
+            Frame::Interim { stream, head } => self.on_interim(stream, head, now),
             Frame::Credit {
                 stream: Some(stream),
                 amount,
@@ -305,6 +308,37 @@ impl Connection {
             self.events.push_back(Event::BodyWanted { stream });
         }
         Ok(())
+    }
+
+    fn on_interim(
+        &mut self,
+        stream: StreamId,
+        head: Bytes,
+        now: Instant,
+    ) -> Result<(), ConnectionError> {
+        let Some(state) = self.find(stream, kind::INTERIM, 1)? else {
+            return Ok(());
+        };
+        let receive = &mut state.receive;
+        if receive.phase != ReceivePhase::Head {
+            return Err(out_of_order(kind::INTERIM, stream));
+        }
+        if receive.interims == MAX_INTERIMS {
+            let kind = kind::INTERIM;
+            return Err(ConnectionError::ControlFlood { kind });
+        }
+        receive.interims += 1;
+        let stopped = receive.stopped;
+        match Interim::decode(head) {
+            Ok(interim) => {
+                if !stopped {
+                    let interim = Box::new(interim);
+                    self.events.push_back(Event::Interim { stream, interim });
+                }
+                Ok(())
+            }
+            Err(error) => self.give_up(stream, error, now),
+        }
     }
 
     fn on_connection_credit(&mut self, amount: u32) -> Result<(), ConnectionError> {

@@ -2,12 +2,15 @@
 
 use std::collections::VecDeque;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::super::frame::Frame;
 use super::super::stream::{SendPhase, Stream};
 use super::super::turns::Turns;
 use super::{Connection, ConnectionError, LeaveCode, ResetCode, StreamId};
+
+/// Bytes of interim responses, of all streams, that wait to be transmitted.
+const MOST_HINTS: usize = 64 * 1024;
 
 /// What waits to be transmitted. Every list is bounded: by the streams that either side may have,
 /// and by [`Output::answer`].
@@ -22,6 +25,9 @@ pub(super) struct Output {
     pub(super) resets: VecDeque<(StreamId, ResetCode)>,
     /// Streams whose body is to be asked for.
     pub(super) wanted: VecDeque<StreamId>,
+    /// Hints that go before the heads of their streams, and how many bytes they have.
+    pub(super) interims: VecDeque<(StreamId, Bytes)>,
+    pub(super) interim_bytes: usize,
     /// Streams whose head is to be sent, in the order of their numbers for those opened here.
     pub(super) heads: VecDeque<StreamId>,
     /// Streams with data or an end to send; each gets one frame a turn.
@@ -40,6 +46,8 @@ impl Output {
             credits: VecDeque::new(),
             resets: VecDeque::new(),
             wanted: VecDeque::new(),
+            interims: VecDeque::new(),
+            interim_bytes: 0,
             heads: VecDeque::new(),
             ready: Turns::default(),
             starved: VecDeque::new(),
@@ -55,10 +63,29 @@ impl Output {
         Ok(())
     }
 
+    /// Queues a hint, unless so many wait already that they are late.
+    pub(super) fn hint(&mut self, stream: StreamId, head: Bytes) -> bool {
+        let has_room = self.interim_bytes + head.len() <= MOST_HINTS;
+        if has_room {
+            self.interim_bytes += head.len();
+            self.interims.push_back((stream, head));
+        }
+        has_room
+    }
+
+    fn drop_hints(&mut self, stream: StreamId) {
+        self.interims.retain(|(listed, _)| *listed != stream);
+        let lengths = self.interims.iter().map(|(_, head)| head.len());
+        self.interim_bytes = lengths.sum();
+    }
+
     /// Takes a stream out of every list that it stands in.
     pub(super) fn forget(&mut self, stream: StreamId, state: &Stream) {
         let other = |listed: &StreamId| *listed != stream;
         self.wanted.retain(other);
+        if state.send.interims > 0 {
+            self.drop_hints(stream);
+        }
         if state.send.head.is_some() {
             self.heads.retain(other);
         }
@@ -92,6 +119,7 @@ impl Output {
             && self.credits.is_empty()
             && self.resets.is_empty()
             && self.wanted.is_empty()
+            && self.interims.is_empty()
             && self.heads.is_empty()
             && self.ready.is_empty()
     }
@@ -107,6 +135,10 @@ impl Connection {
         for stream in self.output.wanted.drain(..) {
             Frame::GoOn { stream }.put(out);
         }
+        for (stream, head) in self.output.interims.drain(..) {
+            Frame::Interim { stream, head }.put(out);
+        }
+        self.output.interim_bytes = 0;
         self.put_heads(out, limit);
         self.put_data(out, limit);
         self.has_output()
