@@ -109,6 +109,7 @@ impl Connection {
         }
         self.put_heads(out, limit);
         self.put_data(out, limit);
+        self.count_held();
         self.has_output()
     }
 
@@ -205,7 +206,9 @@ impl Connection {
                 self.output.starved.push_back(stream);
                 continue;
             }
-            self.send_window -= state.send.put_frame(stream, self.send_window, out);
+            let sent = state.send.put_frame(stream, self.send_window, out);
+            self.send_window -= sent;
+            self.queued -= sent;
             state.send.listed = false;
             if state.send.phase == SendPhase::Done {
                 self.settle(stream);
