@@ -1,5 +1,6 @@
 //! Protocols as machines.
 //!
+//! - [`memory`]: the one account of what a process holds for others.
 //! - [`http1`]: HTTP/1.1 as the applications on both sides of a pair of proxies speak it.
 //! - [`message`]: the one form in which requests, replies and tunnels travel between proxies.
 //! - [`mux`]: many streams of such messages over one ordered stream of bytes.
@@ -10,10 +11,13 @@
 mod codes;
 mod fields;
 pub mod http1;
+pub mod memory;
 pub mod message;
 pub mod mux;
+mod pieces;
 mod syntax;
 mod typed;
 
 pub use fields::{BadField, Fields};
+pub use pieces::Pieces;
 pub use typed::DecodeError;

@@ -10,8 +10,9 @@ pub(crate) use self::pair::pair;
 use std::time::Instant;
 
 use isthmus_codec::Fields;
+use isthmus_codec::memory::MemoryBudget;
 use isthmus_codec::message::{Context, Interim, Open, Reply, Request, Response, TcpOpen};
-use isthmus_codec::mux::{Connection, CreditBudget, Settings, Side};
+use isthmus_codec::mux::{Connection, Settings, Side};
 use isthmus_model::ServiceName;
 
 /// The smallest that the protocol allows, so that inputs reach its bounds.
@@ -29,7 +30,7 @@ fn connection(side: Side, now: Instant) -> Connection {
 }
 
 /// One whose credit grows as far as `budget` goes.
-fn growing(side: Side, budget: &CreditBudget, now: Instant) -> Connection {
+fn growing(side: Side, budget: &MemoryBudget, now: Instant) -> Connection {
     Connection::drawing(side, settings(), budget, now)
 }
 

@@ -22,6 +22,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::disk;
 use crate::failure::Result;
+use crate::memory::Size;
 use crate::mistakes::mistakes;
 
 /// A file that only one kind of process reads, as it is written.
@@ -98,6 +99,9 @@ pub(crate) struct GatewayFile {
     /// Default: one for a proxy, one per core for a gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) workers: Option<usize>,
+    /// Default: half of what the process is allowed, at most 1GiB; 256MiB where there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<Text<Size>>,
     /// How long what has begun may go on after a restart by SIGUSR2. Default: 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) drain_limit: Option<Span>,
@@ -123,6 +127,9 @@ pub(crate) struct WorkloadFile {
     /// Default: one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) workers: Option<usize>,
+    /// Default: half of what the process is allowed, at most 1GiB; 256MiB where there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<Text<Size>>,
     /// How long what has begun may go on after a restart by SIGUSR2. Default: 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) drain_limit: Option<Span>,

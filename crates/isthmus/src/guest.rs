@@ -131,6 +131,7 @@ pub(crate) fn admit(setting: &Setting, args: RunArgs) -> Result<Guest> {
         state: claim.directory.join("state"),
         access_log: false,
         workers: None,
+        memory: None,
         drain_limit: None,
         service: Some(Text(service)),
         account: None,

@@ -17,6 +17,7 @@ mod home;
 mod invocation;
 mod load;
 mod logs;
+mod memory;
 mod mistakes;
 mod nofile;
 mod notify;

@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, ApiTokenEntry, ControlFile, GatewayFile, Text, WorkloadFile};
 use crate::failure::{Failure, Result};
+use crate::memory;
 use crate::nofile;
 use crate::notify;
 use crate::setting::runtime;
@@ -187,6 +188,7 @@ fn gateway_config(path: &Path, file: &GatewayFile) -> Result<Config> {
             .workers
             .unwrap_or_else(|| available_parallelism().map_or(1, Into::into)),
         patience: Patience::default(),
+        memory: memory::budget(file.memory.map(|Text(size)| size)),
     })
 }
 
@@ -224,6 +226,7 @@ pub(crate) fn workload_config(path: &Path, file: &WorkloadFile) -> Result<Config
         access_log: file.access_log,
         workers: file.workers.unwrap_or(1),
         patience: Patience::default(),
+        memory: memory::budget(file.memory.map(|Text(size)| size)),
     })
 }
 

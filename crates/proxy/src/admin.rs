@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Target, Version};
+use isthmus_codec::memory::MemoryBudget;
 use isthmus_model::Health;
 use isthmus_telemetry::{CONTENT_TYPE, Metrics};
 use isthmus_world::DrainWatch;
@@ -26,6 +27,7 @@ pub(crate) struct Admin {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) report: watch::Receiver<Report>,
+    pub(crate) memory: MemoryBudget,
 }
 
 /// Takes connections until the drain begins: a successor may answer from then on.
@@ -40,7 +42,7 @@ pub(crate) async fn serve(
         &intake,
         until,
         listener,
-        Comers::Beside,
+        Comers::Watchers,
         move |socket, place| {
             tokio::spawn(connection(admin.clone(), socket, drain.clone(), place));
         },
@@ -52,7 +54,8 @@ pub(crate) async fn serve(
 const IDLE: std::time::Duration = std::time::Duration::from_mins(2);
 
 async fn connection(admin: Admin, socket: TcpStream, mut drain: DrainWatch, _place: Place) {
-    let (mut reader, mut writer) = http1::serve(socket, BytesMut::new(), IDLE);
+    let memory = admin.memory.share();
+    let (mut reader, mut writer) = http1::serve(socket, BytesMut::new(), IDLE, memory);
     loop {
         let head = tokio::select! {
             biased;
@@ -81,7 +84,11 @@ impl Admin {
             Target::Authority(_) | Target::Asterisk => bytes::Bytes::new(),
         };
         let (status, kind, body) = match &*path {
-            b"/metrics" => (200, CONTENT_TYPE, self.metrics.encode()),
+            b"/metrics" => {
+                self.metrics
+                    .set_memory(self.memory.taken(), self.memory.limit());
+                (200, CONTENT_TYPE, self.metrics.encode())
+            }
             // Alive: the process answers.
             b"/health" | b"/healthz" => (200, "text/plain", "ok\n".to_owned()),
             b"/ready" | b"/readyz" => self.ready(),

@@ -71,6 +71,8 @@ pub struct Config {
     /// Threads that carry traffic.
     pub workers: usize,
     pub patience: Patience,
+    /// Bytes that the process may hold for others.
+    pub memory: u64,
 }
 
 /// What the process is for.

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use crate::inbound::{open_session, serve_link};
 use crate::intake::{Comers, Place, accept};
 use crate::journey::Journey;
+use crate::memory::REQUEST;
 use crate::mux::{Incoming, Stream};
 use crate::splice::splice;
 use crate::view::{Known, ServiceView, View};
@@ -102,7 +103,12 @@ async fn serve(worker: Rc<Worker>, behind: Behind, incoming: Incoming, caller: A
     }
     journey.record.destination_service = Some(open.service.clone());
     journey.record.destination_cluster = Some(worker.common.me.cluster.clone());
-    match connect(&worker, &behind, &open, &caller).await {
+    let room = worker.memory.admit(REQUEST);
+    let connected = match &room {
+        Some(_) => connect(&worker, &behind, &open, &caller).await,
+        None => Err(NoTunnel::new(RefusalCode::Overloaded, "no memory")),
+    };
+    match connected {
         Ok((workload, socket)) => {
             journey.record.destination_workload = Some(workload.handle.clone());
             carry(&mut journey, stream, &workload, socket).await;

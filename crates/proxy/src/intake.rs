@@ -11,11 +11,14 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use isthmus_codec::memory::{MemoryBudget, Share};
 use isthmus_telemetry::Metrics;
 use isthmus_world::{DrainWatch, Live};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::memory::CONNECTION;
 
 /// After an error that may pass.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
@@ -33,6 +36,8 @@ pub(crate) enum Comers {
     Beside,
     /// Proxies, of any machine: none may take all the room.
     Mesh,
+    /// Who asks how this process is; never turned away for want of memory.
+    Watchers,
 }
 
 /// Room for connections, of one process.
@@ -41,6 +46,7 @@ pub(crate) struct Intake {
     most: usize,
     per_source: usize,
     held: Mutex<Held>,
+    memory: MemoryBudget,
     metrics: Arc<Metrics>,
 }
 
@@ -61,6 +67,8 @@ pub(crate) struct Place {
     source: Option<IpAddr>,
     #[expect(dead_code, reason = "held, never read")]
     live: Live,
+    #[expect(dead_code, reason = "held, never read")]
+    memory: Share,
 }
 
 /// Why a connection is let go.
@@ -69,6 +77,7 @@ enum Full {
     Descriptors,
     Process,
     Source,
+    Memory,
 }
 
 impl Full {
@@ -77,6 +86,7 @@ impl Full {
             Self::Descriptors => "no-descriptors",
             Self::Process => "too-many",
             Self::Source => "too-many-of-source",
+            Self::Memory => "no-memory",
         }
     }
 }
@@ -84,17 +94,18 @@ impl Full {
 impl Intake {
     /// Of this process: a quarter of its descriptors stays for connections that it opens itself and
     /// for files.
-    pub(crate) fn of_process(metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn of_process(metrics: Arc<Metrics>, memory: MemoryBudget) -> Arc<Self> {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(NO_LIMIT);
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        Self::new(descriptors / 4 * 3, metrics)
+        Self::new(descriptors / 4 * 3, metrics, memory)
     }
 
-    pub(crate) fn new(most: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn new(most: usize, metrics: Arc<Metrics>, memory: MemoryBudget) -> Arc<Self> {
         Arc::new(Self {
             most,
             per_source: (most / 4).max(LEAST_PER_SOURCE),
             held: Mutex::default(),
+            memory,
             metrics,
         })
     }
@@ -103,7 +114,22 @@ impl Intake {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn admit(self: &Arc<Self>, source: Option<IpAddr>, live: Live) -> Result<Place, Full> {
+    fn admit(
+        self: &Arc<Self>,
+        comers: Comers,
+        source: Option<IpAddr>,
+        live: Live,
+    ) -> Result<Place, Full> {
+        let memory = match comers {
+            Comers::Beside | Comers::Mesh => {
+                self.memory.admit_host(CONNECTION).ok_or(Full::Memory)?
+            }
+            Comers::Watchers => {
+                let mut share = self.memory.share();
+                share.hold(CONNECTION);
+                share
+            }
+        };
         let mut held = self.held();
         if held.total >= self.most {
             return Err(Full::Process);
@@ -121,6 +147,7 @@ impl Intake {
             intake: Arc::clone(self),
             source,
             live,
+            memory,
         })
     }
 
@@ -138,7 +165,8 @@ impl Intake {
                 reason,
                 count,
                 "connections were let go for want of room; see how many a process may have \
-                 (`ulimit -n`, LimitNOFILE=), and who opens so many"
+                 (`ulimit -n`, LimitNOFILE=), how much memory (`memory` in its file), and who opens \
+                 so many"
             );
         }
     }
@@ -176,7 +204,7 @@ pub(crate) async fn accept(
         match accepted {
             Ok((socket, peer)) => {
                 let source = (comers == Comers::Mesh).then(|| peer.ip().to_canonical());
-                match intake.admit(source, drain.live()) {
+                match intake.admit(comers, source, drain.live()) {
                     Ok(place) => {
                         // Without it small writes wait for acknowledgements; failing to set it
                         // hurts nobody.
@@ -236,15 +264,16 @@ mod tests {
     use isthmus_world::Drain;
 
     use super::*;
+    use crate::testing::plenty;
 
     #[test]
     fn room_is_given_back_and_no_source_takes_it_all() {
         let metrics = Arc::new(Metrics::new("test", 1));
-        let intake = Intake::new(4 * LEAST_PER_SOURCE, metrics);
+        let intake = Intake::new(4 * LEAST_PER_SOURCE, metrics, plenty());
         let drain = Drain::new();
         let admit = |source: Option<&str>| {
             let source = source.map(|source| source.parse().unwrap());
-            intake.admit(source, drain.watch().live())
+            intake.admit(Comers::Mesh, source, drain.watch().live())
         };
         let greedy: Vec<_> = (0..LEAST_PER_SOURCE)
             .map(|_| admit(Some("192.0.2.1")).unwrap())
@@ -261,5 +290,24 @@ mod tests {
         assert_eq!(drain.live(), 0);
         assert!(intake.held().sources.is_empty());
         assert_eq!(intake.held().total, 0);
+    }
+
+    #[test]
+    fn without_memory_only_those_are_taken_who_ask_how_this_process_is() {
+        let metrics = Arc::new(Metrics::new("test", 1));
+        // The last eighth is for requests.
+        let memory = MemoryBudget::new(3 * CONNECTION);
+        let intake = Intake::new(1_000, metrics, memory.clone());
+        let drain = Drain::new();
+        let admit = |comers| intake.admit(comers, None, drain.watch().live());
+        let first = admit(Comers::Beside).unwrap();
+        let second = admit(Comers::Mesh).unwrap();
+        assert_eq!(admit(Comers::Beside).unwrap_err(), Full::Memory);
+        assert_eq!(admit(Comers::Mesh).unwrap_err(), Full::Memory);
+        drop(admit(Comers::Watchers).unwrap());
+        drop(first);
+        let third = admit(Comers::Beside).unwrap();
+        drop((second, third));
+        assert_eq!(memory.taken(), 0);
     }
 }

@@ -22,6 +22,7 @@ mod intake;
 mod journey;
 mod links;
 mod listeners;
+mod memory;
 mod mux;
 mod outbound;
 mod process;

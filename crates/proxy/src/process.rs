@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use isthmus_codec::memory::MemoryBudget;
 use isthmus_model::Health;
 use isthmus_telemetry::Metrics;
 use isthmus_world::{ChanceError, Drain, DrainStage, RealChance, Snapshot, StillLive};
@@ -126,7 +127,8 @@ impl Starting {
             silent: voice == Voice::Silent,
         });
         let drain = Drain::new();
-        let intake = Intake::of_process(Arc::clone(&metrics));
+        let memory = MemoryBudget::new(config.memory);
+        let intake = Intake::of_process(Arc::clone(&metrics), memory.clone());
 
         // Addresses first: one that is in use is the operator's to know at once.
         let mut listeners = Listeners::open(&config, inherited)?;
@@ -136,6 +138,7 @@ impl Starting {
             metrics: Arc::clone(&metrics),
             status: status.clone(),
             report: report.clone(),
+            memory: memory.clone(),
         };
         for listener in std::mem::take(&mut listeners.metrics) {
             let listener = TcpListener::from_std(listener)?;
@@ -168,6 +171,7 @@ impl Starting {
             metrics: Arc::clone(&metrics),
             drain: drain.watch(),
             intake,
+            memory,
         };
         let agent = Agent::new(
             Arc::clone(&config),

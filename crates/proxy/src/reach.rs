@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use isthmus_codec::memory::MemoryBudget;
 use isthmus_codec::message::{Open, Priority, RefusalCode, Reply, TunnelOpen, TunnelReply};
 use isthmus_codec::mux::{CannotOpen, Settings, Side};
 use isthmus_identity::{Callee, Unacceptable, accept_callee, accept_gateway, gateway_server_name};
@@ -41,6 +42,7 @@ pub(crate) struct Reach {
     me: Arc<Me>,
     metrics: Arc<Metrics>,
     sessions: Rc<Sessions>,
+    memory: MemoryBudget,
     workloads: RefCell<HashMap<Handle, Rc<Way>>>,
     gateways: RefCell<HashMap<SocketAddr, Rc<Way>>>,
     /// Takes turns among gateways.
@@ -109,11 +111,17 @@ impl From<StreamError> for Unreachable {
 }
 
 impl Reach {
-    pub(crate) fn new(me: Arc<Me>, metrics: Arc<Metrics>, sessions: Rc<Sessions>) -> Self {
+    pub(crate) fn new(
+        me: Arc<Me>,
+        metrics: Arc<Metrics>,
+        sessions: Rc<Sessions>,
+        memory: MemoryBudget,
+    ) -> Self {
         Self {
             me,
             metrics,
             sessions,
+            memory,
             workloads: RefCell::default(),
             gateways: RefCell::default(),
             turn: Cell::new(0),
@@ -232,7 +240,7 @@ impl Reach {
                 .map_err(|error| handshake(address, &error))?;
             accept_gateway(proven.peer(), cluster)
                 .map_err(|error| self.unacceptable(address, &error))?;
-            let link = Link::start(session, Side::Dialler, Settings::default());
+            let link = Link::start(session, Side::Dialler, Settings::default(), &self.memory);
             self.sessions
                 .watch(&link, proven, Rule::Gateway(cluster.clone()));
             Ok(link)
@@ -275,7 +283,7 @@ impl Reach {
         };
         accept_callee(proven.peer(), &callee)
             .map_err(|error| self.unacceptable(address, &error))?;
-        let link = Link::start(session, Side::Dialler, Settings::default());
+        let link = Link::start(session, Side::Dialler, Settings::default(), &self.memory);
         let rule = Rule::Callee {
             service: service.name.clone(),
             cluster: cluster.cluster.name.clone(),
@@ -425,7 +433,12 @@ mod tests {
     /// A link whose peer has not said yet how many streams it takes, and `count` streams.
     fn link_with(count: u32) -> (Link, Vec<Stream>, tokio::io::DuplexStream) {
         let (io, peer) = tokio::io::duplex(1_000);
-        let link = Link::start(io, Side::Dialler, Settings::default());
+        let link = Link::start(
+            io,
+            Side::Dialler,
+            Settings::default(),
+            &crate::testing::plenty(),
+        );
         let open = Open::Tcp(TcpOpen {
             service: isthmus_model::ServiceName::new("shop", "cart").unwrap(),
             port: 80,

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::Malformed;
+use isthmus_codec::memory::MemoryBudget;
 use isthmus_telemetry::RefusalReason;
 use serde_json::json;
 
@@ -44,6 +45,15 @@ impl Refusal {
             reason,
             detail: detail.into(),
         }
+    }
+
+    /// All memory that this process may hold for others is taken.
+    pub(crate) fn no_memory(memory: &MemoryBudget) -> Self {
+        let detail = format!(
+            "all of the {} KiB that this proxy may hold for others are taken (`memory` in its file)",
+            memory.limit() >> 10
+        );
+        Self::new(RefusalReason::Overloaded, detail)
     }
 
     /// A client sent what is no HTTP.

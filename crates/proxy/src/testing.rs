@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use isthmus_codec::memory::MemoryBudget;
 use isthmus_identity::{
     CLUSTER_LIFETIME, CertificateRequest, ClusterAuthority, KeyPair, LEAF_LIFETIME, Leaf, LeafCell,
     MeshKey, TrustCell, gateway_identity,
@@ -85,6 +86,11 @@ pub(crate) struct Facts {
     /// Of the service.
     pub(crate) policy: Option<TrafficPolicy>,
     pub(crate) routes: Vec<Route>,
+}
+
+/// Memory that no test takes all of.
+pub(crate) fn plenty() -> MemoryBudget {
+    MemoryBudget::new(256 << 20)
 }
 
 /// Runs a test on one thread; a hang is a failure.
@@ -258,14 +264,17 @@ impl Unbound {
         let (view, snapshot) = Snapshot::new(facts.view(cluster.clone()));
         let (interest, wanted) = mpsc::channel(16);
         let (mesh, outbound) = (self.mesh_address(), self.outbound.local_addr().unwrap());
+        let config = config(cluster, role);
+        let budget = MemoryBudget::new(config.memory);
         let common = Common {
-            config: Arc::new(config(cluster, role)),
+            config: Arc::new(config),
             me: Arc::new(me),
             view: snapshot,
             interest: Interest::new(interest),
             metrics: Arc::clone(&metrics),
             drain: drain.watch(),
-            intake: Intake::of_process(Arc::clone(&metrics)),
+            intake: Intake::of_process(Arc::clone(&metrics), budget.clone()),
+            memory: budget,
         };
         let worker = Worker::new(common, RealChance::new().unwrap());
         tokio::task::spawn_local(Rc::clone(&worker).keep_judging());
@@ -456,6 +465,7 @@ fn config(cluster: &ClusterName, role: Role) -> Config {
             stalled: IMPATIENT,
             stalled_stream: IMPATIENT,
         },
+        memory: plenty().limit(),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_api::ExplainReply;
+use isthmus_codec::memory::MemoryBudget;
 use isthmus_model::ServiceName;
 use isthmus_telemetry::{Metrics, RefusalReason};
 use isthmus_wire::proto;
@@ -19,6 +20,7 @@ use crate::destination::Destinations;
 use crate::gate::Gates;
 use crate::intake::Intake;
 use crate::journey::Recorder;
+use crate::memory::Memory;
 use crate::program::Program;
 use crate::reach::Reach;
 use crate::refusal::Refusal;
@@ -48,6 +50,7 @@ pub(crate) struct Common {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: DrainWatch,
     pub(crate) intake: Arc<Intake>,
+    pub(crate) memory: MemoryBudget,
 }
 
 impl Common {
@@ -82,6 +85,7 @@ pub(crate) struct Worker {
     pub(crate) destinations: Destinations,
     pub(crate) program: Program,
     pub(crate) gates: Gates,
+    pub(crate) memory: Rc<Memory>,
     chance: RefCell<RealChance>,
 }
 
@@ -90,10 +94,11 @@ impl Worker {
         let recorder = Recorder::new(Arc::clone(&common.metrics), common.config.access_log);
         let sessions = Rc::new(Sessions::default());
         let (me, metrics) = (Arc::clone(&common.me), Arc::clone(&common.metrics));
-        let reach = Reach::new(me, metrics, Rc::clone(&sessions));
+        let reach = Reach::new(me, metrics, Rc::clone(&sessions), common.memory.clone());
         Rc::new(Self {
             program: Program::of(&common.config),
             gates: Gates::default(),
+            memory: Memory::new(common.memory.clone()),
             recorder,
             reach,
             sessions,

@@ -30,6 +30,8 @@ pub struct Metrics {
     snapshot_refused: Family<ReasonLabel, Counter>,
     connections_shed: Family<ReasonLabel, Counter>,
     leaf_expiry: Gauge,
+    memory_taken: Gauge,
+    memory_limit: Gauge,
 }
 
 impl Metrics {
@@ -63,6 +65,9 @@ impl Metrics {
         let connections_shed = Family::default();
         register(&mut registry, names::CONNECTIONS_SHED, &connections_shed);
 
+        let (memory_taken, memory_limit) = (Gauge::default(), Gauge::default());
+        register(&mut registry, names::MEMORY_TAKEN, &memory_taken);
+        register(&mut registry, names::MEMORY_LIMIT, &memory_limit);
         let leaf_expiry = Gauge::default();
         register(&mut registry, names::LEAF_EXPIRY, &leaf_expiry);
 
@@ -82,6 +87,8 @@ impl Metrics {
             snapshot_refused,
             connections_shed,
             leaf_expiry,
+            memory_taken,
+            memory_limit,
         }
     }
 
@@ -134,6 +141,13 @@ impl Metrics {
         let since_1970 = until.duration_since(UNIX_EPOCH).unwrap_or_default();
         let seconds = i64::try_from(since_1970.as_secs()).unwrap_or(i64::MAX);
         self.leaf_expiry.set(seconds);
+    }
+
+    /// Of the memory budget of this process, `taken` of `limit` bytes are taken.
+    pub fn set_memory(&self, taken: u64, limit: u64) {
+        let bytes = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.memory_taken.set(bytes(taken));
+        self.memory_limit.set(bytes(limit));
     }
 
     /// Everything counted so far, as OpenMetrics text (`CONTENT_TYPE`).

@@ -125,7 +125,21 @@ pub(crate) const CONNECTIONS_SHED: MetricName = MetricName {
     name: "isthmus_connections_shed_total",
     kind: MetricKind::Counter,
     labels: &["reason"],
-    help: "Connections that were closed as soon as they came: no-descriptors, too-many of this process, too-many-of-source; or because of a flood: http2-flood",
+    help: "Connections that were closed as soon as they came: no-descriptors, too-many of this process, too-many-of-source, no-memory; or because of a flood: http2-flood",
+};
+
+pub(crate) const MEMORY_TAKEN: MetricName = MetricName {
+    name: "isthmus_memory_taken_bytes",
+    kind: MetricKind::Gauge,
+    labels: &[],
+    help: "Bytes of the memory budget that are taken: by connections, requests, and what they send and do not read",
+};
+
+pub(crate) const MEMORY_LIMIT: MetricName = MetricName {
+    name: "isthmus_memory_limit_bytes",
+    kind: MetricKind::Gauge,
+    labels: &[],
+    help: "The memory budget in bytes: what this process may hold for others before it refuses what is new",
 };
 
 pub(crate) const LABEL_OVERFLOW: MetricName = MetricName {
@@ -143,7 +157,7 @@ pub(crate) const BUILD_INFO: MetricName = MetricName {
 };
 
 /// Every metric, in the order of the reference page.
-pub const METRICS: [MetricName; 13] = [
+pub const METRICS: [MetricName; 15] = [
     REQUESTS,
     REQUEST_DURATION,
     RETRIES,
@@ -155,6 +169,8 @@ pub const METRICS: [MetricName; 13] = [
     LEAF_EXPIRY,
     SNAPSHOT_REFUSED,
     CONNECTIONS_SHED,
+    MEMORY_TAKEN,
+    MEMORY_LIMIT,
     LABEL_OVERFLOW,
     BUILD_INFO,
 ];

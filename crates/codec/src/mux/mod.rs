@@ -30,8 +30,10 @@
 //! # Bounds
 //!
 //! Whatever a peer does, memory stays within: the connection's receive credit (which grows only as
-//! far as the process's [`CreditBudget`] goes), the announced number of streams times [`MAX_HEAD`](crate::message::MAX_HEAD), one queue per stream, and a few
-//! control frames. What goes beyond ends the connection with a [`ConnectionError`].
+//! far as the process's [`MemoryBudget`](crate::memory::MemoryBudget) goes), the announced number of
+//! streams times [`MAX_HEAD`](crate::message::MAX_HEAD), one queue per stream (a single frame where the
+//! budget is short), and a few control frames. What is held within the credit that every connection
+//! begins with, and in queues, is counted in the budget as long as it is. What goes beyond ends the connection with a [`ConnectionError`].
 
 mod budget;
 mod connection;
@@ -54,7 +56,6 @@ pub use connection::Connection;
 pub use settings::{
     LEAST_CONNECTION_CREDIT, LEAST_STREAM_CREDIT, LEAST_STREAMS, PeerSettings, Settings, VERSION,
 };
-pub use window::CreditBudget;
 
 /// What TLS negotiates for this protocol (RFC 7301).
 pub const ALPN: &[u8] = b"isthmus/1";

@@ -1,6 +1,5 @@
 //! One stream: its two halves.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -8,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::frame::{Frame, put_data_header};
 use super::window::ReceiveWindow;
 use super::{MAX_DATA, StreamId};
+use crate::Pieces;
 
 /// Bytes that a stream sends without a pause before it counts as bulk.
 const BULK: u64 = 4 * MAX_DATA as u64;
@@ -52,8 +52,7 @@ pub(super) struct Send {
     pub(super) interims: u8,
     /// The encoded head, until it is transmitted.
     pub(super) head: Option<Bytes>,
-    queue: VecDeque<Bytes>,
-    queued: usize,
+    queue: Pieces,
     /// Encoded trailers; empty for none.
     trailers: Bytes,
     /// Bytes transmitted since the queue was last empty.
@@ -134,8 +133,7 @@ impl Send {
             phase,
             interims: 0,
             head,
-            queue: VecDeque::new(),
-            queued: 0,
+            queue: Pieces::default(),
             in_a_row: 0,
             trailers: Bytes::new(),
             window,
@@ -150,12 +148,16 @@ impl Send {
             return 0;
         }
         let credit = usize::try_from(self.window).unwrap_or(usize::MAX);
-        queue_limit.min(credit).saturating_sub(self.queued)
+        queue_limit.min(credit).saturating_sub(self.queue.len())
     }
 
     pub(super) fn push(&mut self, bytes: Bytes) {
-        self.queued += bytes.len();
-        self.queue.push_back(bytes);
+        self.queue.push(bytes);
+    }
+
+    /// In bytes.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
     }
 
     pub(super) fn finish(&mut self, trailers: Bytes) {
@@ -175,11 +177,11 @@ impl Send {
     }
 
     pub(super) fn has_data(&self) -> bool {
-        self.queued > 0
+        !self.queue.is_empty()
     }
 
     fn is_only_end_left(&self) -> bool {
-        self.queued == 0 && self.phase == SendPhase::Finishing
+        self.queue.is_empty() && self.phase == SendPhase::Finishing
     }
 
     /// Has it kept the connection busy for so long that others may go first?
@@ -200,8 +202,8 @@ impl Send {
             return 0;
         }
         let allowed = usize::try_from(credit.min(self.window)).unwrap_or(usize::MAX);
-        let length = self.queued.min(MAX_DATA).min(allowed);
-        let rest = self.queued - length;
+        let length = self.queue.len().min(MAX_DATA).min(allowed);
+        let rest = self.queue.len() - length;
         let end = rest == 0 && self.phase == SendPhase::Finishing && self.trailers.is_empty();
         if length == 0 && !end {
             return 0;
@@ -216,21 +218,17 @@ impl Send {
     }
 
     fn put_queued(&mut self, mut length: usize, out: &mut BytesMut) {
-        self.queued -= length;
-        self.in_a_row = match self.queued {
-            0 => 0,
-            _ => self.in_a_row + length as u64,
+        self.in_a_row = if length == self.queue.len() {
+            0
+        } else {
+            self.in_a_row + length as u64
         };
         while length > 0 {
-            let Some(front) = self.queue.front_mut() else {
+            let Some(part) = self.queue.pop(length) else {
                 return;
             };
-            let part = front.split_to(length.min(front.len()));
             length -= part.len();
             out.extend_from_slice(&part);
-            if front.is_empty() {
-                self.queue.pop_front();
-            }
         }
     }
 }

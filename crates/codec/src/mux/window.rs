@@ -1,7 +1,5 @@
 //! Credit: how much a peer may still send, and how that grows.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::LEAST_STREAM_CREDIT;
@@ -48,7 +46,7 @@ impl ReceiveWindow {
     }
 
     /// Bytes that came and are still in our memory.
-    fn held(&self) -> u64 {
+    pub(super) fn held(&self) -> u64 {
         self.size.saturating_sub(self.available + self.owed)
     }
 
@@ -140,85 +138,5 @@ impl ReceiveWindow {
         self.size -= less;
         self.owed -= less;
         less
-    }
-}
-
-/// Memory that all connections of a process may promise to their peers beyond what each begins with.
-/// Clones are the same budget.
-#[derive(Debug, Clone)]
-pub struct CreditBudget(Arc<Account>);
-
-#[derive(Debug)]
-struct Account {
-    limit: u64,
-    drawn: AtomicU64,
-}
-
-impl CreditBudget {
-    /// `limit` in bytes; 0: connections keep what they begin with.
-    pub fn new(limit: u64) -> Self {
-        Self(Arc::new(Account {
-            limit,
-            drawn: AtomicU64::new(0),
-        }))
-    }
-
-    /// Bytes that are promised now.
-    pub fn drawn(&self) -> u64 {
-        self.0.drawn.load(Ordering::Relaxed)
-    }
-
-    /// As much of `wanted` as there is, but never more than half of what is left: whoever comes later
-    /// finds something, and a few greedy peers cannot take all of it.
-    fn draw(&self, wanted: u64) -> u64 {
-        let mut given = 0;
-        let take = |drawn: u64| {
-            given = wanted.min(self.0.limit.saturating_sub(drawn) / 2);
-            Some(drawn + given)
-        };
-        // It always gives, if only nothing.
-        let _ = self
-            .0
-            .drawn
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        given
-    }
-}
-
-/// What one connection has drawn; given back when the connection is dropped.
-#[derive(Debug)]
-pub(super) struct Drawn {
-    budget: CreditBudget,
-    bytes: u64,
-}
-
-impl Drawn {
-    pub(super) fn of(budget: &CreditBudget) -> Self {
-        Self {
-            budget: budget.clone(),
-            bytes: 0,
-        }
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    pub(super) fn more(&mut self, wanted: u64) -> u64 {
-        let given = self.budget.draw(wanted);
-        self.bytes += given;
-        given
-    }
-
-    pub(super) fn less(&mut self, bytes: u64) {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        self.budget.0.drawn.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Drawn {
-    fn drop(&mut self) {
-        self.less(self.bytes);
     }
 }

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use isthmus_codec::Fields;
+use isthmus_codec::memory::MemoryBudget;
 use isthmus_codec::message::{Context, Open, Reply, Request, Response, TcpOpen};
-use isthmus_codec::mux::{Connection, ConnectionError, CreditBudget, Event, Settings, Side};
+use isthmus_codec::mux::{Connection, ConnectionError, Event, Settings, Side};
 use isthmus_model::ServiceName;
 
 /// One end with what it has written and not yet delivered.
@@ -46,7 +47,7 @@ impl Pair {
     }
 
     /// Ends that let their credit grow.
-    pub(crate) fn drawing(settings: &Settings, budget: &CreditBudget) -> Self {
+    pub(crate) fn drawing(settings: &Settings, budget: &MemoryBudget) -> Self {
         let mut pair = Self::new(settings);
         for side in [Side::Dialler, Side::Listener] {
             let now = pair.now;

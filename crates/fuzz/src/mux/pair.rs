@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use isthmus_codec::mux::{Connection, ConnectionError, CreditBudget, Event, Side, StreamId};
+use isthmus_codec::memory::MemoryBudget;
+use isthmus_codec::mux::{Connection, ConnectionError, Event, Side, StreamId};
 
 use super::watch::Watch;
 use super::{a_reply, an_interim, an_open, growing, some_fields};
@@ -44,7 +45,7 @@ struct Pair {
 }
 
 impl End {
-    fn new(side: Side, budget: &CreditBudget, limit: u64, now: Instant) -> Self {
+    fn new(side: Side, budget: &MemoryBudget, limit: u64, now: Instant) -> Self {
         Self {
             connection: growing(side, budget, now),
             watch: Watch::growing(limit),
@@ -70,7 +71,7 @@ impl End {
 impl Pair {
     fn new(limit: u64) -> Self {
         let now = Instant::now();
-        let budget = CreditBudget::new(limit);
+        let budget = MemoryBudget::new(limit);
         let end = |side| End::new(side, &budget, limit, now);
         Self {
             now,

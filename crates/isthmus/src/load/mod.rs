@@ -33,6 +33,7 @@ use crate::config::PROGRAM_DEFAULT;
 use crate::config::parse_span;
 use crate::failure::{Exit, Failure, Result};
 use crate::guest::{self, Admission, Claim};
+use crate::memory;
 use crate::output;
 use crate::process;
 use crate::setting::{Setting, runtime};
@@ -226,6 +227,7 @@ async fn enter(setting: &Setting, order: &Order) -> Result<Entered> {
         access_log: false,
         workers: 1,
         patience: Patience::default(),
+        memory: memory::budget(None),
     };
     let start = async {
         let proxy = isthmus_proxy::start(config)

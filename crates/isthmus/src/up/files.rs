@@ -81,6 +81,7 @@ impl Writer<'_> {
             state: directory.join("state"),
             access_log: false,
             workers: None,
+            memory: None,
             drain_limit: None,
         };
         let gateway = isthmus_identity::gateway_identity(&self.mesh.trust_domain);
@@ -151,6 +152,7 @@ impl Writer<'_> {
             state: directory.join("state"),
             access_log: false,
             workers: None,
+            memory: None,
             drain_limit: None,
             account: Some(Text(AccountRef {
                 namespace: Some(account.0.clone()),

@@ -9,6 +9,7 @@ use isthmus_codec::http1::{
     Body, BodyEncoder, Item, Limits, Malformed, RequestDecoder, RequestHead, ResponseDecoder,
     ResponseHead, Unsendable, Version, encode_request, encode_response,
 };
+use isthmus_codec::memory::Share;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -18,9 +19,8 @@ use super::{HttpError, Piece};
 /// How long a client that has said that nothing follows can wait for its reply. Most that say so have
 /// gone away, and what the program does for them is for nobody.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
-/// Read ahead of a client that sends further requests before it has got the reply to the first.
-const MOST_PIPELINED: usize = 64 * 1024;
-/// Asked of the socket at once.
+/// Asked of the socket at once, and read ahead of a client that sends further requests before it has got
+/// the reply to the first.
 const READ_SIZE: usize = 16 * 1024;
 
 /// The server's reading half of a client's connection.
@@ -28,6 +28,8 @@ pub(crate) struct RequestReader {
     stalled: Duration,
     socket: OwnedReadHalf,
     input: BytesMut,
+    /// For what is more than a block.
+    share: Share,
     decoder: RequestDecoder,
 }
 
@@ -38,17 +40,20 @@ pub(crate) struct ResponseWriter {
     output: BytesMut,
 }
 
-/// Takes a client's connection, of which `input` has been read already.
+/// Takes a client's connection, of which `input` has been read already. Its first block is counted
+/// already; `share` grows with what it sends beyond that.
 pub(crate) fn serve(
     socket: TcpStream,
     input: BytesMut,
     stalled: Duration,
+    share: Share,
 ) -> (RequestReader, ResponseWriter) {
     let (read, write) = socket.into_split();
     let reader = RequestReader {
         stalled,
         socket: read,
         input,
+        share,
         decoder: RequestDecoder::new(Limits::default()),
     };
     (
@@ -73,7 +78,7 @@ impl RequestReader {
     }
 
     /// Waits for the first byte of the next request. False: the client is done.
-    pub(crate) async fn begun(&mut self) -> io::Result<bool> {
+    pub(crate) async fn begun(&mut self) -> Result<bool, HttpError> {
         Ok(!self.input.is_empty() || self.read().await? > 0)
     }
 
@@ -81,7 +86,11 @@ impl RequestReader {
     pub(crate) async fn head(&mut self) -> Result<Option<(RequestHead, Body)>, HttpError> {
         loop {
             match self.decoder.decode(&mut self.input)? {
-                Some(Item::Head(head, body)) => return Ok(Some((head, body))),
+                Some(Item::Head(head, body)) => {
+                    // What has come of the body fits into a block, or is handed on.
+                    self.share.less(u64::MAX);
+                    return Ok(Some((head, body)));
+                }
                 Some(Item::Data(_) | Item::Trailers(_) | Item::End) => {}
                 None if self.read().await? == 0 => {
                     self.decoder.finish()?;
@@ -106,15 +115,20 @@ impl RequestReader {
         }
     }
 
-    async fn read(&mut self) -> io::Result<usize> {
+    async fn read(&mut self) -> Result<usize, HttpError> {
+        // What is there is the beginning of something that is not whole yet.
+        let beyond = (self.input.len() / READ_SIZE * READ_SIZE) as u64;
+        if beyond > self.share.bytes() && !self.share.all_of(beyond - self.share.bytes()) {
+            return Err(HttpError::NoMemory);
+        }
         self.input.reserve(READ_SIZE);
-        self.socket.read_buf(&mut self.input).await
+        Ok(self.socket.read_buf(&mut self.input).await?)
     }
 
     /// Waits until the client has gone away. What it sends meanwhile is kept for later, within bounds.
     /// One that has ended its half only may still be there to hear the reply: it is given some time.
     pub(super) async fn gone(&mut self) {
-        while self.input.len() < MOST_PIPELINED {
+        while self.input.len() < READ_SIZE {
             match self.read().await {
                 Ok(0) => return tokio::time::sleep(HALF_CLOSED).await,
                 Ok(_) => {}

@@ -50,6 +50,8 @@ pub(crate) enum HttpError {
     /// The client neither sends nor takes anything.
     #[error("the client did not go on for {0:?}")]
     Stalled(Duration),
+    #[error("there is no memory to read so much of it ahead")]
+    NoMemory,
 }
 
 impl From<Malformed> for HttpError {

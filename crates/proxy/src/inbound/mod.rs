@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use crate::intake::{Comers, Place, accept};
 use crate::journey::Journey;
+use crate::memory::REQUEST;
 use crate::mux::{Incoming, Link, Stream};
 use crate::refusal::Refusal;
 use crate::sessions::Rule;
@@ -76,7 +77,7 @@ pub(crate) async fn open_session(
     let peer = proven.peer();
     match judge(&common.view.load(), peer) {
         Ok(caller) => {
-            let link = Link::start(session, Side::Listener, Settings::default());
+            let link = Link::start(session, Side::Listener, Settings::default(), &common.memory);
             worker.sessions.watch(&link, proven, Rule::Caller);
             Some((link, Arc::new(caller)))
         }
@@ -129,6 +130,12 @@ async fn serve(worker: Rc<Worker>, incoming: Incoming, caller: Arc<Caller>) {
     let mut journey = Journey::start(Reporter::Destination, protocol);
     note_caller(&mut journey, &caller);
     journey.record.destination_cluster = Some(worker.common.me.cluster.clone());
+    let Some(_room) = worker.memory.admit(REQUEST) else {
+        let refusal = Refusal::no_memory(worker.memory.budget());
+        journey.refused(&refusal, worker.name());
+        journey.finish(&worker.recorder);
+        return stream.reset(ResetCode::Overloaded);
+    };
     match open {
         Open::Request(request) => {
             request::serve(&worker, &mut journey, stream, request, end, &caller).await;

@@ -132,6 +132,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
+        // Whoever was woken by what came in the turn before has run since.
+        driver.link.0.borrow_mut().settle();
         let closed = loop {
             if driver.link.is_closed() {
                 break Closed::Ended;

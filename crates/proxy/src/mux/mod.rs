@@ -14,14 +14,14 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
-use std::sync::LazyLock;
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
+use isthmus_codec::memory::MemoryBudget;
 use isthmus_codec::message::Open;
 use isthmus_codec::mux::{
-    CannotOpen, Connection, ConnectionError, CreditBudget, Event, LeaveCode, ResetCode, Settings,
-    Side, StreamId, features,
+    CannotOpen, Connection, ConnectionError, Event, LeaveCode, ResetCode, Settings, Side, StreamId,
+    features,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
@@ -31,13 +31,6 @@ use self::stream::{Body, MOST_INTERIMS, Slot};
 
 pub(crate) use self::pipe::Pipe;
 pub(crate) use self::stream::{Incoming, Item, Stream, StreamError};
-
-/// What all connections of this process together may promise their peers beyond what each begins with:
-/// enough for several long links, and for some thousands of replies that nobody reads.
-const CREDIT_BYTES: u64 = 128 << 20;
-
-/// One for the process, whoever starts connections in it and on whichever thread.
-static CREDIT: LazyLock<CreditBudget> = LazyLock::new(|| CreditBudget::new(CREDIT_BYTES));
 
 /// A connection to one peer. Clones are the same connection; it ends when it is drained, or when
 /// the peer is gone.
@@ -49,6 +42,8 @@ struct Shared {
     /// Who dialled opens streams and takes none.
     side: Side,
     streams: HashMap<StreamId, Slot>,
+    /// Streams with data that came in this turn.
+    fresh: Vec<StreamId>,
     incoming: VecDeque<Incoming>,
     acceptor: Option<Waker>,
     /// Who waits until the peer allows another stream, or has introduced itself.
@@ -75,16 +70,18 @@ enum Closed {
 }
 
 impl Link {
-    /// Puts `io` under a multiplex and drives it on the current thread.
-    pub(crate) fn start<T>(io: T, side: Side, settings: Settings) -> Self
+    /// Puts `io` under a multiplex and drives it on the current thread. What it holds for others is
+    /// counted in `budget`.
+    pub(crate) fn start<T>(io: T, side: Side, settings: Settings, budget: &MemoryBudget) -> Self
     where
         T: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let now = Instant::now();
         let link = Self(Rc::new(RefCell::new(Shared {
-            machine: Connection::drawing(side, settings, &CREDIT, now),
+            machine: Connection::drawing(side, settings, budget, now),
             side,
             streams: HashMap::new(),
+            fresh: Vec::new(),
             incoming: VecDeque::new(),
             acceptor: None,
             openers: Vec::new(),
@@ -248,6 +245,16 @@ impl Shared {
         }
     }
 
+    /// What nobody has taken since the last turn is not fresh any more.
+    fn settle(&mut self) {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        for id in fresh.drain(..) {
+            self.slot(id, |slot| slot.arrived.settle());
+        }
+        // Its memory is of use in the next turn.
+        self.fresh = fresh;
+    }
+
     fn forget(&mut self, id: StreamId) {
         self.streams.remove(&id);
         if self.streams.is_empty() {
@@ -321,16 +328,22 @@ impl Link {
                     }
                 }
                 Event::Replied { stream, reply, end } => shared.slot(stream, |slot| {
-                    slot.arrived.push_back(Item::Reply(*reply));
+                    slot.arrived.reply(*reply);
                     slot.got_end |= end;
                     slot.wake();
                 }),
-                Event::Data { stream, bytes } => shared.slot(stream, |slot| {
-                    slot.arrived.push_back(Item::Data(bytes));
+                Event::Data { stream, bytes } => {
+                    let Some(slot) = shared.streams.get_mut(&stream) else {
+                        continue;
+                    };
+                    let first = slot.arrived.data(bytes);
                     slot.wake();
-                }),
+                    if first {
+                        shared.fresh.push(stream);
+                    }
+                }
                 Event::Ended { stream, trailers } => shared.slot(stream, |slot| {
-                    slot.arrived.push_back(Item::End(trailers));
+                    slot.arrived.end(trailers);
                     slot.got_end = true;
                     slot.wake();
                 }),
@@ -375,6 +388,7 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
+    use crate::testing::plenty;
 
     fn open() -> Open {
         let service = ServiceName::new("shop", "cart").unwrap();
@@ -390,8 +404,8 @@ mod tests {
         let (a, b) = tokio::io::duplex(buffer);
         let settings = Settings::default;
         (
-            Link::start(a, Side::Dialler, settings()),
-            Link::start(b, Side::Listener, settings()),
+            Link::start(a, Side::Dialler, settings(), &plenty()),
+            Link::start(b, Side::Listener, settings(), &plenty()),
         )
     }
 
@@ -470,7 +484,7 @@ mod tests {
     async fn who_leaves_hears_its_peer_to_the_end() {
         run(async {
             let (io, peer) = tokio::io::duplex(64_000);
-            let link = Link::start(io, Side::Listener, Settings::default());
+            let link = Link::start(io, Side::Listener, Settings::default(), &plenty());
             link.drain();
             for _ in 0..100 {
                 tokio::task::yield_now().await;
@@ -491,7 +505,7 @@ mod tests {
     async fn a_lost_peer_ends_every_stream_and_a_dropped_stream_tells_the_peer() {
         run(async {
             let (io, peer) = tokio::io::duplex(64_000);
-            let link = Link::start(io, Side::Dialler, Settings::default());
+            let link = Link::start(io, Side::Dialler, Settings::default(), &plenty());
             let stream = link.open(&open(), false).unwrap();
             tokio::task::yield_now().await;
             drop(peer);
@@ -534,7 +548,7 @@ mod tests {
                 patience,
                 ..Settings::default()
             };
-            let link = Link::start(io, Side::Dialler, settings);
+            let link = Link::start(io, Side::Dialler, settings, &plenty());
             tokio::task::yield_now().await;
 
             let now = Instant::now();

@@ -5,9 +5,9 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use isthmus_codec::Fields;
 use isthmus_codec::message::{Interim, Open, Reply};
-use isthmus_codec::mux::{CannotSend, ResetCode, StreamId};
+use isthmus_codec::mux::{CannotSend, MAX_DATA, ResetCode, StreamId};
+use isthmus_codec::{Fields, Pieces};
 
 use super::Link;
 
@@ -51,7 +51,9 @@ pub(crate) enum StreamError {
 
 #[derive(Default)]
 pub(super) struct Slot {
-    pub(super) arrived: VecDeque<Item>,
+    pub(super) arrived: Arrived,
+    /// Bytes that were given out and may still be held by whoever took them.
+    pub(super) given: usize,
     pub(super) failed: Option<StreamError>,
     pub(super) receiver: Option<Waker>,
     pub(super) sender: Option<Waker>,
@@ -69,6 +71,17 @@ pub(super) struct Slot {
 /// Interim responses that one stream keeps; further ones are dropped.
 pub(super) const MOST_INTERIMS: usize = 8;
 
+/// What has come and was not taken, in the order in which it comes on every stream.
+#[derive(Default)]
+pub(super) struct Arrived {
+    reply: Option<Reply>,
+    /// Copies of what nobody has taken for a while.
+    waiting: Pieces,
+    /// Parts of the blocks that they were read with.
+    fresh: VecDeque<Bytes>,
+    end: Option<Item>,
+}
+
 /// Has the peer asked for the body?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Body {
@@ -83,6 +96,49 @@ enum Ending {
     /// A reset would throw away what of the answer is still queued.
     Answered,
     Cancelled,
+}
+
+impl Arrived {
+    pub(super) fn reply(&mut self, reply: Reply) {
+        self.reply = Some(reply);
+    }
+
+    /// True: there was no fresh data before.
+    pub(super) fn data(&mut self, bytes: Bytes) -> bool {
+        self.fresh.push_back(bytes);
+        self.fresh.len() == 1
+    }
+
+    pub(super) fn end(&mut self, trailers: Option<Fields>) {
+        self.end = Some(Item::End(trailers));
+    }
+
+    /// Lets go of the blocks that data was read with: many streams share one, and it is held as long as
+    /// any of them holds the smallest part.
+    pub(super) fn settle(&mut self) {
+        for bytes in std::mem::take(&mut self.fresh) {
+            self.waiting.push_copy(&bytes);
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn is_empty(&self) -> bool {
+        let nothing = self.reply.is_none() && self.end.is_none();
+        nothing && self.waiting.is_empty() && self.fresh.is_empty()
+    }
+
+    fn take(&mut self) -> Option<Item> {
+        let data = |arrived: &mut Self| {
+            let waiting = arrived.waiting.pop(MAX_DATA);
+            waiting.or_else(|| arrived.fresh.pop_front())
+        };
+        (self.reply.take().map(Item::Reply))
+            .or_else(|| data(self).map(Item::Data))
+            .or_else(|| self.end.take())
+    }
 }
 
 impl Slot {
@@ -161,13 +217,16 @@ impl Stream {
     ) -> Poll<Result<usize, StreamError>> {
         let mut shared = self.link.0.borrow_mut();
         shared.check(self.id)?;
-        let room = shared.machine.capacity(self.id);
-        if room == 0 {
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        // Where it takes nothing, it knows from now on that somebody waits.
+        let taken = shared.machine.send(self.id, data)?;
+        if taken == 0 {
             let waker = cx.waker().clone();
             shared.slot(self.id, |slot| slot.sender = Some(waker));
             return Poll::Pending;
         }
-        let taken = shared.machine.send(self.id, data)?;
         shared.wake_driver();
         Poll::Ready(Ok(taken))
     }
@@ -189,7 +248,8 @@ impl Stream {
         Ok(())
     }
 
-    /// What comes next. Data is taken off the far side's credit by this call.
+    /// What comes next. What was given out before is taken for handed on, and the far side has credit for
+    /// it again.
     ///
     /// Errors: the stream was reset or the connection lost, after everything that arrived before
     /// was given out.
@@ -202,14 +262,22 @@ impl Stream {
         let Some(slot) = shared.streams.get_mut(&self.id) else {
             return Poll::Ready(Err(StreamError::Gone));
         };
-        if let Some(item) = slot.arrived.pop_front() {
-            if let Item::Data(data) = &item {
-                let length = data.len();
-                shared.machine.consumed(self.id, length);
-                shared.wake_driver();
-            }
+        let item = slot.arrived.take();
+        let given = match &item {
+            Some(Item::Data(data)) => data.len(),
+            _ => 0,
+        };
+        let handed_on = std::mem::replace(&mut slot.given, given);
+        if handed_on > 0 {
+            shared.machine.consumed(self.id, handed_on);
+            shared.wake_driver();
+        }
+        if let Some(item) = item {
             return Poll::Ready(Ok(item));
         }
+        let Some(slot) = shared.streams.get_mut(&self.id) else {
+            return Poll::Ready(Err(StreamError::Gone));
+        };
         if slot.got_end {
             return Poll::Ready(Ok(Item::End(None)));
         }

@@ -134,7 +134,12 @@ async fn serve_http1(
     place: Place,
 ) {
     let patience = worker.common.config.patience;
-    let (mut reader, mut writer) = http1::serve(socket, input, patience.stalled);
+    let (mut reader, mut writer) = http1::serve(
+        socket,
+        input,
+        patience.stalled,
+        worker.common.memory.share(),
+    );
     let mut drain = worker.common.drain.clone();
     loop {
         let head = tokio::select! {
@@ -152,6 +157,7 @@ async fn serve_http1(
                 RefusalReason::ClientTooSlow,
                 error.to_string(),
             )),
+            Err(HttpError::NoMemory) => Err(Refusal::no_memory(&worker.common.memory)),
             Ok(None) | Err(_) => return,
         };
         let (head, body) = match request {
@@ -191,7 +197,7 @@ async fn next_head(
     match timeout(patience.idle, reader.begun()).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) | Err(_) => return Ok(None),
-        Ok(Err(error)) => return Err(error.into()),
+        Ok(Err(error)) => return Err(error),
     }
     let head = timeout(patience.head, reader.head()).await;
     head.unwrap_or(Err(HttpError::Stalled(patience.head)))

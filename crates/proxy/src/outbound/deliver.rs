@@ -18,6 +18,7 @@ use super::upload::{ClientSide, Sending};
 use crate::destination::Try;
 use crate::http::{ClientBody, ClientReply, ClientTunnel, HttpError, content_length, grpc};
 use crate::journey::{Journey, lossy};
+use crate::memory::Room;
 use crate::mux::{Item, Stream};
 use crate::refusal::{AT_FIELD, Refusal};
 use crate::splice::{Carried, Quiet, splice};
@@ -79,8 +80,8 @@ pub(super) struct Held<'u> {
 }
 
 pub(super) enum HeldBody<'u> {
-    /// All of it; the far side cannot cut it any more.
-    Whole(Bytes, Option<Fields>),
+    /// All of it, and the memory that it takes; the far side cannot cut it any more.
+    Whole(Bytes, Option<Fields>, Option<Room>),
     /// Still on its way.
     Coming(Rest<'u>),
 }
@@ -89,7 +90,7 @@ impl HeldBody<'_> {
     /// As far as they are known.
     pub(super) fn trailers(&self) -> Option<&Fields> {
         match self {
-            Self::Whole(_, trailers) => trailers.as_ref(),
+            Self::Whole(_, trailers, _) => trailers.as_ref(),
             Self::Coming(_) => None,
         }
     }
@@ -127,9 +128,11 @@ pub(super) async fn deliver(
         journey.record.refused_at = head.fields.find(AT_FIELD).map(|at| lossy(at));
     }
     let delivered = match body {
-        HeldBody::Whole(body, trailers) => deliver_whole(journey, &head, body, trailers, reply)
-            .await
-            .map_err(Cut::Client),
+        HeldBody::Whole(body, trailers, _room) => {
+            deliver_whole(journey, &head, body, trailers, reply)
+                .await
+                .map_err(Cut::Client)
+        }
         HeldBody::Coming(rest) => {
             deliver_coming(journey, attempts, call, &head, rest, idle, reply).await
         }

@@ -24,6 +24,7 @@ use super::upload::{ClientSide, Sending, Step, Upload};
 use crate::destination::Try;
 use crate::http::{ClientReply, HttpError, content_length};
 use crate::journey::Journey;
+use crate::memory::Memory;
 use crate::mux::{Item, Link, StreamError};
 use crate::refusal::Refusal;
 use crate::worker::Worker;
@@ -146,8 +147,7 @@ async fn answer<'u>(
     reply: &mut ClientReply<'_>,
 ) -> Result<Answered<'u>, Abandoned> {
     let empty = upload.is_empty();
-    let waits = upload.waits();
-    let quiet = upload.quiet();
+    let (waits, quiet, memory) = (upload.waits(), upload.quiet(), upload.memory());
     let mut expects = false;
     if waits.get() {
         let told = timeout_at(deadline(attempts), tried.link.takes_expectations()).await;
@@ -182,6 +182,7 @@ async fn answer<'u>(
             quiet,
         },
         waits,
+        memory,
     };
     let Item::Reply(Reply::Response(head)) = waiting.head(tried, attempts, reply).await? else {
         return Err(bad("not a reply to a request"));
@@ -244,6 +245,7 @@ struct Waiting<'u> {
     rest: Rest<'u>,
     /// The client waits to be told to go on.
     waits: Rc<Cell<bool>>,
+    memory: Rc<Memory>,
 }
 
 impl<'u> Waiting<'u> {
@@ -333,10 +335,13 @@ impl<'u> Waiting<'u> {
         reply: &mut ClientReply<'_>,
     ) -> Result<HeldBody<'u>, Abandoned> {
         if self.rest.stream.has_ended() {
-            return Ok(HeldBody::Whole(Bytes::new(), None));
+            return Ok(HeldBody::Whole(Bytes::new(), None, None));
         }
         let length = content_length(&head.fields);
-        let Some(length) = length.filter(|_| attempts.holds_reply(length, Instant::now())) else {
+        let short = length.filter(|_| attempts.holds_reply(length, Instant::now()));
+        // What is held, and the same again as it is written.
+        let room = short.and_then(|length| self.memory.grow(2 * length));
+        let (Some(length), Some(room)) = (short, room) else {
             return Ok(HeldBody::Coming(self.rest));
         };
         let mut body = BytesMut::new();
@@ -350,7 +355,9 @@ impl<'u> Waiting<'u> {
                 Item::End(_) if !body.is_empty() && (body.len() as u64) < length => {
                     return Err(bad(MISANNOUNCED));
                 }
-                Item::End(trailers) => return Ok(HeldBody::Whole(body.freeze(), trailers)),
+                Item::End(trailers) => {
+                    return Ok(HeldBody::Whole(body.freeze(), trailers, Some(room)));
+                }
                 Item::Reply(_) => return Err(bad("a second reply")),
             }
         }

@@ -20,6 +20,7 @@ use super::exchange;
 use super::upload::Upload;
 use crate::http::{ClientBody, ClientReply};
 use crate::journey::{Journey, lossy};
+use crate::memory::REQUEST;
 use crate::refusal::Refusal;
 use crate::told::TELL_FIELD;
 use crate::worker::Worker;
@@ -60,6 +61,8 @@ pub(super) async fn serve(
     }
     strip_hop_by_hop(&mut head.fields);
     let decided = decide(worker, journey, entry, &head, &authority, &path).await?;
+    let room = worker.memory.admit(REQUEST);
+    let room = room.ok_or_else(|| Refusal::no_memory(worker.memory.budget()))?;
 
     head.fields.remove("host");
     head.fields.remove("expect");
@@ -87,7 +90,7 @@ pub(super) async fn serve(
             ..Context::default()
         },
     };
-    let mut upload = Upload::new(client, body, expects_continue);
+    let mut upload = Upload::new(client, body, expects_continue, room);
     if !upload.is_empty() {
         attempts.receive();
     }

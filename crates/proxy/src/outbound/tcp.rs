@@ -19,6 +19,7 @@ use super::settle::{
 };
 use crate::destination::Try;
 use crate::journey::Journey;
+use crate::memory::{REQUEST, Room};
 use crate::mux::{Item, Link, Stream};
 use crate::refusal::Refusal;
 use crate::splice::splice;
@@ -37,6 +38,7 @@ pub(super) struct Opened {
     stream: Stream,
     /// `timeout.idle`.
     idle: Duration,
+    _room: Room,
 }
 
 /// The port of a service that is meant, on the one view that the connection is decided on.
@@ -164,7 +166,9 @@ pub(super) async fn open(
         .budget(&service, now)
         .borrow_mut()
         .on_request(now);
-    until_accepted(worker, journey, &decided, &mut attempts).await
+    let room = worker.memory.admit(REQUEST);
+    let room = room.ok_or_else(|| Refusal::no_memory(worker.memory.budget()))?;
+    until_accepted(worker, journey, &decided, &mut attempts, room).await
 }
 
 /// Opens a stream of opaque bytes to a workload whose program has accepted the connection. The try
@@ -174,6 +178,7 @@ async fn until_accepted(
     journey: &mut Journey,
     decided: &Decided,
     attempts: &mut Attempts,
+    room: Room,
 ) -> Result<Opened, Refusal> {
     let destination = worker.destinations.find(&decided.key);
     let settle = Settle::new(worker, &destination, decided, Instant::now());
@@ -213,6 +218,7 @@ async fn until_accepted(
                     attempt,
                     stream,
                     idle,
+                    _room: room,
                 });
             }
             Err(failed) => settle.failed(attempts, &mut avoided, Some(attempt), failed)?,

@@ -8,22 +8,29 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_balance::constants::HELD_BYTES;
-use isthmus_codec::Fields;
 use isthmus_codec::http1::Body;
+use isthmus_codec::{Fields, Pieces};
 use tokio::time::timeout;
 
 use crate::http::{ClientBody, HttpError, Piece};
+use crate::memory::{Memory, Room};
 use crate::mux::Stream;
 use crate::splice::Quiet;
 
 /// A program that takes nothing for so long, and answers nothing, will not.
 const STUCK: Duration = Duration::from_mins(5);
 
+/// Memory for what is kept is taken in such steps.
+const STEP: u64 = 16 * 1024;
+
 /// What a client sends, and what of it is kept.
 pub(super) struct Upload<'c> {
     client: ClientBody<'c>,
-    kept: Vec<Bytes>,
+    kept: Pieces,
     kept_bytes: u64,
+    /// Of the request, and of what is kept.
+    room: Room,
+    for_kept: u64,
     end: End,
     kept_whole: KeptWhole,
     /// The client waits to be told to go on.
@@ -63,13 +70,16 @@ pub(super) enum Sending {
 }
 
 impl<'c> Upload<'c> {
-    /// `body`: what the head has announced. `waits`: it is sent when it is asked for.
-    pub(super) fn new(client: ClientBody<'c>, body: Body, waits: bool) -> Self {
+    /// `body`: what the head has announced. `waits`: it is sent when it is asked for. `room`: the
+    /// request's own.
+    pub(super) fn new(client: ClientBody<'c>, body: Body, waits: bool, room: Room) -> Self {
         let empty = matches!(body, Body::None | Body::Length(0));
         Self {
             client,
-            kept: Vec::new(),
+            kept: Pieces::default(),
             kept_bytes: 0,
+            room,
+            for_kept: 0,
             end: if empty {
                 End::Read { trailers: None }
             } else {
@@ -87,13 +97,20 @@ impl<'c> Upload<'c> {
     }
 
     /// Reads a body whose length is known and short before anything is sent: however slowly a client
-    /// sends it, nobody else waits for that.
+    /// sends it, nobody else waits for that. Where there is no memory for it, it is sent as it comes.
     pub(super) async fn read_short(&mut self, body: Body) -> Result<(), HttpError> {
-        let is_short = matches!(body, Body::Length(length) if length <= HELD_BYTES);
-        while is_short && !self.waits.get() && matches!(self.end, End::Open) {
+        let fits = match body {
+            Body::Length(length) => length <= HELD_BYTES && self.has_room(length),
+            Body::None | Body::Chunked | Body::UntilClose => false,
+        };
+        while fits && !self.waits.get() && matches!(self.end, End::Open) {
             self.take().await?;
         }
         Ok(())
+    }
+
+    pub(super) fn memory(&self) -> Rc<Memory> {
+        Rc::clone(self.room.memory())
     }
 
     /// The client's half of the connection.
@@ -122,7 +139,7 @@ impl<'c> Upload<'c> {
         'c: 'u,
     {
         Box::pin(async move {
-            for data in &self.kept {
+            for data in self.kept.all() {
                 send(&stream, data.clone()).await?;
             }
             let trailers = loop {
@@ -164,12 +181,26 @@ impl<'c> Upload<'c> {
 
     fn keep(&mut self, data: &Bytes) {
         self.kept_bytes += data.len() as u64;
-        if self.kept_bytes > HELD_BYTES {
+        if !self.kept_whole.0.get() {
+            return;
+        }
+        if self.kept_bytes <= HELD_BYTES && self.has_room(self.kept_bytes) {
+            self.kept.push(data.clone());
+        } else {
             self.kept_whole.0.set(false);
             self.kept.clear();
-        } else {
-            self.kept.push(data.clone());
+            self.room.shrink(std::mem::take(&mut self.for_kept));
         }
+    }
+
+    /// Is there memory to keep so much?
+    fn has_room(&mut self, bytes: u64) -> bool {
+        let missing = bytes.saturating_sub(self.for_kept).next_multiple_of(STEP);
+        let has = missing == 0 || self.room.grow(missing);
+        if has {
+            self.for_kept += missing;
+        }
+        has
     }
 }
 

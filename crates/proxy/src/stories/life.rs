@@ -152,7 +152,12 @@ fn whoever_waits_for_a_way_that_ends_has_lost_no_try() {
         tokio::task::spawn_local(async move {
             let (socket, _) = gateway.accept().await.unwrap();
             let (session, _) = me.accept(socket, &metrics).await.unwrap();
-            let link = Link::start(session, Side::Listener, Settings::default());
+            let link = Link::start(
+                session,
+                Side::Listener,
+                Settings::default(),
+                &crate::testing::plenty(),
+            );
             let mut refused = 0;
             while let Some(incoming) = link.accept().await {
                 refused += 1;

@@ -12,6 +12,7 @@ mod interim;
 mod life;
 mod limits;
 mod many;
+mod memory;
 mod outliers;
 mod rejudged;
 mod slow;
@@ -47,7 +48,12 @@ async fn play_caller(scene: &Scene) -> Link {
     let name = HOST.try_into().unwrap();
     let connected = me.connect(name, socket, &scene.caller.metrics);
     let (session, _) = within(connected).await.unwrap();
-    Link::start(session, Side::Dialler, Settings::default())
+    Link::start(
+        session,
+        Side::Dialler,
+        Settings::default(),
+        &crate::testing::plenty(),
+    )
 }
 
 fn request(method: &'static str, fields: &[(&'static str, &'static str)]) -> Open {
@@ -391,7 +397,12 @@ fn a_callee_that_says_more_than_it_announced_fills_no_memory() {
         tokio::task::spawn_local(async move {
             let (socket, _) = listener.accept().await.unwrap();
             let (session, _) = me.accept(socket, &metrics).await.unwrap();
-            let link = Link::start(session, Side::Listener, Settings::default());
+            let link = Link::start(
+                session,
+                Side::Listener,
+                Settings::default(),
+                &crate::testing::plenty(),
+            );
             while let Some(incoming) = link.accept().await {
                 tokio::task::spawn_local(async move {
                     let mut fields = Fields::new();

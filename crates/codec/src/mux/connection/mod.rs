@@ -1,5 +1,6 @@
 //! One end of a connection: its state, and what the driver may do with it.
 
+mod held;
 mod receive;
 mod relief;
 mod transmit;
@@ -12,12 +13,13 @@ use bytes::{Bytes, BytesMut};
 use super::budget::Budget;
 use super::liveness::{Liveness, Verdict};
 use super::stream::{ReceivePhase, SendPhase, Stream};
-use super::window::{CreditBudget, Drawn, ReceiveWindow};
+use super::window::ReceiveWindow;
 use super::{
     CannotOpen, CannotSend, ConnectionError, Event, LeaveCode, MAX_INTERIM, MAX_INTERIMS,
     PeerSettings, ResetCode, Settings, Side, StreamId,
 };
 use crate::Fields;
+use crate::memory::{MemoryBudget, Share};
 use crate::message::{Interim, MAX_HEAD, Open, Reply};
 use crate::typed::encode_fields;
 use relief::Lingering;
@@ -51,7 +53,12 @@ pub struct Connection {
     held_there: usize,
     receive_window: ReceiveWindow,
     /// What `receive_window` has grown by.
-    drawn: Drawn,
+    drawn: Share,
+    /// What is held beyond `drawn`, in steps.
+    held: Share,
+    /// Bytes of data in the queues of all streams.
+    queued: u64,
+    budget: MemoryBudget,
     /// Of streams that are no more: bytes that the driver still holds. They count against the
     /// connection's credit until they have left our memory, or short streams would be free.
     lingering: BTreeMap<StreamId, Lingering>,
@@ -79,12 +86,12 @@ impl Connection {
     /// A connection whose byte stream has just come up. It pings at once, to know the round trip. Its
     /// credit stays what `settings` say.
     pub fn new(side: Side, settings: Settings, now: Instant) -> Self {
-        Self::drawing(side, settings, &CreditBudget::new(0), now)
+        Self::drawing(side, settings, &MemoryBudget::new(0), now)
     }
 
     /// As [`Connection::new`]; credit grows with what the link can carry and with what is not consumed,
     /// as far as `budget` has it.
-    pub fn drawing(side: Side, settings: Settings, budget: &CreditBudget, now: Instant) -> Self {
+    pub fn drawing(side: Side, settings: Settings, budget: &MemoryBudget, now: Instant) -> Self {
         let settings = settings.at_least_minimum();
         let peer = PeerSettings::assumed();
         let mut liveness = Liveness::new(&settings, now);
@@ -96,7 +103,10 @@ impl Connection {
             held_here: 0,
             held_there: 0,
             receive_window: ReceiveWindow::new(settings.connection_credit),
-            drawn: Drawn::of(budget),
+            drawn: budget.share(),
+            held: budget.share(),
+            queued: 0,
+            budget: budget.clone(),
             lingering: BTreeMap::new(),
             clock: now,
             next_look: now,
@@ -229,20 +239,22 @@ impl Connection {
     pub fn capacity(&self, stream: StreamId) -> usize {
         self.streams
             .get(&stream)
-            .map_or(0, |state| state.send.capacity(self.settings.queue))
+            .map_or(0, |state| state.send.capacity(self.queue_limit()))
     }
 
     /// Takes from the front of `bytes` as much as may be queued, and returns how much. When that
     /// leaves no room, [`Event::Writable`] tells when there is some again.
     pub fn send(&mut self, stream: StreamId, bytes: &mut Bytes) -> Result<usize, CannotSend> {
-        let limit = self.settings.queue;
+        let limit = self.queue_limit();
         let state = self.sendable(stream)?;
         let count = state.send.capacity(limit).min(bytes.len());
         if count > 0 {
             state.send.push(bytes.split_to(count));
         }
         state.send.blocked = state.send.capacity(limit) == 0;
+        self.queued += count as u64;
         self.list(stream);
+        self.count_held();
         Ok(count)
     }
 
@@ -279,6 +291,7 @@ impl Connection {
                 self.output.credits.push_back(stream);
             }
         }
+        self.count_held();
     }
 
     fn consumed_late(&mut self, stream: StreamId, count: u64) {
@@ -290,6 +303,7 @@ impl Connection {
                 self.lingering.remove(&stream);
             }
             self.receive_window.release(count);
+            self.count_held();
         }
     }
 
@@ -303,6 +317,7 @@ impl Connection {
         state.receive.stopped = true;
         let unconsumed = std::mem::take(&mut state.receive.unconsumed);
         self.receive_window.release(unconsumed);
+        self.count_held();
         self.settle(stream);
     }
 
@@ -390,6 +405,8 @@ impl Connection {
             };
             self.events.push_back(Event::Reset { stream, code });
         }
+        self.queued = 0;
+        self.count_held();
         self.output
             .fail(&error, self.left.unwrap_or(self.highest_there));
         error
@@ -418,7 +435,7 @@ impl Connection {
 
     /// Tells the driver when a stream that was full has room again.
     fn notice_room(&mut self, stream: StreamId) {
-        let limit = self.settings.queue;
+        let limit = self.queue_limit();
         if let Some(state) = self.streams.get_mut(&stream)
             && state.send.blocked
             && state.send.capacity(limit) > 0
@@ -445,6 +462,8 @@ impl Connection {
     fn forget(&mut self, stream: StreamId) -> Option<Stream> {
         let state = self.streams.remove(&stream)?;
         self.output.forget(stream, &state);
+        self.queued -= state.send.queued() as u64;
+        self.count_held();
         if state.receive.unconsumed > 0 {
             let lingering = Lingering {
                 held: state.receive.unconsumed,

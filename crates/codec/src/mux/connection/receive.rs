@@ -35,6 +35,7 @@ impl Connection {
             match Frame::take(input) {
                 Ok(None) => {
                     self.relieve(now);
+                    self.count_held();
                     return Ok(());
                 }
                 Ok(Some(frame)) => {

@@ -141,6 +141,7 @@ impl Connection {
         self.output.interim_bytes = 0;
         self.put_heads(out, limit);
         self.put_data(out, limit);
+        self.count_held();
         self.has_output()
     }
 
@@ -237,7 +238,9 @@ impl Connection {
                 self.output.starved.push_back(stream);
                 continue;
             }
-            self.send_window -= state.send.put_frame(stream, self.send_window, out);
+            let sent = state.send.put_frame(stream, self.send_window, out);
+            self.send_window -= sent;
+            self.queued -= sent;
             state.send.listed = false;
             if state.send.phase == SendPhase::Done {
                 self.settle(stream);

@@ -1,0 +1,122 @@
+//! A queue of pieces of a body.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+/// Small ones are put together until they are so large, which is also what is read from a socket at once.
+const MOST: usize = 16 * 1024;
+/// What is smaller is not worth the block that it lies in.
+const SMALL: usize = MOST / 2;
+
+/// Pieces of a body that wait. A small one behind others is copied: it may be all that is left of a
+/// large block that was read from a socket, and who sends byte by byte would have one held for each.
+/// So they take at most twice what they hold, and one block.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    pieces: VecDeque<Bytes>,
+    length: usize,
+}
+
+impl Pieces {
+    /// In bytes.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Puts `bytes` behind all others.
+    pub fn push(&mut self, bytes: Bytes) {
+        if !self.join(&bytes) {
+            self.length += bytes.len();
+            self.pieces.push_back(bytes);
+        }
+    }
+
+    /// As [`Pieces::push`], of what is to hold no memory but its own.
+    pub fn push_copy(&mut self, bytes: &[u8]) {
+        if !self.join(bytes) {
+            self.length += bytes.len();
+            self.pieces.push_back(Bytes::copy_from_slice(bytes));
+        }
+    }
+
+    /// Appends what is small to the last piece. False: it has to be one of its own.
+    fn join(&mut self, bytes: &[u8]) -> bool {
+        if bytes.is_empty() {
+            return true;
+        }
+        let Some(last) = self.pieces.back_mut() else {
+            return false;
+        };
+        let fits = bytes.len() < SMALL && last.len() + bytes.len() <= MOST;
+        if fits {
+            let own = std::mem::take(last).try_into_mut();
+            let mut own = own.unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+            own.extend_from_slice(bytes);
+            *last = own.freeze();
+            self.length += bytes.len();
+        }
+        fits
+    }
+
+    /// Takes the first piece, at most `most` bytes of it; `None` when nothing waits.
+    pub fn pop(&mut self, most: usize) -> Option<Bytes> {
+        let first = self.pieces.front_mut()?;
+        let part = first.split_to(most.min(first.len()));
+        if first.is_empty() {
+            self.pieces.pop_front();
+        }
+        self.length -= part.len();
+        Some(part)
+    }
+
+    /// All of them, in their order.
+    pub fn all(&self) -> impl Iterator<Item = &Bytes> {
+        self.pieces.iter()
+    }
+
+    /// Drops all of them.
+    pub fn clear(&mut self) {
+        self.pieces.clear();
+        self.length = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_pieces_hold_no_large_blocks_and_come_out_as_they_went_in() {
+        let mut pieces = Pieces::default();
+        let (mut blocks, mut all) = (Vec::new(), Vec::new());
+        for number in 0..3_000_usize {
+            // What a socket gave, and what of it is a piece.
+            let block = Bytes::from(vec![number.to_le_bytes()[0]; 100]);
+            let length = number % 20;
+            pieces.push(block.slice(..length));
+            all.extend_from_slice(&block[..length]);
+            blocks.push(block);
+        }
+        let large = Bytes::from(vec![7; SMALL]);
+        pieces.push(large.clone());
+        pieces.push_copy(&large);
+        all.extend_from_slice(&large);
+        all.extend_from_slice(&large);
+        assert_eq!(pieces.len(), all.len());
+        assert!(!large.is_unique(), "what is large is not copied");
+        let held = blocks.iter().filter(|block| !block.is_unique()).count();
+        assert!(held <= 1, "{held} blocks are held");
+        assert!(pieces.all().count() <= 2 + all.len() / SMALL);
+        let mut out = Vec::new();
+        while let Some(piece) = pieces.pop(1_000) {
+            assert!(!piece.is_empty() && piece.len() <= 1_000);
+            out.extend_from_slice(&piece);
+        }
+        assert!(out == all && pieces.is_empty());
+    }
+}
