@@ -24,7 +24,9 @@ use std::time::Instant;
 
 use isthmus_model::Percent;
 
-use crate::constants::{BUDGET_FLOOR_PER_SECOND, BUDGET_SLOT, BUDGET_SLOTS, BUDGET_SLOTS_SHORTEST};
+use crate::constants::{
+    BUDGET_FLOOR_PER_SECOND, BUDGET_SLOT, BUDGET_SLOTS, BUDGET_SLOTS_SHORTEST, BUDGET_USED,
+};
 
 /// What the whole window of thin traffic may add.
 const FLOOR: u64 = BUDGET_FLOOR_PER_SECOND as u64 * (BUDGET_SLOTS / BUDGET_SLOTS_SHORTEST) as u64;
@@ -149,7 +151,7 @@ impl Budget {
             return false;
         }
         let recent = self.window.recent(now);
-        let floor = scale(FLOOR, share / percent.fraction());
+        let floor = scale(FLOOR, share / (BUDGET_USED * percent.fraction()));
         if retried == Retried::Failure && scale(recent.requests, share) < floor {
             return recent.retries < floor;
         }
@@ -162,7 +164,7 @@ impl Budget {
     /// of the percentage of the rest, 0.0 at least. With it, all retries of a chain together are the
     /// percentage of what entered it.
     fn share(&self, percent: Percent) -> f64 {
-        let percent = percent.fraction();
+        let percent = BUDGET_USED * percent.fraction();
         let retried = self.inbound_retry_share;
         (percent * (1.0 - retried) - retried).max(0.0)
     }

@@ -221,6 +221,17 @@ impl Decision {
         &self.candidates
     }
 
+    /// When a request might be served again, if every cluster that may serve is left alone for a time that
+    /// is known: the soonest.
+    pub fn soonest(&self) -> Option<Duration> {
+        let running = self.candidates.iter().filter(|candidate| candidate.runs());
+        let waits = running.map(|candidate| match candidate.hot {
+            Some(Hot::BreakerOpen { remaining }) => remaining,
+            _ => Duration::ZERO,
+        });
+        waits.min().filter(|wait| !wait.is_zero())
+    }
+
     /// What any draw would have made of the same candidates, nearest first: one answer, unless a
     /// cluster is in its slow start.
     pub fn possible(&self) -> Vec<Possible<'_>> {

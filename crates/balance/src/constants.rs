@@ -244,6 +244,9 @@ pub const BUDGET_SLOTS: usize = 100;
 /// decide who is retried; in a longer one, a crowd of retries would be no news any more.
 pub const BUDGET_SLOTS_SHORTEST: usize = 10;
 
+/// How much of the percentage is given out: seconds that others count begin between these steps.
+pub const BUDGET_USED: f64 = 0.98;
+
 /// Retries per second, counted over ten, that are always allowed of what failed, however few requests
 /// there are: with one request a second, a percentage alone would forbid every retry.
 pub const BUDGET_FLOOR_PER_SECOND: u32 = 3;

@@ -253,7 +253,7 @@ mod tests {
         };
         let (now, percent) = (sent + 100 * MS, Percent::new(5).unwrap());
         let mut hedge = || hedging.hedge(&request, Some(0.2), &mut budget, percent, now);
-        assert_eq!((0..99).filter(|_| hedge().is_ok()).count(), 50);
+        assert_eq!((0..99).filter(|_| hedge().is_ok()).count(), 49);
         assert_eq!(hedge(), Err(NoHedge::BudgetSpent));
     }
 

@@ -82,6 +82,28 @@ fn picked(text: &str, broken: &[&str], avoid: &[&str]) -> String {
 }
 
 #[test]
+fn when_it_might_be_otherwise() {
+    let now = Instant::now();
+    let mut valve = Valve::default();
+    fail(&mut valve, "us", 5, now);
+    let later = now + BREAKER_OPEN / 4;
+    fail(&mut valve, "eu", 5, later);
+    let soonest = |text: &str| {
+        let decision = valve.pick_cluster(&shares(text), &[], later, 0);
+        decision.soonest()
+    };
+    let left = BREAKER_OPEN * 3 / 4;
+    assert_eq!(soonest("us 1/1 here, eu 3/3 140ms"), Some(left));
+    assert_eq!(soonest("eu 3/3 140ms"), Some(BREAKER_OPEN));
+    assert_eq!(
+        soonest("eu 3/3 140ms, us 1/1 9ms not-exported"),
+        Some(BREAKER_OPEN)
+    );
+    assert_eq!(soonest("us 1/1 here, eu 3/3 140ms, ap 1/1 9ms"), None);
+    assert_eq!(soonest("us 0/0 here"), None);
+}
+
+#[test]
 fn the_nearest_that_is_not_hot() {
     let three = "eu 3/3 140ms, us 2/2 here, ap 1/1 220ms";
     let remote = "eu 3/3 140ms, ap 1/1 120ms";

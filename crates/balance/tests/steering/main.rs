@@ -291,13 +291,13 @@ const LOST: f64 = 0.0005;
 /// How far the share of any seed may be off; where a second has few replies, as work takes long, what
 /// is known is late and not sure, and the share turns by chance as well.
 const OFF: f64 = 8.0;
-const OFF_SLOW: f64 = 15.0;
+const OFF_SLOW: f64 = 11.0;
 
 /// The gate of a workload has a limit of its own, and says how busy it is in its own way.
 #[test]
 fn what_spills_is_the_same_where_workloads_guard_themselves() {
     for (story, load) in [(SURGE, 1.45), (SLOWDOWN, 1.9 * 0.7), (HALVED, 0.7 / 0.5)] {
-        for (service, most_off, most_turns) in [(0.020, OFF, 2), (0.100, OFF_SLOW, 5)] {
+        for (service, most_off, most_turns) in [(0.020, OFF, 2), (0.100, OFF_SLOW, 3)] {
             let story = Story {
                 service,
                 ..story.clone()

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use isthmus_balance::constants::RETRY_AFTER;
 use isthmus_balance::{
     Attempts, Avoid, Barred, Budget, Decision, GiveUp, Outcome, Reason, Verdict,
 };
@@ -87,7 +88,22 @@ impl<'r> Settle<'r> {
             Verdict::GiveUp {
                 reason,
                 maybe_executed,
-            } => Err(give_up(reason, maybe_executed, &failed, &self.trail.take())),
+            } => {
+                let told = give_up(reason, maybe_executed, &failed, &self.trail.take());
+                Err(self.not_before(told, &failed, avoided))
+            }
+        }
+    }
+
+    /// Says when it might be otherwise: when the first cluster that failed is asked again; and who was
+    /// turned away, not before a standing queue has made room.
+    fn not_before(&self, told: Refusal, failed: &Failed, avoided: &Avoided) -> Refusal {
+        let next = consider(self.destination, self.decided, avoided, Instant::now());
+        let wait = next.ok().and_then(|next| next.soonest());
+        let busy = (failed.outcome == Outcome::Shed).then_some(2 * RETRY_AFTER);
+        match wait.into_iter().chain(busy).max() {
+            Some(wait) => told.after(wait, self.decided.draw),
+            None => told,
         }
     }
 

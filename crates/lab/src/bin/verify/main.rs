@@ -8,11 +8,13 @@ mod abuse;
 mod controls;
 mod durability;
 mod emulated;
+mod gateway;
 mod idle;
 mod load;
 mod losses;
 mod overload;
 mod propagation;
+mod relearn;
 mod restarts;
 mod slow;
 mod surge;
@@ -65,7 +67,7 @@ pub(crate) struct Point {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 12] = [
+const CHECKS: [(&str, Check); 14] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
@@ -75,6 +77,8 @@ const CHECKS: [(&str, Check); 12] = [
     ("slow", slow::slow),
     ("surge", surge::surge),
     ("overload", overload::overload),
+    ("relearn", relearn::relearn),
+    ("gateway", gateway::gateway),
     ("abuse", abuse::abuse),
     ("controls", controls::controls),
     ("durability", durability::durability),
