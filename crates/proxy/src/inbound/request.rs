@@ -23,9 +23,10 @@ use tokio::time::timeout_at;
 use super::{Target, authorize, withdrawn};
 use crate::gate::Pass;
 use crate::http::{
-    Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http1,
+    Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http1, http2,
 };
 use crate::journey::{Journey, lossy};
+use crate::memory::Room;
 use crate::mux::{Item, Stream, StreamError};
 use crate::program::NotBegun;
 use crate::refusal::{Refusal, is_of_mesh};
@@ -89,6 +90,11 @@ pub(super) async fn serve(
             return refuse(worker, journey, &stream, &refusal, is_grpc).await;
         }
     }
+    let Some(_room) = room_for(worker, target.protocol) else {
+        let refusal = Refusal::no_memory(worker.memory.budget());
+        journey.refused(&refusal, worker.name());
+        return stream.reset(ResetCode::Overloaded);
+    };
     let now = Instant::now();
     worker
         .destinations
@@ -163,6 +169,15 @@ pub(super) async fn serve(
             refuse(worker, journey, &stream, &refusal, is_grpc).await;
         }
     }
+}
+
+/// For what a request holds on its way to a program of this protocol and back, besides what every
+/// request does.
+fn room_for(worker: &Worker, protocol: AppProtocol) -> Option<Room> {
+    worker.memory.admit(match protocol {
+        AppProtocol::Http2 => http2::HELD_IN + http2::HELD_OUT,
+        AppProtocol::Http1 | AppProtocol::Tcp => 0,
+    })
 }
 
 /// Answers in the place of the program.
