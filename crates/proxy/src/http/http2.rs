@@ -36,12 +36,17 @@ pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Requests that a client may have open on one connection.
 const MAX_STREAMS: u32 = 256;
-/// Bytes that a peer may send on one stream before some were forwarded.
-const STREAM_WINDOW: u32 = 256 * 1024;
+/// Bytes that a peer may send on one stream before some were forwarded: what every stream has at first,
+/// since peers stand beside the proxy and each that nobody reads keeps it.
+const STREAM_WINDOW: u32 = 64 * 1024;
 /// Bytes that it may send on all streams together.
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 /// Bytes that are queued for one stream.
-const SEND_BUFFER: usize = 64 * 1024;
+const SEND_BUFFER: usize = 32 * 1024;
+/// What a stream may hold of what comes, as long as it does.
+pub(crate) const HELD_IN: u64 = STREAM_WINDOW as u64;
+/// What a stream may hold of what goes.
+pub(crate) const HELD_OUT: u64 = SEND_BUFFER as u64;
 /// Bytes of a head, as RFC 9113 section 10.5.1 counts them.
 const MAX_HEAD: u32 = 64 * 1024;
 /// Streams that a client may have opened and reset before they were looked at.

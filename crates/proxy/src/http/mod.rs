@@ -151,6 +151,22 @@ impl ClientBody<'_> {
 }
 
 impl ClientBody<'_> {
+    /// What is held of the body in places that nobody here sees, until it has ended.
+    pub(crate) fn window(&self) -> u64 {
+        match self {
+            Self::Http1(_) => 0,
+            Self::Http2(_) => http2::HELD_IN,
+        }
+    }
+
+    /// As [`ClientBody::window`], of the reply.
+    pub(crate) fn buffer(&self) -> u64 {
+        match self {
+            Self::Http1(_) => 0,
+            Self::Http2(_) => http2::HELD_OUT,
+        }
+    }
+
     /// Ready when the client has gone away, once all of its body was read. One that speaks HTTP/2 resets
     /// its stream: see [`ClientReply::unwanted`].
     pub(crate) async fn gone(&mut self) {

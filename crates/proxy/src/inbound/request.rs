@@ -26,10 +26,11 @@ use self::tunnel::{Asked, Tunnel};
 use super::{Target, authorize, denied, withdrawn};
 use crate::gate::Pass;
 use crate::http::{
-    Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, is_stream,
+    Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http2, is_stream,
     remaining,
 };
 use crate::journey::{Journey, lossy};
+use crate::memory::Room;
 use crate::mux::{Item, Stream, StreamError};
 use crate::program::NotBegun;
 use crate::refusal::{Refusal, is_of_mesh};
@@ -90,6 +91,11 @@ pub(super) async fn serve(
     if target.protocol == AppProtocol::Http2 {
         journey.record.protocol = "http/2";
     }
+    let Some(_room) = room_for(worker, target.protocol) else {
+        let refusal = Refusal::no_memory(worker.memory.budget());
+        journey.refused(&refusal, worker.name());
+        return stream.reset(ResetCode::Overloaded);
+    };
     let now = Instant::now();
     worker
         .destinations
@@ -228,6 +234,15 @@ impl Streams {
         }
         withdrawn.await
     }
+}
+
+/// For what a request holds on its way to a program of this protocol and back, besides what every
+/// request does.
+fn room_for(worker: &Worker, protocol: AppProtocol) -> Option<Room> {
+    worker.memory.admit(match protocol {
+        AppProtocol::Http2 => http2::HELD_IN + http2::HELD_OUT,
+        AppProtocol::Http1 | AppProtocol::Tcp => 0,
+    })
 }
 
 /// Answers in the place of the program.

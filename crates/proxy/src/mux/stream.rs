@@ -357,3 +357,132 @@ impl Drop for Stream {
         shared.wake_driver();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use isthmus_codec::memory::MemoryBudget;
+    use isthmus_codec::message::{Context as Carried, TcpOpen};
+    use isthmus_codec::mux::{Settings, Side};
+    use isthmus_model::ServiceName;
+
+    use super::*;
+    use crate::testing::{run, within};
+
+    const BUDGET: u64 = 1 << 20;
+
+    fn open() -> Open {
+        Open::Tcp(TcpOpen {
+            service: ServiceName::new("shop", "cart").unwrap(),
+            port: 80,
+            context: Carried::default(),
+        })
+    }
+
+    /// Two ends, a stream between them, and the budget of the end that sends on it.
+    async fn stream() -> (Stream, Incoming, MemoryBudget) {
+        let (a, b) = tokio::io::duplex(64 * 1024);
+        let (budget, other) = (MemoryBudget::new(BUDGET), MemoryBudget::new(BUDGET));
+        let near = Link::start(a, Side::Dialler, Settings::default(), &budget);
+        let far = Link::start(b, Side::Listener, Settings::default(), &other);
+        let stream = near.open(&open(), false).unwrap();
+        let incoming = within(far.accept()).await.unwrap();
+        incoming.stream.reply(&Reply::Accepted, false).unwrap();
+        (stream, incoming, budget)
+    }
+
+    #[test]
+    fn what_nobody_takes_holds_only_its_own_memory() {
+        let mut arrived = Arrived::default();
+        let block = Bytes::from(vec![7; 64 * 1024]);
+        assert!(arrived.data(block.slice(..10)));
+        assert!(!arrived.data(block.slice(10..20_000)));
+        assert!(!block.is_unique());
+        arrived.settle();
+        assert!(block.is_unique(), "the block is let go of");
+        assert!(arrived.data(block.slice(..5)), "what comes later is fresh");
+        arrived.end(None);
+        let mut came = 0;
+        loop {
+            match arrived.take().unwrap() {
+                Item::Data(data) => came += data.len(),
+                Item::End(_) => break,
+                Item::Reply(_) => panic!("there is no reply"),
+            }
+        }
+        assert_eq!(came, 20_005);
+        assert!(arrived.is_empty());
+    }
+
+    #[test]
+    fn after_a_turn_nothing_is_fresh() {
+        run(async {
+            let (stream, far, _) = stream().await;
+            let link = far.stream.link().clone();
+            let fresh = || {
+                let shared = link.0.borrow();
+                let slot = &shared.streams[&far.stream.id];
+                (slot.arrived.fresh.len(), slot.arrived.waiting.len())
+            };
+            within(stream.send(Bytes::from(vec![7; 1_000])))
+                .await
+                .unwrap();
+            while fresh() == (0, 0) {
+                tokio::task::yield_now().await;
+            }
+            // Another turn: something else comes.
+            let other = stream.link().open(&open(), true).unwrap();
+            within(link.accept()).await.unwrap();
+            drop(other);
+            assert_eq!(fresh(), (0, 1_000));
+        });
+    }
+
+    /// What is held by whoever took it last is not to be sent again yet.
+    #[test]
+    fn credit_comes_back_when_data_was_handed_on() {
+        run(async {
+            let (stream, far, _) = stream().await;
+            let all = Bytes::from(vec![7; 1 << 20]);
+            let sending = tokio::task::spawn_local(async move { stream.send(all).await });
+            let held = || {
+                let shared = far.stream.link().0.borrow();
+                let slot = &shared.streams[&far.stream.id];
+                let waiting = slot.arrived.fresh.iter().map(Bytes::len).sum::<usize>();
+                waiting + slot.arrived.waiting.len() + slot.given
+            };
+            let mut came = 0;
+            while came < 1 << 20 {
+                let Item::Data(data) = within(far.stream.receive()).await.unwrap() else {
+                    panic!("only data comes");
+                };
+                came += data.len();
+                assert!(held() >= data.len() && held() <= 256 * 1024, "{}", held());
+            }
+            within(sending).await.unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_sender_that_finds_less_room_than_before_is_told_when_there_is_more() {
+        run(async {
+            let (stream, far, budget) = stream().await;
+            // All credit is used, and a part of the queue.
+            within(stream.send(Bytes::from(vec![7; 64 * 1024 + 20_000])))
+                .await
+                .unwrap();
+            let mut others = budget.share();
+            others.hold(BUDGET);
+            let more = stream.send(Bytes::from(vec![7; 100_000]));
+            let reading = async {
+                let mut came = 0;
+                while came < 64 * 1024 + 120_000 {
+                    if let Item::Data(data) = far.stream.receive().await.unwrap() {
+                        came += data.len();
+                    }
+                }
+            };
+            let (sent, ()) = within(async { tokio::join!(more, reading) }).await;
+            sent.unwrap();
+        });
+    }
+}

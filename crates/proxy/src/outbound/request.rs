@@ -61,7 +61,12 @@ pub(super) async fn serve(
     }
     strip_hop_by_hop(&mut head.fields);
     let decided = decide(worker, journey, entry, &head, &authority, &path).await?;
-    let room = worker.memory.admit(REQUEST);
+    let window = if body == Body::None {
+        0
+    } else {
+        client.window()
+    };
+    let room = worker.memory.admit(REQUEST + client.buffer() + window);
     let room = room.ok_or_else(|| Refusal::no_memory(worker.memory.budget()))?;
 
     head.fields.remove("host");

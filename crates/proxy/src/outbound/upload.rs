@@ -176,6 +176,8 @@ impl<'c> Upload<'c> {
             Piece::End => None,
         };
         self.end = End::Read { trailers };
+        // Nothing more comes.
+        self.room.shrink(self.client.window());
         Ok(None)
     }
 
