@@ -3,6 +3,7 @@
 //!
 //! Tables depend on the names of the workloads alone, so that all proxies agree.
 
+use std::cell::OnceCell;
 use std::hash::{Hash, Hasher};
 
 use isthmus_model::Algorithm;
@@ -54,6 +55,30 @@ impl Table {
             usize::from(maglev[at])
         });
         around.map(|(_, number)| *number).chain(drawn)
+    }
+}
+
+/// The tables of one set of workloads, each made when it is asked for first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tables {
+    ring: OnceCell<Table>,
+    maglev: OnceCell<Table>,
+}
+
+impl Tables {
+    /// `None`: `algorithm` hashes nothing.
+    pub(crate) fn of<'k, K: Hash + 'k>(
+        &self,
+        algorithm: Algorithm,
+        workloads: impl Iterator<Item = &'k K>,
+    ) -> Option<&Table> {
+        let table = match algorithm {
+            Algorithm::RingHash => &self.ring,
+            Algorithm::Maglev => &self.maglev,
+            Algorithm::PeakEwma | Algorithm::RoundRobin | Algorithm::LeastRequest => return None,
+        };
+        let make = || Table::new(algorithm, &workloads.collect::<Vec<_>>());
+        Some(table.get_or_init(make))
     }
 }
 

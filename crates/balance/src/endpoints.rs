@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_model::{Algorithm, OutlierSettings};
 
-use crate::affinity::Table;
+use crate::affinity::Tables;
 use crate::constants::FAILURE_LATENCY;
 use crate::draw;
 use crate::latency::PeakEwma;
@@ -27,7 +27,7 @@ pub struct Endpoints<K> {
     algorithm: Algorithm,
     outlier: OutlierSettings,
     /// Whom a key prefers, by number among those that are present.
-    table: Table,
+    tables: Tables,
     /// Whom the last try went to: where round robin goes on.
     last: Option<K>,
 }
@@ -84,7 +84,7 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
             list: Vec::new(),
             algorithm,
             outlier,
-            table: Table::None,
+            tables: Tables::default(),
             last: None,
         }
     }
@@ -92,10 +92,7 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
     /// New settings; what was learnt is kept.
     pub fn configure(&mut self, algorithm: Algorithm, outlier: OutlierSettings) {
         self.outlier = outlier;
-        if self.algorithm != algorithm {
-            self.algorithm = algorithm;
-            self.rebuild();
-        }
+        self.algorithm = algorithm;
     }
 
     /// Replaces the set. Those that stay keep what was learnt about them. Those that join others
@@ -111,7 +108,7 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
             self.list[index].leaving = false;
         }
         self.list.retain(|e| !e.leaving || e.in_flight > 0);
-        self.rebuild();
+        self.tables = Tables::default();
     }
 
     /// Chooses the workload of a try. `avoid`: where this request has failed. Changes nothing.
@@ -130,6 +127,18 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
         now: Instant,
         draw: u64,
     ) -> Option<Picked<'_, K>> {
+        self.pick_by(self.algorithm, key, avoid, now, draw)
+    }
+
+    /// [`Endpoints::pick_for`] by another algorithm: routes to the same workloads may differ in that.
+    pub fn pick_by(
+        &self,
+        algorithm: Algorithm,
+        key: Option<u64>,
+        avoid: &[K],
+        now: Instant,
+        draw: u64,
+    ) -> Option<Picked<'_, K>> {
         let failed = |e: &Endpoint<K>| avoid.contains(&e.key);
         let panics = self.panics(now);
         let ejected = |e: &Endpoint<K>| !panics && e.outlier.ejection(now).is_some();
@@ -142,13 +151,13 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
             (&|_| true, Some(WorkloadReason::AllEjected)),
         ];
         let (endpoint, alone, fallback) = tiers.into_iter().find_map(|(allowed, reason)| {
-            let (endpoint, alone) = self.pick_among(allowed, key, now, draw)?;
+            let (endpoint, alone) = self.pick_among(allowed, algorithm, key, now, draw)?;
             Some((endpoint, alone, reason))
         })?;
         let reason = match fallback {
             Some(reason) => reason,
             None if alone => WorkloadReason::OnlyChoice,
-            None => WorkloadReason::Algorithm(self.algorithm),
+            None => WorkloadReason::Algorithm(algorithm),
         };
         Some(Picked {
             key: &endpoint.key,
@@ -288,14 +297,15 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
     fn pick_among(
         &self,
         allowed: Allowed<'_, K>,
+        algorithm: Algorithm,
         key: Option<u64>,
         now: Instant,
         draw: u64,
     ) -> Option<(&Endpoint<K>, bool)> {
-        let owner = || self.owner(key?, allowed);
+        let owner = || self.owner(algorithm, key?, allowed);
         let pool = || self.present().filter(|e| allowed(e));
         let count = pool().count();
-        let picked = match (count, self.algorithm, owner()) {
+        let picked = match (count, algorithm, owner()) {
             (0, ..) => return None,
             (1, ..) => pool().next()?,
             (_, _, Some(owner)) => owner,
@@ -305,7 +315,7 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
                 let step = 1 + draw::below(draw::mix(draw, 2), count - 1);
                 let (a, b) = (pool().nth(first)?, pool().nth((first + step) % count)?);
                 let neutral = self.neutral(now);
-                let cost = |e: &Endpoint<K>| e.cost(self.algorithm, neutral, now);
+                let cost = |e: &Endpoint<K>| e.cost(algorithm, neutral, now);
                 if cost(b) < cost(a) { b } else { a }
             }
         };
@@ -313,16 +323,18 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
     }
 
     /// The first allowed one that the key prefers.
-    fn owner(&self, key: u64, allowed: Allowed<'_, K>) -> Option<&Endpoint<K>> {
-        self.table
+    fn owner(
+        &self,
+        algorithm: Algorithm,
+        key: u64,
+        allowed: Allowed<'_, K>,
+    ) -> Option<&Endpoint<K>> {
+        let workloads = self.present().map(|e| &e.key);
+        self.tables
+            .of(algorithm, workloads)?
             .preferred(key)
             .filter_map(|number| self.present().nth(number))
             .find(|endpoint| allowed(endpoint))
-    }
-
-    fn rebuild(&mut self) {
-        let named: Vec<&K> = self.present().map(|e| &e.key).collect();
-        self.table = Table::new(self.algorithm, &named);
     }
 
     /// The first allowed one after the last that got a try, by key. One in its slow start is passed

@@ -17,8 +17,8 @@ use isthmus_balance::{
     WorkloadView,
 };
 use isthmus_model::{
-    AppProtocol, ClusterName, Handle, Health, LocalityOrder, Percent, ServiceName, Subset,
-    TrafficSettings, Workload,
+    Algorithm, AppProtocol, ClusterName, Handle, Health, LocalityOrder, Percent, ServiceName,
+    Subset, TrafficSettings, Workload,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -284,10 +284,12 @@ impl Destination {
     }
 
     /// Chooses among the workloads of `cluster` that are known: healthy ones of the own cluster,
-    /// those with a tunnel elsewhere. `key`: for the algorithms that hash, see [`isthmus_balance::hash_key`].
+    /// those with a tunnel elsewhere. `algorithm`: of the request, since routes that lead here may differ;
+    /// `key`: for those that hash, see [`isthmus_balance::hash_key`].
     pub(crate) fn pick_workload(
         &self,
         cluster: &ClusterName,
+        algorithm: Algorithm,
         key: Option<u64>,
         avoid: &[Handle],
         now: Instant,
@@ -297,7 +299,7 @@ impl Destination {
         let group = state.groups.get(cluster)?;
         group
             .endpoints
-            .pick_for(key, avoid, now, draw)
+            .pick_by(algorithm, key, avoid, now, draw)
             .map(|picked| picked.key.clone())
     }
 

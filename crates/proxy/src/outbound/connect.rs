@@ -82,6 +82,7 @@ async fn connect_local(
     let handle = destination
         .pick_workload(
             cluster,
+            decided.settings.algorithm,
             decided.hash_key(),
             &avoided.workloads,
             now,
@@ -126,7 +127,14 @@ async fn connect_remote(
     let now = Instant::now();
     let mut full = destination.full(cluster);
     full.extend_from_slice(&avoided.workloads);
-    let handle = destination.pick_workload(cluster, decided.hash_key(), &full, now, decided.draw);
+    let handle = destination.pick_workload(
+        cluster,
+        decided.settings.algorithm,
+        decided.hash_key(),
+        &full,
+        now,
+        decided.draw,
+    );
     let link = handle
         .as_ref()
         .and_then(|handle| destination.tunnel(cluster, handle));

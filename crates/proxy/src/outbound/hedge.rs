@@ -85,7 +85,8 @@ impl<'r> Hedge<'r> {
         self.state.hedged = true;
         let workload = self.destination.pick_workload(
             &self.cluster,
-            None,
+            self.decided.settings.algorithm,
+            self.decided.hash_key(),
             std::slice::from_ref(&self.first),
             now,
             self.worker.draw(),

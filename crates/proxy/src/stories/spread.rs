@@ -1,13 +1,14 @@
 //! How requests are spread over several workloads, as a policy says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use http::Response;
 use isthmus_model::AppProtocol::Http2;
 use isthmus_model::{
-    Algorithm, Backend, HashOn, ObjectName, PathMatch, Route, RouteMatch, RouteRule, Subset,
+    Algorithm, Backend, HashOn, ObjectName, PathMatch, Route, RouteMatch, RouteRule, ServiceName,
+    Subset, Target,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -281,27 +282,76 @@ fn a_workload_that_joins_others_starts_slowly() {
     });
 }
 
+/// The algorithm of one route must not depend on what was asked by another before.
+#[test]
+fn two_routes_to_the_same_workloads_may_choose_differently() {
+    run(async {
+        let mut scene = crowd(Scene::local, 4).await;
+        scene.facts.routes = vec![route("hashed", "/hashed", &[]), route("rest", "", &[])];
+        let hash_on = HashOn::Header("x-user".parse().unwrap());
+        scene.decree(
+            |policy| {
+                policy.algorithm = Some(Algorithm::RingHash);
+                policy.hash_on = Some(hash_on);
+                policy.targets = vec![Target::Route {
+                    namespace: policy.namespace.clone(),
+                    name: ObjectName::new("hashed").unwrap(),
+                }];
+            },
+            |_| (),
+        );
+        for first in ["/", "/hashed"] {
+            scene.publish();
+            let _ = who(&scene.ask(&get(first)).await);
+            for (path, expect) in [("/hashed", 1..=1), ("/", 2..=4)] {
+                let request = get(path).replace("\r\n\r\n", "\r\nx-user: 7\r\n\r\n");
+                let mut seen = BTreeSet::new();
+                for _ in 0..60 {
+                    seen.insert(who(&scene.ask(&request).await));
+                }
+                assert!(expect.contains(&seen.len()), "{first}, {path}: {seen:?}");
+            }
+        }
+    });
+}
+
 fn weighted(parts: &[(&str, u32)]) -> Route {
     let backend = |(label, weight): &(&str, u32)| Backend {
-        service: isthmus_model::ServiceName::new("shop", "cart").unwrap(),
+        service: ServiceName::new("shop", "cart").unwrap(),
         port: None,
         subset: Subset(version(label)),
         weight: *weight,
     };
-    let anything = RouteMatch {
-        path: PathMatch::Prefix(String::new()),
+    let backends: Vec<Backend> = parts.iter().map(backend).collect();
+    route("canary", "", &backends)
+}
+
+/// `backends`: none for the service itself, all of it.
+fn route(name: &str, prefix: &str, backends: &[Backend]) -> Route {
+    let below = RouteMatch {
+        path: PathMatch::Prefix(prefix.to_owned()),
         method: None,
         headers: Vec::new(),
     };
-    let service = isthmus_model::ServiceName::new("shop", "cart").unwrap();
+    let service = ServiceName::new("shop", "cart").unwrap();
+    let whole = Backend {
+        service: service.clone(),
+        port: None,
+        subset: Subset::default(),
+        weight: 1,
+    };
     Route {
         namespace: service.namespace.clone(),
-        name: ObjectName::new("canary").unwrap(),
-        parents: vec![(service, None)],
+        name: ObjectName::new(name).unwrap(),
+        parents: vec![(service.clone(), None)],
         rules: vec![RouteRule {
             name: None,
-            matches: vec![anything],
-            backends: parts.iter().map(backend).collect(),
+            matches: vec![below],
+            backends: if backends.is_empty() {
+                vec![whole]
+            } else {
+                backends.to_vec()
+            },
             request_timeout: None,
             backend_timeout: None,
         }],
