@@ -128,6 +128,13 @@ pub(crate) const CONNECTIONS_SHED: MetricName = MetricName {
     help: "Connections that were closed as soon as they came: no-descriptors, too-many of this process, too-many-of-source; or because of a flood: http2-flood",
 };
 
+pub(crate) const DETECTED: MetricName = MetricName {
+    name: "isthmus_protocol_detected_total",
+    kind: MetricKind::Counter,
+    labels: &["protocol", "by"],
+    help: "Connections to ports whose protocol nobody has declared, by what their clients spoke and how that was told: by their first bytes, or because they had said nothing in time",
+};
+
 pub(crate) const LABEL_OVERFLOW: MetricName = MetricName {
     name: "isthmus_label_overflow_total",
     kind: MetricKind::Counter,
@@ -143,7 +150,7 @@ pub(crate) const BUILD_INFO: MetricName = MetricName {
 };
 
 /// Every metric, in the order of the reference page.
-pub const METRICS: [MetricName; 13] = [
+pub const METRICS: [MetricName; 14] = [
     REQUESTS,
     REQUEST_DURATION,
     RETRIES,
@@ -155,6 +162,7 @@ pub const METRICS: [MetricName; 13] = [
     LEAF_EXPIRY,
     SNAPSHOT_REFUSED,
     CONNECTIONS_SHED,
+    DETECTED,
     LABEL_OVERFLOW,
     BUILD_INFO,
 ];

@@ -16,6 +16,7 @@ mod hedge;
 mod request;
 mod settle;
 mod tcp;
+mod undeclared;
 mod upload;
 
 pub(crate) use decided::refuse_denied;

@@ -14,6 +14,7 @@ mod many;
 mod rejudged;
 mod slow;
 mod streams;
+mod undeclared;
 mod upgrade;
 
 use std::cell::RefCell;
