@@ -4,6 +4,7 @@
 //! - [`http1`]: HTTP/1.1 as the applications on both sides of a pair of proxies speak it.
 //! - [`message`]: the one form in which requests, replies and tunnels travel between proxies.
 //! - [`mux`]: many streams of such messages over one ordered stream of bytes.
+//! - [`proxy_protocol`]: how a load balancer tells whose connection it hands on.
 //!
 //! Bytes and `now` go in, bytes and events come out. Nothing here opens a socket, reads a clock,
 //! spawns or waits, and no input makes it panic or grow without bound.
@@ -15,6 +16,7 @@ pub mod memory;
 pub mod message;
 pub mod mux;
 mod pieces;
+pub mod proxy_protocol;
 mod syntax;
 mod typed;
 

@@ -12,6 +12,7 @@ mod cuts;
 mod http1;
 mod message;
 mod mux;
+mod proxy_protocol;
 mod snapshot;
 mod wire;
 
@@ -24,7 +25,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     Target {
         name: "http1-request",
         run: http1::request,
@@ -56,6 +57,10 @@ pub const TARGETS: [Target; 12] = [
     Target {
         name: "message-interim",
         run: message::interim,
+    },
+    Target {
+        name: "proxy-protocol",
+        run: proxy_protocol::header,
     },
     Target {
         name: "wire-body",

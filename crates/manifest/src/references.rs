@@ -326,7 +326,7 @@ fn check_port(service: &Service, number: u16, path: &FieldPath, about: &mut Abou
     let path = path.field("port");
     match service.find_port(Some(number)).map(|port| port.protocol) {
         Some(AppProtocol::Http1 | AppProtocol::Http2) => {}
-        Some(AppProtocol::Tcp) => {
+        Some(AppProtocol::Tcp | AppProtocol::Undeclared) => {
             let message = format!("port {number} of {} does not speak HTTP", service.name);
             about.warning(path, message, Some("set `appProtocol: http`".to_owned()));
         }

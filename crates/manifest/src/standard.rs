@@ -56,7 +56,9 @@ pub(crate) const SERVICE: &[Supported] = &[
         "ports[].appProtocol",
         "What the program speaks. `http`, `grpc-web`, `kubernetes.io/ws`: HTTP/1.1; `http2`, `grpc`, \
          `kubernetes.io/h2c`: HTTP/2 without TLS; anything else: bytes. Callers of either HTTP may \
-         speak the other. Default: the port's name, up to its first hyphen.",
+         speak the other. Default: the port's name, up to its first hyphen, if it is one of those or \
+         `tcp`, `tls`, `https`, `mongo`, `mysql`, `redis`. Of any other port it is not declared: what a \
+         client says first is looked at for a few milliseconds.",
     ),
     ("ports[].protocol", "Only `TCP`."),
     ("type", "Only `ClusterIP`."),

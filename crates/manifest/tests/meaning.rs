@@ -188,16 +188,19 @@ fn targets() {
 
 #[test]
 fn ports_and_accounts() {
-    use AppProtocol::{Http1, Http2, Tcp};
+    use AppProtocol::{Http1, Http2, Tcp, Undeclared};
     for (port, target, protocol) in [
-        ("port: 80", 80, Tcp),
+        ("port: 80", 80, Undeclared),
+        ("port: 80, name: web", 80, Undeclared),
+        ("port: 80, name: tcp-web", 80, Tcp),
+        ("port: 80, appProtocol: web", 80, Tcp),
         ("port: 80, name: http", 80, Http1),
         ("port: 80, name: http-web", 80, Http1),
         ("port: 443, name: https", 443, Tcp),
         ("port: 80, name: http2", 80, Http2),
         ("port: 80, name: grpc-web", 80, Http1),
         ("port: 80, name: grpc-api", 80, Http2),
-        ("port: 80, name: grpcs", 80, Tcp),
+        ("port: 80, name: grpcs", 80, Undeclared),
         ("port: 80, appProtocol: grpc", 80, Http2),
         ("port: 80, appProtocol: kubernetes.io/h2c", 80, Http2),
         ("port: 80, appProtocol: kubernetes.io/ws", 80, Http1),
@@ -208,7 +211,7 @@ fn ports_and_accounts() {
             8080,
             Http1,
         ),
-        ("port: 80, protocol: TCP", 80, Tcp),
+        ("port: 80, protocol: TCP", 80, Undeclared),
     ] {
         let text = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: cart, namespace: shop}}\nspec: \

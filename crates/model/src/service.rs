@@ -91,6 +91,9 @@ pub enum AppProtocol {
     Http2,
     /// Opaque bytes.
     Tcp,
+    /// Nobody has said. Proxies may look at what a client says first; to everything else these are opaque
+    /// bytes.
+    Undeclared,
 }
 
 impl AppProtocol {
@@ -98,7 +101,7 @@ impl AppProtocol {
     pub fn is_http(self) -> bool {
         match self {
             Self::Http1 | Self::Http2 => true,
-            Self::Tcp => false,
+            Self::Tcp | Self::Undeclared => false,
         }
     }
 }

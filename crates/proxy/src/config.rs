@@ -38,6 +38,8 @@ pub struct Patience {
     pub stalled: Duration,
     /// The same on a stream of HTTP/2, which may be quiet by nature, and holds little.
     pub stalled_stream: Duration,
+    /// To say the first bytes where nobody has declared what is spoken. Zero: they are not looked at.
+    pub detect: Duration,
 }
 
 impl Default for Patience {
@@ -47,6 +49,10 @@ impl Default for Patience {
             head: Duration::from_secs(10),
             stalled: Duration::from_mins(1),
             stalled_stream: Duration::from_mins(5),
+            // Clients that speak first do so when they are connected; ten milliseconds are enough for
+            // that where programs have to wait for a processor, too. Those who wait for the server lose
+            // as much once for each connection.
+            detect: Duration::from_millis(10),
         }
     }
 }

@@ -171,7 +171,7 @@ impl Destination {
         let protocol = service.service.find_port(Some(self.key.port));
         let most = match protocol.map(|port| port.protocol) {
             Some(AppProtocol::Http1 | AppProtocol::Http2) => settings.limits.requests,
-            Some(AppProtocol::Tcp) | None => settings.limits.connections,
+            Some(AppProtocol::Tcp | AppProtocol::Undeclared) | None => settings.limits.connections,
         };
         let count = |workloads: &mut dyn Iterator<Item = &Workload>| {
             workloads.fold((0, 0), |(healthy, total), workload| {

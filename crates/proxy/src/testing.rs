@@ -464,6 +464,7 @@ fn config(cluster: &ClusterName, role: Role) -> Config {
             head: IMPATIENT,
             stalled: IMPATIENT,
             stalled_stream: IMPATIENT,
+            detect: IMPATIENT / 4,
         },
         memory: plenty().limit(),
     }

@@ -2,6 +2,7 @@
 //! other workers but immutable views.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -39,6 +40,9 @@ const TUNNEL_LIFE: Duration = Duration::from_mins(5);
 const JUDGE_EVERY: Duration = Duration::from_secs(2);
 /// How often that is looked after.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
+
+/// Ports of which it is remembered that they were told of.
+const MOST_TOLD: usize = 1024;
 
 /// What all workers of a process have in common.
 #[derive(Clone)]
@@ -86,6 +90,8 @@ pub(crate) struct Worker {
     pub(crate) program: Program,
     pub(crate) gates: Gates,
     pub(crate) memory: Rc<Memory>,
+    /// Ports that would be better off if somebody declared what is spoken on them.
+    told: RefCell<HashSet<(ServiceName, u16)>>,
     chance: RefCell<RealChance>,
 }
 
@@ -99,6 +105,7 @@ impl Worker {
             program: Program::of(&common.config),
             gates: Gates::default(),
             memory: Memory::new(common.memory.clone()),
+            told: RefCell::default(),
             recorder,
             reach,
             sessions,
@@ -111,6 +118,12 @@ impl Worker {
     /// The name of this process.
     pub(crate) fn name(&self) -> &str {
         &self.common.config.name
+    }
+
+    /// Is it the first time that this port is to be told of?
+    pub(crate) fn first_told(&self, service: &ServiceName, port: u16) -> bool {
+        let mut told = self.told.borrow_mut();
+        told.len() < MOST_TOLD && told.insert((service.clone(), port))
     }
 
     /// A uniformly distributed number.

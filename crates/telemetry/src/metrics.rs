@@ -29,6 +29,7 @@ pub struct Metrics {
     malformed: Family<ReasonLabel, Counter>,
     snapshot_refused: Family<ReasonLabel, Counter>,
     connections_shed: Family<ReasonLabel, Counter>,
+    detected: Family<DetectedLabels, Counter>,
     leaf_expiry: Gauge,
     memory_taken: Gauge,
     memory_limit: Gauge,
@@ -64,6 +65,8 @@ impl Metrics {
         register(&mut registry, names::SNAPSHOT_REFUSED, &snapshot_refused);
         let connections_shed = Family::default();
         register(&mut registry, names::CONNECTIONS_SHED, &connections_shed);
+        let detected = Family::default();
+        register(&mut registry, names::DETECTED, &detected);
 
         let (memory_taken, memory_limit) = (Gauge::default(), Gauge::default());
         register(&mut registry, names::MEMORY_TAKEN, &memory_taken);
@@ -86,6 +89,7 @@ impl Metrics {
             malformed,
             snapshot_refused,
             connections_shed,
+            detected,
             leaf_expiry,
             memory_taken,
             memory_limit,
@@ -136,6 +140,13 @@ impl Metrics {
             .inc();
     }
 
+    /// It was told what a client speaks on a port that is not declared. Both are of closed lists.
+    pub fn count_detected(&self, protocol: &'static str, by: &'static str) {
+        self.detected
+            .get_or_create(&DetectedLabels { protocol, by })
+            .inc();
+    }
+
     /// The certificate of this process is valid until then.
     pub fn set_leaf_expiry(&self, until: SystemTime) {
         let since_1970 = until.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -177,6 +188,12 @@ fn register(registry: &mut Registry, name: MetricName, metric: &(impl Metric + C
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReporterLabel {
     reporter: Reporter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DetectedLabels {
+    protocol: &'static str,
+    by: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -251,6 +268,7 @@ mod tests {
         metrics.count_malformed("bare-lf");
         metrics.count_snapshot_refused("foreign");
         metrics.count_connection_shed("too-many");
+        metrics.count_detected("tcp", "timeout");
         metrics
     }
 

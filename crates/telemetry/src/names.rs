@@ -142,6 +142,13 @@ pub(crate) const MEMORY_LIMIT: MetricName = MetricName {
     help: "The memory budget in bytes: what this process may hold for others before it refuses what is new",
 };
 
+pub(crate) const DETECTED: MetricName = MetricName {
+    name: "isthmus_protocol_detected_total",
+    kind: MetricKind::Counter,
+    labels: &["protocol", "by"],
+    help: "Connections to ports whose protocol nobody has declared, by what their clients spoke and how that was told: by their first bytes, or because they had said nothing in time",
+};
+
 pub(crate) const LABEL_OVERFLOW: MetricName = MetricName {
     name: "isthmus_label_overflow_total",
     kind: MetricKind::Counter,
@@ -157,7 +164,7 @@ pub(crate) const BUILD_INFO: MetricName = MetricName {
 };
 
 /// Every metric, in the order of the reference page.
-pub const METRICS: [MetricName; 15] = [
+pub const METRICS: [MetricName; 16] = [
     REQUESTS,
     REQUEST_DURATION,
     RETRIES,
@@ -171,6 +178,7 @@ pub const METRICS: [MetricName; 15] = [
     CONNECTIONS_SHED,
     MEMORY_TAKEN,
     MEMORY_LIMIT,
+    DETECTED,
     LABEL_OVERFLOW,
     BUILD_INFO,
 ];

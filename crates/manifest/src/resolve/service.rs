@@ -175,16 +175,27 @@ fn one_port(
 }
 
 /// `appProtocol` decides (KEP-1422, KEP-3726); without one the name of the port up to its first
-/// hyphen does, as in Istio. (gRPC-Web is what browsers speak, over HTTP/1.1.)
+/// hyphen does, if it is one that Istio knows as well. (gRPC-Web is what browsers speak, over HTTP/1.1.)
 fn protocol(port: &k8s::ServicePort) -> AppProtocol {
-    let from_name = || match port.name.as_deref()? {
-        "grpc-web" => Some("grpc-web"),
-        name => name.split('-').next(),
+    if let Some(declared) = port.app_protocol.as_deref() {
+        return http(declared).unwrap_or(AppProtocol::Tcp);
+    }
+    let prefix = match port.name.as_deref() {
+        Some("grpc-web") => "grpc-web",
+        Some(name) => name.split('-').next().unwrap_or_default(),
+        None => "",
     };
-    match port.app_protocol.as_deref().or_else(from_name) {
-        Some("http" | "grpc-web" | "kubernetes.io/ws") => AppProtocol::Http1,
-        Some("http2" | "grpc" | "kubernetes.io/h2c") => AppProtocol::Http2,
-        _ => AppProtocol::Tcp,
+    match prefix {
+        "tcp" | "tls" | "https" | "mongo" | "mysql" | "redis" => AppProtocol::Tcp,
+        prefix => http(prefix).unwrap_or(AppProtocol::Undeclared),
+    }
+}
+
+fn http(name: &str) -> Option<AppProtocol> {
+    match name {
+        "http" | "grpc-web" | "kubernetes.io/ws" => Some(AppProtocol::Http1),
+        "http2" | "grpc" | "kubernetes.io/h2c" => Some(AppProtocol::Http2),
+        _ => None,
     }
 }
 

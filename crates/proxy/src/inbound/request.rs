@@ -311,7 +311,9 @@ async fn exchange(
             let protocol = asked.as_ref().map(Asked::protocol);
             program.begin_http2(port, &head, body, protocol).await
         }
-        AppProtocol::Http1 | AppProtocol::Tcp => program.begin_http1(port, &head, body).await,
+        AppProtocol::Http1 | AppProtocol::Tcp | AppProtocol::Undeclared => {
+            program.begin_http1(port, &head, body).await
+        }
     };
     let exchange = begun.map_err(|error| match error {
         NotBegun::Unreached(_) => {

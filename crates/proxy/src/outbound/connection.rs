@@ -2,7 +2,8 @@
 //!
 //! A port that is declared to speak HTTP is entered by HTTP/1.1 or HTTP/2, as the client likes; what
 //! is neither is carried unread. Nothing here waits for a client that waits for the server: of ports
-//! where the server speaks first, no byte is looked at ([`super::tcp`]).
+//! where the server speaks first, no byte is looked at ([`super::tcp`]), and of those that nobody has
+//! declared no longer than a few milliseconds ([`super::undeclared`]).
 
 use std::future::poll_fn;
 use std::io;
@@ -15,6 +16,7 @@ use h2::{Reason, RecvStream};
 use http::Request;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version};
+use isthmus_model::AppProtocol;
 use isthmus_telemetry::{RefusalReason, Reporter};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -22,7 +24,8 @@ use tokio::time::{interval, timeout};
 
 use super::decided::{Entry, detect as detect_service};
 use super::deliver::{Ended, KeepAlive};
-use super::{request, tcp};
+use super::tcp::Found;
+use super::{request, tcp, undeclared};
 use crate::config::{Listener, Patience};
 use crate::http::http1::{self, RequestReader, ResponseWriter};
 use crate::http::http2::{self, PREFACE};
@@ -94,8 +97,32 @@ pub(super) async fn serve_listener(
         Ok(found) if found.protocol.is_http() => {
             serve(worker, socket, BytesMut::new(), found.into_entry(), place).await;
         }
+        Ok(found) if found.protocol == AppProtocol::Undeclared => {
+            serve_undeclared(worker, socket, BytesMut::new(), found, place).await;
+        }
         Ok(found) => tcp::carry_unread(&worker, journey, socket, Bytes::new(), found).await,
         Err(refusal) => tcp::refuse_unread(&worker, journey, &service, &refusal),
+    }
+}
+
+/// Serves a client of a port of which nobody has said what is spoken on it. `input`: what it has said.
+async fn serve_undeclared(
+    worker: Rc<Worker>,
+    mut socket: TcpStream,
+    mut input: BytesMut,
+    found: Found,
+    place: Place,
+) {
+    let (service, port) = (&found.service, found.port);
+    match undeclared::detect(&worker, &mut socket, &mut input, service, port).await {
+        Some(undeclared::Spoken::Http1) => {
+            serve_http1(worker, socket, input, found.into_entry(), place).await;
+        }
+        Some(_) => {
+            let journey = tcp::start(&worker);
+            tcp::carry_unread(&worker, journey, socket, input.freeze(), found).await;
+        }
+        None => {}
     }
 }
 
@@ -220,6 +247,9 @@ async fn connect(
         if found.protocol.is_http() {
             return Ok(Tunnel::Http(found.into_entry()));
         }
+        if found.protocol == AppProtocol::Undeclared {
+            return Ok(Tunnel::Undeclared(found));
+        }
         let opened = tcp::open(&worker, found, &mut journey).await?;
         Ok(Tunnel::Tcp(opened))
     };
@@ -228,6 +258,13 @@ async fn connect(
             if let Some((socket, early)) = accept(reader, writer).await {
                 // Its requests are counted, not the tunnel that they come in.
                 tokio::task::spawn_local(serve(worker, socket, early.into(), entry, place));
+            }
+            return;
+        }
+        Ok(Tunnel::Undeclared(found)) => {
+            if let Some((socket, early)) = accept(reader, writer).await {
+                let client = serve_undeclared(worker, socket, early.into(), found, place);
+                tokio::task::spawn_local(client);
             }
             return;
         }
@@ -255,6 +292,7 @@ async fn connect(
 /// Where a tunnel leads.
 enum Tunnel {
     Http(Entry),
+    Undeclared(Found),
     Tcp(tcp::Opened),
 }
 

@@ -17,6 +17,7 @@ mod hedge;
 mod request;
 mod settle;
 mod tcp;
+mod undeclared;
 mod upload;
 
 pub(crate) use decided::refuse_denied;

@@ -44,8 +44,8 @@ pub(super) struct Opened {
 /// The port of a service that is meant, on the one view that the connection is decided on.
 pub(super) struct Found {
     view: Arc<View>,
-    service: ServiceName,
-    port: u16,
+    pub(super) service: ServiceName,
+    pub(super) port: u16,
     pub(super) protocol: AppProtocol,
 }
 

@@ -18,6 +18,7 @@ mod rejudged;
 mod slow;
 mod spread;
 mod streams;
+mod undeclared;
 mod upgrade;
 
 use std::cell::RefCell;

@@ -56,9 +56,10 @@ impl From<&ServicePort> for proto::Port {
             protocol: match port.protocol {
                 AppProtocol::Http1 => proto::Protocol::Http1,
                 AppProtocol::Http2 => proto::Protocol::Http2,
-                AppProtocol::Tcp => proto::Protocol::Tcp,
+                AppProtocol::Tcp | AppProtocol::Undeclared => proto::Protocol::Tcp,
             }
             .into(),
+            undeclared: port.protocol == AppProtocol::Undeclared,
         }
     }
 }
@@ -71,6 +72,7 @@ impl TryFrom<proto::Port> for ServicePort {
             protocol: match port.protocol() {
                 proto::Protocol::Http1 => AppProtocol::Http1,
                 proto::Protocol::Http2 => AppProtocol::Http2,
+                proto::Protocol::Tcp if port.undeclared => AppProtocol::Undeclared,
                 proto::Protocol::Tcp => AppProtocol::Tcp,
                 proto::Protocol::Unspecified => {
                     return Err(BodyError::field("port.protocol", "not a known protocol"));
