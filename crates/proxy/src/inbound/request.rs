@@ -26,8 +26,8 @@ use self::tunnel::{Asked, Tunnel};
 use super::{Target, authorize, denied, withdrawn};
 use crate::gate::Pass;
 use crate::http::{
-    Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http2, is_stream,
-    remaining,
+    Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http2,
+    is_stream, remaining,
 };
 use crate::journey::{Journey, lossy};
 use crate::memory::Room;
@@ -241,7 +241,7 @@ impl Streams {
 fn room_for(worker: &Worker, protocol: AppProtocol) -> Option<Room> {
     worker.memory.admit(match protocol {
         AppProtocol::Http2 => http2::HELD_IN + http2::HELD_OUT,
-        AppProtocol::Http1 | AppProtocol::Tcp => 0,
+        AppProtocol::Http1 | AppProtocol::Undeclared | AppProtocol::Tcp => 0,
     })
 }
 
