@@ -11,6 +11,7 @@ mod emulated;
 mod idle;
 mod load;
 mod losses;
+mod memory;
 mod overload;
 mod propagation;
 mod restarts;
@@ -65,7 +66,7 @@ pub(crate) struct Point {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 12] = [
+const CHECKS: [(&str, Check); 13] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
@@ -73,6 +74,7 @@ const CHECKS: [(&str, Check); 12] = [
     ("payment", losses::payment),
     ("restarts", restarts::restarts),
     ("slow", slow::slow),
+    ("memory", memory::memory),
     ("surge", surge::surge),
     ("overload", overload::overload),
     ("abuse", abuse::abuse),
