@@ -99,7 +99,7 @@ pub(crate) struct GatewayFile {
     /// Default: one for a proxy, one per core for a gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) workers: Option<usize>,
-    /// Default: half of what the process is allowed, at most 1GiB; 256MiB where there is no limit.
+    /// Default: half of what the process is allowed, at most 1GiB; 512MiB where there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<Text<Size>>,
     /// How long what has begun may go on after a restart by SIGUSR2. Default: 30s.
@@ -127,7 +127,7 @@ pub(crate) struct WorkloadFile {
     /// Default: one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) workers: Option<usize>,
-    /// Default: half of what the process is allowed, at most 1GiB; 256MiB where there is no limit.
+    /// Default: half of what the process is allowed, at most 1GiB; 512MiB where there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<Text<Size>>,
     /// How long what has begun may go on after a restart by SIGUSR2. Default: 30s.

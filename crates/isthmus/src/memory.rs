@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 const MIB: u64 = 1 << 20;
 /// Where nobody has set a limit.
-const USUAL: u64 = 256 * MIB;
+const USUAL: u64 = 512 * MIB;
 /// However much is allowed; more is for those who say so.
 const MOST: u64 = 1024 * MIB;
 /// With less than this there is no room for a few requests side by side.

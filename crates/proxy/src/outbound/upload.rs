@@ -30,7 +30,9 @@ pub(super) struct Upload<'c> {
     kept_bytes: u64,
     /// Of the request, and of what is kept.
     room: Room,
+    /// The first step is a part of the request's own.
     for_kept: u64,
+    reads_ahead: bool,
     end: End,
     kept_whole: KeptWhole,
     /// The client waits to be told to go on.
@@ -79,7 +81,8 @@ impl<'c> Upload<'c> {
             kept: Pieces::default(),
             kept_bytes: 0,
             room,
-            for_kept: 0,
+            for_kept: STEP,
+            reads_ahead: false,
             end: if empty {
                 End::Read { trailers: None }
             } else {
@@ -99,12 +102,17 @@ impl<'c> Upload<'c> {
     /// Reads a body whose length is known and short before anything is sent: however slowly a client
     /// sends it, nobody else waits for that. Where there is no memory for it, it is sent as it comes.
     pub(super) async fn read_short(&mut self, body: Body) -> Result<(), HttpError> {
-        let fits = match body {
-            Body::Length(length) => length <= HELD_BYTES && self.has_room(length),
-            Body::None | Body::Chunked | Body::UntilClose => false,
-        };
-        while fits && !self.waits.get() && matches!(self.end, End::Open) {
-            self.take().await?;
+        let is_short = matches!(body, Body::Length(length) if length <= HELD_BYTES);
+        while is_short
+            && !self.waits.get()
+            && matches!(self.end, End::Open)
+            && self.has_room(self.kept_bytes)
+        {
+            // Nothing of it is sent yet, so one piece may be more than there is room for.
+            self.reads_ahead = true;
+            let taken = self.take().await;
+            self.reads_ahead = false;
+            taken?;
         }
         Ok(())
     }
@@ -186,12 +194,14 @@ impl<'c> Upload<'c> {
         if !self.kept_whole.0.get() {
             return;
         }
-        if self.kept_bytes <= HELD_BYTES && self.has_room(self.kept_bytes) {
+        let has_room = self.reads_ahead || self.has_room(self.kept_bytes);
+        if self.kept_bytes <= HELD_BYTES && has_room {
             self.kept.push(data.clone());
         } else {
             self.kept_whole.0.set(false);
             self.kept.clear();
-            self.room.shrink(std::mem::take(&mut self.for_kept));
+            self.room.shrink(self.for_kept - STEP);
+            self.for_kept = STEP;
         }
     }
 

@@ -12,6 +12,7 @@ mod gateway;
 mod idle;
 mod load;
 mod losses;
+mod memory;
 mod overload;
 mod propagation;
 mod relearn;
@@ -67,7 +68,7 @@ pub(crate) struct Point {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 14] = [
+const CHECKS: [(&str, Check); 15] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
@@ -75,6 +76,7 @@ const CHECKS: [(&str, Check); 14] = [
     ("payment", losses::payment),
     ("restarts", restarts::restarts),
     ("slow", slow::slow),
+    ("memory", memory::memory),
     ("surge", surge::surge),
     ("overload", overload::overload),
     ("relearn", relearn::relearn),

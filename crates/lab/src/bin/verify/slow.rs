@@ -195,7 +195,7 @@ fn good_traffic(caller: SocketAddr) -> (usize, Duration) {
 }
 
 /// This process holds one end of every connection.
-fn raise_limit() -> Result<()> {
+pub(crate) fn raise_limit() -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let needed = 2 * CLIENTS as u64;
     match limit.maximum {
