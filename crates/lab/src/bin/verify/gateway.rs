@@ -1,5 +1,5 @@
 //! One of the two gateways of a cluster is slow, and not dead: it is stopped most of the time, for less
-//! than what a session takes for death, so that it adds about 400 ms. What goes through it must find the
+//! than what a session takes for death, so that it adds about 200 ms. What goes through it must find the
 //! other one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ const RATE: f64 = 60.0;
 const CALM: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(15);
 /// How long it is stopped, and how long it may run then.
-const STOPPED: Duration = Duration::from_millis(850);
+const STOPPED: Duration = Duration::from_millis(400);
 const RUNS: Duration = Duration::from_millis(40);
 /// By when it harms nobody any more.
 const NOTICED: Duration = Duration::from_secs(3);
