@@ -221,6 +221,13 @@ impl Decision {
         &self.candidates
     }
 
+    /// Does it lead a request that `failed` has turned away to another cluster that has room? No program
+    /// has seen it, so it is moved and adds no load.
+    pub fn relieves(&self, failed: &ClusterName) -> bool {
+        self.chosen()
+            .is_some_and(|to| to.share.cluster != *failed && to.usable())
+    }
+
     /// When a request might be served again, if every cluster that may serve is left alone for a time that
     /// is known: the soonest.
     pub fn soonest(&self) -> Option<Duration> {

@@ -82,6 +82,33 @@ fn picked(text: &str, broken: &[&str], avoid: &[&str]) -> String {
 }
 
 #[test]
+fn a_cluster_with_room_relieves_one_that_has_none() {
+    let three = "us 2/2 here, eu 3/3 140ms, ap 1/1 220ms";
+    for (text, broken, avoid, expect) in [
+        (three, &[][..], &["us"][..], true),
+        (three, &["eu"], &["us"], true),
+        // Nobody has room.
+        (three, &["eu", "ap"], &["us"], false),
+        // It has failed in all of them, or there is no other.
+        (three, &[], &["us", "eu", "ap"], false),
+        ("us 2/2 here", &[], &["us"], false),
+        ("us 2/2 here, eu 0/3 140ms", &[], &["us"], false),
+    ] {
+        let (mut valve, now) = (Valve::default(), Instant::now());
+        for cluster in broken {
+            fail(&mut valve, cluster, 5, now);
+        }
+        let avoid: Vec<ClusterName> = avoid.iter().map(|cluster| name(cluster)).collect();
+        let next = valve.pick_cluster(&shares(text), &avoid, now, 0);
+        assert_eq!(
+            next.relieves(&name("us")),
+            expect,
+            "{text} {broken:?} {avoid:?}"
+        );
+    }
+}
+
+#[test]
 fn when_it_might_be_otherwise() {
     let now = Instant::now();
     let mut valve = Valve::default();

@@ -131,8 +131,9 @@ impl<'r> Settle<'r> {
         let escape = consider(self.destination, self.decided, avoided, now).is_ok_and(|next| {
             let failed = place.cluster.as_ref();
             failed.is_some_and(|failed| {
-                self.destination
-                    .is_escape(failed, place.workload.as_ref(), &next, now)
+                let relief = outcome == Outcome::Shed && next.relieves(failed);
+                let workload = place.workload.as_ref();
+                relief || self.destination.is_escape(failed, workload, &next, now)
             })
         });
         let verdict = attempts.judge(outcome, escape, &mut self.budget.borrow_mut(), now);

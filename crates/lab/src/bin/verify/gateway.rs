@@ -1,5 +1,6 @@
 //! One of the two gateways of a cluster is slow, and not dead: it is stopped most of the time, for less
-//! than what a session takes for death. What goes through it must find the other one.
+//! than what a session takes for death, so that it adds about 200 ms. What goes through it must find the
+//! other one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

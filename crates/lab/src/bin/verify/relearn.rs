@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use isthmus_lab::mesh::Mesh;
+use isthmus_lab::open_loop::Call;
 use isthmus_lab::series::Counts;
 use isthmus_lab::trouble::Result;
 
@@ -50,6 +51,7 @@ fn tell(arguments: &Arguments, mesh: &Mesh) -> Result<Vec<Point>> {
     }
     let calls = load.finish()?;
     show(arguments, "relearn", &calls);
+    eprintln!("failed: {:?}", Counts::of(&calls).failed);
     let mut points = Vec::new();
     let mut from = Duration::ZERO;
     for (what, _, part) in STAGES {
@@ -64,13 +66,19 @@ fn tell(arguments: &Arguments, mesh: &Mesh) -> Result<Vec<Point>> {
         });
         from += STAGE;
     }
-    let odd = calls.iter().filter(|call| {
-        call.failure()
-            .is_some_and(|failure| failure != "overloaded")
-    });
+    let odd: Vec<&Call> = calls
+        .iter()
+        .filter(|call| {
+            call.failure()
+                .is_some_and(|failure| failure != "overloaded")
+        })
+        .collect();
+    for call in &odd {
+        eprintln!("{}", call.told());
+    }
     points.push(Point::none(
         "failed otherwise than by being turned away",
-        odd.count(),
+        odd.len(),
         calls.len(),
     ));
     Ok(points)
