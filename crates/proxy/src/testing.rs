@@ -55,7 +55,7 @@ pub(crate) struct Scene {
     /// What callee and gateway see.
     pub(crate) facts: Facts,
     /// What the caller sees.
-    seen_by_caller: Facts,
+    pub(crate) seen_by_caller: Facts,
 }
 
 /// One process of the mesh.

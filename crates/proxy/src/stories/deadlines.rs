@@ -6,14 +6,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::Response;
+use isthmus_codec::message::Open;
 use isthmus_model::AppProtocol::Http2;
 use isthmus_model::{Algorithm, HashOn};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::get;
 use super::http2::{call, connect, h2_client, h2_program};
+use super::{get, play_caller, remembering, request};
 use crate::testing::crowd::{named, who};
 use crate::testing::{HOST, Scene, program, read_head, run, within};
 
@@ -124,6 +125,25 @@ fn what_is_left_of_a_request_is_told_from_hop_to_hop_and_holds_at_each() {
         );
         within(gone).await.unwrap();
         check(&told, Duration::from_secs(2));
+    });
+}
+
+#[test]
+fn what_has_passed_before_the_program_is_asked_is_taken_off() {
+    run(async {
+        let (address, heads) = remembering().await;
+        let scene = Scene::local(address);
+        let link = play_caller(&scene).await;
+        let Open::Request(mut asked) = request("GET", &[("x-isthmus-timeout", "30S")]) else {
+            panic!("it is a request");
+        };
+        asked.context.remaining = Some(Duration::from_secs(30));
+        let stream = link.open(&Open::Request(asked), true).unwrap();
+        within(stream.receive()).await.unwrap();
+        let told = heads.borrow()[0].to_ascii_lowercase();
+        let (_, rest) = told.split_once("x-isthmus-timeout: ").unwrap();
+        let micros = rest.lines().next().unwrap().strip_suffix('u').unwrap();
+        assert!(micros.parse::<u32>().unwrap() < 30_000_000, "{told}");
     });
 }
 

@@ -1,6 +1,7 @@
 //! What users see, through whole proxies on real sockets: see [`crate::testing`].
 
 mod bridged;
+mod chain;
 mod deadlines;
 mod decreed;
 mod expect;

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Response};
 use isthmus_model::AppProtocol::Http2;
@@ -153,14 +153,19 @@ fn what_is_wrong_with_all_leaves_nobody_out() {
         scene.decree(in_turn, |_| ());
         let mut client = scene.client().await;
         let mut seen = [0; 3];
-        for _ in 0..300 {
-            seen[ask(&mut client).await] += 1;
+        // They are compared four times a second.
+        let end = Instant::now() + Duration::from_secs(1);
+        while seen[0] < 100 || Instant::now() < end {
+            for _ in 0..3 {
+                seen[ask(&mut client).await] += 1;
+            }
+            assert!(seen.iter().all(|count| *count == seen[0]), "{seen:?}");
         }
-        assert_eq!(seen, [100; 3]);
     });
 }
 
-/// Of four workloads three fail always. Whom the last 40 of 240 requests go to.
+/// Of four workloads three fail always. Whom the last 200 of 300 requests go to: who is out and serves
+/// all the same gets a tenth of what others get.
 async fn three_of_four_fail(set: impl FnOnce(&mut TrafficPolicy)) -> Vec<usize> {
     let mut scene = Scene::local(named(0, |_| async { BROKEN }).await);
     scene.join(named(1, |_| async { BROKEN }).await);
@@ -172,11 +177,11 @@ async fn three_of_four_fail(set: impl FnOnce(&mut TrafficPolicy)) -> Vec<usize> 
     };
     scene.decree(set, |_| ());
     let mut client = scene.client().await;
-    for _ in 0..200 {
+    for _ in 0..100 {
         ask(&mut client).await;
     }
     let mut seen = Vec::new();
-    for _ in 0..40 {
+    for _ in 0..200 {
         seen.push(ask(&mut client).await);
     }
     seen.sort_unstable();
