@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use isthmus_codec::Fields;
-use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Target, Version};
+use isthmus_codec::http1::{Body, Limits, RequestHead, ResponseHead, Target, Version};
 use isthmus_model::Health;
 use isthmus_telemetry::{CONTENT_TYPE, Metrics};
 use isthmus_world::DrainWatch;
@@ -52,7 +52,7 @@ pub(crate) async fn serve(
 const IDLE: std::time::Duration = std::time::Duration::from_mins(2);
 
 async fn connection(admin: Admin, socket: TcpStream, mut drain: DrainWatch, _place: Place) {
-    let (mut reader, mut writer) = http1::serve(socket, BytesMut::new(), IDLE);
+    let (mut reader, mut writer) = http1::serve(socket, BytesMut::new(), IDLE, Limits::default());
     loop {
         let head = tokio::select! {
             biased;

@@ -16,6 +16,10 @@ use isthmus_world::{DrainWatch, Live};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::introduction::{Network, NotIntroduced, introduce};
 
 /// After an error that may pass.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
@@ -23,6 +27,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// A machine behind one address may have so many connections, however few all may have.
 const LEAST_PER_SOURCE: usize = 64;
+/// Connections of load balancers, on one listener, that have not said yet whose they are.
+const MOST_UNTOLD: usize = 1024;
 /// Where a process may have any number of descriptors.
 const NO_LIMIT: u64 = 1 << 20;
 
@@ -40,6 +46,8 @@ pub(crate) enum Comers {
 pub(crate) struct Intake {
     most: usize,
     per_source: usize,
+    /// Load balancers that say whose connections they hand on.
+    believed: Vec<Network>,
     held: Mutex<Held>,
     metrics: Arc<Metrics>,
 }
@@ -84,19 +92,30 @@ impl Full {
 impl Intake {
     /// Of this process: a quarter of its descriptors stays for connections that it opens itself and
     /// for files.
-    pub(crate) fn of_process(metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn of_process(config: &Config, metrics: Arc<Metrics>) -> Arc<Self> {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(NO_LIMIT);
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        Self::new(descriptors / 4 * 3, metrics)
+        let most = descriptors / 4 * 3;
+        let believed = config.proxy_protocol_from.clone();
+        let mut intake = Self::new(most, believed, metrics);
+        if let Some(limit) = config.limits.connections_per_source {
+            intake.per_source = limit;
+        }
+        Arc::new(intake)
     }
 
-    pub(crate) fn new(most: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self {
+    fn new(most: usize, believed: Vec<Network>, metrics: Arc<Metrics>) -> Self {
+        Self {
             most,
             per_source: (most / 4).max(LEAST_PER_SOURCE),
+            believed,
             held: Mutex::default(),
             metrics,
-        })
+        }
+    }
+
+    fn believes(&self, peer: IpAddr) -> bool {
+        self.believed.iter().any(|network| network.contains(peer))
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -124,6 +143,12 @@ impl Intake {
         })
     }
 
+    /// Nobody can say whose connection it is.
+    fn refuse(&self, error: &NotIntroduced) {
+        self.metrics.count_connection_shed("proxy-header");
+        tracing::debug!(%error, "a load balancer did not say whose connection it hands on");
+    }
+
     /// A connection was let go. Counted each time, told now and then.
     fn shed(&self, full: Full) {
         let reason = full.reason();
@@ -141,6 +166,13 @@ impl Intake {
                  (`ulimit -n`, LimitNOFILE=), and who opens so many"
             );
         }
+    }
+}
+
+impl Place {
+    /// Whose connection it is, as far as that makes a difference.
+    pub(crate) fn source(&self) -> Option<IpAddr> {
+        self.source
     }
 }
 
@@ -168,23 +200,38 @@ pub(crate) async fn accept(
     serve: impl Fn(TcpStream, Place),
 ) {
     let mut reserve = Reserve::new();
+    let mut introduced = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             () = drain.draining() => return,
+            Some(done) = introduced.join_next() => {
+                match done {
+                    Ok(Ok((socket, source))) => {
+                        let place = intake.admit(Some(source), drain.live());
+                        let_in(intake, socket, place, &serve);
+                    }
+                    Ok(Err(error)) => intake.refuse(&error),
+                    // Its task has been ended, with everything else.
+                    Err(_) => {}
+                }
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((socket, peer)) => {
-                let source = (comers == Comers::Mesh).then(|| peer.ip().to_canonical());
-                match intake.admit(source, drain.live()) {
-                    Ok(place) => {
-                        // Without it small writes wait for acknowledgements; failing to set it
-                        // hurts nobody.
-                        let _ = socket.set_nodelay(true);
-                        serve(socket, place);
+                let peer = peer.ip().to_canonical();
+                if comers == Comers::Mesh && intake.believes(peer) {
+                    if introduced.len() < MOST_UNTOLD {
+                        introduced.spawn_local(introduce(socket, peer));
+                    } else {
+                        intake.shed(Full::Process);
                     }
-                    Err(full) => intake.shed(full),
+                    continue;
                 }
+                let source = (comers == Comers::Mesh).then_some(peer);
+                let place = intake.admit(source, drain.live());
+                let_in(intake, socket, place, &serve);
             }
             Err(error) if is_out_of_descriptors(&error) => {
                 intake.shed(Full::Descriptors);
@@ -199,6 +246,22 @@ pub(crate) async fn accept(
                 tokio::time::sleep(ACCEPT_AGAIN).await;
             }
         }
+    }
+}
+
+fn let_in(
+    intake: &Intake,
+    socket: TcpStream,
+    place: Result<Place, Full>,
+    serve: impl Fn(TcpStream, Place),
+) {
+    match place {
+        Ok(place) => {
+            // Without it small writes wait for acknowledgements; failing to set it hurts nobody.
+            let _ = socket.set_nodelay(true);
+            serve(socket, place);
+        }
+        Err(full) => intake.shed(full),
     }
 }
 
@@ -240,7 +303,7 @@ mod tests {
     #[test]
     fn room_is_given_back_and_no_source_takes_it_all() {
         let metrics = Arc::new(Metrics::new("test", 1));
-        let intake = Intake::new(4 * LEAST_PER_SOURCE, metrics);
+        let intake = Arc::new(Intake::new(4 * LEAST_PER_SOURCE, Vec::new(), metrics));
         let drain = Drain::new();
         let admit = |source: Option<&str>| {
             let source = source.map(|source| source.parse().unwrap());

@@ -126,7 +126,7 @@ impl Starting {
             silent: voice == Voice::Silent,
         });
         let drain = Drain::new();
-        let intake = Intake::of_process(Arc::clone(&metrics));
+        let intake = Intake::of_process(&config, Arc::clone(&metrics));
 
         // Addresses first: one that is in use is the operator's to know at once.
         let mut listeners = Listeners::open(&config, inherited)?;

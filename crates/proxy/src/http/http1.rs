@@ -43,13 +43,14 @@ pub(crate) fn serve(
     socket: TcpStream,
     input: BytesMut,
     stalled: Duration,
+    limits: Limits,
 ) -> (RequestReader, ResponseWriter) {
     let (read, write) = socket.into_split();
     let reader = RequestReader {
         stalled,
         socket: read,
         input,
-        decoder: RequestDecoder::new(Limits::default()),
+        decoder: RequestDecoder::new(limits),
     };
     (
         reader,

@@ -161,7 +161,8 @@ async fn serve_http1(
     place: Place,
 ) {
     let patience = worker.common.config.patience;
-    let (mut reader, mut writer) = http1::serve(socket, input, patience.stalled);
+    let limits = worker.common.config.limits;
+    let (mut reader, mut writer) = http1::serve(socket, input, patience.stalled, limits.head);
     let mut drain = worker.common.drain.clone();
     loop {
         let head = tokio::select! {
@@ -315,7 +316,10 @@ async fn serve_http2(
     _place: Place,
 ) {
     let (io, alarm) = Guarded::of_client(Prefixed::new(input, socket));
-    let handshake = timeout(HANDSHAKE, http2::server().handshake(io));
+    let handshake = timeout(
+        HANDSHAKE,
+        http2::server(&worker.common.config.limits).handshake(io),
+    );
     let Ok(Ok(mut connection)) = handshake.await else {
         return;
     };
@@ -387,11 +391,9 @@ async fn serve_stream(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
-    let (head, upload, reply) = http2::receive(
-        request,
-        respond,
-        worker.common.config.patience.stalled_stream,
-    );
+    let config = &worker.common.config;
+    let stalled = config.patience.stalled_stream;
+    let (head, upload, reply) = http2::receive(request, respond, stalled, config.limits.head);
     let mut reply = ClientReply::Http2(reply);
     let (head, body) = match head {
         Ok(request) => request,
