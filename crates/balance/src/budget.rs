@@ -164,7 +164,7 @@ impl Budget {
     /// What part of the requests may be retried: what those that were retried on the way here have left
     /// of the percentage of the rest, 0.0 at least. With it, all retries of a chain together are the
     /// percentage of what entered it.
-    fn share(&self, percent: Percent) -> f64 {
+    pub fn share(&self, percent: Percent) -> f64 {
         let percent = BUDGET_USED * percent.fraction();
         let retried = self.inbound_retry_share;
         (percent * (1.0 - retried) - retried).max(0.0)

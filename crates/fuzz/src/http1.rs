@@ -4,18 +4,26 @@
 use bytes::{Bytes, BytesMut};
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{
-    Body, BodyEncoder, Item, Limits, MAX_FIELDS, Malformed, RequestDecoder, RequestHead,
-    ResponseDecoder, ResponseHead, Target, Unsendable, Version, encode_request, encode_response,
-    strip_hop_by_hop,
+    Body, BodyEncoder, Item, Limits, MAX_FIELDS, MAX_REQUEST_LINE, Malformed, RequestDecoder,
+    RequestHead, ResponseDecoder, ResponseHead, Target, Unsendable, Version, encode_request,
+    encode_response, strip_hop_by_hop,
 };
 
 use crate::cuts::ways;
 use crate::hyphened;
 
 /// Small, so that inputs reach it.
-const LIMITS: Limits = Limits { head: 1024 };
+const LIMITS: Limits = limits(1024);
 /// The empty line and the framing that a proxy adds may make a head longer than it came.
-const ROOMY: Limits = Limits { head: 64 * 1024 };
+const ROOMY: Limits = limits(64 * 1024);
+
+const fn limits(head: usize) -> Limits {
+    Limits {
+        head,
+        fields: MAX_FIELDS,
+        request_line: MAX_REQUEST_LINE,
+    }
+}
 
 /// One whole message.
 #[derive(Debug, Clone, PartialEq, Eq)]

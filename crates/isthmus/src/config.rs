@@ -4,6 +4,8 @@
 //! place. Names are checked while they are read, by [`Text`], and fields that must agree with each
 //! other by [`ConfigFile::problems`]. What a file says about other files is relative to its own directory.
 
+mod clients;
+
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -19,6 +21,8 @@ use isthmus_model::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub(crate) use clients::ClientsEntry;
 
 use crate::disk;
 use crate::failure::Result;
@@ -105,6 +109,8 @@ pub(crate) struct GatewayFile {
     /// How long what has begun may go on after a restart by SIGUSR2. Default: 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) drain_limit: Option<Span>,
+    #[serde(default, skip_serializing_if = "ClientsEntry::is_default")]
+    pub(crate) clients: ClientsEntry,
 }
 
 /// `proxy.yaml` and `run.yaml`: the proxy of one workload and, in `run.yaml`, the program.
@@ -133,6 +139,8 @@ pub(crate) struct WorkloadFile {
     /// How long what has begun may go on after a restart by SIGUSR2. Default: 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) drain_limit: Option<Span>,
+    #[serde(default, skip_serializing_if = "ClientsEntry::is_default")]
+    pub(crate) clients: ClientsEntry,
     /// The service that the program is part of; without one it only calls others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) service: Option<Text<ServiceName>>,
@@ -266,6 +274,7 @@ impl ConfigFile for GatewayFile {
     fn problems(&self) -> Vec<Problem> {
         let mut problems = address_problems(self.address);
         problems.extend(process_problems(&self.control, self.workers));
+        problems.extend(self.clients.problems());
         problems
     }
 }
@@ -274,6 +283,7 @@ impl ConfigFile for WorkloadFile {
     fn problems(&self) -> Vec<Problem> {
         let mut problems = address_problems(self.address);
         problems.extend(process_problems(&self.control, self.workers));
+        problems.extend(self.clients.problems());
         if self.runs_as().is_none() {
             let message = "nothing says which namespace and account it runs as";
             let hint = "write `service: namespace/name` or `account: namespace/name`";

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::api_client::{ApiClient, connect};
 use crate::args::RunArgs;
+use crate::config::ClientsEntry;
 use crate::config::{self, PROGRAM_DEFAULT, ProgramEntry, Text, WorkloadFile};
 use crate::failure::{Failure, Result};
 use crate::home::{self, Context, Home, try_lock};
@@ -133,6 +134,7 @@ pub(crate) fn admit(setting: &Setting, args: RunArgs) -> Result<Guest> {
         workers: None,
         memory: None,
         drain_limit: None,
+        clients: ClientsEntry::default(),
         service: Some(Text(service)),
         account: None,
         labels,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use isthmus_control::{ApiToken, ControlError};
 use isthmus_model::LabelKey;
-use isthmus_proxy::{Config, Listener, Patience, ProxyError, Role, Sidecar};
+use isthmus_proxy::{Config, Listener, ProxyError, Role, Sidecar};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -187,7 +187,9 @@ fn gateway_config(path: &Path, file: &GatewayFile) -> Result<Config> {
         workers: file
             .workers
             .unwrap_or_else(|| available_parallelism().map_or(1, Into::into)),
-        patience: Patience::default(),
+        patience: file.clients.patience(),
+        limits: file.clients.limits(),
+        proxy_protocol_from: file.clients.proxy_protocol_from(),
         memory: memory::budget(file.memory.map(|Text(size)| size)),
     })
 }
@@ -225,7 +227,9 @@ pub(crate) fn workload_config(path: &Path, file: &WorkloadFile) -> Result<Config
         }),
         access_log: file.access_log,
         workers: file.workers.unwrap_or(1),
-        patience: Patience::default(),
+        patience: file.clients.patience(),
+        limits: file.clients.limits(),
+        proxy_protocol_from: file.clients.proxy_protocol_from(),
         memory: memory::budget(file.memory.map(|Text(size)| size)),
     })
 }

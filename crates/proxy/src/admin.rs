@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use isthmus_codec::Fields;
-use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Target, Version};
+use isthmus_codec::http1::{Body, Limits, RequestHead, ResponseHead, Target, Version};
 use isthmus_codec::memory::MemoryBudget;
 use isthmus_model::Health;
 use isthmus_telemetry::{CONTENT_TYPE, Metrics};
@@ -55,7 +55,8 @@ const IDLE: std::time::Duration = std::time::Duration::from_mins(2);
 
 async fn connection(admin: Admin, socket: TcpStream, mut drain: DrainWatch, _place: Place) {
     let memory = admin.memory.share();
-    let (mut reader, mut writer) = http1::serve(socket, BytesMut::new(), IDLE, memory);
+    let limits = Limits::default();
+    let (mut reader, mut writer) = http1::serve(socket, BytesMut::new(), IDLE, limits, memory);
     loop {
         let head = tokio::select! {
             biased;

@@ -4,7 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use isthmus_codec::http1::Limits;
 use isthmus_model::{AccountName, ClusterName, Labels, Namespace, ServiceName};
+
+use crate::introduction::Network;
 
 /// The standard ports, on the process's own address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +60,27 @@ impl Default for Patience {
     }
 }
 
+/// What a client may send and hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Of a request's head.
+    pub head: Limits,
+    /// Requests that are open on one connection of HTTP/2.
+    pub streams: u32,
+    /// Connections from one address to the mesh port; `None`: a share of the descriptors that there are.
+    pub connections_per_source: Option<usize>,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self {
+            head: Limits::default(),
+            streams: 256,
+            connections_per_source: None,
+        }
+    }
+}
+
 /// One proxy process.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -79,6 +103,9 @@ pub struct Config {
     pub patience: Patience,
     /// Bytes that the process may hold for others.
     pub memory: u64,
+    pub limits: ClientLimits,
+    /// Load balancers that tell on the mesh port whose connections they hand on.
+    pub proxy_protocol_from: Vec<Network>,
 }
 
 /// What the process is for.

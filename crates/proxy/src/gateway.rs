@@ -75,7 +75,7 @@ pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
 
 /// One session with a caller's proxy.
 async fn session(worker: Rc<Worker>, behind: Behind, socket: TcpStream, place: Place) {
-    let Some((link, caller)) = open_session(&worker, socket).await else {
+    let Some((link, caller)) = open_session(&worker, socket, place.source()).await else {
         return;
     };
     serve_link(&worker, &link, place, move |worker, incoming| {

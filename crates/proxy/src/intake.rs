@@ -17,7 +17,10 @@ use isthmus_world::{DrainWatch, Live};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
+use crate::config::Config;
+use crate::introduction::{Network, NotIntroduced, introduce};
 use crate::memory::CONNECTION;
 
 /// After an error that may pass.
@@ -26,6 +29,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// A machine behind one address may have so many connections, however few all may have.
 const LEAST_PER_SOURCE: usize = 64;
+/// Connections of load balancers, on one listener, that have not said yet whose they are.
+const MOST_UNTOLD: usize = 1024;
 /// Where a process may have any number of descriptors.
 const NO_LIMIT: u64 = 1 << 20;
 
@@ -45,6 +50,8 @@ pub(crate) enum Comers {
 pub(crate) struct Intake {
     most: usize,
     per_source: usize,
+    /// Load balancers that say whose connections they hand on.
+    believed: Vec<Network>,
     held: Mutex<Held>,
     memory: MemoryBudget,
     metrics: Arc<Metrics>,
@@ -94,20 +101,34 @@ impl Full {
 impl Intake {
     /// Of this process: a quarter of its descriptors stays for connections that it opens itself and
     /// for files.
-    pub(crate) fn of_process(metrics: Arc<Metrics>, memory: MemoryBudget) -> Arc<Self> {
+    pub(crate) fn of_process(
+        config: &Config,
+        metrics: Arc<Metrics>,
+        memory: MemoryBudget,
+    ) -> Arc<Self> {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(NO_LIMIT);
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        Self::new(descriptors / 4 * 3, metrics, memory)
+        let mut intake = Self::new(descriptors / 4 * 3, metrics, memory);
+        intake.believed.clone_from(&config.proxy_protocol_from);
+        if let Some(limit) = config.limits.connections_per_source {
+            intake.per_source = limit;
+        }
+        Arc::new(intake)
     }
 
-    pub(crate) fn new(most: usize, metrics: Arc<Metrics>, memory: MemoryBudget) -> Arc<Self> {
-        Arc::new(Self {
+    fn new(most: usize, metrics: Arc<Metrics>, memory: MemoryBudget) -> Self {
+        Self {
             most,
             per_source: (most / 4).max(LEAST_PER_SOURCE),
+            believed: Vec::new(),
             held: Mutex::default(),
             memory,
             metrics,
-        })
+        }
+    }
+
+    fn believes(&self, peer: IpAddr) -> bool {
+        self.believed.iter().any(|network| network.contains(peer))
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -151,6 +172,12 @@ impl Intake {
         })
     }
 
+    /// Nobody can say whose connection it is.
+    fn refuse(&self, error: &NotIntroduced) {
+        self.metrics.count_connection_shed("proxy-header");
+        tracing::debug!(%error, "a load balancer did not say whose connection it hands on");
+    }
+
     /// A connection was let go. Counted each time, told now and then.
     fn shed(&self, full: Full) {
         let reason = full.reason();
@@ -169,6 +196,13 @@ impl Intake {
                  so many"
             );
         }
+    }
+}
+
+impl Place {
+    /// Whose connection it is, as far as that makes a difference.
+    pub(crate) fn source(&self) -> Option<IpAddr> {
+        self.source
     }
 }
 
@@ -196,23 +230,38 @@ pub(crate) async fn accept(
     serve: impl Fn(TcpStream, Place),
 ) {
     let mut reserve = Reserve::new();
+    let mut introduced = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             () = drain.draining() => return,
+            Some(done) = introduced.join_next() => {
+                match done {
+                    Ok(Ok((socket, source))) => {
+                        let place = intake.admit(comers, Some(source), drain.live());
+                        let_in(intake, socket, place, &serve);
+                    }
+                    Ok(Err(error)) => intake.refuse(&error),
+                    // Its task has been ended, with everything else.
+                    Err(_) => {}
+                }
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((socket, peer)) => {
-                let source = (comers == Comers::Mesh).then(|| peer.ip().to_canonical());
-                match intake.admit(comers, source, drain.live()) {
-                    Ok(place) => {
-                        // Without it small writes wait for acknowledgements; failing to set it
-                        // hurts nobody.
-                        let _ = socket.set_nodelay(true);
-                        serve(socket, place);
+                let peer = peer.ip().to_canonical();
+                if comers == Comers::Mesh && intake.believes(peer) {
+                    if introduced.len() < MOST_UNTOLD {
+                        introduced.spawn_local(introduce(socket, peer));
+                    } else {
+                        intake.shed(Full::Process);
                     }
-                    Err(full) => intake.shed(full),
+                    continue;
                 }
+                let source = (comers == Comers::Mesh).then_some(peer);
+                let place = intake.admit(comers, source, drain.live());
+                let_in(intake, socket, place, &serve);
             }
             Err(error) if is_out_of_descriptors(&error) => {
                 intake.shed(Full::Descriptors);
@@ -227,6 +276,22 @@ pub(crate) async fn accept(
                 tokio::time::sleep(ACCEPT_AGAIN).await;
             }
         }
+    }
+}
+
+fn let_in(
+    intake: &Intake,
+    socket: TcpStream,
+    place: Result<Place, Full>,
+    serve: impl Fn(TcpStream, Place),
+) {
+    match place {
+        Ok(place) => {
+            // Without it small writes wait for acknowledgements; failing to set it hurts nobody.
+            let _ = socket.set_nodelay(true);
+            serve(socket, place);
+        }
+        Err(full) => intake.shed(full),
     }
 }
 
@@ -269,7 +334,7 @@ mod tests {
     #[test]
     fn room_is_given_back_and_no_source_takes_it_all() {
         let metrics = Arc::new(Metrics::new("test", 1));
-        let intake = Intake::new(4 * LEAST_PER_SOURCE, metrics, plenty());
+        let intake = Arc::new(Intake::new(4 * LEAST_PER_SOURCE, metrics, plenty()));
         let drain = Drain::new();
         let admit = |source: Option<&str>| {
             let source = source.map(|source| source.parse().unwrap());
@@ -297,7 +362,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new("test", 1));
         // The last eighth is for requests.
         let memory = MemoryBudget::new(3 * CONNECTION);
-        let intake = Intake::new(1_000, metrics, memory.clone());
+        let intake = Arc::new(Intake::new(1_000, metrics, memory.clone()));
         let drain = Drain::new();
         let admit = |comers| intake.admit(comers, None, drain.watch().live());
         let first = admit(Comers::Beside).unwrap();

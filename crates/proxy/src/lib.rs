@@ -19,6 +19,7 @@ mod health;
 mod http;
 mod inbound;
 mod intake;
+mod introduction;
 mod journey;
 mod links;
 mod listeners;
@@ -41,7 +42,9 @@ mod view;
 mod worker;
 
 pub use agent::JoinError;
-pub use config::{Config, Listener, Patience, Ports, Role, Sidecar};
+pub use config::{ClientLimits, Config, Listener, Patience, Ports, Role, Sidecar};
 pub use handover::{Handover, Sockets, Word};
+pub use introduction::{BadNetwork, Network};
+pub use isthmus_codec::http1::Limits;
 pub use listeners::CannotListen;
 pub use process::{ProxyError, Running, start, take_over};

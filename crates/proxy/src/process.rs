@@ -128,7 +128,7 @@ impl Starting {
         });
         let drain = Drain::new();
         let memory = MemoryBudget::new(config.memory);
-        let intake = Intake::of_process(Arc::clone(&metrics), memory.clone());
+        let intake = Intake::of_process(&config, Arc::clone(&metrics), memory.clone());
 
         // Addresses first: one that is in use is the operator's to know at once.
         let mut listeners = Listeners::open(&config, inherited)?;

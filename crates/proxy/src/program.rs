@@ -6,15 +6,17 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_codec::http1::{Body, RequestHead};
+use isthmus_telemetry::Metrics;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::http::{Exchange, HttpError, http1, http2};
+use crate::http::{Exchange, Guarded, HttpError, http1, http2};
 
 /// Programs close idle connections when it suits them; one that was idle for longer is not used.
 const IDLE: Duration = Duration::from_secs(4);
@@ -28,6 +30,7 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// Connections to one program, of one worker.
 pub(crate) struct Program {
     address: Option<IpAddr>,
+    metrics: Arc<Metrics>,
     ports: RefCell<HashMap<u16, Rc<Port>>>,
 }
 
@@ -56,9 +59,10 @@ pub(crate) enum NotBegun {
 }
 
 impl Program {
-    pub(crate) fn of(config: &Config) -> Self {
+    pub(crate) fn of(config: &Config, metrics: Arc<Metrics>) -> Self {
         Self {
             address: config.sidecar().map(|sidecar| sidecar.program),
+            metrics,
             ports: RefCell::default(),
         }
     }
@@ -138,7 +142,8 @@ impl Program {
             return Ok(connection);
         }
         let socket = self.connect(port).await?;
-        let handshake = timeout(CONNECT, http2::client().handshake(socket));
+        let (io, alarm) = Guarded::of_program(socket);
+        let handshake = timeout(CONNECT, http2::client().handshake(io));
         let (requests, mut connection) = handshake
             .await
             .map_err(|_| io::ErrorKind::TimedOut)?
@@ -146,9 +151,17 @@ impl Program {
         let opened = http2::ProgramConnection::new(requests, connection.ping_pong());
         kept.shared.borrow_mut().push(opened.clone());
         let (kept, ended) = (Rc::clone(&kept), opened.clone());
+        let metrics = Arc::clone(&self.metrics);
         tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to the program has ended");
+            tokio::select! {
+                done = connection => if let Err(error) = done {
+                    tracing::debug!(%error, "a connection to the program has ended");
+                },
+                // What ran on it fails with it.
+                () = alarm.rung() => {
+                    metrics.count_connection_shed("http2-flood");
+                    tracing::warn!(port, "the program floods its connection, which is closed");
+                }
             }
             kept.leave(&ended);
         });

@@ -30,7 +30,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-use crate::config::{Config, Patience, Ports, Role, Sidecar};
+use crate::config::{ClientLimits, Config, Patience, Ports, Role, Sidecar};
 use crate::intake::Intake;
 use crate::tls::Me;
 use crate::view::{View, ViewBuilder};
@@ -264,17 +264,18 @@ impl Unbound {
         let (view, snapshot) = Snapshot::new(facts.view(cluster.clone()));
         let (interest, wanted) = mpsc::channel(16);
         let (mesh, outbound) = (self.mesh_address(), self.outbound.local_addr().unwrap());
-        let config = config(cluster, role);
-        let budget = MemoryBudget::new(config.memory);
+        let config = Arc::new(config(cluster, role));
+        let memory = MemoryBudget::new(config.memory);
+        let intake = Intake::of_process(&config, Arc::clone(&metrics), memory.clone());
         let common = Common {
-            config: Arc::new(config),
+            config,
             me: Arc::new(me),
             view: snapshot,
             interest: Interest::new(interest),
             metrics: Arc::clone(&metrics),
             drain: drain.watch(),
-            intake: Intake::of_process(Arc::clone(&metrics), budget.clone()),
-            memory: budget,
+            intake,
+            memory,
         };
         let worker = Worker::new(common, RealChance::new().unwrap());
         tokio::task::spawn_local(Rc::clone(&worker).keep_judging());
@@ -467,6 +468,8 @@ fn config(cluster: &ClusterName, role: Role) -> Config {
             detect: IMPATIENT / 4,
         },
         memory: plenty().limit(),
+        limits: ClientLimits::default(),
+        proxy_protocol_from: Vec::new(),
     }
 }
 

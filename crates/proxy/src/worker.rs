@@ -102,7 +102,7 @@ impl Worker {
         let (me, metrics) = (Arc::clone(&common.me), Arc::clone(&common.metrics));
         let reach = Reach::new(me, metrics, Rc::clone(&sessions), common.memory.clone());
         Rc::new(Self {
-            program: Program::of(&common.config),
+            program: Program::of(&common.config, Arc::clone(&common.metrics)),
             gates: Gates::default(),
             memory: Memory::new(common.memory.clone()),
             told: RefCell::default(),

@@ -125,7 +125,7 @@ pub(crate) const CONNECTIONS_SHED: MetricName = MetricName {
     name: "isthmus_connections_shed_total",
     kind: MetricKind::Counter,
     labels: &["reason"],
-    help: "Connections that were closed as soon as they came: no-descriptors, too-many of this process, too-many-of-source, no-memory; or because of a flood: http2-flood",
+    help: "Connections that were closed as soon as they came: no-descriptors, too-many of this process, too-many-of-source, no-memory; of a load balancer that did not say whose they are: proxy-header; or because of a flood: http2-flood",
 };
 
 pub(crate) const MEMORY_TAKEN: MetricName = MetricName {

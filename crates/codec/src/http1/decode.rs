@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::body::BodyDecoder;
-use super::head::{Asked, HeadScan, MAX_REQUEST_LINE, parse_request, parse_response};
+use super::head::{Asked, HeadScan, MAX_FIELDS, MAX_REQUEST_LINE, parse_request, parse_response};
 use super::{Body, Item, Malformed, RequestHead, ResponseHead};
 
 /// What a decoder holds a peer to.
@@ -11,11 +11,19 @@ use super::{Body, Item, Malformed, RequestHead, ResponseHead};
 pub struct Limits {
     /// Bytes of a head, and of a trailer section.
     pub head: usize,
+    /// Fields of a request's head; never more than [`MAX_FIELDS`].
+    pub fields: usize,
+    /// Bytes of a request line with its end.
+    pub request_line: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { head: 64 * 1024 }
+        Self {
+            head: 64 * 1024,
+            fields: MAX_FIELDS,
+            request_line: MAX_REQUEST_LINE,
+        }
     }
 }
 
@@ -58,7 +66,7 @@ enum State {
 impl RequestDecoder {
     pub fn new(limits: Limits) -> Self {
         Self {
-            machine: Machine::new(limits, Some(MAX_REQUEST_LINE)),
+            machine: Machine::new(limits, Some(limits.request_line)),
         }
     }
 
@@ -76,11 +84,15 @@ impl RequestDecoder {
     ///
     /// Errors are final: the end of what was malformed is not known.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Item<RequestHead>>, Malformed> {
+        let limit = self.machine.limits.fields;
         self.machine.decode(input, |head| {
             if head.len() == 2 {
                 return Ok(Read::EmptyLine);
             }
             let head = parse_request(head)?;
+            if head.fields.len() > limit {
+                return Err(Malformed::TooManyFields { limit });
+            }
             let body = Body::of_request(&head)?;
             let tunnel = head.method == "CONNECT";
             Ok(Read::Head { head, body, tunnel })

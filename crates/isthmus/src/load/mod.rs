@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use isthmus_api::TokenRequest;
 use isthmus_model::{AccountName, ClusterName, ServiceName};
-use isthmus_proxy::{Config, Patience, Ports, Role, Running, Sidecar};
+use isthmus_proxy::{ClientLimits, Config, Patience, Ports, Role, Running, Sidecar};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -228,6 +228,8 @@ async fn enter(setting: &Setting, order: &Order) -> Result<Entered> {
         workers: 1,
         patience: Patience::default(),
         memory: memory::budget(None),
+        limits: ClientLimits::default(),
+        proxy_protocol_from: Vec::new(),
     };
     let start = async {
         let proxy = isthmus_proxy::start(config)

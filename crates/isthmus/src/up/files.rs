@@ -10,6 +10,7 @@ use super::declared::ProcessDeclared;
 use super::fleet::Stage;
 use super::layout::{GATEWAYS, Layout, Standing, WORKLOADS};
 use super::planned::{CONTROL_PORT, PlannedCluster, PlannedProcess};
+use crate::config::ClientsEntry;
 use crate::config::{
     self, AccountRef, ApiTokenEntry, ControlFile, GatewayFile, ListenerEntry, ProgramEntry, Sha256,
     Span, Text, WorkloadFile,
@@ -83,6 +84,7 @@ impl Writer<'_> {
             workers: None,
             memory: None,
             drain_limit: None,
+            clients: ClientsEntry::default(),
         };
         let gateway = isthmus_identity::gateway_identity(&self.mesh.trust_domain);
         let token = TokenRequest {
@@ -154,6 +156,7 @@ impl Writer<'_> {
             workers: None,
             memory: None,
             drain_limit: None,
+            clients: ClientsEntry::default(),
             account: Some(Text(AccountRef {
                 namespace: Some(account.0.clone()),
                 account: account.1.clone(),

@@ -28,6 +28,10 @@ pub(crate) struct Calm {
     sent: FrameWalk,
     /// Bytes that were sent and for which no grant has come yet.
     ungranted: u64,
+    /// The peer is a program, which we ask.
+    is_program: bool,
+    /// Requests that we have sent to it, each of which it may reset once.
+    asked: u64,
     since: Instant,
     spent: u32,
 }
@@ -39,16 +43,28 @@ impl Calm {
             received: FrameWalk::behind(PREFACE.len()),
             sent: FrameWalk::behind(0),
             ungranted: 0,
+            is_program: false,
+            asked: 0,
             since: now,
             spent: 0,
         }
     }
 
+    /// Of a connection to a program, which we begin with the preface.
+    pub(crate) fn of_program(now: Instant) -> Self {
+        Self {
+            received: FrameWalk::behind(0),
+            sent: FrameWalk::behind(PREFACE.len()),
+            is_program: true,
+            ..Self::of_client(now)
+        }
+    }
+
     /// The peer has sent `bytes`. False: it has to calm down.
     pub(crate) fn on_received(&mut self, bytes: &[u8], now: Instant) -> bool {
-        let (ungranted, mut nothing) = (&mut self.ungranted, 0);
+        let (ungranted, asked, mut nothing) = (&mut self.ungranted, &mut self.asked, 0);
         self.received.pass(bytes, |frame| {
-            nothing += u32::from(frame.brings_nothing(ungranted));
+            nothing += u32::from(frame.brings_nothing(ungranted, asked));
         });
         self.spend(nothing, now)
     }
@@ -57,9 +73,10 @@ impl Calm {
     pub(crate) fn on_sent(&mut self, bytes: &[u8], now: Instant) -> bool {
         let most = MOST_GRANTS * BYTES_A_GRANT;
         self.ungranted = (self.ungranted + bytes.len() as u64).min(most);
-        let mut mistakes = 0;
+        let (is_program, asked, mut mistakes) = (self.is_program, &mut self.asked, 0);
         self.sent.pass(bytes, |frame| {
             mistakes += u32::from(frame.answers_a_mistake());
+            *asked += u64::from(is_program && frame.kind == kind::HEADERS);
         });
         self.spend(mistakes, now)
     }
@@ -96,12 +113,17 @@ const BLAMES: [u32; 4] = [1, 3, 5, 7];
 
 impl Frame {
     /// Requests and their bodies are something; all else is about the connection.
-    fn brings_nothing(self, ungranted: &mut u64) -> bool {
+    fn brings_nothing(self, ungranted: &mut u64, asked: &mut u64) -> bool {
         match self.kind {
             // `h2` bounds the small ones among them.
             kind::DATA | kind::HEADERS | kind::CONTINUATION => false,
             kind::WINDOW_UPDATE if *ungranted >= BYTES_A_GRANT => {
                 *ungranted -= BYTES_A_GRANT;
+                false
+            }
+            // A program's answer, and no more than one to each request.
+            kind::RST_STREAM if *asked > 0 => {
+                *asked -= 1;
                 false
             }
             _ => true,
@@ -247,6 +269,31 @@ mod tests {
         ] {
             assert_eq!(passed(&sent, &received), expect, "{what}");
         }
+    }
+
+    #[test]
+    fn a_program_may_reset_what_it_was_asked_and_no_more() {
+        let now = Instant::now();
+        let most = MOST_A_SECOND as usize;
+        for (asked, resets, expect) in [
+            (0, most, true),
+            (0, most + 1, false),
+            (5000, 5000 + most, true),
+            (5000, 5001 + most, false),
+        ] {
+            let mut calm = Calm::of_program(now);
+            let requests = frame(kind::HEADERS, &[0; 10]).repeat(asked);
+            assert!(calm.on_sent(&[PREFACE, &requests].concat(), now));
+            let reset = frame(kind::RST_STREAM, &[0, 0, 0, 7]);
+            assert_eq!(
+                calm.on_received(&reset.repeat(resets), now),
+                expect,
+                "{asked} {resets}"
+            );
+        }
+        let mut calm = Calm::of_program(now);
+        let pings = frame(PING, &[0; 8]).repeat(most + 1);
+        assert!(!calm.on_received(&pings, now));
     }
 
     #[test]

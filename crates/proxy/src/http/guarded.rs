@@ -46,10 +46,19 @@ impl Alarm {
 impl<T> Guarded<T> {
     /// Of a client, from its preface on.
     pub(crate) fn of_client(io: T) -> (Self, Alarm) {
+        Self::new(io, Calm::of_client(Instant::now()))
+    }
+
+    /// Of a program, from our preface on.
+    pub(crate) fn of_program(io: T) -> (Self, Alarm) {
+        Self::new(io, Calm::of_program(Instant::now()))
+    }
+
+    fn new(io: T, calm: Calm) -> (Self, Alarm) {
         let alarm = Alarm::default();
         let guarded = Self {
             io,
-            calm: Calm::of_client(Instant::now()),
+            calm,
             alarm: alarm.clone(),
         };
         (guarded, alarm)

@@ -46,6 +46,7 @@ pub(crate) fn serve(
     socket: TcpStream,
     input: BytesMut,
     stalled: Duration,
+    limits: Limits,
     share: Share,
 ) -> (RequestReader, ResponseWriter) {
     let (read, write) = socket.into_split();
@@ -54,7 +55,7 @@ pub(crate) fn serve(
         socket: read,
         input,
         share,
-        decoder: RequestDecoder::new(Limits::default()),
+        decoder: RequestDecoder::new(limits),
     };
     (
         reader,

@@ -21,21 +21,18 @@ use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use isthmus_codec::Fields;
-use isthmus_codec::http1::{
-    Body, MAX_FIELDS, MAX_REQUEST_LINE, Malformed, RequestHead, ResponseHead, Version,
-};
+use isthmus_codec::http1::{Body, Limits, Malformed, RequestHead, ResponseHead, Version};
 
 use tokio::sync::Mutex;
 
 use super::{HttpError, Piece};
+use crate::config::ClientLimits;
 
 pub(crate) use tunnel::{TunnelReader, TunnelWriter};
 
 /// What a client that knows that it may speak HTTP/2 sends first (RFC 9113 section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Requests that a client may have open on one connection.
-const MAX_STREAMS: u32 = 256;
 /// Bytes that a peer may send on one stream before some were forwarded: what every stream has at first,
 /// since peers stand beside the proxy and each that nobody reads keeps it.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -55,14 +52,14 @@ const MAX_RAPID_RESETS: usize = 32;
 const MAX_RESETS: usize = 64;
 
 /// How clients are served.
-pub(crate) fn server() -> h2::server::Builder {
+pub(crate) fn server(limits: &ClientLimits) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(limits.streams)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(MAX_HEAD)
+        .max_header_list_size(u32::try_from(limits.head.head).unwrap_or(MAX_HEAD))
         .max_pending_accept_reset_streams(MAX_RAPID_RESETS)
         .max_concurrent_reset_streams(MAX_RESETS)
         .enable_connect_protocol()
@@ -81,7 +78,9 @@ pub(crate) fn client() -> h2::client::Builder {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(MAX_HEAD)
-        .max_concurrent_reset_streams(MAX_RESETS);
+        .max_concurrent_reset_streams(MAX_RESETS)
+        // As with clients.
+        .max_local_error_reset_streams(None);
     builder
 }
 
@@ -90,13 +89,14 @@ pub(crate) fn receive(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     stalled: Duration,
+    limits: Limits,
 ) -> (Result<(RequestHead, Body), Malformed>, Receiver, Reply) {
     let (parts, stream) = request.into_parts();
     let is_empty = stream.is_end_stream();
     let protocol = parts.extensions.get::<Protocol>();
     let head = match protocol {
-        Some(protocol) => upgrade_head(&parts.uri, &parts.headers, protocol),
-        None => request_head(&parts.method, &parts.uri, &parts.headers),
+        Some(protocol) => upgrade_head(&parts.uri, &parts.headers, protocol, limits),
+        None => request_head(&parts.method, &parts.uri, &parts.headers, limits),
     };
     let head = head.map(|head| {
         // What follows an extended CONNECT is no body.
@@ -112,14 +112,24 @@ pub(crate) fn receive(
 }
 
 /// An extended CONNECT (RFC 8441) as a client of HTTP/1.1 would have asked for the same.
-fn upgrade_head(uri: &Uri, map: &HeaderMap, protocol: &Protocol) -> Result<RequestHead, Malformed> {
-    let mut head = request_head(&Method::GET, uri, map)?;
+fn upgrade_head(
+    uri: &Uri,
+    map: &HeaderMap,
+    protocol: &Protocol,
+    limits: Limits,
+) -> Result<RequestHead, Malformed> {
+    let mut head = request_head(&Method::GET, uri, map, limits)?;
     push(&mut head.fields, b"connection", b"upgrade")?;
     push(&mut head.fields, b"upgrade", protocol.as_ref())?;
     Ok(head)
 }
 
-fn request_head(method: &Method, uri: &Uri, map: &HeaderMap) -> Result<RequestHead, Malformed> {
+fn request_head(
+    method: &Method,
+    uri: &Uri,
+    map: &HeaderMap,
+    limits: Limits,
+) -> Result<RequestHead, Malformed> {
     let authority = uri.authority().map(http::uri::Authority::as_str);
     let mut fields = Fields::new();
     // RFC 9113 section 8.3.1: a Host that names something else makes the request malformed.
@@ -143,7 +153,7 @@ fn request_head(method: &Method, uri: &Uri, map: &HeaderMap) -> Result<RequestHe
     };
     // What a client of HTTP/1.1 may not send, one of HTTP/2 may not either: it may be read by a program
     // of HTTP/1.1.
-    let limit = MAX_REQUEST_LINE;
+    let limit = limits.request_line;
     if target.len() > limit {
         return Err(Malformed::RequestLineTooLong { limit });
     }
@@ -151,7 +161,7 @@ fn request_head(method: &Method, uri: &Uri, map: &HeaderMap) -> Result<RequestHe
         let all = map.iter();
         all.filter(|(name, _)| *name != "host" && *name != "cookie")
     };
-    let limit = MAX_FIELDS;
+    let limit = limits.fields;
     if others().count() > limit {
         return Err(Malformed::TooManyFields { limit });
     }

@@ -7,6 +7,7 @@
 
 mod request;
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +51,7 @@ pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
 
 /// One session with another proxy.
 async fn session(worker: Rc<Worker>, socket: TcpStream, place: Place) {
-    let Some((link, caller)) = open_session(&worker, socket).await else {
+    let Some((link, caller)) = open_session(&worker, socket, place.source()).await else {
         return;
     };
     serve_link(&worker, &link, place, move |worker, incoming| {
@@ -59,17 +60,18 @@ async fn session(worker: Rc<Worker>, socket: TcpStream, place: Place) {
     .await;
 }
 
-/// Handshake and judgement of the peer. What fails is counted.
+/// Handshake and judgement of the peer, which has come from `source`. What fails is counted.
 pub(crate) async fn open_session(
     worker: &Rc<Worker>,
     socket: TcpStream,
+    source: Option<IpAddr>,
 ) -> Option<(Link, Arc<Caller>)> {
     let common = &worker.common;
     let accepted = timeout(HANDSHAKE, common.me.accept(socket, &common.metrics)).await;
     let (session, proven) = match accepted {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
-            tracing::debug!(%error, "a session was not accepted");
+            tracing::debug!(%error, ?source, "a session was not accepted");
             return None;
         }
         Err(_) => return None,
@@ -83,7 +85,7 @@ pub(crate) async fn open_session(
         }
         Err(error) => {
             common.metrics.count_tls_refused(error.reason());
-            tracing::warn!(%error, peer = %peer.id(), "a peer was refused");
+            tracing::warn!(%error, peer = %peer.id(), ?source, "a peer was refused");
             None
         }
     }

@@ -161,12 +161,9 @@ async fn serve_http1(
     place: Place,
 ) {
     let patience = worker.common.config.patience;
-    let (mut reader, mut writer) = http1::serve(
-        socket,
-        input,
-        patience.stalled,
-        worker.common.memory.share(),
-    );
+    let limits = worker.common.config.limits.head;
+    let memory = worker.common.memory.share();
+    let (mut reader, mut writer) = http1::serve(socket, input, patience.stalled, limits, memory);
     let mut drain = worker.common.drain.clone();
     loop {
         let head = tokio::select! {
@@ -321,7 +318,10 @@ async fn serve_http2(
     _place: Place,
 ) {
     let (io, alarm) = Guarded::of_client(Prefixed::new(input, socket));
-    let handshake = timeout(HANDSHAKE, http2::server().handshake(io));
+    let handshake = timeout(
+        HANDSHAKE,
+        http2::server(&worker.common.config.limits).handshake(io),
+    );
     let Ok(Ok(mut connection)) = handshake.await else {
         return;
     };
@@ -393,11 +393,9 @@ async fn serve_stream(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
-    let (head, upload, reply) = http2::receive(
-        request,
-        respond,
-        worker.common.config.patience.stalled_stream,
-    );
+    let config = &worker.common.config;
+    let stalled = config.patience.stalled_stream;
+    let (head, upload, reply) = http2::receive(request, respond, stalled, config.limits.head);
     let mut reply = ClientReply::Http2(reply);
     let (head, body) = match head {
         Ok(request) => request,

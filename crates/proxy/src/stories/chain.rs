@@ -17,7 +17,7 @@ fn who_is_asked_again_and_again_asks_others_again_the_less() {
             let service = &scene.facts.service.name;
             let now = Instant::now();
             let budget = scene.callee.worker.destinations.budget(service, now);
-            budget.borrow().left(percent, now)
+            budget.borrow().share(percent)
         };
         for (reply, spares) in [(HELLO, false), (failing, true)] {
             let scene = Scene::stretched(answering(reply).await);

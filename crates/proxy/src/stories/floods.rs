@@ -4,7 +4,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::http::http2::PREFACE;
-use crate::testing::{HOST, Scene, answering, run, within};
+use isthmus_model::AppProtocol::Http2;
+
+use crate::testing::{HOST, Scene, answering, program, run, within};
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -229,6 +231,51 @@ fn a_client_that_says_no_more_is_let_go() {
         }
         for mut client in clients {
             while heard(&mut client).await.is_some() {}
+        }
+    });
+}
+
+/// A program may be broken as well. What was asked of it fails, and nothing else.
+#[test]
+fn a_program_that_floods_is_let_go() {
+    run(async {
+        for (name, flood) in [
+            ("pings", frame(PING, 0, 0, &[0; 8])),
+            ("settings", frame(SETTINGS, 0, 0, &[])),
+            ("grants", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+        ] {
+            let flood = flood.repeat(100);
+            let (told, left) = tokio::sync::oneshot::channel();
+            let told = std::rc::Rc::new(std::cell::Cell::new(Some(told)));
+            let address = program(move |mut socket| {
+                let (told, flood) = (told.take(), flood.clone());
+                async move {
+                    let mut preface = [0; PREFACE.len()];
+                    socket.read_exact(&mut preface).await.unwrap();
+                    socket.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+                    let (mut read, mut write) = socket.split();
+                    let hearing = async { while heard(&mut read).await.is_some() {} };
+                    let flooding = async { while write.write_all(&flood).await.is_ok() {} };
+                    tokio::join!(hearing, flooding);
+                    if let Some(told) = told {
+                        told.send(()).unwrap();
+                    }
+                }
+            })
+            .await;
+            let scene = Scene::local_speaking(Http2, address);
+            let request = format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 0\r\n\r\n");
+            let mut client = scene.client().await;
+            client.write_all(request.as_bytes()).await.unwrap();
+            within(left).await.unwrap();
+            let mut status = [0; 12];
+            within(client.read_exact(&mut status)).await.unwrap();
+            assert_eq!(&status[..10], b"HTTP/1.1 5", "{name}");
+            let counted = scene.callee.metrics.encode();
+            assert!(
+                counted.contains("reason=\"http2-flood\"}"),
+                "{name}: {counted}"
+            );
         }
     });
 }

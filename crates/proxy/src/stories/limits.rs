@@ -1,9 +1,19 @@
 //! What is too long or too much in one request, whichever version of HTTP it comes in.
 
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderValue, Request};
+use isthmus_world::RealChance;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::http2::h2_client;
-use crate::testing::{HOST, Scene, answering, run, within};
+use crate::config::Config;
+use crate::outbound;
+use crate::testing::{HOST, Scene, answering, read_head, run, within};
+use crate::worker::Worker;
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
@@ -113,4 +123,58 @@ fn expect_counted(scene: &Scene, expect: &[(&str, usize)]) {
         let line = format!("isthmus_malformed_requests_total{{reason=\"{reason}\"}} {count}\n");
         assert!(counted.contains(&line), "{line}: {counted}");
     }
+}
+
+/// A caller's proxy whose configuration says less.
+async fn strict(scene: &Scene) -> SocketAddr {
+    let mut common = scene.caller.worker.common.clone();
+    let mut config = Config::clone(&common.config);
+    config.limits.head.fields = 4;
+    config.limits.head.request_line = 100;
+    config.limits.streams = 3;
+    common.config = Arc::new(config);
+    let worker = Worker::new(common, RealChance::new().unwrap());
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(outbound::listen_http(worker, listener));
+    address
+}
+
+#[test]
+fn limits_are_what_the_configuration_says() {
+    run(async {
+        let scene = Scene::local(answering(HELLO).await);
+        let address = strict(&scene).await;
+        let path = format!("/{}", "a".repeat(100));
+        for (path, fields, expect) in [("/", 2, 200), ("/", 3, 431), (path.as_str(), 0, 414)] {
+            // Host and Connection are fields as well, and :authority counts as Host.
+            let mut said = format!("GET {path} HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n");
+            let mut request = Request::get(format!("http://{HOST}{path}")).header("x-0", "1");
+            for number in 1..=fields {
+                write!(said, "x-{number}: 1\r\n").unwrap();
+                request = request.header(format!("x-{number}"), "1");
+            }
+            let mut socket = TcpStream::connect(address).await.unwrap();
+            socket
+                .write_all(format!("{said}\r\n").as_bytes())
+                .await
+                .unwrap();
+            let head = within(read_head(&mut socket)).await;
+            assert!(head.starts_with(&format!("HTTP/1.1 {expect} ")), "{head}");
+
+            let socket = TcpStream::connect(address).await.unwrap();
+            let (client, connection) = h2::client::handshake(socket).await.unwrap();
+            tokio::task::spawn_local(async move { drop(connection.await) });
+            let mut client = client.ready().await.unwrap();
+            // One more than with HTTP/1.1 may be there: Host is none here.
+            let request = request.header("x-last", "1").body(()).unwrap();
+            let (response, _) = client.send_request(request, true).unwrap();
+            assert_eq!(
+                within(response).await.unwrap().status(),
+                expect,
+                "{path} {fields}"
+            );
+            assert_eq!(client.current_max_send_streams(), 3);
+        }
+    });
 }

@@ -10,6 +10,7 @@ mod floods;
 mod gone;
 mod http2;
 mod interim;
+mod introduced;
 mod life;
 mod limits;
 mod many;
