@@ -45,7 +45,9 @@ fn what_is_new_is_refused_while_there_is_no_memory() {
             let head = ask(&mut client, &get("/")).await;
             assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
             assert!(head.contains("x-isthmus-refusal: overloaded\r\n"), "{head}");
-            assert!(head.contains("retry-after: 1\r\n"), "{head}");
+            // With a little of chance.
+            let again = ["retry-after: 1\r\n", "retry-after: 2\r\n"];
+            assert!(again.iter().any(|line| head.contains(line)), "{head}");
             let counted = node.metrics.encode();
             assert!(counted.contains("refusal=\"overloaded\""), "{counted}");
             let length = head.split("content-length: ").nth(1).unwrap();
