@@ -316,7 +316,8 @@ impl Attempts {
 
     /// The running try has ended. `escape`: the place that failed is out by now, and the next is
     /// another that is not hot (see [`crate::Valve::is_escape`]); the first such retry does not draw on
-    /// the budget, nor does one after a try of which nothing was sent.
+    /// the budget, nor does any of a request that was turned away, nor one after a try of which nothing
+    /// was sent.
     pub fn judge(
         &mut self,
         outcome: Outcome,
@@ -361,7 +362,9 @@ impl Attempts {
     ) -> Option<GiveUp> {
         let surely_unseen =
             !self.end_is_unknown(outcome) && !matches!(outcome, Outcome::Replied { .. });
-        let is_free = self.is_unsent(outcome) || (escape && self.sent == 1);
+        // What was turned away has cost nobody anything: until it has been everywhere, it moves.
+        let is_first = self.sent == 1 || outcome == Outcome::Shed;
+        let is_free = self.is_unsent(outcome) || (escape && is_first);
         let must_repeat_body = self.stage != Stage::Uncommitted;
         if outcome == Outcome::Cancelled {
             Some(GiveUp::Cancelled)

@@ -18,8 +18,8 @@
 //! that failed is *out* by now (breaker open, or workload ejected), and the next is another place
 //! that is not hot. This is bounded without a number: what is out gets one probe at a time, so only
 //! what was in flight when it went out can escape; and when every place is in trouble, all are hot
-//! and there is no escape. So is the first retry of a request that a cluster has turned away, if another
-//! has room: no program has seen it, and what has room does not have it twice.
+//! and there is no escape. So is a retry of a request that a cluster has turned away, if another has
+//! room: no program has seen it, and what has room does not have it twice.
 
 use std::time::Instant;
 

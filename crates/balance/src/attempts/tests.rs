@@ -356,6 +356,14 @@ fn a_first_escape_costs_nothing_and_a_second_does() {
             expect
         );
     }
+    // What nobody has worked on may go on to whoever has room.
+    let mut attempts = Attempts::new(&settings, "GET", None, now);
+    for (escape, expect) in [(true, "retry"), (true, "retry"), (false, "attempts-spent")] {
+        attempts.begin(now);
+        let _sent = attempts.commit();
+        let verdict = attempts.judge(Outcome::Shed, escape, &mut budget, now);
+        assert_eq!(show(verdict), expect);
+    }
     // It leaves the budget as it is.
     let mut budget = Budget::new(now);
     let before = budget.clone();
