@@ -20,9 +20,9 @@
 use std::time::{Duration, Instant};
 
 use crate::constants::{
-    GUESTS_PRESSED, PRESSED, QUEUE_BURST, QUEUE_HIGH, QUEUE_HURRY, QUEUE_LONGEST, QUEUE_SHORTEST,
-    QUEUE_SPARE, QUEUE_STANDING, QUEUE_UNPROVEN, RETRY_AFTER, ROOM_UTILISATION, STRETCH,
-    SURGE_LEAST, SURGE_WAIT, UTILISATION_OVER,
+    BURST_LASTS, GUESTS_PRESSED, PRESSED, QUEUE_BURST, QUEUE_HIGH, QUEUE_HURRY, QUEUE_LONGEST,
+    QUEUE_SHORTEST, QUEUE_SPARE, QUEUE_STANDING, QUEUE_UNPROVEN, RETRY_AFTER, ROOM_UTILISATION,
+    STRETCH, SURGE_LEAST, UTILISATION_OVER,
 };
 use crate::limit::{Held, Load, Room, Siblings};
 
@@ -259,7 +259,7 @@ impl Admission {
             turns.push(Turn::Shed(waiting.ticket, self.shed(reason, now)));
         }
         while !self.queue.is_empty() && self.has_room(now) {
-            let Some(waiting) = self.queue.take_next(now) else {
+            let Some(waiting) = self.queue.take_next(self.burst(), now) else {
                 break;
             };
             let done = now + self.service();
@@ -324,12 +324,10 @@ impl Admission {
         if importance == Importance::High {
             return QUEUE_HIGH;
         }
-        let wait = if !self.is_pressed {
-            QUEUE_BURST.max(SURGE_WAIT * self.service())
-        } else if self.queue.is_standing(now) {
+        let wait = if self.is_pressed && self.is_standing(now) {
             QUEUE_STANDING.max(self.service())
         } else {
-            QUEUE_BURST.max(2 * self.service())
+            self.burst()
         };
         wait + self.wait_for_answer(now)
     }
@@ -344,22 +342,35 @@ impl Admission {
         })
     }
 
+    /// How long a burst lasts.
+    fn burst(&self) -> Duration {
+        QUEUE_BURST.max(BURST_LASTS * self.service())
+    }
+
+    fn is_standing(&self, now: Instant) -> bool {
+        self.queue.is_standing(self.burst(), now)
+    }
+
     /// How long a request takes when nothing queues; zero if nothing is known.
     fn service(&self) -> Duration {
         Duration::try_from_secs_f64(self.load.base().unwrap_or(0.0)).unwrap_or(Duration::ZERO)
     }
 
-    /// Until so many have gone to the program; zero if nothing is known.
+    /// Until so many have gone to the program; zero if nothing is known. It goes as fast as it went of
+    /// late, or as those go that the program works on: it may not have had to be fast.
     #[expect(clippy::cast_precision_loss, reason = "a queue is short")]
     fn expected_wait(&self, ahead: usize) -> Duration {
-        let rate = self.load.rate().filter(|rate| *rate > 0.0);
+        let working = f64::from(self.load.waiting());
+        let within = self.load.calm().map(|calm| working / (PRESSED * calm));
+        let rate = self.load.rate().into_iter().chain(within).reduce(f64::max);
+        let rate = rate.filter(|rate| *rate > 0.0);
         let wait = rate.map_or(0.0, |rate| ahead as f64 / rate);
         Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX)
     }
 
     fn shed(&self, reason: ShedReason, now: Instant) -> Shed {
         let queue = self.expected_wait(self.queue.len());
-        let standing = self.queue.is_standing(now);
+        let standing = self.is_standing(now);
         Shed {
             reason,
             retry_after: if standing {

@@ -315,9 +315,10 @@ impl Attempts {
     }
 
     /// The running try has ended. `escape`: the place that failed is out by now, and the next is
-    /// another that is not hot (see [`crate::Valve::is_escape`]); the first such retry does not draw on
-    /// the budget, nor does any of a request that was turned away, nor one after a try of which nothing
-    /// was sent.
+    /// another that works (see [`crate::Valve::is_escape`]), or no program has seen the request and
+    /// the next has room ([`crate::Decision::relieves`]). The first such retry does not draw on the
+    /// budget, nor does any of what no program has seen, nor one after a try of which nothing was sent
+    /// or whose connection was lost.
     pub fn judge(
         &mut self,
         outcome: Outcome,
@@ -362,9 +363,11 @@ impl Attempts {
     ) -> Option<GiveUp> {
         let surely_unseen =
             !self.end_is_unknown(outcome) && !matches!(outcome, Outcome::Replied { .. });
-        // What was turned away has cost nobody anything: until it has been everywhere, it moves.
-        let is_first = self.sent == 1 || outcome == Outcome::Shed;
-        let is_free = self.is_unsent(outcome) || (escape && is_first);
+        // What no program has seen has cost nobody anything: until it has been everywhere, it moves.
+        let is_unseen = matches!(outcome, Outcome::Shed | Outcome::Refused { .. });
+        let is_escape = escape && (self.sent == 1 || is_unseen);
+        // Of a lost connection, what was on it moves, and nothing is sent there again.
+        let is_free = self.is_unsent(outcome) || outcome == Outcome::Lost || is_escape;
         let must_repeat_body = self.stage != Stage::Uncommitted;
         if outcome == Outcome::Cancelled {
             Some(GiveUp::Cancelled)
@@ -401,10 +404,12 @@ impl Attempts {
             Outcome::ConnectFailed => Failure::Listed(RetryOn::ConnectFailure),
             Outcome::Refused { .. } | Outcome::Shed => Failure::Listed(RetryOn::Refused),
             // Before anything was sent, a broken connection is one that could not be had.
-            Outcome::Reset | Outcome::TimedOut if self.stage == Stage::Uncommitted => {
+            Outcome::Reset | Outcome::Lost | Outcome::TimedOut
+                if self.stage == Stage::Uncommitted =>
+            {
                 Failure::Listed(RetryOn::ConnectFailure)
             }
-            Outcome::Reset | Outcome::TimedOut => Failure::Listed(RetryOn::Reset),
+            Outcome::Reset | Outcome::Lost | Outcome::TimedOut => Failure::Listed(RetryOn::Reset),
             Outcome::Drained | Outcome::Cancelled => Failure::Always,
         }
     }
@@ -412,7 +417,7 @@ impl Attempts {
     fn end_is_unknown(&self, outcome: Outcome) -> bool {
         let cut = matches!(
             outcome,
-            Outcome::Reset | Outcome::TimedOut | Outcome::Cancelled
+            Outcome::Reset | Outcome::Lost | Outcome::TimedOut | Outcome::Cancelled
         );
         cut && self.stage != Stage::Uncommitted
     }

@@ -12,14 +12,18 @@
 //! beyond that a few that break no percentage but of nothing. Who was told that there is too much to
 //! do gets none of those few: a thousand callers with a request a second each are a crowd, too.
 //!
-//! Escapes do not draw on it. When a cluster dies, everything in flight to it fails at one instant,
+//! What moves does not draw on it. When a cluster dies, everything in flight to it fails at one instant,
 //! which can be more than any percentage, although nothing is amplified: each of these requests
-//! reaches a living cluster once. A retry is an escape if it is the first of its request, the place
-//! that failed is *out* by now (breaker open, or workload ejected), and the next is another place
-//! that is not hot. This is bounded without a number: what is out gets one probe at a time, so only
-//! what was in flight when it went out can escape; and when every place is in trouble, all are hot
-//! and there is no escape. So is a retry of a request that a cluster has turned away, if another has
-//! room: no program has seen it, and what has room does not have it twice.
+//! reaches a living cluster once. There are three such retries.
+//!
+//! - The connection was lost: nothing more can be sent on it, so only what was on it moves, wherever
+//!   that is, once.
+//! - An escape: it is the first retry of its request, the place that failed is *out* by now (breaker
+//!   open, or workload ejected), and the next is another place that works. This is bounded without a
+//!   number, too: what is out gets one probe at a time, so only what was in flight when it went out
+//!   can escape; and when every place is in trouble, there is no escape.
+//! - No program has seen the request, as it was turned away or the program was not there, and the next
+//!   place has room: that place does not have it twice.
 
 use std::time::Instant;
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use isthmus_model::ClusterName;
 
+use crate::constants::FULL;
 use crate::draw;
 
 /// What facts say about one cluster's part of a (service, port, subset).
@@ -113,7 +114,8 @@ pub enum Reason {
     },
     /// The request has failed in every one that is not hot; this is the nearest of them.
     AllFailed,
-    /// Every one is hot; this is the nearest (of those with a healthy workload, if any has one).
+    /// Every one is hot; this is the nearest (of those with a healthy workload, if any has one), or the
+    /// quickest of those that work, if the nearest does not.
     AllHot,
     /// None chosen: no cluster is known to run it.
     Unknown,
@@ -224,8 +226,13 @@ impl Decision {
     /// Does it lead a request that `failed` has turned away to another cluster that has room? No program
     /// has seen it, so it is moved and adds no load.
     pub fn relieves(&self, failed: &ClusterName) -> bool {
-        self.chosen()
-            .is_some_and(|to| to.share.cluster != *failed && to.usable())
+        let elsewhere = |to: &Considered| to.share.cluster != *failed;
+        self.has_room() && self.chosen().is_some_and(elsewhere)
+    }
+
+    /// Does it lead to a cluster that works and has room?
+    pub fn has_room(&self) -> bool {
+        self.chosen().is_some_and(Considered::has_room)
     }
 
     /// When a request might be served again, if every cluster that may serve is left alone for a time that
@@ -289,8 +296,19 @@ impl Considered {
         self.share.most.is_some_and(|most| self.in_flight >= most)
     }
 
+    /// Nothing says that it fails; it may have enough to do.
+    pub fn works(&self) -> bool {
+        self.hot.is_none_or(Hot::is_busy)
+    }
+
     fn usable(&self) -> bool {
         self.hot.is_none() && !self.avoided
+    }
+
+    /// It is usable; or so busy that guests had better leave it alone, and not as busy as it can be.
+    fn has_room(&self) -> bool {
+        let not_full = matches!(self.hot, Some(Hot::Full { utilisation }) if utilisation < FULL);
+        self.usable() || (not_full && !self.avoided)
     }
 }
 
@@ -365,15 +383,16 @@ fn why(chosen: &Considered, candidates: &[Considered]) -> Reason {
     }
 }
 
-/// None is usable. One that is only busy may still take a request that nobody else has taken; and
-/// better one that is not hot, even if the request has failed there, than any other.
+/// None is usable. One that is only busy may still take a request that nobody else has taken, or whose
+/// nearest cluster does not work; and better one that is not hot, even if the request has failed there,
+/// than any other.
 fn last_resort<'c>(
     candidates: &'c [Considered],
     nearest: &'c Considered,
 ) -> (&'c Considered, Reason) {
     let running = || candidates.iter().filter(|c| c.runs());
     let untried = |c: &&Considered| !c.avoided && c.hot.is_some_and(Hot::is_busy);
-    if candidates.iter().any(|c| c.avoided)
+    if (candidates.iter().any(|c| c.avoided) || !nearest.works())
         && let Some(busy) = running()
             .filter(untried)
             .min_by_key(|c| (c.predicted, c.rank))

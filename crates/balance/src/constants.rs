@@ -149,8 +149,12 @@ pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 pub const ASK_LONGEST: Duration = Duration::from_mins(1);
 
 /// How long a queue at a workload may last before it counts as a standing one, and how long a request
-/// may wait in a burst; in a standing queue. A request may always wait for one that is served.
+/// may wait in a burst, at least; where requests take long, so many times as long as one takes: at nine
+/// tenths of its capacity a program of few workers has a queue for longer than that now and then.
 pub const QUEUE_BURST: Duration = Duration::from_millis(100);
+pub const BURST_LASTS: u32 = 3;
+
+/// How long one may wait in a standing queue. A request may always wait for one that is served.
 pub const QUEUE_STANDING: Duration = Duration::from_millis(10);
 
 /// How long a request may wait whose caller has time: a fifth of what is left to it beyond
@@ -170,9 +174,7 @@ pub const STRETCH: f64 = 1.5;
 pub const SURGE_LEAST: f64 = 16.0;
 pub const SURGE_KEPT: Duration = Duration::from_mins(5);
 
-/// How many times as long as a request takes one may wait for a program to show what it can do: it has
-/// ten times as many by then. And how many may.
-pub const SURGE_WAIT: u32 = 4;
+/// How many may wait for a program to show what it can do.
 pub const QUEUE_UNPROVEN: usize = 200;
 
 /// Bounds of how many may wait: enough for a burst at a small workload, and not too much memory.

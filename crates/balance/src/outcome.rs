@@ -14,8 +14,11 @@ pub enum Outcome {
     /// The connection was closing and the request was beyond the last one it took (GOAWAY): no
     /// program saw it, and nobody is to blame.
     Drained,
-    /// The connection ended, or was found dead, before the reply was complete.
+    /// The far side cut it off before the reply was complete.
     Reset,
+    /// The connection ended, or was found dead, before the reply was complete: the place is gone, and
+    /// nothing else can be sent there on it.
+    Lost,
     /// The time of the try, or of the whole request, is over.
     TimedOut,
     /// The application that asked went away.
@@ -41,9 +44,11 @@ impl Outcome {
                 ..
             } => Evidence::Failure,
             Self::Replied { .. } => Evidence::Success,
-            Self::ConnectFailed | Self::Refused { .. } | Self::Reset | Self::TimedOut => {
-                Evidence::Failure
-            }
+            Self::ConnectFailed
+            | Self::Refused { .. }
+            | Self::Reset
+            | Self::Lost
+            | Self::TimedOut => Evidence::Failure,
             // Who is busy is not broken: where to go next is the limits' business.
             Self::Drained | Self::Shed | Self::Cancelled => Evidence::Neutral,
         }
@@ -77,6 +82,7 @@ mod tests {
                 Evidence::Failure,
             ),
             (Outcome::Reset, Evidence::Failure),
+            (Outcome::Lost, Evidence::Failure),
             (Outcome::TimedOut, Evidence::Failure),
             (Outcome::Drained, Evidence::Neutral),
             (Outcome::Shed, Evidence::Neutral),

@@ -183,7 +183,7 @@ impl Valve {
     }
 
     /// Is going from `failed` to what `next` chose an escape from a dead cluster to a living one? Its
-    /// breaker is open, and the next is another and not hot. Such a retry moves a request and adds
+    /// breaker is open, and the next is another that works. Such a retry moves a request and adds
     /// no load: see [`crate::Budget`].
     pub fn is_escape(&self, failed: &ClusterName, next: &Decision, now: Instant) -> bool {
         let out = self
@@ -191,7 +191,7 @@ impl Valve {
             .get(failed)
             .is_some_and(|state| state.breaker.gate(now) != Gate::Closed);
         let to = next.chosen();
-        out && to.is_some_and(|to| to.share.cluster != *failed && to.hot.is_none())
+        out && to.is_some_and(|to| to.share.cluster != *failed && to.works())
     }
 
     fn consider(

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use isthmus_authz::Permit;
 use isthmus_balance::{
-    Barred, Budget, ClusterShare, Decision, Endpoints, Hedgeable, Hedging, Inbound, Valve,
-    WorkloadView,
+    Barred, Budget, ClusterShare, Considered, Decision, Endpoints, Hedgeable, Hedging, Inbound,
+    Valve, WorkloadView,
 };
 use isthmus_model::{
     Algorithm, AppProtocol, ClusterName, Handle, Health, LocalityOrder, Percent, ServiceName,
@@ -465,8 +465,8 @@ impl Destination {
             let group = state.groups.get(failed);
             group.is_some_and(|group| group.endpoints.is_ejected(handle, now))
         };
-        let escapes_workload = workload.is_some_and(ejected)
-            && next.chosen().is_some_and(|chosen| chosen.hot.is_none());
+        let escapes_workload =
+            workload.is_some_and(ejected) && next.chosen().is_some_and(Considered::works);
         state.valve.is_escape(failed, next, now) || escapes_workload
     }
 }

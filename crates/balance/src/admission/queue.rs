@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::Ticket;
-use crate::constants::{QUEUE_BURST, QUEUE_HIGH};
+use crate::constants::QUEUE_HIGH;
 
 /// How many ranks there are.
 const RANKS: usize = 6;
@@ -54,9 +54,9 @@ impl Queue {
         self.since
     }
 
-    /// It has not been empty for longer than a burst takes.
-    pub(super) fn is_standing(&self, now: Instant) -> bool {
-        lasts(self.since, QUEUE_BURST, now)
+    /// It has not been empty for longer than a `burst` takes.
+    pub(super) fn is_standing(&self, burst: Duration, now: Instant) -> bool {
+        lasts(self.since, burst, now)
     }
 
     /// Has one of those that matter most waited for long, so that it cannot wait for what a lowered limit
@@ -111,13 +111,13 @@ impl Queue {
     /// The next to be served: of the lowest rank the oldest, or the newest of a standing queue. What
     /// matters most is judged for itself and later: as long as all of it can be served, none is left for
     /// one that came after it.
-    pub(super) fn take_next(&mut self, now: Instant) -> Option<Waiting> {
+    pub(super) fn take_next(&mut self, burst: Duration, now: Instant) -> Option<Waiting> {
         let (rank, oldest) = *self.waiting.keys().next()?;
         let newest = || self.waiting.range(..(rank + 1, Ticket(0))).next_back();
         let stands = if rank <= HIGH {
             lasts(self.high_since, QUEUE_HIGH, now)
         } else {
-            self.is_standing(now)
+            self.is_standing(burst, now)
         };
         let ticket = if stands {
             newest().map_or(oldest, |((_, ticket), _)| *ticket)

@@ -256,3 +256,26 @@ fn who_has_time_waits_for_a_batch_to_be_worked_off() {
         assert!(matches!(hurried, Arrival::Shed(_)), "{hurried:?}");
     }
 }
+
+/// As when a cluster dies: all that was on its way there is here at once.
+#[test]
+fn a_crowd_that_comes_to_an_idle_workload_waits_for_its_program() {
+    let now = Instant::now();
+    let mut admission = Admission::default();
+    // For two minutes there is hardly anything to do, so hardly anything is known.
+    for second in 0..120 {
+        let at = now + 1000 * MS * second;
+        let Arrival::Admitted(admitted) = admission.arrive(Importance::Normal, 0, None, at) else {
+            panic!("there is room");
+        };
+        let _turns = admission.finish(admitted, Served::Replied, at + 5 * MS);
+    }
+    let at = now + 120_000 * MS;
+    for number in 0..300 {
+        let arrival = admission.arrive(Importance::Normal, 1, Some(14_000 * MS), at);
+        assert!(
+            !matches!(arrival, Arrival::Shed(_)),
+            "{number}: {arrival:?}"
+        );
+    }
+}

@@ -130,6 +130,7 @@ fn what_may_be_tried_again() {
         ("GET", "connecting", Outcome::ConnectFailed, "retry"),
         ("POST", "connecting", Outcome::ConnectFailed, "retry"),
         ("POST", "connecting", Outcome::Reset, "retry"),
+        ("POST", "connecting", Outcome::Lost, "retry"),
         ("POST", "connecting", Outcome::TimedOut, "retry"),
         ("POST", "connecting", Outcome::Drained, "retry"),
         ("POST", "sent", REFUSED, "retry"),
@@ -138,6 +139,7 @@ fn what_may_be_tried_again() {
         ("PUT", "streamed", Outcome::Drained, "body-not-held"),
         // Perhaps executed: only idempotent ones, with their body.
         ("GET", "sent", Outcome::Reset, "retry"),
+        ("GET", "sent", Outcome::Lost, "retry"),
         ("HEAD", "sent", Outcome::Reset, "retry"),
         ("OPTIONS", "sent", Outcome::Reset, "retry"),
         ("TRACE", "sent", Outcome::Reset, "retry"),
@@ -145,6 +147,7 @@ fn what_may_be_tried_again() {
         ("DELETE", "sent", Outcome::TimedOut, "retry"),
         ("PUT", "streamed", Outcome::Reset, "body-not-held?"),
         ("POST", "sent", Outcome::Reset, "maybe-executed?"),
+        ("POST", "sent", Outcome::Lost, "maybe-executed?"),
         ("POST", "sent", Outcome::TimedOut, "maybe-executed?"),
         ("PATCH", "sent", Outcome::Reset, "maybe-executed?"),
         ("CONNECT", "sent", Outcome::Reset, "maybe-executed?"),
@@ -357,11 +360,24 @@ fn a_first_escape_costs_nothing_and_a_second_does() {
         );
     }
     // What nobody has worked on may go on to whoever has room.
+    for unseen in [Outcome::Shed, REFUSED] {
+        let mut attempts = Attempts::new(&settings, "GET", None, now);
+        for (escape, expect) in [(true, "retry"), (true, "retry"), (false, "attempts-spent")] {
+            attempts.begin(now);
+            let _sent = attempts.commit();
+            let verdict = attempts.judge(unseen, escape, &mut budget, now);
+            assert_eq!(show(verdict), expect, "{unseen:?}");
+        }
+        let mut attempts = Attempts::new(&settings, "GET", None, now);
+        let end = run_out(&mut attempts, unseen, &mut budget, now);
+        assert_eq!(end, "budget-spent", "{unseen:?}");
+    }
+    // A connection that is lost takes nothing more: what was on it moves, wherever it can.
     let mut attempts = Attempts::new(&settings, "GET", None, now);
-    for (escape, expect) in [(true, "retry"), (true, "retry"), (false, "attempts-spent")] {
+    for expect in ["retry", "retry", "attempts-spent?"] {
         attempts.begin(now);
         let _sent = attempts.commit();
-        let verdict = attempts.judge(Outcome::Shed, escape, &mut budget, now);
+        let verdict = attempts.judge(Outcome::Lost, false, &mut budget, now);
         assert_eq!(show(verdict), expect);
     }
     // It leaves the budget as it is.
@@ -495,7 +511,7 @@ proptest! {
     #[test]
     fn nothing_is_executed_twice_that_must_not_be(
         post in any::<bool>(), retries in 0u32..5,
-        ends in proptest::collection::vec((0u8..7, any::<bool>(), any::<bool>()), 1..12),
+        ends in proptest::collection::vec((0u8..8, any::<bool>(), any::<bool>()), 1..12),
     ) {
         let now = Instant::now();
         let mut settings = TrafficSettings::default();
@@ -516,9 +532,10 @@ proptest! {
                 3 => Outcome::Reset,
                 4 => Outcome::TimedOut,
                 5 => replied(503),
-                _ => Outcome::Cancelled,
+                6 => Outcome::Cancelled,
+                _ => Outcome::Lost,
             };
-            unknown |= sent && matches!(end, 3 | 4 | 6);
+            unknown |= sent && matches!(end, 3 | 4 | 6 | 7);
             let verdict = attempts.judge(outcome, escape, &mut budget, now);
             let nothing_sent = matches!(end, 0 | 2) || (!sent && end != 5);
             handed_out += u32::from(!nothing_sent);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::constants::{BREAKER_OPEN, EVIDENCE, SLOW_START, SLOW_START_FLOOR, STALE_AFTER};
-use crate::outcome::Outcome;
+use crate::outcome::{Evidence, Outcome};
 use crate::valve::Valve;
 use proptest::prelude::*;
 use std::time::Instant;
@@ -105,6 +105,27 @@ fn a_cluster_with_room_relieves_one_that_has_none() {
             expect,
             "{text} {broken:?} {avoid:?}"
         );
+    }
+}
+
+#[test]
+fn guests_that_were_turned_away_elsewhere_find_what_room_there_is() {
+    let text = "us 2/2 here, eu 1/1 140ms";
+    for (told, hot, expect) in [
+        (0.5, None, true),
+        // Too busy for guests to come by themselves, and not as busy as it can be.
+        (0.9, Some("full"), true),
+        (1.0, Some("full"), false),
+    ] {
+        let (mut valve, now) = (Valve::default(), Instant::now());
+        valve.observe(&shares(text), now);
+        valve.assume(&name("eu"), 2.0);
+        let mut begun: Vec<_> = (0..8).map(|_| valve.begin(&name("eu"), now)).collect();
+        valve.replied(&mut begun[0], Evidence::Success, Some(told), now);
+        let next = valve.pick_cluster(&shares(text), &[name("us")], now, 0);
+        let eu = next.chosen().unwrap();
+        assert_eq!((eu.share.cluster.as_str(), eu.why_not()), ("eu", hot));
+        assert_eq!(next.relieves(&name("us")), expect, "{told}");
     }
 }
 
@@ -244,6 +265,12 @@ fn what_waits_above_the_limit_spills_while_it_is_pressed() {
         let decision = valve.pick_cluster(&shares(more), &avoid, silent, 0);
         assert_eq!(show(&decision), expect, "{avoid:?}");
     }
+    // Where nothing works, there is nothing to stay for; and to flee to one that is busy is an escape.
+    let mut broken = valve.clone();
+    fail(&mut broken, "us", 5, silent);
+    let decision = pick(&broken, silent);
+    assert_eq!(show(&decision), "eu all-hot");
+    assert!(broken.is_escape(&name("us"), &decision, silent));
     for try_ in there {
         valve.finish(try_, Outcome::Cancelled, silent);
     }

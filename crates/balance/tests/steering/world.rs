@@ -287,7 +287,7 @@ impl World {
                 let turns = place.admission.on_timeout(now);
                 self.take(cluster, workload, turns);
             }
-            Event::Broken(id) => self.end(id, Outcome::Reset),
+            Event::Broken(id) => self.end(id, Outcome::Lost),
             Event::NotConnected(id) => self.end(id, Outcome::ConnectFailed),
             Event::TimedOut(id) => self.end(id, Outcome::TimedOut),
             Event::Down => {

@@ -453,7 +453,7 @@ impl World {
             .filter_map(|(id, running)| there(running).then_some(*id))
             .collect();
         for id in broken {
-            self.end(id, Outcome::Reset);
+            self.end(id, Outcome::Lost);
         }
     }
 

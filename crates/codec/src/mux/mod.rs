@@ -175,6 +175,9 @@ pub enum Event {
     },
     /// The stream is no more, in both directions.
     Reset { stream: StreamId, code: ResetCode },
+    /// The connection is no more, and the stream with it. Of one that was opened here, the peer may
+    /// have got all that was transmitted.
+    Lost { stream: StreamId },
     /// The stream is no more, in both directions, and what came on it is to be dropped: nobody has read
     /// it for a while, and all of the credit that there is stands still with it and its like. It may
     /// have `Ended` before.

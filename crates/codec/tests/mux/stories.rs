@@ -441,15 +441,13 @@ fn what_a_lost_connection_means_for_its_streams() {
     let unsent = pair.dialler.connection.open(&tcp(), false).unwrap();
     pair.dialler.connection.lost();
     pair.listener.connection.lost();
-    let expect = [
-        (sent.number(), ResetCode::MaybeExecuted),
-        (unsent.number(), ResetCode::Refused),
-    ];
-    assert_eq!(resets(&pair.dialler.events()), expect);
-    assert_eq!(
-        resets(&pair.listener.events()),
-        [(sent.number(), ResetCode::Cancelled)]
-    );
+    let lost = Event::Lost { stream: sent };
+    let refused = Event::Reset {
+        stream: unsent,
+        code: ResetCode::Refused,
+    };
+    assert_eq!(pair.dialler.events(), [lost.clone(), refused]);
+    assert_eq!(pair.listener.events(), [lost]);
     assert_eq!(pair.dialler.connection.can_open(), Err(CannotOpen::Failed));
     assert!(pair.dialler.connection.is_drained());
     assert_eq!(pair.dialler.connection.next_timeout(), None);

@@ -126,7 +126,9 @@ impl End {
                     let count = usize::try_from(count).expect("it was a length");
                     self.connection.consumed(stream, count);
                 }
-                Event::Reset { stream, .. } => self.connection.stop(stream),
+                Event::Reset { stream, .. } | Event::Lost { stream } => {
+                    self.connection.stop(stream)
+                }
                 Event::Ended { stream, .. } => {
                     // The half may have ended before, or the stream have been reset.
                     let _ = self.connection.finish(stream, None);

@@ -171,7 +171,7 @@ impl Pair {
         for end in &mut self.ends {
             while let Some(event) = end.connection.poll_event() {
                 end.watch.take(&event);
-                if let Event::Reset { stream, .. } = &event {
+                if let Event::Reset { stream, .. } | Event::Lost { stream } = &event {
                     // What had arrived of it is dropped, and the machine is told so.
                     end.connection.stop(*stream);
                 }

@@ -118,7 +118,7 @@ impl Watch {
                 assert!(seen.replied);
                 seen.ended = true;
             }
-            Event::Reset { stream, .. } => {
+            Event::Reset { stream, .. } | Event::Lost { stream } => {
                 let seen = self
                     .streams
                     .get_mut(stream)

@@ -351,6 +351,10 @@ impl Link {
                     slot.failed = Some(StreamError::Reset(code));
                     slot.wake();
                 }),
+                Event::Lost { stream } => shared.slot(stream, |slot| {
+                    slot.failed = Some(StreamError::Lost);
+                    slot.wake();
+                }),
                 Event::Unread { stream } => shared.slot(stream, |slot| {
                     slot.arrived.clear();
                     slot.got_end = false;
@@ -510,7 +514,7 @@ mod tests {
             tokio::task::yield_now().await;
             drop(peer);
             let lost = stream.receive().await.unwrap_err();
-            assert_eq!(lost, StreamError::Reset(ResetCode::MaybeExecuted));
+            assert_eq!(lost, StreamError::Lost);
 
             let (a, b) = pair(64_000);
             let stream = a.open(&open(), false).unwrap();

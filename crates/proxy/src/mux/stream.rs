@@ -40,6 +40,8 @@ pub(crate) enum Item {
 pub(crate) enum StreamError {
     #[error("the far side reset the stream: {0}")]
     Reset(ResetCode),
+    #[error("the connection was lost")]
+    Lost,
     /// Dropped here, so that those who read have room.
     #[error("what came was not read while others needed the room")]
     Unread,

@@ -131,7 +131,12 @@ impl<'r> Settle<'r> {
         let escape = consider(self.destination, self.decided, avoided, now).is_ok_and(|next| {
             let failed = place.cluster.as_ref();
             failed.is_some_and(|failed| {
-                let relief = outcome == Outcome::Shed && next.relieves(failed);
+                let relief = match outcome {
+                    Outcome::Shed => next.relieves(failed),
+                    // Its program is not there: its sibling's may be.
+                    Outcome::Refused { .. } => next.has_room(),
+                    _ => false,
+                };
                 let workload = place.workload.as_ref();
                 relief || self.destination.is_escape(failed, workload, &next, now)
             })
@@ -259,6 +264,7 @@ pub(super) fn stream_failed(error: StreamError, link: &Link) -> Failed {
         },
         StreamError::Reset(ResetCode::Overloaded) => Outcome::Shed,
         StreamError::Reset(ResetCode::Timeout) => Outcome::TimedOut,
+        StreamError::Lost => Outcome::Lost,
         StreamError::Unread => Outcome::Cancelled,
         StreamError::Reset(_) | StreamError::Unsendable(_) | StreamError::Gone => Outcome::Reset,
     };

@@ -369,7 +369,7 @@ impl Connection {
     }
 
     /// Pings a silent peer. Errors: the peer has not answered in time; the connection is dead, and
-    /// its streams come as `Reset`.
+    /// its streams come as `Lost`.
     pub fn on_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
         if let Some(error) = &self.error {
             return Err(error.clone());
@@ -385,9 +385,8 @@ impl Connection {
         }
     }
 
-    /// The byte stream is gone. Every open stream comes as `Reset`: with [`ResetCode::Refused`] if
-    /// its `Open` was never transmitted, else with [`ResetCode::MaybeExecuted`], or `Cancelled` if
-    /// the peer had opened it.
+    /// The byte stream is gone. Every open stream comes as `Lost`, or, if its `Open` was never
+    /// transmitted, as `Reset` with [`ResetCode::Refused`].
     pub fn lost(&mut self) {
         if self.error.is_none() {
             self.fail(ConnectionError::Lost);
@@ -398,12 +397,13 @@ impl Connection {
     fn fail(&mut self, error: ConnectionError) -> ConnectionError {
         self.error = Some(error.clone());
         for (stream, state) in std::mem::take(&mut self.streams) {
-            let code = match (stream.is_of(self.side), state.send.head) {
-                (true, Some(_)) => ResetCode::Refused,
-                (true, None) => ResetCode::MaybeExecuted,
-                (false, _) => ResetCode::Cancelled,
-            };
-            self.events.push_back(Event::Reset { stream, code });
+            let is_unsent = stream.is_of(self.side) && state.send.head.is_some();
+            self.events.push_back(if is_unsent {
+                let code = ResetCode::Refused;
+                Event::Reset { stream, code }
+            } else {
+                Event::Lost { stream }
+            });
         }
         self.queued = 0;
         self.count_held();
