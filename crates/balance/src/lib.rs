@@ -40,5 +40,5 @@ pub use choice::{Barred, ClusterShare, Considered, Decision, Hot, Possible, Reas
 pub use endpoints::{Endpoints, Picked, WorkloadReason, WorkloadView};
 pub use hedge::{Hedgeable, Hedging, NoHedge};
 pub use outcome::{Evidence, Outcome};
-pub use outlier::{Cause, Ejection};
+pub use outlier::{Cause, Ejection, is_much_slower};
 pub use valve::{ClusterTry, Valve};

@@ -125,14 +125,23 @@ impl Record {
             .collect();
         means.sort_by(f64::total_cmp);
         let (own, typical) = (self.mean()?, *means.get(means.len() / 2)?);
-        let far = (GREY_TIMES * typical).max(typical + GREY_MARGIN.as_secs_f64());
-        (own > far).then_some(Cause::Latency)
+        is_far(own, typical).then_some(Cause::Latency)
     }
 
     /// Seconds of a good reply; `None`: too few.
     fn mean(self) -> Option<f64> {
         (self.replies >= GREY_SAMPLES).then(|| self.seconds / self.replies)
     }
+}
+
+/// Does this one take so much longer than is typical of its siblings that it should be left?
+pub fn is_much_slower(own: Duration, typical: Duration) -> bool {
+    is_far(own.as_secs_f64(), typical.as_secs_f64())
+}
+
+/// The same in seconds.
+fn is_far(own: f64, typical: f64) -> bool {
+    own > (GREY_TIMES * typical).max(typical + GREY_MARGIN.as_secs_f64())
 }
 
 impl Outlier {

@@ -52,6 +52,11 @@ impl Links {
         self.keep(|standing| !standing.link.is_leaving());
     }
 
+    /// Of the quickest that stands, if it is known of any.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.standing().filter_map(Link::round_trip).min()
+    }
+
     /// Does none stand?
     pub(crate) fn is_empty(&self) -> bool {
         self.standing().next().is_none()

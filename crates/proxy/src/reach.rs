@@ -5,7 +5,7 @@
 //! an outer session with a gateway, which copies it unread. Links are kept and shared; who dials a
 //! peer that others are dialling waits for the same result. Chooses no workload and no cluster.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -22,18 +22,20 @@ use isthmus_telemetry::{Metrics, RefusalReason};
 use isthmus_wire::ClusterView;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::links::Links;
 use crate::mux::{Item, Link, Pipe, StreamError};
 use crate::refusal::Refusal;
 use crate::sessions::{Rule, Sessions};
 use crate::tls::{Me, TlsError};
 
-/// Who has just failed is not dialled again for this long: the next request goes elsewhere at once
-/// instead of waiting for the same timeout.
-pub(crate) const AFTER_FAILURE: Duration = Duration::from_millis(500);
+mod gateways;
+mod way;
+
+use gateways::Gateways;
+pub(crate) use way::AFTER_FAILURE;
+use way::Way;
+
 /// Proxies that a tunnel may pass behind the first gateway.
 const HOP_LIMIT: u8 = 0;
 
@@ -44,9 +46,7 @@ pub(crate) struct Reach {
     sessions: Rc<Sessions>,
     memory: MemoryBudget,
     workloads: RefCell<HashMap<Handle, Rc<Way>>>,
-    gateways: RefCell<HashMap<SocketAddr, Rc<Way>>>,
-    /// Takes turns among gateways.
-    turn: Cell<usize>,
+    gateways: Rc<Gateways>,
 }
 
 /// A way into one workload of another cluster.
@@ -123,8 +123,7 @@ impl Reach {
             sessions,
             memory,
             workloads: RefCell::default(),
-            gateways: RefCell::default(),
-            turn: Cell::new(0),
+            gateways: Rc::default(),
         }
     }
 
@@ -163,7 +162,7 @@ impl Reach {
     ) -> Result<Tunnel, Unreachable> {
         let name = &cluster.cluster.name;
         let mut last = Unreachable::NoGateway(name.clone());
-        for gateway in self.gateways_in_turn(cluster) {
+        for gateway in self.gateways.in_turn(cluster) {
             let open = TunnelOpen {
                 cluster: name.clone(),
                 service: service.name.clone(),
@@ -229,7 +228,7 @@ impl Reach {
         cluster: &ClusterName,
         limit: Duration,
     ) -> Result<Link, Unreachable> {
-        let way = way(&self.gateways, &address);
+        let way = self.gateways.way(cluster, address);
         way.link(within(address, limit, async {
             let socket = self.dial(address).await?;
             let name = gateway_server_name(cluster);
@@ -243,6 +242,8 @@ impl Reach {
             let link = Link::start(session, Side::Dialler, Settings::default(), &self.memory);
             self.sessions
                 .watch(&link, proven, Rule::Gateway(cluster.clone()));
+            let gateways = Rc::clone(&self.gateways);
+            tokio::task::spawn_local(gateways.watch(cluster.clone(), address, link.clone()));
             Ok(link)
         }))
         .await
@@ -297,53 +298,27 @@ impl Reach {
         Unreachable::NotVerified(address, error.to_string())
     }
 
-    /// Healthy gateways, a different one first each time, then the others as a last resort.
-    fn gateways_in_turn<'c>(&self, cluster: &'c ClusterView) -> impl Iterator<Item = &'c Gateway> {
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
-        let healthy: Vec<_> = cluster
-            .gateways
-            .iter()
-            .filter(|gateway| gateway.healthy)
-            .collect();
-        let others = cluster.gateways.iter().filter(|gateway| !gateway.healthy);
-        let first = turn.checked_rem(healthy.len()).unwrap_or(0);
-        let (before, from) = healthy.split_at(first);
-        from.iter()
-            .chain(before)
-            .copied()
-            .chain(others)
-            .collect::<Vec<_>>()
-            .into_iter()
-    }
-
     /// Closes links that nobody has used for `idle`, and forgets ways that lead nowhere.
     pub(crate) fn tidy(&self, idle: Duration, now: Instant) {
         self.workloads
             .borrow_mut()
             .retain(|_, way| way.tidy(idle, now));
-        self.gateways
-            .borrow_mut()
-            .retain(|_, way| way.tidy(idle, now));
+        self.gateways.tidy(idle, now);
     }
 
     /// No new streams on any link; those that run may finish.
     pub(crate) fn drain(&self) {
-        for way in self
-            .workloads
-            .borrow()
-            .values()
-            .chain(self.gateways.borrow().values())
-        {
-            way.links.borrow().drain();
-        }
+        self.workloads.borrow().values().for_each(|way| way.drain());
+        self.gateways.drain();
     }
 }
 
-/// A gateway that leaves cuts its tunnels in the end: what is new takes another way by then.
+/// A gateway that leaves cuts its tunnels in the end: what is new takes another way by then. One that
+/// is shunned does not, and yet there is a better way.
 async fn leave_with(outer: Link, tunnel: Link) {
     tokio::select! {
         () = outer.left() => tunnel.drain(),
+        () = outer.shunned() => tunnel.drain(),
         () = tunnel.left() => {}
     }
 }
@@ -368,107 +343,4 @@ async fn within<T>(
     timeout(limit, work)
         .await
         .unwrap_or(Err(Unreachable::Timeout(address, limit)))
-}
-
-/// A peer that may be connected, being dialled, or just failed.
-#[derive(Default)]
-struct Way {
-    links: RefCell<Links>,
-    failed: RefCell<Option<(Instant, Unreachable)>>,
-    dialling: Mutex<()>,
-}
-
-impl Way {
-    /// A link that stands and has room, or what `dial` makes; one dials, the others wait.
-    async fn link(
-        &self,
-        dial: impl Future<Output = Result<Link, Unreachable>>,
-    ) -> Result<Link, Unreachable> {
-        if let Some(known) = self.known() {
-            return known;
-        }
-        let _turn = self.dialling.lock().await;
-        if let Some(known) = self.known() {
-            return known;
-        }
-        let dialled = dial.await;
-        match &dialled {
-            Ok(link) => self.links.borrow_mut().add(link.clone(), Instant::now()),
-            Err(error) => *self.failed.borrow_mut() = Some((Instant::now(), error.clone())),
-        }
-        dialled
-    }
-
-    fn known(&self) -> Option<Result<Link, Unreachable>> {
-        let links = self.links.borrow();
-        if !links.wants_more() {
-            return links.pick().cloned().map(Ok);
-        }
-        match &*self.failed.borrow() {
-            Some((at, error)) if at.elapsed() < AFTER_FAILURE => {
-                // One that is full is better than none.
-                Some(links.pick().cloned().ok_or_else(|| error.clone()))
-            }
-            _ => None,
-        }
-    }
-
-    /// False when there is nothing to keep.
-    fn tidy(&self, idle: Duration, now: Instant) -> bool {
-        let mut links = self.links.borrow_mut();
-        links.tidy(idle, Duration::MAX, now);
-        !links.is_empty() || self.dialling.try_lock().is_err()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use isthmus_codec::message::{Context, TcpOpen};
-    use isthmus_codec::mux::LEAST_STREAMS;
-
-    use super::*;
-    use crate::mux::Stream;
-    use crate::testing::run;
-
-    /// A link whose peer has not said yet how many streams it takes, and `count` streams.
-    fn link_with(count: u32) -> (Link, Vec<Stream>, tokio::io::DuplexStream) {
-        let (io, peer) = tokio::io::duplex(1_000);
-        let link = Link::start(
-            io,
-            Side::Dialler,
-            Settings::default(),
-            &crate::testing::plenty(),
-        );
-        let open = Open::Tcp(TcpOpen {
-            service: isthmus_model::ServiceName::new("shop", "cart").unwrap(),
-            port: 80,
-            context: Context::default(),
-        });
-        let open = || link.open(&open, false).unwrap();
-        let streams = (0..count).map(|_| open()).collect();
-        (link, streams, peer)
-    }
-
-    #[test]
-    fn a_full_link_is_kept_and_one_that_leaves_is_replaced() {
-        run(async {
-            let (first, _streams, _peer) = link_with(LEAST_STREAMS);
-            let (second, _more_streams, _other_peer) = link_with(1);
-            let way = Way::default();
-            let dial = async |link: &Link| {
-                let link = link.clone();
-                way.link(async { Ok(link) }).await.unwrap()
-            };
-            dial(&first).await;
-            // Full: whoever comes next waits for a place on it, and dials no second connection.
-            assert!(dial(&second).await.is_same(&first));
-            way.tidy(Duration::from_secs(90), Instant::now());
-            assert!(!first.is_leaving());
-
-            first.drain();
-            assert!(dial(&second).await.is_same(&second));
-            way.tidy(Duration::from_secs(90), Instant::now());
-            assert!(!second.is_leaving());
-        });
-    }
 }

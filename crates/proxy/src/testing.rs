@@ -377,7 +377,7 @@ pub(crate) fn cluster(name: &str) -> ClusterName {
     ClusterName::new(name).unwrap()
 }
 
-fn view_of(name: &ClusterName, gateway: Option<SocketAddr>) -> ClusterView {
+pub(crate) fn view_of(name: &ClusterName, gateway: Option<SocketAddr>) -> ClusterView {
     ClusterView {
         cluster: Cluster {
             name: name.clone(),

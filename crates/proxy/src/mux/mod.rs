@@ -7,6 +7,7 @@
 
 mod driver;
 mod pipe;
+mod round_trips;
 mod stream;
 
 use std::cell::RefCell;
@@ -15,7 +16,7 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use isthmus_codec::memory::MemoryBudget;
 use isthmus_codec::message::Open;
@@ -27,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
 use self::driver::Driver;
+use self::round_trips::RoundTrips;
 use self::stream::{Body, MOST_INTERIMS, Slot};
 
 pub(crate) use self::pipe::Pipe;
@@ -50,6 +52,9 @@ struct Shared {
     openers: Vec<Waker>,
     /// One of the two leaves.
     left: Rc<Notify>,
+    /// There is a better way than this connection.
+    shunned: Rc<Notify>,
+    round_trips: RoundTrips,
     /// The task that owns the byte stream.
     driver: Option<Waker>,
     closed: Option<Closed>,
@@ -86,6 +91,8 @@ impl Link {
             acceptor: None,
             openers: Vec::new(),
             left: Rc::default(),
+            shunned: Rc::default(),
+            round_trips: RoundTrips::default(),
             driver: None,
             closed: None,
             idle_since: Some(now),
@@ -206,6 +213,35 @@ impl Link {
             }
             notified.await;
         }
+    }
+
+    /// Asks for the round trip, unless that is being done.
+    pub(crate) fn ping(&self) {
+        let mut shared = self.0.borrow_mut();
+        shared.machine.ping(Instant::now());
+        shared.wake_driver();
+    }
+
+    /// What a ping took of late, as far as one of them can tell: see [`RoundTrips`].
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.0.borrow().round_trips.typical()
+    }
+
+    /// Tells those who wait for it that there is a better way. The connection stays.
+    pub(crate) fn shun(&self) {
+        self.0.borrow().shunned.notify_waiters();
+    }
+
+    /// Waits until there is a better way.
+    pub(crate) async fn shunned(&self) {
+        let shunned = Rc::clone(&self.0.borrow().shunned);
+        shunned.notified().await;
+    }
+
+    /// As if a ping had taken that.
+    #[cfg(test)]
+    pub(crate) fn learn_round_trip(&self, took: Duration) {
+        self.0.borrow_mut().round_trips.add(took);
     }
 
     #[cfg(test)]
@@ -377,7 +413,7 @@ impl Link {
                 }
                 // The machine knows from now on.
                 Event::GoAway { .. } => shared.left.notify_waiters(),
-                Event::Pong { .. } => {}
+                Event::Pong { rtt } => shared.round_trips.add(rtt),
             }
         }
     }
