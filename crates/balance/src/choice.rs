@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use isthmus_model::ClusterName;
 
-use crate::constants::FULL;
 use crate::draw;
 
 /// What facts say about one cluster's part of a (service, port, subset).
@@ -94,6 +93,8 @@ pub struct Considered {
     pub probe: bool,
     /// How much of its traffic it takes: below 1.0 during the slow start.
     pub slow_start: f64,
+    /// It has turned a request of ours away within the last second.
+    pub sheds: bool,
     /// This request has failed there already.
     pub avoided: bool,
 }
@@ -305,10 +306,10 @@ impl Considered {
         self.hot.is_none() && !self.avoided
     }
 
-    /// It is usable; or so busy that guests had better leave it alone, and not as busy as it can be.
+    /// It works, and has turned nobody away of late. It may be so busy that who is served elsewhere had
+    /// better leave it alone.
     fn has_room(&self) -> bool {
-        let not_full = matches!(self.hot, Some(Hot::Full { utilisation }) if utilisation < FULL);
-        self.usable() || (not_full && !self.avoided)
+        self.works() && !self.sheds && !self.avoided
     }
 }
 
@@ -384,23 +385,27 @@ fn why(chosen: &Considered, candidates: &[Considered]) -> Reason {
 }
 
 /// None is usable. One that is only busy may still take a request that nobody else has taken, or whose
-/// nearest cluster does not work; and better one that is not hot, even if the request has failed there,
-/// than any other.
+/// nearest cluster does not work; and better one that is not hot, or at least works, even if the request
+/// has failed there, than any other.
 fn last_resort<'c>(
     candidates: &'c [Considered],
     nearest: &'c Considered,
 ) -> (&'c Considered, Reason) {
     let running = || candidates.iter().filter(|c| c.runs());
-    let untried = |c: &&Considered| !c.avoided && c.hot.is_some_and(Hot::is_busy);
+    let busy = || running().filter(|c| c.hot.is_some_and(Hot::is_busy));
+    let untried = busy().filter(|c| !c.avoided);
     if (candidates.iter().any(|c| c.avoided) || !nearest.works())
-        && let Some(busy) = running()
-            .filter(untried)
-            .min_by_key(|c| (c.predicted, c.rank))
+        && let Some(busy) = untried.min_by_key(|c| (c.predicted, c.rank))
     {
         return (busy, Reason::AllHot);
     }
     if let Some(failed) = running().find(|c| c.hot.is_none()) {
         return (failed, Reason::AllFailed);
+    }
+    if !nearest.works()
+        && let Some(failed) = busy().min_by_key(|c| (c.predicted, c.rank))
+    {
+        return (failed, Reason::AllHot);
     }
     // Who says that nothing serves there is no better for not having been asked.
     let worth = |c: &&Considered| (c.is_at_most(), c.share.healthy == 0, c.avoided, c.rank);

@@ -48,8 +48,8 @@ pub const LATENCY_FLOOR: Duration = Duration::from_micros(100);
 /// fast would look like the best one.
 pub const FAILURE_LATENCY: Duration = Duration::from_secs(1);
 
-/// How long it counts that a workload has turned a request away: while more comes than it can do, it
-/// does so all the time.
+/// How long it counts that a workload, or a cluster, has turned a request away: while more comes than it
+/// can do, it does so all the time.
 pub const BUSY_KEPT: Duration = Duration::from_secs(1);
 
 /// An ejection never lasts longer, so that a workload that was repaired is found again.

@@ -9,7 +9,7 @@ use isthmus_model::ClusterName;
 
 use crate::breaker::{Breaker, Change, Gate, Pass};
 use crate::choice::{ClusterShare, Considered, Decision, Hot};
-use crate::constants::{EVIDENCE, HEDGE_KNOWN, STALE_AFTER, WORKLOAD_FLOOR};
+use crate::constants::{BUSY_KEPT, EVIDENCE, HEDGE_KNOWN, STALE_AFTER, WORKLOAD_FLOOR};
 use crate::limit::{Held, Load, Room, Siblings};
 use crate::outcome::{Evidence, Outcome};
 use crate::ramp::{self, Ramp};
@@ -31,6 +31,8 @@ struct ClusterState {
     /// Set while it gets back its share.
     ramp: Option<Ramp>,
     succeeded: Option<Instant>,
+    /// When it last turned a request away.
+    shed: Option<Instant>,
     /// What the last facts said: had it a healthy workload?
     was_healthy: Option<bool>,
 }
@@ -154,6 +156,9 @@ impl Valve {
             Evidence::Failure => state.load.failed(&mut ended.held, now),
             Evidence::Neutral => state.load.dropped(&mut ended.held, now),
         }
+        if outcome == Outcome::Shed {
+            state.shed = Some(now);
+        }
         if state.breaker.finish(&ended.pass, evidence, now) == Change::Closed {
             state.ramp = Some(Ramp { since: now });
         }
@@ -218,6 +223,7 @@ impl Valve {
             hot,
             probe: gate == Gate::MayProbe && hot.is_none(),
             slow_start: ramp::share(state.ramp, now),
+            sheds: state.sheds(now),
             avoided: avoid.contains(&share.cluster),
             share: share.clone(),
         }
@@ -241,6 +247,11 @@ impl ClusterState {
                 .as_secs_f64(),
             local: self.local,
         }
+    }
+
+    fn sheds(&self, now: Instant) -> bool {
+        self.shed
+            .is_some_and(|at| now.saturating_duration_since(at) < BUSY_KEPT)
     }
 
     fn succeeded_lately(&self, now: Instant) -> bool {

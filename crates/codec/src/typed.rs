@@ -111,6 +111,13 @@ pub(crate) fn encode_fields(fields: &Fields) -> BytesMut {
     out
 }
 
+/// Appends `fields` under `number`, unless there are none.
+pub(crate) fn put_fields(out: &mut BytesMut, number: u64, fields: &Fields) {
+    if !fields.is_empty() {
+        put(out, number, Need::Critical, &encode_fields(fields));
+    }
+}
+
 /// Reads what [`encode_fields`] wrote, to the end of `input`.
 pub(crate) fn decode_fields(mut input: Bytes) -> Result<Fields, DecodeError> {
     let mut fields = Fields::new();

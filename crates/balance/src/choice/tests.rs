@@ -1,7 +1,9 @@
 //! Every rule of the choice, and what holds for all input.
 
 use super::*;
-use crate::constants::{BREAKER_OPEN, EVIDENCE, SLOW_START, SLOW_START_FLOOR, STALE_AFTER};
+use crate::constants::{
+    BREAKER_OPEN, BUSY_KEPT, EVIDENCE, SLOW_START, SLOW_START_FLOOR, STALE_AFTER,
+};
 use crate::outcome::{Evidence, Outcome};
 use crate::valve::Valve;
 use proptest::prelude::*;
@@ -111,21 +113,27 @@ fn a_cluster_with_room_relieves_one_that_has_none() {
 #[test]
 fn guests_that_were_turned_away_elsewhere_find_what_room_there_is() {
     let text = "us 2/2 here, eu 1/1 140ms";
-    for (told, hot, expect) in [
-        (0.5, None, true),
-        // Too busy for guests to come by themselves, and not as busy as it can be.
-        (0.9, Some("full"), true),
-        (1.0, Some("full"), false),
+    for (told, shed, hot, expect) in [
+        (0.5, false, None, true),
+        // Too busy for guests to come by themselves, and turns nobody away.
+        (0.9, false, Some("full"), true),
+        (0.9, true, Some("full"), false),
+        (0.5, true, None, false),
     ] {
         let (mut valve, now) = (Valve::default(), Instant::now());
         valve.observe(&shares(text), now);
         valve.assume(&name("eu"), 2.0);
         let mut begun: Vec<_> = (0..8).map(|_| valve.begin(&name("eu"), now)).collect();
         valve.replied(&mut begun[0], Evidence::Success, Some(told), now);
+        if shed {
+            valve.finish(begun.pop().unwrap(), Outcome::Shed, now);
+        }
         let next = valve.pick_cluster(&shares(text), &[name("us")], now, 0);
         let eu = next.chosen().unwrap();
         assert_eq!((eu.share.cluster.as_str(), eu.why_not()), ("eu", hot));
-        assert_eq!(next.relieves(&name("us")), expect, "{told}");
+        assert_eq!(next.relieves(&name("us")), expect, "{told} {shed}");
+        let later = valve.pick_cluster(&shares(text), &[name("us")], now + BUSY_KEPT, 0);
+        assert!(later.relieves(&name("us")), "{told} {shed}");
     }
 }
 
@@ -270,6 +278,9 @@ fn what_waits_above_the_limit_spills_while_it_is_pressed() {
     fail(&mut broken, "us", 5, silent);
     let decision = pick(&broken, silent);
     assert_eq!(show(&decision), "eu all-hot");
+    let avoid = [name("eu")];
+    let back = broken.pick_cluster(&shares(text), &avoid, silent, 0);
+    assert_eq!(show(&back), "eu all-hot", "it works, and us does not");
     assert!(broken.is_escape(&name("us"), &decision, silent));
     for try_ in there {
         valve.finish(try_, Outcome::Cancelled, silent);

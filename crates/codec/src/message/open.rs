@@ -7,7 +7,7 @@ use isthmus_model::{ClusterName, Handle, LabelKey, ServiceName, Subset};
 
 use super::{MAX_AVOID, MAX_HEAD, MAX_LABELS, MAX_TEXT, MAX_TRACE};
 use crate::typed::{
-    DecodeError, Entries, Entry, Need, encode_fields, put, put_integer, put_item, put_number,
+    DecodeError, Entries, Entry, Need, put, put_fields, put_integer, put_item, put_number,
     take_integer, text,
 };
 use crate::{Fields, syntax};
@@ -181,14 +181,7 @@ impl Request {
         put(out, number::METHOD, Need::Critical, &self.method);
         put(out, number::PATH, Need::Critical, &self.path);
         put(out, number::AUTHORITY, Need::Critical, &self.authority);
-        if !self.fields.is_empty() {
-            put(
-                out,
-                number::FIELDS,
-                Need::Critical,
-                &encode_fields(&self.fields),
-            );
-        }
+        put_fields(out, number::FIELDS, &self.fields);
         if let Some(upgrade) = &self.upgrade {
             put(out, number::UPGRADE, Need::Critical, upgrade);
         }

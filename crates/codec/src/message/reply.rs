@@ -7,7 +7,7 @@ use super::open::handle;
 use super::{MAX_TEXT, MAX_TRACE};
 use crate::codes::codes;
 use crate::typed::{
-    DecodeError, Entries, Entry, Need, encode_fields, put, put_integer, put_number, take_integer,
+    DecodeError, Entries, Entry, Need, put, put_fields, put_integer, put_number, take_integer,
 };
 use crate::{Fields, syntax};
 
@@ -202,14 +202,7 @@ impl Interim {
     pub fn encode(&self, out: &mut BytesMut) {
         put_integer(out, kind::INTERIM);
         put_number(out, number::STATUS, Need::Critical, self.status.into());
-        if !self.fields.is_empty() {
-            put(
-                out,
-                number::FIELDS,
-                Need::Critical,
-                &encode_fields(&self.fields),
-            );
-        }
+        put_fields(out, number::FIELDS, &self.fields);
     }
 
     /// Reads a message that is all of `message`; byte strings share its memory.
@@ -240,14 +233,7 @@ impl Response {
     fn encode(&self, out: &mut BytesMut) {
         put_integer(out, kind::RESPONSE);
         put_number(out, number::STATUS, Need::Critical, self.status.into());
-        if !self.fields.is_empty() {
-            put(
-                out,
-                number::FIELDS,
-                Need::Critical,
-                &encode_fields(&self.fields),
-            );
-        }
+        put_fields(out, number::FIELDS, &self.fields);
         if let Some(utilisation) = self.utilisation {
             put_number(
                 out,
