@@ -2,17 +2,26 @@
 //! ([`Admission`]); here requests wait for their turn.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use isthmus_balance::{Admission, Admitted, Arrival, Importance, Served, Shed, Ticket, Turn};
+use isthmus_balance::constants::RETRY_AFTER;
+use isthmus_balance::{
+    Admission, Admitted, Arrival, Importance, Served, Shed, ShedReason, Ticket, Turn,
+};
 use isthmus_codec::message::{Context, Priority, Utilisation};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 /// A timer that is never reached.
 const FAR: Duration = Duration::from_hours(24);
+
+/// What one is told whom the gate has forgotten.
+const FORGOTTEN: Shed = Shed {
+    reason: ShedReason::WaitedLong,
+    retry_after: RETRY_AFTER,
+};
 
 /// The gates of one workload, one for each port of its program.
 #[derive(Default)]
@@ -32,10 +41,11 @@ pub(crate) struct Pass {
     admitted: Option<Admitted>,
 }
 
-/// A place in the queue.
+/// A place in the queue. Whoever leaves it is forgotten, or gives back the turn that it has not heard of.
 struct Place<'g> {
     gate: &'g Gate,
     ticket: Ticket,
+    answer: oneshot::Receiver<Result<Admitted, Shed>>,
 }
 
 impl Gates {
@@ -88,19 +98,20 @@ impl Gate {
     }
 
     async fn wait(&self, ticket: Ticket) -> Result<Admitted, Shed> {
-        let (turn, mut answer) = oneshot::channel();
+        let (turn, answer) = oneshot::channel();
         self.waiting.borrow_mut().insert(ticket.number(), turn);
-        let _place = Place { gate: self, ticket };
+        let mut place = Place {
+            gate: self,
+            ticket,
+            answer,
+        };
         loop {
             let now = Instant::now();
             let next = self.admission.borrow().next_timeout(now);
             tokio::select! {
                 biased;
-                answer = &mut answer => match answer {
-                    Ok(answer) => return answer,
-                    // Nobody forgets who waits; should it be so, it waits no longer than its timer.
-                    Err(_) => std::future::pending::<()>().await,
-                },
+                // Nobody forgets who waits; should it be so, it does not wait for ever.
+                answer = &mut place.answer => return answer.unwrap_or(Err(FORGOTTEN)),
                 () = sleep_until(next.unwrap_or(now + FAR).into()) => {
                     let turns = self.admission.borrow_mut().on_timeout(Instant::now());
                     self.tell(turns);
@@ -117,9 +128,10 @@ impl Gate {
         self.tell(turns);
     }
 
-    /// Tells those who wait what becomes of them.
-    fn tell(&self, mut turns: Vec<Turn>) {
-        while let Some(turn) = turns.pop() {
+    /// Tells those who wait what becomes of them: who is served first, first.
+    fn tell(&self, turns: Vec<Turn>) {
+        let mut turns = VecDeque::from(turns);
+        while let Some(turn) = turns.pop_front() {
             let (ticket, answer) = match turn {
                 Turn::Go(ticket, admitted) => (ticket, Ok(admitted)),
                 Turn::Shed(ticket, shed) => (ticket, Err(shed)),
@@ -143,6 +155,9 @@ impl Drop for Place<'_> {
         let waited = self.gate.waiting.borrow_mut().remove(&self.ticket.number());
         if waited.is_some() {
             self.gate.admission.borrow_mut().abandon(self.ticket);
+        } else if let Ok(Ok(admitted)) = self.answer.try_recv() {
+            // Its turn came in the moment in which it went away.
+            self.gate.finish(admitted, Served::Otherwise);
         }
     }
 }
@@ -175,6 +190,8 @@ impl Drop for Pass {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+
     use tokio::task::LocalSet;
 
     use super::*;
@@ -218,6 +235,92 @@ mod tests {
                 assert_eq!(gate.admission.borrow().in_service(), 0);
             })
             .await;
+    }
+
+    /// Enters until one has to wait; that one.
+    async fn queue<'g>(
+        gate: &'g Rc<Gate>,
+        context: &'g Context,
+        passes: &mut Vec<Pass>,
+    ) -> Pin<Box<dyn Future<Output = Result<Pass, Shed>> + 'g>> {
+        loop {
+            let mut entering = Box::pin(gate.enter(context));
+            tokio::select! {
+                biased;
+                pass = &mut entering => passes.extend(pass.ok()),
+                () = std::future::ready(()) => return entering,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_turn_is_given_back_by_who_goes_away_before_it_has_heard_of_it() {
+        let (gate, context, mut passes) = (Rc::new(Gate::default()), context(None), vec![]);
+        let leaving = queue(&gate, &context, &mut passes).await;
+        let staying = queue(&gate, &context, &mut passes).await;
+        // It is the first one's turn, and its caller goes away in the same moment.
+        passes.pop();
+        drop(leaving);
+        let in_service = gate.admission.borrow().in_service();
+        assert_eq!(usize::try_from(in_service).unwrap(), passes.len() + 1);
+        assert_eq!(
+            gate.admission.borrow().queued(),
+            0,
+            "then it is the next one's"
+        );
+        drop(staying.await.ok().unwrap());
+        drop(passes);
+        assert_eq!(gate.admission.borrow().in_service(), 0);
+    }
+
+    #[tokio::test]
+    async fn of_many_whose_turn_comes_at_once_who_is_served_first_hears_of_it_first() {
+        const TURNS: [Importance; 4] = [
+            Importance::High,
+            Importance::Normal,
+            Importance::Low,
+            Importance::Low,
+        ];
+        let (now, mut admission) = (Instant::now(), Admission::default());
+        let mut running = vec![];
+        let first = loop {
+            match admission.arrive(Importance::Low, 0, None, now) {
+                Arrival::Admitted(admitted) => running.push(admitted),
+                Arrival::Queued(ticket) => break (Importance::Low, ticket),
+                Arrival::Shed(shed) => panic!("{shed:?}"),
+            }
+        };
+        let mut tickets = vec![first];
+        for importance in [Importance::Low, Importance::Normal, Importance::High] {
+            let Arrival::Queued(ticket) = admission.arrive(importance, 0, None, now) else {
+                panic!("there is no room");
+            };
+            tickets.push((importance, ticket));
+        }
+        let ended = running.into_iter();
+        let turns = ended.flat_map(|one| admission.finish(one, Served::Otherwise, now));
+        let turns = turns.collect();
+
+        let local = LocalSet::new();
+        let (gate, heard) = (Gate::default(), Rc::default());
+        for (importance, ticket) in tickets {
+            let (turn, answer) = oneshot::channel();
+            gate.waiting.borrow_mut().insert(ticket.number(), turn);
+            let heard: Rc<RefCell<Vec<Importance>>> = Rc::clone(&heard);
+            local.spawn_local(async move {
+                assert!(matches!(answer.await, Ok(Ok(_))));
+                heard.borrow_mut().push(importance);
+            });
+        }
+        local
+            .run_until(async {
+                // All of them wait when they are told.
+                tokio::task::yield_now().await;
+                gate.tell(turns);
+            })
+            .await;
+        local.await;
+        assert_eq!(*heard.borrow(), TURNS);
     }
 
     #[tokio::test]
