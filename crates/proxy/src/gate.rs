@@ -59,6 +59,14 @@ impl Gates {
             .sum()
     }
 
+    /// Requests that wait for their turn.
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
+        let gates = self.0.borrow();
+        let queued = |gate: &Rc<Gate>| gate.admission.borrow().queued();
+        gates.values().map(queued).sum()
+    }
+
     pub(crate) fn of(&self, port: u16) -> Rc<Gate> {
         Rc::clone(self.0.borrow_mut().entry(port).or_default())
     }

@@ -128,7 +128,8 @@ fn authority_of(head: &RequestHead) -> Result<(Bytes, Bytes), Malformed> {
 }
 
 /// What is to be served first, and turned away last, where not everything can be. A program that calls
-/// others in the course of a request hands the field on, as it does with a trace.
+/// others in the course of a request hands the field on, as it does with a trace. Any other value than
+/// these two, in these letters, is normal; of several fields the first counts.
 const PRIORITY_FIELD: &str = "x-isthmus-priority";
 
 fn priority_of(fields: &Fields) -> Priority {

@@ -16,6 +16,7 @@ mod limits;
 mod many;
 mod memory;
 mod outliers;
+mod priorities;
 mod rejudged;
 mod slow;
 mod spread;
