@@ -3,11 +3,18 @@
 use std::cell::Cell;
 
 use isthmus_codec::memory::Share;
+use isthmus_codec::message::{Open, Priority, RefusalCode, Reply, TunnelOpen, TunnelReply};
+use isthmus_codec::mux::{Settings, Side};
+use isthmus_identity::gateway_server_name;
+use isthmus_model::Subset;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::memory::{REQUEST, Room};
-use crate::testing::{HOST, Node, Scene, answering, program, read_head, run, within};
+use crate::mux::{Item, Link};
+use crate::testing::{
+    HOST, Node, Scene, answering, cluster, plenty, program, read_head, run, within,
+};
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
@@ -60,16 +67,55 @@ fn what_is_new_is_refused_while_there_is_no_memory() {
     });
 }
 
+/// A session with the gateway of a scene that the test plays itself.
+async fn play_caller(scene: &Scene, gateway: &Node) -> Link {
+    let me = scene.issuer.workload(&cluster("west"), "frontend");
+    let socket = TcpStream::connect(gateway.mesh).await.unwrap();
+    let name = gateway_server_name(&cluster("east"));
+    let connected = me.connect(name, socket, &scene.caller.metrics);
+    let (session, _) = within(connected).await.unwrap();
+    Link::start(session, Side::Dialler, Settings::default(), &plenty())
+}
+
+/// The session stands already, so that it is the tunnel which is turned away.
 #[test]
 fn a_gateway_without_memory_opens_no_tunnel() {
     run(async {
         let scene = Scene::stretched(answering(HELLO).await);
-        let mut client = scene.client().await;
         let gateway = scene.gateway.as_ref().unwrap();
-        let all = take_all(gateway);
-        let head = ask(&mut client, &get("/")).await;
-        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
-        drop(all);
+        let link = play_caller(&scene, gateway).await;
+        let open = Open::Tunnel(TunnelOpen {
+            cluster: cluster("east"),
+            service: scene.facts.service.name.clone(),
+            port: 80,
+            subset: Subset::default(),
+            avoid: Vec::new(),
+            want: None,
+            hop_limit: 0,
+            priority: Priority::Normal,
+            data_class: None,
+        });
+        // What a tunnel holds would be there for the next one when it ends.
+        let mut kept = Vec::new();
+        for none in [false, true, false] {
+            let all = none.then(|| take_all(gateway));
+            let stream = link.open(&open, false).unwrap();
+            let reply = match within(stream.receive()).await.unwrap() {
+                Item::Reply(Reply::Tunnel(reply)) => reply,
+                other => panic!("{other:?}"),
+            };
+            let is_refused = matches!(
+                reply,
+                TunnelReply::Refused {
+                    code: RefusalCode::Overloaded,
+                    ..
+                }
+            );
+            assert_eq!(is_refused, none, "{reply:?}");
+            assert_eq!(matches!(reply, TunnelReply::Open { .. }), !none);
+            kept.push(stream);
+            drop(all);
+        }
     });
 }
 
@@ -92,6 +138,8 @@ fn new_connections_are_let_go_and_counted() {
     });
 }
 
+/// Where growth has ended, what begins is admitted still, and answered: it is what this head takes
+/// beyond its block that is not there.
 #[test]
 fn a_head_of_many_blocks_needs_memory() {
     run(async {
@@ -100,18 +148,15 @@ fn a_head_of_many_blocks_needs_memory() {
             "GET / HTTP/1.1\r\nhost: {HOST}\r\nx: {}\r\n\r\n",
             "x".repeat(50_000)
         );
-        for (none, expect) in [(false, "HTTP/1.1 200 "), (true, "HTTP/1.1 503 ")] {
-            let mut client = scene.client().await;
-            client.write_all(&long.as_bytes()[..5_000]).await.unwrap();
-            // The proxy has taken the connection when it answers another one that came later.
-            let mut later = scene.client().await;
-            let head = ask(&mut later, &get("/")).await;
-            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-            let all = none.then(|| take_all(&scene.caller));
-            client.write_all(&long.as_bytes()[5_000..]).await.unwrap();
-            let head = within(read_head(&mut client)).await;
+        for (short, expect) in [(false, "HTTP/1.1 200 "), (true, "HTTP/1.1 503 ")] {
+            let mut others = scene.caller.worker.common.memory.share();
+            if short {
+                others.hold(scene.caller.worker.common.memory.limit() * 3 / 4);
+            }
+            let head = ask(&mut scene.client().await, &long).await;
             assert!(head.starts_with(expect), "{head}");
-            drop(all);
+            let head = ask(&mut scene.client().await, &get("/")).await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         }
     });
 }
@@ -194,10 +239,14 @@ fn a_body_that_cannot_be_kept_is_sent_once() {
         // Each connection of the program breaks after the first request was read; the next one answers.
         let broken = std::rc::Rc::new(Cell::new(false));
         let once = std::rc::Rc::clone(&broken);
+        let asked = std::rc::Rc::new(Cell::new(0));
+        let counted = std::rc::Rc::clone(&asked);
         let address = program(move |mut socket| {
             let once = std::rc::Rc::clone(&once);
+            let counted = std::rc::Rc::clone(&counted);
             async move {
                 while !read_head(&mut socket).await.is_empty() {
+                    counted.set(counted.get() + 1);
                     let mut body = vec![0; BODY];
                     if socket.read_exact(&mut body).await.is_err() || !once.replace(true) {
                         return;
@@ -210,8 +259,9 @@ fn a_body_that_cannot_be_kept_is_sent_once() {
         let mut scene = Scene::local(address);
         scene.twin();
         scene.decree(|_| {}, |_| {});
-        for (short, expect) in [(false, "HTTP/1.1 200 "), (true, "HTTP/1.1 502 ")] {
+        for (short, expect, times) in [(false, "HTTP/1.1 200 ", 2), (true, "HTTP/1.1 502 ", 1)] {
             broken.set(false);
+            asked.set(0);
             let mut others = scene.caller.worker.common.memory.share();
             if short {
                 others.hold(scene.caller.worker.common.memory.limit() * 3 / 4);
@@ -223,6 +273,7 @@ fn a_body_that_cannot_be_kept_is_sent_once() {
             let mut client = scene.client().await;
             let head = ask(&mut client, &put).await;
             assert!(head.starts_with(expect), "short: {short}: {head}");
+            assert_eq!(asked.get(), times, "short: {short}");
         }
     });
 }
