@@ -16,6 +16,7 @@ PROGRAMS = {
     "ws-aiohttp": ("http", ["websocket/server_aiohttp.py"]),
     "ws-node": ("http", ["websocket/server.js"]),
     "ws-go": ("http", ["bin/websocket", "server"]),
+    "ws-http2-node": ("http2", ["websocket/server.js", "http2"]),
     "http-node": ("http", ["http/server.js"]),
     "http-python": ("http", ["http/server_aiohttp.py"]),
     "http2-node": ("http2", ["http/server.js", "http2"]),

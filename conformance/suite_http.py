@@ -11,13 +11,21 @@ from results import Result, Suite
 from wire import Wire
 
 TEXT = """
-Requests written byte by byte and by curl, to programs in Node (its own http and http2) and in Python (aiohttp): through the
+Requests written byte by byte, by curl and by Node (its http and http2), to programs in Node (its own http and http2) and in Python (aiohttp): through the
 caller's proxy as an HTTP proxy in absolute form, and by a listener that leads to the service. A cell is `ok` if both
 are. During bodies of 1 GiB no proxy and no gateway may grow by more than {most} MiB.
 """
 SERVERS = {"node": "http-node", "aiohttp": "http-python", "node, HTTP/2": "http2-node"}
 MOST_MEMORY = 16
 GIB = 1 << 30
+
+
+# What /hints says before it replies: status and fields.
+HINTS = [
+    [102, {}],
+    [103, {"link": "</a.css>; rel=preload; as=style", "x-kept": "1"}],
+    [103, {"link": "</b.js>; rel=preload; as=script, </c.woff>; rel=preload; as=font"}],
+]
 
 
 class Target:
@@ -52,6 +60,15 @@ class Target:
         if done.returncode != 0:
             raise AssertionError(f"curl exits {done.returncode}: {done.stderr[-300:].decode()}")
         return done.stdout
+
+
+    def node(self, program, *arguments):
+        """What one of Node's clients has seen, as it tells it."""
+        command = [str(self.mesh.serve), program, self.address, self.host, self.entry, *arguments]
+        done = subprocess.run(command, env=self.mesh.environment, capture_output=True, timeout=60)
+        if done.returncode != 0:
+            raise AssertionError(f"{program} exits {done.returncode}: {done.stderr[-300:].decode()}")
+        return json.loads(done.stdout)
 
 
 def keep_alive(target):
@@ -232,6 +249,21 @@ def left_alone(target, path, before):
             time.sleep(0.02)
 
 
+def early_hints(target):
+    hinted(target, "http1")
+
+
+def early_hints_http2_client(target):
+    hinted(target, "http2")
+
+
+def hinted(target, version):
+    """The client has the hints (RFC 8297) while the program still waits to be told that it may reply."""
+    seen = target.node("http/client_hints.js", version, uuid.uuid4().hex)
+    expect(HINTS, seen["hints"], "what came before the reply")
+    expect((200, "after the hints\n"), (seen["status"], seen["body"]), "reply")
+
+
 def http2_client(target):
     written = target.curl("/head", "-w", "\n%{http_version}", prior_knowledge=True).decode()
     seen, version = written.rsplit("\n", 1)
@@ -281,7 +313,7 @@ CASES = [
     keep_alive, pipelining, chunked_both_ways, expect_continue, expect_refused, early_reply,
     both_ways_at_once, upload_refused_early, bodiless_replies, http10, http10_keep_alive, connection_close,
     what_the_program_sees, ambiguous_length, gone_before_the_reply, gone_within_the_reply,
-    http2_client, download_of_1_gib, upload_of_1_gib,
+    early_hints, early_hints_http2_client, http2_client, download_of_1_gib, upload_of_1_gib,
 ]
 
 

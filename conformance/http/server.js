@@ -4,7 +4,7 @@
 // /bytes/N sends N bytes, /status/N answers N, /trailers sends chunks and trailers, /early answers 200 without reading
 // the body, /refuse answers 413 and /fail 417 without reading it or asking for it. /wait/NAME answers nothing, /drip/NAME
 // a beginning; /gone/NAME tells whether whoever asked for that has gone. /both/N reads the body and sends N bytes, the
-// one not waiting for the other.
+// one not waiting for the other. /hints/NAME says 102 and 103 (Early Hints) twice, and replies once /go/NAME was asked.
 
 'use strict';
 const http = require('http');
@@ -14,7 +14,7 @@ const CHUNK = Buffer.alloc(1 << 16, 'x');
 
 function respond(request, response) {
   const [, what, value] = request.url.split(/[/?]/);
-  const routes = { echo, size, head, bytes, status, trailers, early, refuse, fail, wait, drip, gone, both };
+  const routes = { echo, size, head, bytes, status, trailers, early, refuse, fail, wait, drip, gone, both, hints, go };
   const route = routes[what];
   if (!route) return response.writeHead(200, { 'content-type': 'text/plain' }).end('hello\n');
   return route(request, response, value);
@@ -109,6 +109,24 @@ function drip(request, response, name) {
 
 function gone(request, response, name) {
   response.end(left.has(name) ? 'yes\n' : 'no\n');
+}
+
+const waiting = new Map();
+
+function hints(request, response, name) {
+  request.resume();
+  // Node has no other way to say it in HTTP/2.
+  if (response.stream) response.stream.additionalHeaders({ ':status': 102 });
+  else response.writeProcessing();
+  response.writeEarlyHints({ link: '</a.css>; rel=preload; as=style', 'x-kept': '1' });
+  response.writeEarlyHints({ link: ['</b.js>; rel=preload; as=script', '</c.woff>; rel=preload; as=font'] });
+  waiting.set(name, () => response.end('after the hints\n'));
+  response.on('close', () => waiting.delete(name));
+}
+
+function go(request, response, name) {
+  waiting.get(name)?.();
+  response.end('gone\n');
 }
 
 // Decides before any of the body is there.

@@ -108,6 +108,28 @@ async def gone(_, name):
     return web.Response(text="yes\n" if name in left else "no\n")
 
 
+HINTS = (
+    b"HTTP/1.1 102 Processing\r\n\r\n"
+    b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload; as=style\r\nx-kept: 1\r\n\r\n"
+    b"HTTP/1.1 103 Early Hints\r\nlink: </b.js>; rel=preload; as=script, </c.woff>; rel=preload; as=font\r\n\r\n"
+)
+waiting = {}
+
+
+async def hints(request, name):
+    waiting[name] = asyncio.get_running_loop().create_future()
+    # aiohttp has no call for them.
+    await request.writer.write(HINTS)
+    request.writer.output_size = 0
+    await waiting[name]
+    return web.Response(text="after the hints\n")
+
+
+async def go(_, name):
+    waiting.pop(name).set_result(None)
+    return web.Response(text="gone\n")
+
+
 ROUTES = {
     "echo": echo,
     "size": size,
@@ -121,6 +143,8 @@ ROUTES = {
     "drip": drip,
     "gone": gone,
     "both": both,
+    "hints": hints,
+    "go": go,
 }
 
 
