@@ -24,8 +24,9 @@ const IDLE: Duration = Duration::from_secs(4);
 const MAX_IDLE: usize = 64;
 /// HTTP/2 connections to one port; beyond, requests wait for one another.
 const MAX_SHARED: usize = 16;
-/// The program is on this machine: it answers at once or not at all.
-const CONNECT: Duration = Duration::from_secs(1);
+/// The program is on this machine and answers at once, unless more wait for it than it lets wait: then
+/// the kernel drops what asks for a connection, and asks again after a second (RFC 6298 section 2).
+const CONNECT: Duration = Duration::from_millis(2500);
 
 /// Connections to one program, of one worker.
 pub(crate) struct Program {

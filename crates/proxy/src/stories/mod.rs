@@ -17,6 +17,7 @@ mod many;
 mod memory;
 mod outliers;
 mod priorities;
+mod queue;
 mod rejudged;
 mod slow;
 mod spread;
