@@ -314,11 +314,9 @@ impl Attempts {
         }
     }
 
-    /// The running try has ended. `escape`: the place that failed is out by now, and the next is
-    /// another that works (see [`crate::Valve::is_escape`]), or no program has seen the request and
-    /// the next has room ([`crate::Decision::relieves`]). The first such retry does not draw on the
-    /// budget, nor does any of what no program has seen, nor one after a try of which nothing was sent
-    /// or whose connection was lost.
+    /// The running try has ended. `escape`: a retry would only move the request (see
+    /// [`crate::Budget`]). The first such retry does not draw on the budget, nor does any of what no
+    /// program has seen, nor one after a try of which nothing was sent.
     pub fn judge(
         &mut self,
         outcome: Outcome,
@@ -366,8 +364,7 @@ impl Attempts {
         // What no program has seen has cost nobody anything: until it has been everywhere, it moves.
         let is_unseen = matches!(outcome, Outcome::Shed | Outcome::Refused { .. });
         let is_escape = escape && (self.sent == 1 || is_unseen);
-        // Of a lost connection, what was on it moves, and nothing is sent there again.
-        let is_free = self.is_unsent(outcome) || outcome == Outcome::Lost || is_escape;
+        let is_free = self.is_unsent(outcome) || is_escape;
         let must_repeat_body = self.stage != Stage::Uncommitted;
         if outcome == Outcome::Cancelled {
             Some(GiveUp::Cancelled)

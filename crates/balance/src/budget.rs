@@ -16,14 +16,14 @@
 //! which can be more than any percentage, although nothing is amplified: each of these requests
 //! reaches a living cluster once. There are three such retries.
 //!
-//! - The connection was lost: nothing more can be sent on it, so only what was on it moves, wherever
-//!   that is, once.
-//! - An escape: it is the first retry of its request, the place that failed is *out* by now (breaker
-//!   open, or workload ejected), and the next is another place that works. This is bounded without a
-//!   number, too: what is out gets one probe at a time, so only what was in flight when it went out
+//! - The first of its request, after its connection was lost, to a place that works: nothing more can
+//!   be sent on that connection, so only what was on it moves.
+//! - The first of its request, if the place that failed is *out* by now (breaker open, or workload
+//!   ejected), and the next is another place that works and turns nobody away. This is bounded without
+//!   a number, too: what is out gets one probe at a time, so only what was in flight when it went out
 //!   can escape; and when every place is in trouble, there is no escape.
-//! - No program has seen the request, as it was turned away or the program was not there, and the next
-//!   place has room: that place does not have it twice.
+//! - No program has seen the request, as it was turned away or the program was not there, and another
+//!   cluster turns nobody away: that cluster does not have it twice.
 
 use std::time::Instant;
 

@@ -2,8 +2,8 @@
 //!
 //! The nearest if it is not hot: the caller's own cluster, else the one with the shortest measured
 //! round trip. If it is, the quickest of those that are not hot, by what a request is expected to
-//! wait there, the way included. If all are hot, the nearest stays the choice, since spilling in panic spreads a fire. The
-//! answer lists every candidate with what was known of it, so deciding and explaining are one call.
+//! wait there, the way included. If all are hot, the nearest stays the choice, since spilling in panic
+//! spreads a fire; unless it does not work: then it is the quickest of those that do. The answer lists every candidate with what was known of it, so deciding and explaining are one call.
 //!
 //! Chance enters in one place: a cluster that has just returned gets a share that grows over the
 //! slow start, and the request's draw says whether this request belongs to it. In every other state
@@ -227,13 +227,13 @@ impl Decision {
     /// Does it lead a request that `failed` has turned away to another cluster that has room? No program
     /// has seen it, so it is moved and adds no load.
     pub fn relieves(&self, failed: &ClusterName) -> bool {
-        let elsewhere = |to: &Considered| to.share.cluster != *failed;
-        self.has_room() && self.chosen().is_some_and(elsewhere)
+        self.chosen()
+            .is_some_and(|to| to.share.cluster != *failed && to.has_room())
     }
 
-    /// Does it lead to a cluster that works and has room?
-    pub fn has_room(&self) -> bool {
-        self.chosen().is_some_and(Considered::has_room)
+    /// Does it lead to a cluster that works, however much that has to do?
+    pub fn leads_on(&self) -> bool {
+        self.chosen().is_some_and(Considered::takes_more)
     }
 
     /// When a request might be served again, if every cluster that may serve is left alone for a time that
@@ -297,8 +297,8 @@ impl Considered {
         self.share.most.is_some_and(|most| self.in_flight >= most)
     }
 
-    /// Nothing says that it fails; it may have enough to do.
-    pub fn works(&self) -> bool {
+    /// Nothing says that it fails, or must have no more; it may have enough to do.
+    pub fn takes_more(&self) -> bool {
         self.hot.is_none_or(Hot::is_busy)
     }
 
@@ -308,8 +308,8 @@ impl Considered {
 
     /// It works, and has turned nobody away of late. It may be so busy that who is served elsewhere had
     /// better leave it alone.
-    fn has_room(&self) -> bool {
-        self.works() && !self.sheds && !self.avoided
+    pub fn has_room(&self) -> bool {
+        self.takes_more() && !self.sheds && !self.avoided
     }
 }
 
@@ -394,7 +394,7 @@ fn last_resort<'c>(
     let running = || candidates.iter().filter(|c| c.runs());
     let busy = || running().filter(|c| c.hot.is_some_and(Hot::is_busy));
     let untried = busy().filter(|c| !c.avoided);
-    if (candidates.iter().any(|c| c.avoided) || !nearest.works())
+    if (candidates.iter().any(|c| c.avoided) || !nearest.takes_more())
         && let Some(busy) = untried.min_by_key(|c| (c.predicted, c.rank))
     {
         return (busy, Reason::AllHot);
@@ -402,7 +402,7 @@ fn last_resort<'c>(
     if let Some(failed) = running().find(|c| c.hot.is_none()) {
         return (failed, Reason::AllFailed);
     }
-    if !nearest.works()
+    if !nearest.takes_more()
         && let Some(failed) = busy().min_by_key(|c| (c.predicted, c.rank))
     {
         return (failed, Reason::AllHot);

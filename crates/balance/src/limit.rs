@@ -217,6 +217,15 @@ impl Load {
         }
     }
 
+    /// The try waits for its own sender: it counts for nothing, and begins anew when that is over.
+    pub(crate) fn set_aside(&mut self, held: &mut Held, now: Instant) {
+        if self.release(held, now)
+            && let Some(window) = &mut self.window
+        {
+            window.begun = window.begun.saturating_sub(1);
+        }
+    }
+
     /// The try ended and says nothing.
     pub(crate) fn dropped(&mut self, held: &mut Held, now: Instant) {
         self.release(held, now);

@@ -114,6 +114,20 @@ impl Valve {
         }
     }
 
+    /// The request is still coming in: until all of it is there, the try waits for whoever sends it, and
+    /// says nothing of the cluster.
+    pub fn receive(&mut self, coming: &mut ClusterTry, now: Instant) {
+        let state = self.clusters.entry(coming.cluster.clone()).or_default();
+        state.load.set_aside(&mut coming.held, now);
+    }
+
+    /// All of the request is there, and nothing of the reply: from now on the try waits for the cluster.
+    pub fn received(&mut self, coming: &mut ClusterTry, now: Instant) {
+        let state = self.clusters.entry(coming.cluster.clone()).or_default();
+        let room = state.room(now);
+        coming.held = state.load.begin(room, now);
+    }
+
     /// The first byte of the reply is here; `evidence`: what its status says. `utilisation`: the
     /// share of its capacity that the workload said is in use, 0.0 to 1.0; what is outside is
     /// clamped, NaN ignored.
@@ -156,7 +170,7 @@ impl Valve {
             Evidence::Failure => state.load.failed(&mut ended.held, now),
             Evidence::Neutral => state.load.dropped(&mut ended.held, now),
         }
-        if outcome == Outcome::Shed {
+        if matches!(outcome, Outcome::Shed | Outcome::Refused { .. }) {
             state.shed = Some(now);
         }
         if state.breaker.finish(&ended.pass, evidence, now) == Change::Closed {
@@ -188,7 +202,7 @@ impl Valve {
     }
 
     /// Is going from `failed` to what `next` chose an escape from a dead cluster to a living one? Its
-    /// breaker is open, and the next is another that works. Such a retry moves a request and adds
+    /// breaker is open, and the next is another that has room. Such a retry moves a request and adds
     /// no load: see [`crate::Budget`].
     pub fn is_escape(&self, failed: &ClusterName, next: &Decision, now: Instant) -> bool {
         let out = self
@@ -196,7 +210,7 @@ impl Valve {
             .get(failed)
             .is_some_and(|state| state.breaker.gate(now) != Gate::Closed);
         let to = next.chosen();
-        out && to.is_some_and(|to| to.share.cluster != *failed && to.works())
+        out && to.is_some_and(|to| to.share.cluster != *failed && to.has_room())
     }
 
     fn consider(

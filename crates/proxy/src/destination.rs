@@ -466,7 +466,7 @@ impl Destination {
             group.is_some_and(|group| group.endpoints.is_ejected(handle, now))
         };
         let escapes_workload =
-            workload.is_some_and(ejected) && next.chosen().is_some_and(Considered::works);
+            workload.is_some_and(ejected) && next.chosen().is_some_and(Considered::has_room);
         state.valve.is_escape(failed, next, now) || escapes_workload
     }
 }

@@ -29,9 +29,8 @@ use crate::splice::splice;
 use crate::view::{Known, ServiceView, View};
 use crate::worker::Worker;
 
-/// Workloads of the own cluster answer at once, or to the second packet that asks for a connection, which
-/// is sent after a second (RFC 6298 section 2).
-const CONNECT: Duration = Duration::from_millis(1500);
+/// Workloads of the own cluster answer at once or not at all.
+const CONNECT: Duration = Duration::from_secs(1);
 /// Each workload counts alike for now.
 const WEIGHT: u32 = 1;
 

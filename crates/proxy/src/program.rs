@@ -26,7 +26,7 @@ const MAX_IDLE: usize = 64;
 const MAX_SHARED: usize = 16;
 /// The program is on this machine and answers at once, unless more wait for it than it lets wait: then
 /// the kernel drops what asks for a connection, and asks again after a second (RFC 6298 section 2).
-const CONNECT: Duration = Duration::from_millis(2500);
+const CONNECT: Duration = Duration::from_millis(1500);
 
 /// Connections to one program, of one worker.
 pub(crate) struct Program {

@@ -174,11 +174,18 @@ impl Reach {
                 priority: Priority::Normal,
                 data_class: None,
             };
-            match self
+            let opened = self
                 .tunnel_through(gateway, cluster, service, open, limit)
-                .await
-            {
+                .await;
+            let serves = match &opened {
+                Err(Unreachable::Refused(_, code, _)) => *code != RefusalCode::Overloaded,
+                opened => opened.is_ok(),
+            };
+            self.gateways.asked(name, gateway.address, serves);
+            match opened {
                 Ok(tunnel) => return Ok(tunnel),
+                // It speaks for itself: another may have room.
+                Err(full @ Unreachable::Refused(_, RefusalCode::Overloaded, _)) => last = full,
                 // The cluster has spoken; a sibling gateway would say the same.
                 Err(refused @ (Unreachable::Refused(..) | Unreachable::NotVerified(..))) => {
                     return Err(refused);
@@ -343,4 +350,35 @@ async fn within<T>(
     timeout(limit, work)
         .await
         .unwrap_or(Err(Unreachable::Timeout(address, limit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{plenty, run};
+
+    #[test]
+    fn a_tunnel_leaves_with_its_gateway_and_for_a_better_one() {
+        run(async {
+            let start = || {
+                let (io, peer) = tokio::io::duplex(1_000);
+                let link = Link::start(io, Side::Dialler, Settings::default(), &plenty());
+                (link, peer)
+            };
+            for is_shunned in [true, false] {
+                let ((outer, _far), (tunnel, _end)) = (start(), start());
+                let leaves = tokio::task::spawn_local(leave_with(outer.clone(), tunnel.clone()));
+                tokio::task::yield_now().await;
+                assert!(!tunnel.is_leaving());
+                if is_shunned {
+                    outer.shun();
+                } else {
+                    outer.drain();
+                }
+                leaves.await.unwrap();
+                assert!(tunnel.is_leaving());
+                assert_eq!(outer.is_leaving(), !is_shunned);
+            }
+        });
+    }
 }

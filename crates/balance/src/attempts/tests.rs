@@ -351,13 +351,11 @@ fn a_first_escape_costs_nothing_and_a_second_does() {
     let mut budget = Budget::new(now);
     spend(&mut budget, &settings, now);
     let mut attempts = Attempts::new(&settings, "GET", None, now);
-    for expect in ["retry", "budget-spent?"] {
+    for (outcome, expect) in [(Outcome::Lost, "retry"), (Outcome::Lost, "budget-spent?")] {
         attempts.begin(now);
         let _sent = attempts.commit();
-        assert_eq!(
-            show(attempts.judge(Outcome::Reset, true, &mut budget, now)),
-            expect
-        );
+        let verdict = attempts.judge(outcome, true, &mut budget, now);
+        assert_eq!(show(verdict), expect);
     }
     // What nobody has worked on may go on to whoever has room.
     for unseen in [Outcome::Shed, REFUSED] {
@@ -371,14 +369,6 @@ fn a_first_escape_costs_nothing_and_a_second_does() {
         let mut attempts = Attempts::new(&settings, "GET", None, now);
         let end = run_out(&mut attempts, unseen, &mut budget, now);
         assert_eq!(end, "budget-spent", "{unseen:?}");
-    }
-    // A connection that is lost takes nothing more: what was on it moves, wherever it can.
-    let mut attempts = Attempts::new(&settings, "GET", None, now);
-    for expect in ["retry", "retry", "attempts-spent?"] {
-        attempts.begin(now);
-        let _sent = attempts.commit();
-        let verdict = attempts.judge(Outcome::Lost, false, &mut budget, now);
-        assert_eq!(show(verdict), expect);
     }
     // It leaves the budget as it is.
     let mut budget = Budget::new(now);

@@ -111,6 +111,41 @@ fn a_cluster_with_room_relieves_one_that_has_none() {
 }
 
 #[test]
+fn who_still_sends_its_request_waits_for_nobody() {
+    let (mut valve, start) = (Valve::default(), Instant::now());
+    let text = "us 2/2 here, eu 3/3 140ms";
+    valve.observe(&shares(text), start);
+    valve.assume(&name("us"), 2.0);
+    let silent = start + Duration::from_secs(1);
+    let chosen = |valve: &Valve, now| show(&valve.pick_cluster(&shares(text), &[], now, 0));
+    let mut uploads: Vec<_> = (0..100).map(|_| valve.begin(&name("us"), start)).collect();
+    assert_eq!(chosen(&valve, silent), "eu nearest-is-hot");
+    for upload in &mut uploads {
+        valve.receive(upload, start);
+    }
+    assert_eq!(chosen(&valve, silent), "us nearest");
+    assert_eq!(
+        valve.in_flight(&name("us")),
+        100,
+        "they are there all the same"
+    );
+    // Half of them are answered as they are, the others sent.
+    for mut answered in uploads.drain(..50) {
+        valve.replied(&mut answered, Evidence::Success, None, silent);
+        valve.finish(answered, OK, silent);
+    }
+    for upload in &mut uploads {
+        valve.received(upload, silent);
+    }
+    let later = silent + Duration::from_secs(1);
+    assert_eq!(chosen(&valve, later), "eu nearest-is-hot");
+    for upload in uploads {
+        valve.finish(upload, OK, later);
+    }
+    assert_eq!(chosen(&valve, later), "us nearest");
+}
+
+#[test]
 fn guests_that_were_turned_away_elsewhere_find_what_room_there_is() {
     let text = "us 2/2 here, eu 1/1 140ms";
     for (told, shed, hot, expect) in [

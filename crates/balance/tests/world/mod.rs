@@ -427,7 +427,8 @@ impl World {
             Avoid::Cluster => journey.avoid_clusters.push(cluster.clone()),
         }
         let next = self.decide(&journey.avoid_clusters);
-        let escape = self.valve.is_escape(&cluster, &next, now);
+        let moves = outcome == Outcome::Lost && next.leads_on();
+        let escape = moves || self.valve.is_escape(&cluster, &next, now);
         let verdict = journey
             .attempts
             .judge(outcome, escape, &mut self.budget, now);

@@ -16,6 +16,8 @@ pub(crate) struct Try {
     handle: Option<Handle>,
     began: Instant,
     replied: Option<Instant>,
+    /// Its request is still coming in.
+    receives: bool,
     /// It was made because another took long: what it takes itself says nothing of what is usual.
     hedges: bool,
 }
@@ -28,6 +30,7 @@ impl Try {
             handle: None,
             began: now,
             replied: None,
+            receives: false,
             hedges: false,
         }
     }
@@ -52,6 +55,26 @@ impl Try {
         self.began = Instant::now();
         if let Some(cluster) = &mut self.cluster {
             cluster.sent(self.began);
+        }
+    }
+
+    /// The request is still coming in.
+    pub(crate) fn receive(&mut self) {
+        if let Some(cluster) = &mut self.cluster {
+            let mut state = self.destination.state.borrow_mut();
+            state.valve.receive(cluster, Instant::now());
+            self.receives = true;
+        }
+    }
+
+    /// All of the request was sent, and nothing of the reply is here.
+    pub(crate) fn received(&mut self, now: Instant) {
+        if let Some(cluster) = &mut self.cluster
+            && std::mem::replace(&mut self.receives, false)
+        {
+            let mut state = self.destination.state.borrow_mut();
+            state.valve.received(cluster, now);
+            self.began = now;
         }
     }
 

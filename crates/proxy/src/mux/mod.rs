@@ -317,7 +317,7 @@ impl Shared {
         self.closed = Some(closed);
         self.left.notify_waiters();
         for slot in self.streams.values_mut() {
-            slot.failed.get_or_insert(StreamError::Gone);
+            slot.failed.get_or_insert(StreamError::Lost);
             slot.wake();
         }
         self.openers.drain(..).for_each(Waker::wake);

@@ -70,6 +70,9 @@ pub(super) async fn run(
         journey.record.destination_cluster = attempt.cluster().cloned();
         journey.record.destination_workload = attempt.workload().cloned();
 
+        if upload.is_coming() {
+            attempt.receive();
+        }
         let kept_whole = upload.kept_whole();
         let hedge = Hedge::of(worker, &destination, decided, attempts, &request, &attempt)
             .filter(|_| upload.is_empty() && request.upgrade.is_none());
@@ -257,14 +260,14 @@ impl<'u> Waiting<'u> {
         reply: &mut ClientReply<'_>,
     ) -> Result<Item, Abandoned> {
         let Some(hedge) = &mut tried.hedge else {
-            return self.item(attempts, reply).await;
+            return self.item(Some(tried.attempt), attempts, reply).await;
         };
         let mut second: Option<Second> = None;
         loop {
             let at = hedge.next_timeout();
             tokio::select! {
                 biased;
-                item = self.item(attempts, reply) => match (item, second.take()) {
+                item = self.item(Some(tried.attempt), attempts, reply) => match (item, second.take()) {
                     // The first has failed, and the second goes on.
                     (Err(Abandoned::Failed(failed)), Some(other)) if failed.outcome != Outcome::TimedOut => {
                         self.go_on_with(other, tried.attempt).finish(failed.outcome);
@@ -295,9 +298,11 @@ impl<'u> Waiting<'u> {
         std::mem::replace(attempt, other.attempt)
     }
 
-    /// What comes next, while the request may still be on its way.
+    /// What comes next, while the request may still be on its way; `attempt`: as long as there is nothing
+    /// of the reply.
     async fn item(
         &mut self,
+        mut attempt: Option<&mut Try>,
         attempts: &mut Attempts,
         reply: &mut ClientReply<'_>,
     ) -> Result<Item, Abandoned> {
@@ -312,7 +317,13 @@ impl<'u> Waiting<'u> {
                 }
                 done = client.step() => match done {
                     Ok(Step::Wanted) => go_on(reply, &self.waits).await?,
-                    Ok(Step::Sent) => attempts.received(Instant::now()),
+                    Ok(Step::Sent) => {
+                        let now = Instant::now();
+                        attempts.received(now);
+                        if let Some(attempt) = &mut attempt {
+                            attempt.received(now);
+                        }
+                    }
                     Err(Sending::Client(error)) => return Err(Abandoned::Client(error)),
                     Err(Sending::Stuck) => return Err(late(Outcome::TimedOut)),
                     // Reading it says why.
@@ -346,7 +357,7 @@ impl<'u> Waiting<'u> {
         };
         let mut body = BytesMut::new();
         loop {
-            match self.item(attempts, reply).await? {
+            match self.item(None, attempts, reply).await? {
                 Item::Data(data) if (body.len() + data.len()) as u64 > length => {
                     return Err(bad(MISANNOUNCED));
                 }

@@ -131,14 +131,13 @@ impl<'r> Settle<'r> {
         let escape = consider(self.destination, self.decided, avoided, now).is_ok_and(|next| {
             let failed = place.cluster.as_ref();
             failed.is_some_and(|failed| {
-                let relief = match outcome {
-                    Outcome::Shed => next.relieves(failed),
-                    // Its program is not there: its sibling's may be.
-                    Outcome::Refused { .. } => next.has_room(),
+                let moves = match outcome {
+                    Outcome::Lost => next.leads_on(),
+                    Outcome::Shed | Outcome::Refused { .. } => next.relieves(failed),
                     _ => false,
                 };
                 let workload = place.workload.as_ref();
-                relief || self.destination.is_escape(failed, workload, &next, now)
+                moves || self.destination.is_escape(failed, workload, &next, now)
             })
         });
         let verdict = attempts.judge(outcome, escape, &mut self.budget.borrow_mut(), now);

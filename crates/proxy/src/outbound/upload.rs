@@ -94,6 +94,11 @@ impl<'c> Upload<'c> {
         }
     }
 
+    /// Has some of it yet to come?
+    pub(super) fn is_coming(&self) -> bool {
+        matches!(self.end, End::Open)
+    }
+
     /// There is no body at all.
     pub(super) fn is_empty(&self) -> bool {
         matches!(self.end, End::Read { trailers: None }) && self.kept_bytes == 0

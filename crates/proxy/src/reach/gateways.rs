@@ -20,23 +20,34 @@ use tokio::time::sleep;
 use super::way::Way;
 use crate::mux::Link;
 
+/// How long one that has opened no tunnel is no measure for others.
+const FAILED_KEPT: Duration = Duration::from_secs(10);
+
 #[derive(Default)]
 pub(super) struct Gateways {
-    clusters: RefCell<HashMap<ClusterName, HashMap<SocketAddr, Rc<Way>>>>,
+    clusters: RefCell<HashMap<ClusterName, HashMap<SocketAddr, Known>>>,
     /// Takes turns among them.
     turn: Cell<usize>,
 }
 
+/// One gateway.
+struct Known {
+    way: Rc<Way>,
+    /// Its cluster says so.
+    is_healthy: bool,
+    /// When it last opened no tunnel that it was asked for, for a reason of its own.
+    failed: Option<Instant>,
+}
+
 impl Gateways {
     pub(super) fn way(&self, cluster: &ClusterName, gateway: SocketAddr) -> Rc<Way> {
-        let mut clusters = self.clusters.borrow_mut();
-        let ways = clusters.entry(cluster.clone()).or_default();
-        Rc::clone(ways.entry(gateway).or_default())
+        self.known(cluster, gateway, |known| Rc::clone(&known.way))
     }
 
     /// Healthy gateways, a different one first each time, those that are slow after those that are not;
     /// then the others as a last resort.
     pub(super) fn in_turn<'c>(&self, cluster: &'c ClusterView) -> Vec<&'c Gateway> {
+        self.learn(cluster);
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
         let (mut gateways, others): (Vec<_>, Vec<_>) =
@@ -48,7 +59,13 @@ impl Gateways {
         gateways
     }
 
-    /// Pings the gateway while it carries tunnels, and has them leave while it is slow. Ends with the
+    /// It was asked for a tunnel. `serves`: the answer is not its own failure.
+    pub(super) fn asked(&self, cluster: &ClusterName, gateway: SocketAddr, serves: bool) {
+        let failed = (!serves).then(Instant::now);
+        self.known(cluster, gateway, |known| known.failed = failed);
+    }
+
+    /// Pings the gateway while it carries tunnels, and has them leave when it becomes slow. Ends with the
     /// link.
     pub(super) async fn watch(
         self: Rc<Self>,
@@ -66,49 +83,84 @@ impl Gateways {
                 link.ping();
             }
             let is_slow = self.is_slow(&cluster, gateway);
-            if is_slow {
-                link.shun();
-            }
             if is_slow != was_slow {
                 let took = link.round_trip();
                 tracing::info!(%cluster, %gateway, is_slow, ?took, "the round trip to a gateway");
+            }
+            // Once: who comes to it from now on has found no other.
+            if is_slow && !was_slow {
+                link.shun();
             }
             was_slow = is_slow;
         }
     }
 
     pub(super) fn tidy(&self, idle: Duration, now: Instant) {
-        self.clusters.borrow_mut().retain(|_, ways| {
-            ways.retain(|_, way| way.tidy(idle, now));
-            !ways.is_empty()
+        self.clusters.borrow_mut().retain(|_, gateways| {
+            gateways.retain(|_, known| known.way.tidy(idle, now));
+            !gateways.is_empty()
         });
     }
 
     pub(super) fn drain(&self) {
         let clusters = self.clusters.borrow();
-        clusters
-            .values()
-            .flat_map(HashMap::values)
-            .for_each(|way| way.drain());
+        let gateways = clusters.values().flat_map(HashMap::values);
+        gateways.for_each(|known| known.way.drain());
     }
 
-    /// Does it take much longer to answer than another of the same cluster?
+    /// What its cluster says of them. Those that it says nothing of are gone.
+    fn learn(&self, cluster: &ClusterView) {
+        let mut clusters = self.clusters.borrow_mut();
+        let Some(gateways) = clusters.get_mut(&cluster.cluster.name) else {
+            return;
+        };
+        for (address, known) in gateways {
+            let mut said = cluster.gateways.iter();
+            let is_it = |gateway: &Gateway| gateway.address == *address && gateway.healthy;
+            known.is_healthy = said.any(is_it);
+        }
+    }
+
+    /// Does it take much longer to answer than another of the same cluster that would do instead?
     fn is_slow(&self, cluster: &ClusterName, gateway: SocketAddr) -> bool {
+        let now = Instant::now();
         let clusters = self.clusters.borrow();
-        let Some(ways) = clusters.get(cluster) else {
+        let Some(gateways) = clusters.get(cluster) else {
             return false;
         };
-        let best = ways.values().filter_map(|way| way.round_trip()).min();
-        let own = ways.get(&gateway).and_then(|way| way.round_trip());
+        let would_do = gateways.values().filter(|known| known.would_do(now));
+        let best = would_do.filter_map(|known| known.way.round_trip()).min();
+        let known = gateways.get(&gateway);
+        let own = known.and_then(|known| known.way.round_trip());
         own.zip(best)
             .is_some_and(|(own, best)| is_much_slower(own, best))
+    }
+
+    fn known<T>(
+        &self,
+        cluster: &ClusterName,
+        gateway: SocketAddr,
+        look: impl FnOnce(&mut Known) -> T,
+    ) -> T {
+        let mut clusters = self.clusters.borrow_mut();
+        let gateways = clusters.entry(cluster.clone()).or_default();
+        look(gateways.entry(gateway).or_insert_with(|| Known {
+            way: Rc::default(),
+            is_healthy: true,
+            failed: None,
+        }))
+    }
+}
+
+impl Known {
+    fn would_do(&self, now: Instant) -> bool {
+        let failed = |at| now.saturating_duration_since(at) < FAILED_KEPT;
+        self.is_healthy && !self.failed.is_some_and(failed)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-
     use isthmus_codec::mux::{Settings, Side};
 
     use super::*;
@@ -130,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_gateway_is_the_last_of_the_healthy_ones_and_its_tunnels_leave() {
+    fn a_slow_gateway_is_the_last_of_the_healthy_ones() {
         run(async {
             let addresses: Vec<SocketAddr> = (1..=3)
                 .map(|last| SocketAddr::from(([127, 0, 0, last], 15008)))
@@ -177,21 +229,42 @@ mod tests {
             answer(&second, [150, 150, 150]);
             assert_eq!([order(), order()], [[0, 1, 2], [1, 0, 2]]);
 
-            // Who waits for a better way hears of it, the connection stays, and who comes later does not.
-            let mut waits = pin!(first.shunned());
-            tokio::select! {
-                biased;
-                () = &mut waits => panic!("nobody has said so"),
-                () = std::future::ready(()) => {}
+            // One that opens no tunnels, or that its cluster calls ill, is no better, however quick.
+            answer(&second, [10, 10, 10]);
+            assert!(gateways.is_slow(&name, addresses[0]));
+            gateways.asked(&name, addresses[1], false);
+            assert!(!gateways.is_slow(&name, addresses[0]));
+            gateways.asked(&name, addresses[1], true);
+            assert!(gateways.is_slow(&name, addresses[0]));
+            let mut ill = cluster.clone();
+            ill.gateways[1].healthy = false;
+            gateways.in_turn(&ill);
+            assert!(!gateways.is_slow(&name, addresses[0]));
+        });
+    }
+
+    #[test]
+    fn who_becomes_slow_is_shunned_and_the_session_stays() {
+        run(async {
+            let name = ClusterName::new("eu").expect("a name");
+            let address = |last| SocketAddr::from(([127, 0, 0, last], 15008));
+            let gateways = Rc::new(Gateways::default());
+            let (slow, _peer) = connect(&gateways, &name, address(1)).await;
+            let (quick, _other) = connect(&gateways, &name, address(2)).await;
+            for _ in 0..3 {
+                slow.learn_round_trip(200 * MS);
+                quick.learn_round_trip(10 * MS);
             }
-            first.shun();
-            waits.await;
-            assert!(!first.is_leaving());
+            let watch = |last, link: &Link| {
+                let gateways = Rc::clone(&gateways);
+                tokio::task::spawn_local(gateways.watch(name.clone(), address(last), link.clone()))
+            };
+            let _watches = (watch(1, &slow), watch(2, &quick));
             tokio::select! {
-                biased;
-                () = first.shunned() => panic!("that was before"),
-                () = std::future::ready(()) => {}
+                () = slow.shunned() => {}
+                () = quick.shunned() => panic!("it is quick"),
             }
+            assert!(!slow.is_leaving());
         });
     }
 }
