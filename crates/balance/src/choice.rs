@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use isthmus_model::ClusterName;
 
+use crate::constants::BUSY_KEPT;
 use crate::draw;
 
 /// What facts say about one cluster's part of a (service, port, subset).
@@ -93,8 +94,8 @@ pub struct Considered {
     pub probe: bool,
     /// How much of its traffic it takes: below 1.0 during the slow start.
     pub slow_start: f64,
-    /// It has turned a request of ours away within the last second.
-    pub sheds: bool,
+    /// Since it has last turned a request of ours away, if it ever has.
+    pub shed: Option<Duration>,
     /// This request has failed there already.
     pub avoided: bool,
 }
@@ -309,7 +310,8 @@ impl Considered {
     /// It works, and has turned nobody away of late. It may be so busy that who is served elsewhere had
     /// better leave it alone.
     pub fn has_room(&self) -> bool {
-        self.takes_more() && !self.sheds && !self.avoided
+        let sheds = self.shed.is_some_and(|since| since < BUSY_KEPT);
+        self.takes_more() && !sheds && !self.avoided
     }
 }
 

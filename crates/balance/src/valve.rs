@@ -9,7 +9,7 @@ use isthmus_model::ClusterName;
 
 use crate::breaker::{Breaker, Change, Gate, Pass};
 use crate::choice::{ClusterShare, Considered, Decision, Hot};
-use crate::constants::{BUSY_KEPT, EVIDENCE, HEDGE_KNOWN, STALE_AFTER, WORKLOAD_FLOOR};
+use crate::constants::{EVIDENCE, HEDGE_KNOWN, STALE_AFTER, WORKLOAD_FLOOR};
 use crate::limit::{Held, Load, Room, Siblings};
 use crate::outcome::{Evidence, Outcome};
 use crate::ramp::{self, Ramp};
@@ -237,7 +237,7 @@ impl Valve {
             hot,
             probe: gate == Gate::MayProbe && hot.is_none(),
             slow_start: ramp::share(state.ramp, now),
-            sheds: state.sheds(now),
+            shed: state.shed.map(|at| now.saturating_duration_since(at)),
             avoided: avoid.contains(&share.cluster),
             share: share.clone(),
         }
@@ -261,11 +261,6 @@ impl ClusterState {
                 .as_secs_f64(),
             local: self.local,
         }
-    }
-
-    fn sheds(&self, now: Instant) -> bool {
-        self.shed
-            .is_some_and(|at| now.saturating_duration_since(at) < BUSY_KEPT)
     }
 
     fn succeeded_lately(&self, now: Instant) -> bool {
