@@ -210,7 +210,8 @@ pub(crate) struct RetrySpec {
     /// counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) attempts: Option<u32>,
-    /// Retries allowed on top of the requests of any second, in percent of them: 0 to 100.
+    /// Retries allowed on top of the requests of any second, in percent of them: 0 to 100. A first retry
+    /// that only moves a request away from a place that is lost does not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) budget_percent: Option<u64>,
     /// What makes a try worth repeating.

@@ -156,7 +156,7 @@ pub enum LocalityOrder {
 pub struct RetrySettings {
     /// Tries after the first of which something was sent; 0 switches retries off.
     pub attempts: u32,
-    /// Retries allowed on top of the requests of the last ten seconds.
+    /// Retries allowed on top of the requests of any second.
     pub budget: Percent,
     pub on: Vec<RetryOn>,
     /// Send a request once more, elsewhere, when its reply takes longer than most.
