@@ -127,7 +127,8 @@ impl End {
                     self.connection.consumed(stream, count);
                 }
                 Event::Reset { stream, .. } | Event::Lost { stream } => {
-                    self.connection.stop(stream)
+                    self.watch.left(stream, true);
+                    self.connection.stop(stream);
                 }
                 Event::Ended { stream, .. } => {
                     // The half may have ended before, or the stream have been reset.
