@@ -23,12 +23,13 @@ pub(crate) fn header(data: &[u8]) -> String {
             let version = if data.starts_with(b"P") { 1 } else { 2 };
             format!("version-{version}-{kind}")
         }
-        Ok(None) => {
-            assert!(matches!(whole, Ok(Progress::More(_))), "{whole:?}");
-            "truncated".to_owned()
-        }
+        // It may be known to be wrong before all of it is there that was asked for.
+        Ok(None) => match whole {
+            Ok(Progress::Whole(_)) => panic!("{whole:?} before it is there"),
+            Ok(Progress::More(_)) => "truncated".to_owned(),
+            Err(error) => word(&error),
+        },
         Err(error) => {
-            // It may be known to be wrong before all of it is there.
             assert!(whole.is_err(), "{whole:?} although {error}");
             word(&error)
         }

@@ -15,6 +15,8 @@ pub struct Reply {
     /// In the order of the wire, names in lower case.
     pub fields: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// The codes of what came before it, such as 103 (Early Hints).
+    pub hints: Vec<u16>,
 }
 
 /// Longest silence of the other side.
@@ -127,30 +129,45 @@ pub fn connect(to: SocketAddr) -> Result<TcpStream> {
     open().during(|| format!("connecting to {to}"))
 }
 
-fn parse(bytes: &[u8]) -> Result<Reply> {
-    let bad = || Trouble(format!("no reply: {:?}", String::from_utf8_lossy(bytes)));
-    let end = find(bytes, b"\r\n\r\n").ok_or_else(bad)?;
-    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| bad())?;
-    let body = &bytes[end + 4..];
-    let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1));
-    let status = status.and_then(|code| code.parse().ok()).ok_or_else(bad)?;
-    let mut fields = Vec::new();
-    for line in lines {
-        let (name, value) = line.split_once(':').ok_or_else(bad)?;
-        fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+fn parse(mut bytes: &[u8]) -> Result<Reply> {
+    let mut hints = Vec::new();
+    loop {
+        let bad = || Trouble(format!("no reply: {:?}", String::from_utf8_lossy(bytes)));
+        let end = find(bytes, b"\r\n\r\n").ok_or_else(bad)?;
+        let (status, fields) = parse_head(&bytes[..end]).ok_or_else(bad)?;
+        let rest = &bytes[end + 4..];
+        // After 101, what comes is no HTTP.
+        if !(100..200).contains(&status) || status == 101 {
+            let body = rest.to_vec();
+            return whole(Reply {
+                status,
+                fields,
+                body,
+                hints,
+            });
+        }
+        hints.push(status);
+        bytes = rest;
     }
-    let mut reply = Reply {
-        status,
-        fields,
-        body: Vec::new(),
+}
+
+/// Status and fields.
+fn parse_head(head: &[u8]) -> Option<(u16, Vec<(String, String)>)> {
+    let mut lines = std::str::from_utf8(head).ok()?.split("\r\n");
+    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let field = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        Some((name.to_ascii_lowercase(), value.trim().to_owned()))
     };
-    let chunked = reply.field("transfer-encoding") == Some("chunked");
-    reply.body = if chunked {
-        unchunk(body).ok_or_else(bad)?
-    } else {
-        body.to_vec()
-    };
+    Some((status, lines.map(field).collect::<Option<_>>()?))
+}
+
+/// The reply with its body as it was meant, of all that came behind its head.
+fn whole(mut reply: Reply) -> Result<Reply> {
+    if reply.field("transfer-encoding") == Some("chunked") {
+        let broken = || Trouble(format!("the body broke off: {:?}", reply.text()));
+        reply.body = unchunk(&reply.body).ok_or_else(broken)?;
+    }
     if let Some(length) = reply.field("content-length") {
         let whole = length.parse() == Ok(reply.body.len());
         ensure(whole, || format!("the body broke off: {reply:?}"))?;
@@ -200,9 +217,15 @@ mod tests {
             good(404, "abc")
         );
         assert_eq!(body("HTTP/1.1 204 None\r\n\r\n"), good(204, ""));
+        assert_eq!(body("HTTP/1.1 101 So\r\n\r\nab"), good(101, "ab"));
+        let hinted =
+            b"HTTP/1.1 100 On\r\n\r\nHTTP/1.1 103 Hint\r\na: b\r\n\r\nHTTP/1.1 200 OK\r\n\r\nab";
+        let hinted = parse(hinted).map(|reply| (reply.status, reply.text(), reply.hints));
+        assert_eq!(hinted, Ok((200, "ab".to_owned(), vec![100, 103])));
         for broken in [
             "",
             "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.1 103 Hint\r\n\r\n",
             "HTTP/1.1 OK\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\na",

@@ -180,7 +180,7 @@ pub enum Event {
     Lost { stream: StreamId },
     /// The stream is no more, in both directions, and what came on it is to be dropped: nobody has read
     /// it for a while, and all of the credit that there is stands still with it and its like. It may
-    /// have `Ended` before.
+    /// have `Ended` before, or come as `Reset` with data that the driver still holds.
     Unread { stream: StreamId },
     /// What the peer sent as head or trailers cannot be read. If it was an `Open`, this is the
     /// only event of the stream; else a `Reset` follows.

@@ -127,6 +127,7 @@ impl End {
                     self.connection.consumed(stream, count);
                 }
                 Event::Reset { stream, .. } | Event::Lost { stream } => {
+                    self.watch.left(stream, true);
                     self.connection.stop(stream);
                 }
                 Event::Ended { stream, .. } => {

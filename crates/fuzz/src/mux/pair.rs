@@ -169,11 +169,11 @@ impl Pair {
 
     fn note(&mut self) {
         for end in &mut self.ends {
+            let mut gone = Vec::new();
             while let Some(event) = end.connection.poll_event() {
                 end.watch.take(&event);
                 if let Event::Reset { stream, .. } | Event::Lost { stream } = &event {
-                    // What had arrived of it is dropped, and the machine is told so.
-                    end.connection.stop(*stream);
+                    gone.push(*stream);
                 }
                 if let Event::Data { stream, bytes } = &event {
                     let received = end.received.entry(*stream).or_default();
@@ -183,6 +183,11 @@ impl Pair {
                         *received += 1;
                     }
                 }
+            }
+            for stream in gone {
+                // What had arrived of it is dropped, and the machine is told so.
+                end.watch.left(stream, true);
+                end.connection.stop(stream);
             }
             end.watch.check(&end.connection);
         }

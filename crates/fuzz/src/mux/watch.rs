@@ -124,15 +124,15 @@ impl Watch {
                     .get_mut(stream)
                     .expect("a stream that is known");
                 assert!(!seen.gone, "a stream is reset once");
+                // What came of it is held until the driver says that it has dropped it.
                 seen.gone = true;
-                self.consumed(*stream, u64::MAX);
             }
             Event::Unread { stream } => {
                 let seen = self
                     .streams
                     .get_mut(stream)
                     .expect("a stream that is known");
-                assert!(!seen.gone && seen.held > 0, "{stream} holds nothing back");
+                assert!(seen.held > 0, "{stream} holds nothing back");
                 seen.gone = true;
                 self.consumed(*stream, u64::MAX);
             }

@@ -3,7 +3,13 @@
 //!
 //! A process is killed and started again by the supervisor, with the program file that stands there
 //! then: it finds the state that the other release has left.
+//!
+//! What proxies have learnt to say to each other since that release works where both know it. Where one
+//! does not, the request goes without, and is answered all the same.
 
+mod program;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
@@ -19,29 +25,46 @@ use isthmus_lab::trouble::{During, Result, ensure, wait_for};
 #[derive(Debug, Parser)]
 #[command(name = "skew", disable_version_flag = true)]
 struct Arguments {
-    /// Folder with the programs of the other release.
-    #[arg(long, value_name = "FOLDER")]
-    other: PathBuf,
+    /// Folder with the programs of the other release
+    #[arg(long, value_name = "FOLDER", required_unless_present = "serve")]
+    other: Option<PathBuf>,
+
+    /// Be the program of the mesh that says what only this release carries
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "other")]
+    serve: Option<SocketAddr>,
 }
 
 /// West calls, east serves, by one gateway each.
-const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../isthmus/tests/restart/mesh");
+const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bin/skew/mesh");
+/// A process, by its cluster.
+type Place = (&'static str, &'static str);
+const CALLER: Place = ("west", "frontend-1");
+const CALLEE: Place = ("east", "booking-1");
 /// In an order in which every kind of pair is of two releases for a while.
-const ORDER: [(&str, &str); 6] = [
-    ("west", "frontend-1"),
+const ORDER: [Place; 7] = [
+    CALLER,
     ("east", "gateway-1"),
     ("east", "control"),
+    CALLEE,
     ("east", "catalog-1"),
     ("east", "redis-1"),
     ("west", "control"),
 ];
 const CATALOG: &str = "http://catalog.shop.mesh/";
+const BOOKING: &str = "http://booking.shop.mesh/";
 const REDIS_PORT: u16 = 6379;
 /// Requests of each kind after each step.
 const REQUESTS: usize = 50;
+/// Bytes of a body that uses up every credit several times.
+const LARGE: usize = 8 * 1024 * 1024;
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse().other) {
+    let arguments = Arguments::parse();
+    let ended = match (arguments.serve, arguments.other) {
+        (Some(address), _) => program::serve(address),
+        (None, other) => run(&other.unwrap_or_default()),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => {
             println!("MISS  {trouble}");
@@ -57,15 +80,21 @@ fn run(other: &Path) -> Result<()> {
     let binary = folder.join("isthmus");
     fs::create_dir_all(&folder).during(|| folder.display().to_string())?;
     put(&other.join("isthmus-demo"), &folder.join("isthmus-demo"))?;
+    put(&own, &folder.join("skew"))?;
     put(&other.join("isthmus"), &binary)?;
     let mut mesh = Mesh::of(&binary, Path::new(FILES))?;
     mesh.up(&[])?;
-    everything_works(&mesh)?;
+    let mut new = BTreeSet::new();
+    everything_works(&mesh, &new)?;
     for (direction, program) in [("upgrade", this), ("way back", other.join("isthmus"))] {
         put(&program, &binary)?;
         for process in ORDER {
             replace(&mesh, process)?;
-            everything_works(&mesh)?;
+            // The way back takes each out again.
+            if !new.remove(&process) {
+                new.insert(process);
+            }
+            everything_works(&mesh, &new)?;
             println!("ok    {direction}: {}/{}", process.0, process.1);
         }
     }
@@ -83,7 +112,7 @@ fn put(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Has the process run the program file that stands there now.
-fn replace(mesh: &Mesh, (cluster, process): (&str, &str)) -> Result<()> {
+fn replace(mesh: &Mesh, (cluster, process): Place) -> Result<()> {
     let before = mesh.process(cluster, process)?;
     ensure(is_of_earlier_file(before.pid)?, || {
         format!("{cluster}/{process} runs the new file already")
@@ -105,7 +134,8 @@ fn is_of_earlier_file(pid: u32) -> Result<bool> {
     Ok(file.to_string_lossy().ends_with(" (deleted)"))
 }
 
-fn everything_works(mesh: &Mesh) -> Result<()> {
+/// `new`: processes of this release.
+fn everything_works(mesh: &Mesh, new: &BTreeSet<Place>) -> Result<()> {
     for cluster in ["west", "east"] {
         wait_for("the mesh to be whole", PATIENCE, || mesh.is_whole(cluster))?;
     }
@@ -118,11 +148,44 @@ fn everything_works(mesh: &Mesh) -> Result<()> {
         ensure(page["body"] == "hello", || page.to_string())?;
         ping(SocketAddr::new(caller.ip(), REDIS_PORT))?;
     }
+    let page = http::get(caller, &format!("{CATALOG}bytes/{LARGE}"), &[])?.expect(200)?;
+    ensure(page.body.len() == LARGE, || {
+        format!("{} bytes instead of {LARGE}", page.body.len())
+    })?;
+    speak_as_new(caller, new.contains(&CALLER) && new.contains(&CALLEE))?;
     // What is written is taken in by control planes and proxies of either release.
     let shop = mesh.files().join("shop.yaml");
     mesh.isthmus(&["apply", "-f", &shop.display().to_string()])?
         .expect(0)
         .map(drop)
+}
+
+/// Says what the release before cannot carry. `both`: caller and callee can.
+fn speak_as_new(caller: SocketAddr, both: bool) -> Result<()> {
+    let page = http::get(caller, BOOKING, &[])?.expect(200)?;
+    let hints: &[u16] = if both { &[103] } else { &[] };
+    ensure(page.hints == hints, || format!("hints {:?}", page.hints))?;
+
+    let body: Vec<u8> = (0..251).cycle().take(LARGE).collect();
+    let expect = ["expect: 100-continue"];
+    let page = http::request(caller, "POST", BOOKING, &expect, &body)?.expect(200)?;
+    ensure(page.body == body, || {
+        format!("{} bytes came back, or others", page.body.len())
+    })?;
+
+    let wants = [
+        "connection: upgrade",
+        &format!("upgrade: {}", program::PROTOCOL),
+    ];
+    let said = http::get(caller, BOOKING, &wants)?;
+    if both {
+        let said = said.expect(101)?;
+        ensure(said.body == program::GREETING, || format!("{said:?}"))
+    } else {
+        ensure(said.refusal().is_some(), || {
+            format!("the request was not refused: {said:?}")
+        })
+    }
 }
 
 /// Plain TCP to another cluster.
