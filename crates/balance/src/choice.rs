@@ -3,7 +3,8 @@
 //! The nearest if it is not hot: the caller's own cluster, else the one with the shortest measured
 //! round trip. If it is, the quickest of those that are not hot, by what a request is expected to
 //! wait there, the way included. If all are hot, the nearest stays the choice, since spilling in panic
-//! spreads a fire; unless it does not work: then it is the quickest of those that do. The answer lists every candidate with what was known of it, so deciding and explaining are one call.
+//! spreads a fire; unless it does not work: then it is the quickest of those that do. The answer
+//! lists every candidate with what was known of it, so deciding and explaining are one call.
 //!
 //! Chance enters in one place: a cluster that has just returned gets a share that grows over the
 //! slow start, and the request's draw says whether this request belongs to it. In every other state
