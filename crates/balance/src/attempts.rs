@@ -84,8 +84,8 @@ pub struct Committed(());
 pub enum Verdict {
     /// Give the reply to the application.
     Deliver,
-    /// Begin another try, away from there.
-    Retry { avoid: Avoid },
+    /// Begin another try, away from there: see [`Attempts::avoid`].
+    Retry,
     /// Answer with a refusal, or cut the reply if it has begun.
     GiveUp {
         reason: GiveUp,
@@ -100,9 +100,20 @@ pub enum Avoid {
     /// Where this try was; others of the same cluster may do. If there are none, as when no way
     /// into a remote cluster could be found: the whole cluster.
     Workload,
-    /// The whole cluster: it did not answer in time, its less busy workload was too busy, or this is
-    /// the last try.
+    /// The whole cluster: it did not answer in time, its less busy workload was too busy, others failed
+    /// there as well, or this is the last try.
     Cluster,
+}
+
+/// What is known of the place to which a retry would lead: whether the budget has to pay for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relief {
+    /// It is in the same cluster, or in one that is in trouble itself.
+    None,
+    /// It is in another cluster that has room.
+    Room,
+    /// The request would only move there, which adds no load to anything: see [`crate::Budget`].
+    Moves,
 }
 
 /// Why there is no further try.
@@ -300,27 +311,26 @@ impl Attempts {
         Some(self.ends()?.saturating_duration_since(now))
     }
 
-    /// What a further try should stay away from. Also known before [`Attempts::judge`], so that the
-    /// next place can be picked and judged with.
-    pub fn avoid(&self, outcome: Outcome) -> Avoid {
+    /// What a further try should stay away from, to be asked before [`Attempts::judge`], so that the next
+    /// place can be picked and judged with. `keeps_failing`: see [`crate::Valve::keeps_failing`].
+    pub fn avoid(&self, outcome: Outcome, keeps_failing: bool) -> Avoid {
         // The less busy of two was too busy, so its siblings are hardly better; if there is no other
         // cluster, they are what is left.
         let is_no_place = matches!(outcome, Outcome::TimedOut | Outcome::Shed);
         let is_last = self.tries >= self.retries;
-        if is_no_place || is_last {
+        if is_no_place || is_last || keeps_failing {
             Avoid::Cluster
         } else {
             Avoid::Workload
         }
     }
 
-    /// The running try has ended. `escape`: a retry would only move the request (see
-    /// [`crate::Budget`]). The first such retry does not draw on the budget, nor does any of what no
-    /// program has seen, nor one after a try of which nothing was sent.
+    /// The running try has ended. The first retry that only moves the request does not draw on the budget,
+    /// nor does any such of what no program has seen, nor one after a try of which nothing was sent.
     pub fn judge(
         &mut self,
         outcome: Outcome,
-        escape: bool,
+        relief: Relief,
         budget: &mut Budget,
         now: Instant,
     ) -> Verdict {
@@ -336,10 +346,8 @@ impl Attempts {
             Failure::Listed(on) => Some(on),
             Failure::Always => None,
         };
-        match self.obstacle(outcome, failure, escape, budget, now) {
-            None => Verdict::Retry {
-                avoid: self.avoid(outcome),
-            },
+        match self.obstacle(outcome, failure, relief, budget, now) {
+            None => Verdict::Retry,
             // A bad reply is a reply.
             Some(_) if has_reply => Verdict::Deliver,
             Some(reason) => Verdict::GiveUp {
@@ -355,7 +363,7 @@ impl Attempts {
         &self,
         outcome: Outcome,
         failure: Option<RetryOn>,
-        escape: bool,
+        relief: Relief,
         budget: &mut Budget,
         now: Instant,
     ) -> Option<GiveUp> {
@@ -363,8 +371,8 @@ impl Attempts {
             !self.end_is_unknown(outcome) && !matches!(outcome, Outcome::Replied { .. });
         // What no program has seen has cost nobody anything: until it has been everywhere, it moves.
         let is_unseen = matches!(outcome, Outcome::Shed | Outcome::Refused { .. });
-        let is_escape = escape && (self.sent == 1 || is_unseen);
-        let is_free = self.is_unsent(outcome) || is_escape;
+        let moves = relief == Relief::Moves && (self.sent == 1 || is_unseen);
+        let is_free = self.is_unsent(outcome) || moves;
         let must_repeat_body = self.stage != Stage::Uncommitted;
         if outcome == Outcome::Cancelled {
             Some(GiveUp::Cancelled)
@@ -382,7 +390,9 @@ impl Attempts {
             Some(GiveUp::AttemptsSpent)
         } else if self.is_late(now) {
             Some(GiveUp::DeadlinePassed)
-        } else if is_free || budget.withdraw(self.percent, retried(outcome), self.asked, now) {
+        } else if is_free
+            || budget.withdraw(self.percent, retried(outcome, relief), self.asked, now)
+        {
             None
         } else {
             Some(GiveUp::BudgetSpent)
@@ -494,11 +504,11 @@ fn is_unwanted(outcome: Outcome) -> bool {
     )
 }
 
-fn retried(outcome: Outcome) -> Retried {
-    if outcome == Outcome::Shed {
-        Retried::Shed
-    } else {
-        Retried::Failure
+fn retried(outcome: Outcome, relief: Relief) -> Retried {
+    match (outcome, relief) {
+        (Outcome::Shed, _) => Retried::Shed,
+        (_, Relief::None) => Retried::Failure,
+        (_, Relief::Room | Relief::Moves) => Retried::Relieved,
     }
 }
 

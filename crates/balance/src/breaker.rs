@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::constants::{
     BREAKER_CONSECUTIVE, BREAKER_FAILURES, BREAKER_OPEN, BREAKER_OPEN_LONGEST, BREAKER_SAMPLES,
-    BREAKER_WEIGHT, SLOW_START,
+    BREAKER_WEIGHT, SLOW_START, SUSPECT_CONSECUTIVE, SUSPECT_FAILURES,
 };
 use crate::outcome::Evidence;
 
@@ -92,6 +92,17 @@ impl Breaker {
             },
             State::Open { probe, .. } if is_asking(*probe, now) => Gate::Probing,
             State::Open { .. } => Gate::MayProbe,
+        }
+    }
+
+    /// It is open, or on the way there: some in a row have failed, or some among those that began before.
+    pub(crate) fn keeps_failing(&self) -> bool {
+        match &self.state {
+            State::Closed(samples) => {
+                let in_a_row = samples.consecutive >= SUSPECT_CONSECUTIVE;
+                in_a_row || samples.failures > SUSPECT_FAILURES
+            }
+            State::Open { .. } => true,
         }
     }
 
@@ -260,6 +271,8 @@ mod tests {
             let (mut breaker, now) = (Breaker::default(), Instant::now());
             run(&mut breaker, letters, now);
             assert_eq!(breaker.gate(now) != Gate::Closed, open, "{letters}");
+            let suspect = open || letters.ends_with("ff");
+            assert_eq!(breaker.keeps_failing(), suspect, "{letters}");
         }
     }
 

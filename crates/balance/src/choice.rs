@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use isthmus_model::ClusterName;
 
-use crate::constants::BUSY_KEPT;
+use crate::constants::SHED_BY_CHANCE;
 use crate::draw;
 
 /// What facts say about one cluster's part of a (service, port, subset).
@@ -95,8 +95,8 @@ pub struct Considered {
     pub probe: bool,
     /// How much of its traffic it takes: below 1.0 during the slow start.
     pub slow_start: f64,
-    /// Since it has last turned a request of ours away, if it ever has.
-    pub shed: Option<Duration>,
+    /// What part of our last requests it turned away, 0.0 to 1.0; 0.0 unless it has done so of late.
+    pub shed: f64,
     /// This request has failed there already.
     pub avoided: bool,
 }
@@ -226,18 +226,6 @@ impl Decision {
         &self.candidates
     }
 
-    /// Does it lead a request that `failed` has turned away to another cluster that has room? No program
-    /// has seen it, so it is moved and adds no load.
-    pub fn relieves(&self, failed: &ClusterName) -> bool {
-        self.chosen()
-            .is_some_and(|to| to.share.cluster != *failed && to.has_room())
-    }
-
-    /// Does it lead to a cluster that works, however much that has to do?
-    pub fn leads_on(&self) -> bool {
-        self.chosen().is_some_and(Considered::takes_more)
-    }
-
     /// When a request might be served again, if every cluster that may serve is left alone for a time that
     /// is known: the soonest.
     pub fn soonest(&self) -> Option<Duration> {
@@ -308,11 +296,10 @@ impl Considered {
         self.hot.is_none() && !self.avoided
     }
 
-    /// It works, and has turned nobody away of late. It may be so busy that who is served elsewhere had
-    /// better leave it alone.
+    /// It works, and has turned hardly anybody away of late. It may be so busy that who is served
+    /// elsewhere had better leave it alone.
     pub fn has_room(&self) -> bool {
-        let sheds = self.shed.is_some_and(|since| since < BUSY_KEPT);
-        self.takes_more() && !sheds && !self.avoided
+        self.takes_more() && self.shed <= SHED_BY_CHANCE && !self.avoided
     }
 }
 

@@ -34,11 +34,12 @@ pub use admission::{
     Admission, Admitted, Arrival, Importance, Served, Shed, ShedReason, Ticket, Turn,
 };
 pub use affinity::hash_key;
-pub use attempts::{Attempts, Avoid, Committed, GiveUp, Verdict};
+pub use attempts::{Attempts, Avoid, Committed, GiveUp, Relief, Verdict};
 pub use budget::{Budget, Inbound, Retried};
 pub use choice::{Barred, ClusterShare, Considered, Decision, Hot, Possible, Reason};
 pub use endpoints::{Endpoints, Picked, WorkloadReason, WorkloadView};
 pub use hedge::{Hedgeable, Hedging, NoHedge};
+pub use limit::Told;
 pub use outcome::{Evidence, Outcome};
 pub use outlier::{Cause, Ejection, is_much_slower};
 pub use valve::{ClusterTry, Valve};

@@ -7,6 +7,10 @@
 //! cluster is *pressed*: by what its replies say of their workload's utilisation where they do, else
 //! by a latency above that of calm times, or by silence.
 //!
+//! How long service takes is what a reply took of which its workload says for how long the request had
+//! waited before it. Where none say so, it is what replies take in calm times: such as are, or are made
+//! for a moment by lowering the limit.
+//!
 //! Other callers are never asked. All see the same latency and utilisation, take the same steps, and
 //! so what each learns is its own part of what they share.
 //!
@@ -16,10 +20,10 @@
 use std::time::{Duration, Instant};
 
 use crate::constants::{
-    ASK_FOR, CALM, CALM_UTILISATION, CONCURRENCY_ASSUMED, CONCURRENCY_FLOOR, CONCURRENCY_HEADROOM,
-    FAILURE_LATENCY, FULL, GUESTS_FULL, GUESTS_KEPT, GUESTS_PRESSED, LEARN_EVERY, PRESSED,
-    PRESSED_ANYWAY, RATE_HEADROOM, RECENT_WEIGHT, SERVICE_FLOOR, SILENCE, UTILISATION_AGE,
-    UTILISATION_WEIGHT,
+    ASK_AT, ASK_FOR, CALM, CALM_UTILISATION, CONCURRENCY_ASSUMED, CONCURRENCY_FLOOR,
+    CONCURRENCY_HEADROOM, FAILURE_LATENCY, FULL, GUESTS_FULL, GUESTS_KEPT, GUESTS_PRESSED,
+    LEARN_EVERY, PRESSED, PRESSED_ANYWAY, RATE_HEADROOM, RECENT_WEIGHT, SERVICE_FLOOR, SILENCE,
+    UTILISATION_AGE, UTILISATION_WEIGHT,
 };
 
 mod begun;
@@ -39,7 +43,7 @@ pub(crate) struct Load {
     begun: Begun,
     /// Tries per second.
     rate: Option<f64>,
-    /// The time to the first byte where nothing queues, round trip included.
+    /// The time to the first byte without any queue, round trip included.
     base: Option<f64>,
     /// How many calm replies the base stands on, as far as that matters.
     base_from: u32,
@@ -48,6 +52,8 @@ pub(crate) struct Load {
     /// The mean of the last window.
     steady: Option<f64>,
     utilisation: Option<(f64, Instant)>,
+    /// Its replies say how long their requests have waited.
+    tells_waiting: bool,
     /// Requests in service at once per workload.
     concurrency: Option<f64>,
     /// The most of that which was seen; fades slowly.
@@ -67,6 +73,8 @@ struct Window {
     all: Sum,
     /// Those that surely did not queue.
     calm: Sum,
+    /// Those that say how long they queued, without that.
+    served: Sum,
     failed: u32,
 }
 
@@ -105,13 +113,31 @@ pub(crate) struct Siblings {
     pub(crate) service: f64,
 }
 
+/// What a reply says of its workload.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Told {
+    /// The share of its capacity that is in use, 0.0 to 1.0; what is outside is clamped, NaN ignored.
+    pub utilisation: Option<f64>,
+    /// How long the request had to wait before its program took it.
+    pub waited: Option<Duration>,
+}
+
 /// A try as the limit sees it, from its beginning to its first byte.
 #[derive(Debug)]
 pub(crate) struct Held {
     sent: Instant,
     calm: bool,
-    waits: bool,
-    failed: bool,
+    stage: Stage,
+    /// It was set aside for a while: what it waited for meanwhile is not part of its time.
+    was_aside: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// For the first byte of the reply.
+    Waits,
+    Over,
+    Failed,
 }
 
 impl Held {
@@ -168,13 +194,13 @@ impl Load {
         Held {
             sent: now,
             calm,
-            waits: true,
-            failed: false,
+            stage: Stage::Waits,
+            was_aside: false,
         }
     }
 
-    /// The first byte of a good reply is here.
-    pub(crate) fn replied(&mut self, held: &mut Held, now: Instant) {
+    /// The first byte of a good reply is here; `waited`: as its workload says.
+    pub(crate) fn replied(&mut self, held: &mut Held, waited: Option<Duration>, now: Instant) {
         if !self.release(held, now) {
             return;
         }
@@ -182,8 +208,12 @@ impl Load {
         let took = now.saturating_duration_since(held.sent).as_secs_f64();
         let utilisation = self.fresh_utilisation(now);
         let calm = held.calm && utilisation.is_none_or(|u| u < CALM_UTILISATION);
+        let waited = waited.filter(|_| !held.was_aside);
         if let Some(window) = &mut self.window {
             window.all.add(took);
+            if let Some(waited) = waited {
+                window.served.add((took - waited.as_secs_f64()).max(0.0));
+            }
             if calm {
                 window.calm.add(took);
             }
@@ -206,7 +236,7 @@ impl Load {
     /// goodput: a cluster that fails fast has not become faster.
     pub(crate) fn failed(&mut self, held: &mut Held, now: Instant) {
         self.release(held, now);
-        if std::mem::replace(&mut held.failed, true) {
+        if std::mem::replace(&mut held.stage, Stage::Failed) == Stage::Failed {
             return;
         }
         let took = now.saturating_duration_since(held.sent);
@@ -217,12 +247,20 @@ impl Load {
         }
     }
 
-    /// The try waits for its own sender: it counts for nothing, and begins anew when that is over.
+    /// The try waits for its own sender: it counts for nothing, until it is taken up again.
     pub(crate) fn set_aside(&mut self, held: &mut Held, now: Instant) {
         if self.release(held, now)
             && let Some(window) = &mut self.window
         {
             window.begun = window.begun.saturating_sub(1);
+        }
+    }
+
+    /// What the try was set aside for is over.
+    pub(crate) fn take_up(&mut self, room: Room, now: Instant) -> Held {
+        Held {
+            was_aside: true,
+            ..self.begin(room, now)
         }
     }
 
@@ -272,7 +310,7 @@ impl Load {
     pub(crate) fn limit(&self, room: Room, siblings: Siblings, now: Instant) -> f64 {
         if self.is_asking(now) {
             let each = self.concurrency.unwrap_or(siblings.concurrency);
-            return (CALM * each * room.workloads).max(1.0);
+            return (ASK_AT * each * room.workloads).max(1.0);
         }
         self.usual_limit(room, siblings)
     }
@@ -340,7 +378,8 @@ impl Load {
     fn is_calm(&self, room: Room, now: Instant) -> bool {
         let on_the_way = self.rate.unwrap_or(0.0) * room.rtt;
         let each = self.concurrency.unwrap_or(CONCURRENCY_ASSUMED);
-        let calm = CALM * each * room.workloads + on_the_way;
+        let part = if self.is_asking(now) { ASK_AT } else { CALM };
+        let calm = part * each * room.workloads + on_the_way;
         let room_left = f64::from(self.waiting) < calm;
         let settled = self.asking.as_ref().is_none_or(|asking| {
             let passed = now.saturating_duration_since(asking.since);
@@ -373,10 +412,10 @@ impl Load {
 
     /// Ends the waiting of a try, once.
     fn release(&mut self, held: &mut Held, now: Instant) -> bool {
-        if !held.waits {
+        if held.stage != Stage::Waits {
             return false;
         }
-        held.waits = false;
+        held.stage = Stage::Over;
         if let Some(window) = &mut self.window {
             window.hold(self.waiting, now);
         }

@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 
 use isthmus_model::ClusterName;
 
+use crate::attempts::Relief;
 use crate::breaker::{Breaker, Change, Gate, Pass};
 use crate::choice::{ClusterShare, Considered, Decision, Hot};
-use crate::constants::{EVIDENCE, HEDGE_KNOWN, STALE_AFTER, WORKLOAD_FLOOR};
-use crate::limit::{Held, Load, Room, Siblings};
+use crate::constants::{
+    BUSY_KEPT, EVIDENCE, HEDGE_KNOWN, SHED_WEIGHT, STALE_AFTER, WORKLOAD_FLOOR,
+};
+use crate::limit::{Held, Load, Room, Siblings, Told};
 use crate::outcome::{Evidence, Outcome};
 use crate::ramp::{self, Ramp};
 
@@ -31,7 +34,8 @@ struct ClusterState {
     /// Set while it gets back its share.
     ramp: Option<Ramp>,
     succeeded: Option<Instant>,
-    /// When it last turned a request away.
+    /// What part of the last requests it turned away, and when it last did so.
+    sheds: f64,
     shed: Option<Instant>,
     /// What the last facts said: had it a healthy workload?
     was_healthy: Option<bool>,
@@ -125,24 +129,23 @@ impl Valve {
     pub fn received(&mut self, coming: &mut ClusterTry, now: Instant) {
         let state = self.clusters.entry(coming.cluster.clone()).or_default();
         let room = state.room(now);
-        coming.held = state.load.begin(room, now);
+        coming.held = state.load.take_up(room, now);
     }
 
-    /// The first byte of the reply is here; `evidence`: what its status says. `utilisation`: the
-    /// share of its capacity that the workload said is in use, 0.0 to 1.0; what is outside is
-    /// clamped, NaN ignored.
+    /// The first byte of the reply is here; `evidence`: what its status says. `told`: what it says of its
+    /// workload.
     pub fn replied(
         &mut self,
         replied: &mut ClusterTry,
         evidence: Evidence,
-        utilisation: Option<f64>,
+        told: Told,
         now: Instant,
     ) {
         let state = self.clusters.entry(replied.cluster.clone()).or_default();
         let held = &mut replied.held;
-        state.load.told(utilisation, now);
+        state.load.told(told.utilisation, now);
         match evidence {
-            Evidence::Success => state.load.replied(held, now),
+            Evidence::Success => state.load.replied(held, told.waited, now),
             Evidence::Failure => state.load.failed(held, now),
             Evidence::Neutral => state.load.dropped(held, now),
         }
@@ -165,12 +168,16 @@ impl Valve {
         match evidence {
             Evidence::Success => {
                 state.succeeded = Some(now);
-                state.load.replied(&mut ended.held, now);
+                state.load.replied(&mut ended.held, None, now);
             }
             Evidence::Failure => state.load.failed(&mut ended.held, now),
             Evidence::Neutral => state.load.dropped(&mut ended.held, now),
         }
-        if matches!(outcome, Outcome::Shed | Outcome::Refused { .. }) {
+        let is_shed = matches!(outcome, Outcome::Shed | Outcome::Refused { .. });
+        if is_shed || evidence == Evidence::Success {
+            state.sheds += SHED_WEIGHT * (f64::from(u8::from(is_shed)) - state.sheds);
+        }
+        if is_shed {
             state.shed = Some(now);
         }
         if state.breaker.finish(&ended.pass, evidence, now) == Change::Closed {
@@ -194,6 +201,13 @@ impl Valve {
         self.state(cluster).load.assume(concurrency);
     }
 
+    /// Have the last tries there failed, one like the other? Then it is hardly the fault of a workload, and
+    /// a retry had better not ask another one.
+    pub fn keeps_failing(&self, cluster: &ClusterName) -> bool {
+        let state = self.clusters.get(cluster);
+        state.is_some_and(|state| state.breaker.keeps_failing())
+    }
+
     /// Requests on their way to `cluster`.
     pub fn in_flight(&self, cluster: &ClusterName) -> u32 {
         self.clusters
@@ -201,16 +215,33 @@ impl Valve {
             .map_or(0, |state| state.in_flight)
     }
 
-    /// Is going from `failed` to what `next` chose an escape from a dead cluster to a living one? Its
-    /// breaker is open, and the next is another that has room. Such a retry moves a request and adds
-    /// no load: see [`crate::Budget`].
-    pub fn is_escape(&self, failed: &ClusterName, next: &Decision, now: Instant) -> bool {
-        let out = self
-            .clusters
-            .get(failed)
-            .is_some_and(|state| state.breaker.gate(now) != Gate::Closed);
+    /// What going from `failed`, where a try ended with `outcome`, to what `next` chose would be.
+    /// `ejected`: the workload that failed has been.
+    pub fn relief(
+        &self,
+        outcome: Outcome,
+        failed: &ClusterName,
+        ejected: bool,
+        next: &Decision,
+        now: Instant,
+    ) -> Relief {
+        let state = self.clusters.get(failed);
+        let is_out = state.is_some_and(|state| state.breaker.gate(now) != Gate::Closed);
         let to = next.chosen();
-        out && to.is_some_and(|to| to.share.cluster != *failed && to.has_room())
+        let has_room = to.is_some_and(Considered::has_room);
+        let elsewhere = has_room && to.is_some_and(|to| to.share.cluster != *failed);
+        let nobody_has_it = match outcome {
+            Outcome::Lost => to.is_some_and(Considered::takes_more),
+            Outcome::Shed | Outcome::Refused { .. } => elsewhere,
+            _ => false,
+        };
+        if nobody_has_it || (is_out && elsewhere) || (ejected && has_room) {
+            Relief::Moves
+        } else if elsewhere {
+            Relief::Room
+        } else {
+            Relief::None
+        }
     }
 
     fn consider(
@@ -237,7 +268,7 @@ impl Valve {
             hot,
             probe: gate == Gate::MayProbe && hot.is_none(),
             slow_start: ramp::share(state.ramp, now),
-            shed: state.shed.map(|at| now.saturating_duration_since(at)),
+            shed: state.shed_of_late(now),
             avoided: avoid.contains(&share.cluster),
             share: share.clone(),
         }
@@ -261,6 +292,14 @@ impl ClusterState {
                 .as_secs_f64(),
             local: self.local,
         }
+    }
+
+    /// What part it turns away, as far as that says anything of now.
+    fn shed_of_late(&self, now: Instant) -> f64 {
+        let lately = |at| now.saturating_duration_since(at) < BUSY_KEPT;
+        self.shed
+            .filter(|at| lately(*at))
+            .map_or(0.0, |_| self.sheds)
     }
 
     fn succeeded_lately(&self, now: Instant) -> bool {

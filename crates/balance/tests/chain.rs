@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use isthmus_balance::{
-    Admission, Admitted, Arrival, Attempts, Budget, Importance, Inbound, Outcome, Served, Ticket,
-    Turn, Verdict,
+    Admission, Admitted, Arrival, Attempts, Budget, Importance, Inbound, Outcome, Relief, Served,
+    Ticket, Turn, Verdict,
 };
 use isthmus_model::TrafficSettings;
 
@@ -217,7 +217,7 @@ impl World {
         let hop = &mut self.hops[depth - 1][*number % WIDTH];
         let share = hop.inbound.retry_share(now);
         hop.budget.set_inbound_retry_share(share);
-        if let Verdict::Retry { .. } = last.judge(outcome, false, &mut hop.budget, now) {
+        if let Verdict::Retry = last.judge(outcome, Relief::None, &mut hop.budget, now) {
             self.try_(request);
         } else {
             attempts.pop();

@@ -138,12 +138,15 @@ fn reply() -> impl Strategy<Value = Reply> {
     let utilisation = option::of((0..=1000_u16).prop_map(Utilisation::of_permille));
     let refusal = option::of("[ -~]{0,60}".prop_map(Bytes::from));
     let words = (refusal, option::of("[!-~]{1,20}".prop_map(Bytes::from)));
-    let response = (200..=999_u16, fields(), utilisation, any::<bool>(), words).prop_map(
-        |(status, fields, utilisation, do_not_retry, (refusal, upgrade))| {
+    let waited = option::of(any::<u32>().prop_map(|micros| Duration::from_micros(micros.into())));
+    let busy = (utilisation, waited);
+    let response = (200..=999_u16, fields(), busy, any::<bool>(), words).prop_map(
+        |(status, fields, (utilisation, waited), do_not_retry, (refusal, upgrade))| {
             Reply::Response(Response {
                 status,
                 fields,
                 utilisation,
+                waited,
                 do_not_retry,
                 refusal,
                 upgrade,

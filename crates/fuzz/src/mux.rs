@@ -65,6 +65,7 @@ fn a_reply(kind: u8) -> Reply {
         status: 200,
         fields: some_fields(),
         utilisation: None,
+        waited: None,
         do_not_retry: false,
         upgrade: None,
         refusal: None,

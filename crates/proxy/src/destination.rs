@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use isthmus_authz::Permit;
 use isthmus_balance::{
-    Barred, Budget, ClusterShare, Considered, Decision, Endpoints, Hedgeable, Hedging, Inbound,
-    Valve, WorkloadView,
+    Barred, Budget, ClusterShare, Decision, Endpoints, Hedgeable, Hedging, Inbound, Outcome,
+    Relief, Valve, WorkloadView,
 };
 use isthmus_model::{
     Algorithm, AppProtocol, ClusterName, Handle, Health, LocalityOrder, Percent, ServiceName,
@@ -452,22 +452,26 @@ impl Destination {
         })
     }
 
-    /// See [`Valve::is_escape`]; a workload that is out counts as well.
-    pub(crate) fn is_escape(
+    /// See [`Valve::keeps_failing`].
+    pub(crate) fn keeps_failing(&self, cluster: &ClusterName) -> bool {
+        self.state.borrow().valve.keeps_failing(cluster)
+    }
+
+    /// See [`Valve::relief`]: a try at `workload` of `failed` has ended.
+    pub(crate) fn relief(
         &self,
+        outcome: Outcome,
         failed: &ClusterName,
         workload: Option<&Handle>,
         next: &Decision,
         now: Instant,
-    ) -> bool {
+    ) -> Relief {
         let state = self.state.borrow();
-        let ejected = |handle: &Handle| {
-            let group = state.groups.get(failed);
-            group.is_some_and(|group| group.endpoints.is_ejected(handle, now))
-        };
-        let escapes_workload =
-            workload.is_some_and(ejected) && next.chosen().is_some_and(Considered::has_room);
-        state.valve.is_escape(failed, next, now) || escapes_workload
+        let group = state.groups.get(failed);
+        let is_ejected =
+            |(handle, group): (&Handle, &Group)| group.endpoints.is_ejected(handle, now);
+        let ejected = workload.zip(group).is_some_and(is_ejected);
+        state.valve.relief(outcome, failed, ejected, next, now)
     }
 }
 

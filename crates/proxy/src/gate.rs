@@ -39,6 +39,15 @@ pub(crate) struct Gate {
 pub(crate) struct Pass {
     gate: Rc<Gate>,
     admitted: Option<Admitted>,
+    waited: Option<Duration>,
+}
+
+/// What a reply says of its workload.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Busy {
+    pub(crate) utilisation: Utilisation,
+    /// Before the program took the request; `None`: it passed by those that wait.
+    pub(crate) waited: Option<Duration>,
 }
 
 /// A place in the queue. Whoever leaves it is forgotten, or gives back the turn that it has not heard of.
@@ -94,6 +103,7 @@ impl Gate {
         Ok(Pass {
             gate: Rc::clone(self),
             admitted: Some(admitted),
+            waited: Some(now.elapsed()),
         })
     }
 
@@ -102,6 +112,7 @@ impl Gate {
         Pass {
             gate: Rc::clone(self),
             admitted: None,
+            waited: None,
         }
     }
 
@@ -173,7 +184,7 @@ impl Drop for Place<'_> {
 impl Pass {
     /// The first byte of a reply with this status is here. What the reply is to say of how busy the
     /// workload is.
-    pub(crate) fn replied(&mut self, status: u16) -> Utilisation {
+    pub(crate) fn replied(&mut self, status: u16) -> Busy {
         // A program that fails says nothing of how long its work takes.
         let served = if status < 500 {
             Served::Replied
@@ -184,7 +195,10 @@ impl Pass {
             self.gate.finish(admitted, served);
         }
         let used = self.gate.admission.borrow().utilisation(Instant::now());
-        Utilisation::of_fraction(used)
+        Busy {
+            utilisation: Utilisation::of_fraction(used),
+            waited: self.waited,
+        }
     }
 }
 
@@ -337,7 +351,7 @@ mod tests {
         let shed = gate.enter(&context(Some(Duration::ZERO))).await;
         assert_eq!(shed.err().unwrap().reason.code(), "too-late");
         let mut pass = gate.enter(&context(None)).await.ok().unwrap();
-        assert!(pass.replied(200).fraction() < 1.0);
+        assert!(pass.replied(200).utilisation.fraction() < 1.0);
         assert_eq!(gate.admission.borrow().in_service(), 0);
     }
 }

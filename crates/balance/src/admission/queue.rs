@@ -10,6 +10,8 @@ use crate::constants::QUEUE_HIGH;
 const RANKS: usize = 6;
 /// High priority, its retries included.
 const HIGH: u8 = 1;
+/// The last rank of what nobody has tried before.
+const FIRST: u8 = 3;
 
 /// A request that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub(super) struct Queue {
     gave_way: Vec<Ticket>,
     /// Since when it was never empty.
     since: Option<Instant>,
+    /// The same without retries, which may wait for long.
+    first_since: Option<Instant>,
     /// The same of those of high priority.
     high_since: Option<Instant>,
 }
@@ -54,9 +58,9 @@ impl Queue {
         self.since
     }
 
-    /// It has not been empty for longer than a `burst` takes.
+    /// It has not been empty of first tries for longer than a `burst` takes.
     pub(super) fn is_standing(&self, burst: Duration, now: Instant) -> bool {
-        lasts(self.since, burst, now)
+        lasts(self.first_since, burst, now)
     }
 
     /// Has one of those that matter most waited for long, so that it cannot wait for what a lowered limit
@@ -80,6 +84,9 @@ impl Queue {
             ..
         } = waiting;
         self.counts[usize::from(rank)] += 1;
+        if rank <= FIRST {
+            self.first_since.get_or_insert(now);
+        }
         if rank <= HIGH {
             self.high_since.get_or_insert(now);
         }
@@ -155,6 +162,9 @@ impl Queue {
         let waiting = self.waiting.remove(&key)?;
         self.counts[usize::from(key.0)] -= 1;
         self.ends.remove(&(waiting.until, key.0, key.1));
+        if self.ahead_of(FIRST) == 0 {
+            self.first_since = None;
+        }
         if self.ahead_of(HIGH) == 0 {
             self.high_since = None;
         }

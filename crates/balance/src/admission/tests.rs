@@ -95,7 +95,7 @@ fn who_matters_more_is_served_first_and_who_matters_least_gives_way() {
     let least = least.map(|(ticket, _)| format!("queue-full {}", ticket.number()));
     assert_eq!(gave_way, Vec::from_iter(least));
     // Who matters as little as the least takes nobody's place.
-    let same = admission.arrive(Importance::Normal, 1, HURRIED, at);
+    let same = admission.arrive(Importance::Normal, 1, Some(200 * MS), at);
     assert!(matches!(same, Arrival::Shed(shed) if shed.reason == ShedReason::QueueFull));
     // As soon as there is room, in order of rank.
     let mut served: Vec<&str> = vec![];
@@ -159,6 +159,41 @@ fn a_standing_queue_serves_the_newest_and_nobody_waits_long_in_it() {
             format!("go {}", two.number())
         ]
     );
+}
+
+/// It waits behind all others for half of what is left to it, and makes nobody's queue a standing one.
+#[test]
+fn who_was_turned_away_elsewhere_waits_longer_and_in_nobodys_way() {
+    let now = Instant::now();
+    let (mut admission, mut running) = full(now);
+    let at = now + 500 * MS;
+    let mut queue = |attempt, at| match admission.arrive(Importance::Normal, attempt, HURRIED, at) {
+        Arrival::Queued(ticket) => ticket,
+        other => panic!("{other:?}"),
+    };
+    let again = queue(1, at);
+    let later = at + 3 * QUEUE_BURST;
+    let first = queue(0, later);
+    let soon = later + 99 * MS;
+    let out = admission.on_timeout(soon);
+    assert!(out.is_empty(), "as in a burst: {out:?}");
+    let mut ended = running
+        .drain(..)
+        .flat_map(|admitted| admission.finish(admitted, Served::Otherwise, soon));
+    assert_eq!(
+        ended.next().as_ref().map(name),
+        Some(format!("go {}", first.number()))
+    );
+    assert_eq!(
+        ended.next().as_ref().map(name),
+        Some(format!("go {}", again.number()))
+    );
+    drop(ended);
+
+    let (mut admission, _running) = full(now);
+    let again = admission.arrive(Importance::Normal, 1, HURRIED, at);
+    assert!(matches!(again, Arrival::Queued(_)), "{again:?}");
+    assert_eq!(admission.next_timeout(at), Some(at + QUEUE_HURRY / 2));
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn replied(status: u16) -> Outcome {
 fn show(verdict: Verdict) -> String {
     match verdict {
         Verdict::Deliver => "deliver".to_owned(),
-        Verdict::Retry { .. } => "retry".to_owned(),
+        Verdict::Retry => "retry".to_owned(),
         Verdict::GiveUp {
             reason,
             maybe_executed,
@@ -40,7 +40,7 @@ fn first(method: &str, stage: &str, outcome: Outcome) -> String {
         "replying" => attempts.begin_reply(),
         _ => {}
     }
-    show(attempts.judge(outcome, false, &mut Budget::new(now), now))
+    show(attempts.judge(outcome, Relief::None, &mut Budget::new(now), now))
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn unavailable_is_repeated_where_the_policy_says_that_it_is_safe() {
         if !body_held {
             attempts.lose_body();
         }
-        let verdict = attempts.judge(replied(status), false, &mut Budget::new(now), now);
+        let verdict = attempts.judge(replied(status), Relief::None, &mut Budget::new(now), now);
         assert_eq!(
             show(verdict),
             expect,
@@ -210,8 +210,8 @@ fn only_listed_failures_are_tried_again() {
             if sent {
                 let _sent = attempts.commit();
             }
-            let verdict = attempts.judge(outcome, false, &mut Budget::new(now), now);
-            let retried = matches!(verdict, Verdict::Retry { .. });
+            let verdict = attempts.judge(outcome, Relief::None, &mut Budget::new(now), now);
+            let retried = matches!(verdict, Verdict::Retry);
             assert_eq!(retried, listed, "{on:?} {outcome:?}");
         }
     }
@@ -220,7 +220,7 @@ fn only_listed_failures_are_tried_again() {
     settings.retry.on.clear();
     let mut attempts = Attempts::new(&settings, "POST", None, now);
     attempts.begin(now);
-    let verdict = attempts.judge(Outcome::Drained, false, &mut Budget::new(now), now);
+    let verdict = attempts.judge(Outcome::Drained, Relief::None, &mut Budget::new(now), now);
     assert_eq!(show(verdict), "retry");
 }
 
@@ -234,8 +234,8 @@ fn run_out(attempts: &mut Attempts, outcome: Outcome, budget: &mut Budget, now: 
     loop {
         attempts.begin(now);
         let _sent = attempts.commit();
-        match attempts.judge(outcome, false, budget, now) {
-            Verdict::Retry { .. } => {}
+        match attempts.judge(outcome, Relief::None, budget, now) {
+            Verdict::Retry => {}
             other => return show(other),
         }
     }
@@ -293,19 +293,19 @@ fn what_was_unknown_once_stays_unknown() {
     attempts.begin(now);
     let _sent = attempts.commit();
     assert_eq!(
-        show(attempts.judge(Outcome::Reset, false, &mut budget, now)),
+        show(attempts.judge(Outcome::Reset, Relief::None, &mut budget, now)),
         "retry"
     );
     attempts.begin(now);
     assert_eq!(
-        show(attempts.judge(Outcome::ConnectFailed, false, &mut budget, now)),
+        show(attempts.judge(Outcome::ConnectFailed, Relief::None, &mut budget, now)),
         "retry"
     );
     let mut off = TrafficSettings::default();
     off.retry.on.retain(|on| *on != RetryOn::ConnectFailure);
     attempts.on = Listed::new(&off.retry.on);
     attempts.begin(now);
-    let end = attempts.judge(Outcome::ConnectFailed, false, &mut budget, now);
+    let end = attempts.judge(Outcome::ConnectFailed, Relief::None, &mut budget, now);
     assert_eq!(show(end), "not-listed?");
 }
 
@@ -318,17 +318,17 @@ fn tries_of_which_nothing_was_sent_are_counted_apart() {
     let mut budget = Budget::new(now);
     spend(&mut budget, &settings, now);
     let mut attempts = Attempts::new(&settings, "GET", None, now);
-    for (sent, outcome, escape) in [
-        (false, Outcome::ConnectFailed, false),
-        (true, Outcome::Reset, true),
-        (true, Outcome::Drained, false),
-        (false, Outcome::Reset, false),
+    for (sent, outcome, relief) in [
+        (false, Outcome::ConnectFailed, Relief::None),
+        (true, Outcome::Reset, Relief::Moves),
+        (true, Outcome::Drained, Relief::None),
+        (false, Outcome::Reset, Relief::None),
     ] {
         attempts.begin(now);
         if sent {
             let _sent = attempts.commit();
         }
-        let verdict = attempts.judge(outcome, escape, &mut budget, now);
+        let verdict = attempts.judge(outcome, relief, &mut budget, now);
         assert_eq!(show(verdict), "retry", "{outcome:?}");
     }
     // They are not endless.
@@ -354,16 +354,20 @@ fn a_first_escape_costs_nothing_and_a_second_does() {
     for (outcome, expect) in [(Outcome::Lost, "retry"), (Outcome::Lost, "budget-spent?")] {
         attempts.begin(now);
         let _sent = attempts.commit();
-        let verdict = attempts.judge(outcome, true, &mut budget, now);
+        let verdict = attempts.judge(outcome, Relief::Moves, &mut budget, now);
         assert_eq!(show(verdict), expect);
     }
     // What nobody has worked on may go on to whoever has room.
     for unseen in [Outcome::Shed, REFUSED] {
         let mut attempts = Attempts::new(&settings, "GET", None, now);
-        for (escape, expect) in [(true, "retry"), (true, "retry"), (false, "attempts-spent")] {
+        for (relief, expect) in [
+            (Relief::Moves, "retry"),
+            (Relief::Moves, "retry"),
+            (Relief::None, "attempts-spent"),
+        ] {
             attempts.begin(now);
             let _sent = attempts.commit();
-            let verdict = attempts.judge(unseen, escape, &mut budget, now);
+            let verdict = attempts.judge(unseen, relief, &mut budget, now);
             assert_eq!(show(verdict), expect, "{unseen:?}");
         }
         let mut attempts = Attempts::new(&settings, "GET", None, now);
@@ -375,7 +379,7 @@ fn a_first_escape_costs_nothing_and_a_second_does() {
     let before = budget.clone();
     let mut attempts = Attempts::new(&settings, "GET", None, now);
     attempts.begin(now);
-    let _verdict = attempts.judge(Outcome::ConnectFailed, true, &mut budget, now);
+    let _verdict = attempts.judge(Outcome::ConnectFailed, Relief::Moves, &mut budget, now);
     assert_eq!(budget, before);
 }
 
@@ -388,7 +392,7 @@ fn a_retry_that_is_forbidden_draws_on_no_budget() {
     let mut attempts = Attempts::new(&settings, "POST", None, now);
     attempts.begin(now);
     let _sent = attempts.commit();
-    let _verdict = attempts.judge(Outcome::Reset, false, &mut budget, now);
+    let _verdict = attempts.judge(Outcome::Reset, Relief::None, &mut budget, now);
     assert_eq!(budget, before);
 }
 
@@ -401,14 +405,19 @@ fn the_last_try_and_those_after_a_silence_and_a_refusal_of_the_busy_leave_the_cl
         (Outcome::ConnectFailed, Avoid::Cluster),
     ] {
         attempts.begin(now);
-        let verdict = attempts.judge(outcome, false, &mut Budget::new(now), now);
-        assert_eq!(verdict, Verdict::Retry { avoid: expect });
+        assert_eq!(attempts.avoid(outcome, false), expect);
+        let verdict = attempts.judge(outcome, Relief::None, &mut Budget::new(now), now);
+        assert_eq!(verdict, Verdict::Retry);
     }
     let mut attempts = Attempts::new(&TrafficSettings::default(), "GET", None, now);
     attempts.begin(now);
     for outcome in [Outcome::TimedOut, Outcome::Shed] {
-        assert_eq!(attempts.avoid(outcome), Avoid::Cluster, "{outcome:?}");
+        let avoid = attempts.avoid(outcome, false);
+        assert_eq!(avoid, Avoid::Cluster, "{outcome:?}");
     }
+    // Nor does it ask another where one like the other fails.
+    assert_eq!(attempts.avoid(replied(503), false), Avoid::Workload);
+    assert_eq!(attempts.avoid(replied(503), true), Avoid::Cluster);
 }
 
 #[test]
@@ -489,7 +498,7 @@ fn short_replies_are_held_while_a_retry_could_make_them_good() {
     let mut last = begun("GET");
     for more in [true, false] {
         let _sent = last.commit();
-        let _verdict = last.judge(Outcome::Reset, false, &mut Budget::new(now), now);
+        let _verdict = last.judge(Outcome::Reset, Relief::None, &mut Budget::new(now), now);
         last.begin(now);
         assert_eq!(last.holds_reply(Some(1), now), more);
     }
@@ -501,7 +510,7 @@ proptest! {
     #[test]
     fn nothing_is_executed_twice_that_must_not_be(
         post in any::<bool>(), retries in 0u32..5,
-        ends in proptest::collection::vec((0u8..8, any::<bool>(), any::<bool>()), 1..12),
+        ends in proptest::collection::vec((0u8..8, any::<bool>(), 0u8..3), 1..12),
     ) {
         let now = Instant::now();
         let mut settings = TrafficSettings::default();
@@ -510,7 +519,12 @@ proptest! {
         let mut attempts = Attempts::new(&settings, method, None, now);
         let mut budget = Budget::new(now);
         let (mut unknown, mut handed_out) = (false, 0);
-        for (end, sent, escape) in ends {
+        for (end, sent, relief) in ends {
+            let relief = match relief {
+                0 => Relief::None,
+                1 => Relief::Room,
+                _ => Relief::Moves,
+            };
             attempts.begin(now);
             if sent {
                 let _sent = attempts.commit();
@@ -526,13 +540,13 @@ proptest! {
                 _ => Outcome::Lost,
             };
             unknown |= sent && matches!(end, 3 | 4 | 6 | 7);
-            let verdict = attempts.judge(outcome, escape, &mut budget, now);
+            let verdict = attempts.judge(outcome, relief, &mut budget, now);
             let nothing_sent = matches!(end, 0 | 2) || (!sent && end != 5);
             handed_out += u32::from(!nothing_sent);
             prop_assert!(handed_out <= retries + 1);
             prop_assert!(attempts.tries() <= retries + 1 + MOST_UNSENT);
             match verdict {
-                Verdict::Retry { .. } => prop_assert!(!(post && unknown)),
+                Verdict::Retry => prop_assert!(!(post && unknown)),
                 Verdict::Deliver => { prop_assert_eq!(end, 5); break }
                 Verdict::GiveUp { maybe_executed, .. } => {
                     prop_assert_eq!(maybe_executed, unknown);

@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 use std::time::Duration;
 
-use super::Retried::{Failure, Shed};
+use super::Retried::{Failure, Relieved, Shed};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -21,6 +21,29 @@ fn take_all(budget: &mut Budget, of: Percent, retried: Retried, now: Instant) ->
         taken += 1;
     }
     taken
+}
+
+#[test]
+fn until_a_cluster_is_known_to_be_out_as_many_may_leave_it_as_of_thin_traffic() {
+    let start = Instant::now();
+    // Forty requests a second, for ten seconds.
+    let mut now = start;
+    let mut budget = Budget::new(start);
+    for _ in 0..400 {
+        ask(&mut budget, now);
+        now += 25 * MS;
+    }
+    for (retried, expect) in [(Shed, 7), (Failure, 7), (Relieved, 30)] {
+        let taken = take_all(&mut budget.clone(), percent(20), retried, now);
+        assert_eq!(taken, expect, "{retried:?}");
+    }
+    let mut budget = Budget::new(start);
+    budget.set_inbound_retry_share(1.0);
+    for _ in 0..400 {
+        budget.on_request(start);
+    }
+    let taken = take_all(&mut budget, percent(20), Relieved, start);
+    assert_eq!(taken, 0, "all of them are retries already");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::constants::{
 };
 use crate::outcome::{Evidence, Outcome};
 use crate::valve::Valve;
+use crate::{Relief, Told};
 use proptest::prelude::*;
 use std::time::Instant;
 
@@ -66,6 +67,10 @@ const OK: Outcome = Outcome::Replied {
     status: 200,
     retry_unwanted: false,
 };
+const BAD: Outcome = Outcome::Replied {
+    status: 503,
+    retry_unwanted: false,
+};
 
 /// The chosen cluster and the reason's code: `west nearest`.
 fn show(decision: &Decision) -> String {
@@ -102,11 +107,11 @@ fn a_cluster_with_room_relieves_one_that_has_none() {
         }
         let avoid: Vec<ClusterName> = avoid.iter().map(|cluster| name(cluster)).collect();
         let next = valve.pick_cluster(&shares(text), &avoid, now, 0);
-        assert_eq!(
-            next.relieves(&name("us")),
-            expect,
-            "{text} {broken:?} {avoid:?}"
-        );
+        for (outcome, with) in [(Outcome::Shed, Relief::Moves), (BAD, Relief::Room)] {
+            let relief = valve.relief(outcome, &name("us"), false, &next, now);
+            let expect = if expect { with } else { Relief::None };
+            assert_eq!(relief, expect, "{text} {broken:?} {avoid:?} {outcome:?}");
+        }
     }
 }
 
@@ -131,7 +136,7 @@ fn who_still_sends_its_request_waits_for_nobody() {
     );
     // Half of them are answered as they are, the others sent.
     for mut answered in uploads.drain(..50) {
-        valve.replied(&mut answered, Evidence::Success, None, silent);
+        valve.replied(&mut answered, Evidence::Success, Told::default(), silent);
         valve.finish(answered, OK, silent);
     }
     for upload in &mut uploads {
@@ -148,27 +153,36 @@ fn who_still_sends_its_request_waits_for_nobody() {
 #[test]
 fn guests_that_were_turned_away_elsewhere_find_what_room_there_is() {
     let text = "us 2/2 here, eu 1/1 140ms";
-    for (told, shed, hot, expect) in [
-        (0.5, false, None, true),
-        // Too busy for guests to come by themselves, and turns nobody away.
-        (0.9, false, Some("full"), true),
-        (0.9, true, Some("full"), false),
-        (0.5, true, None, false),
+    for (told, sheds, hot, expect) in [
+        (0.5, 0, None, true),
+        // Too busy for guests to come by themselves, and turns hardly anybody away.
+        (0.9, 1, Some("full"), true),
+        (0.9, 2, Some("full"), false),
+        (0.5, 2, None, false),
     ] {
         let (mut valve, now) = (Valve::default(), Instant::now());
         valve.observe(&shares(text), now);
         valve.assume(&name("eu"), 2.0);
         let mut begun: Vec<_> = (0..8).map(|_| valve.begin(&name("eu"), now)).collect();
-        valve.replied(&mut begun[0], Evidence::Success, Some(told), now);
-        if shed {
+        let busy = Told {
+            utilisation: Some(told),
+            ..Told::default()
+        };
+        valve.replied(&mut begun[0], Evidence::Success, busy, now);
+        for _ in 0..sheds {
             valve.finish(begun.pop().unwrap(), Outcome::Shed, now);
         }
         let next = valve.pick_cluster(&shares(text), &[name("us")], now, 0);
         let eu = next.chosen().unwrap();
         assert_eq!((eu.share.cluster.as_str(), eu.why_not()), ("eu", hot));
-        assert_eq!(next.relieves(&name("us")), expect, "{told} {shed}");
-        let later = valve.pick_cluster(&shares(text), &[name("us")], now + BUSY_KEPT, 0);
-        assert!(later.relieves(&name("us")), "{told} {shed}");
+        let moves = |next: &Decision, now| {
+            let relief = valve.relief(Outcome::Shed, &name("us"), false, next, now);
+            relief == Relief::Moves
+        };
+        assert_eq!(moves(&next, now), expect, "{told} {sheds}");
+        let later = now + BUSY_KEPT;
+        let next = valve.pick_cluster(&shares(text), &[name("us")], later, 0);
+        assert!(moves(&next, later), "{told} {sheds}");
     }
 }
 
@@ -316,7 +330,8 @@ fn what_waits_above_the_limit_spills_while_it_is_pressed() {
     let avoid = [name("eu")];
     let back = broken.pick_cluster(&shares(text), &avoid, silent, 0);
     assert_eq!(show(&back), "eu all-hot", "it works, and us does not");
-    assert!(broken.is_escape(&name("us"), &decision, silent));
+    let relief = broken.relief(Outcome::Reset, &name("us"), false, &decision, silent);
+    assert_eq!(relief, Relief::Moves);
     for try_ in there {
         valve.finish(try_, Outcome::Cancelled, silent);
     }
@@ -596,8 +611,8 @@ fn an_escape_leads_from_a_dead_cluster_to_a_living_one() {
             fail(&mut valve, cluster, 5, now);
         }
         let next = valve.pick_cluster(&shares(text), &[name(failed)], now, 0);
-        let seen = valve.is_escape(&name(failed), &next, now);
-        assert_eq!(seen, expect, "{broken:?} {failed}");
+        let relief = valve.relief(BAD, &name(failed), false, &next, now);
+        assert_eq!(relief == Relief::Moves, expect, "{broken:?} {failed}");
     }
 }
 

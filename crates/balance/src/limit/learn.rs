@@ -52,10 +52,16 @@ impl Load {
         }
     }
 
-    /// Calm replies tell the base. A whole window that was faster does, too.
+    /// Replies that say how long they waited tell the base; else calm ones. A whole window that was faster
+    /// does, too.
     fn learn_base(&mut self, window: &Window, asked: bool) {
         let (all, calm) = (window.all.mean(), window.calm.mean());
         let enough = |sum: &Sum| sum.count >= LEARN_FROM / 2;
+        self.tells_waiting = enough(&window.served);
+        if let Some(served) = window.served.mean().filter(|_| self.tells_waiting) {
+            self.base = Some(blend(self.base, served, LEARN_GOOD));
+            return;
+        }
         let count = f64::from(window.calm.count);
         let weight = (count / (count + f64::from(self.base_from))).max(LEARN_GOOD);
         self.base = match (self.base, calm.filter(|_| enough(&window.calm))) {
@@ -91,7 +97,8 @@ impl Load {
             (LEARN_GOOD * (target - known)).min((GROWTH - 1.0) * known)
         };
         self.concurrency = Some(known + step);
-        if found.pressed && found.used && window.calm.count < LEARN_FROM / 2 {
+        let is_unknown = !self.tells_waiting && window.calm.count < LEARN_FROM / 2;
+        if found.pressed && found.used && is_unknown {
             self.ask(now);
         }
     }
@@ -163,6 +170,7 @@ impl Window {
             begun: 0,
             all: Sum::default(),
             calm: Sum::default(),
+            served: Sum::default(),
             failed: 0,
         }
     }

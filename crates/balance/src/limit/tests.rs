@@ -16,7 +16,10 @@ struct Cluster {
     now: Instant,
     /// When each is free.
     workers: Vec<Instant>,
-    running: VecDeque<(Instant, Held)>,
+    /// When each is answered, and how long it waits for a worker.
+    running: VecDeque<(Instant, Duration, Held)>,
+    /// Replies say how long that was, and that there is no room.
+    tells: bool,
 }
 
 impl Cluster {
@@ -27,6 +30,7 @@ impl Cluster {
             now,
             workers: vec![now; workers],
             running: VecDeque::new(),
+            tells: false,
         }
     }
 
@@ -35,15 +39,21 @@ impl Cluster {
     fn run(&mut self, rate: u32, took: Duration, seconds: u32) {
         for _ in 0..rate * seconds {
             self.now += Duration::from_secs(1) / rate;
-            while self.running.front().is_some_and(|(at, _)| *at <= self.now) {
-                let (at, mut held) = self.running.pop_front().unwrap();
-                self.load.replied(&mut held, at);
+            while self.running.front().is_some_and(|(at, ..)| *at <= self.now) {
+                let (at, waited, mut held) = self.running.pop_front().unwrap();
+                if self.tells {
+                    self.load.told(Some(1.0), at);
+                }
+                let waited = Some(waited).filter(|_| self.tells);
+                self.load.replied(&mut held, waited, at);
             }
             if self.load.exceeded(HERE, unknown(), self.now).is_none() {
                 let held = self.load.begin(HERE, self.now);
                 let worker = self.workers.iter_mut().min().unwrap();
-                *worker = self.now.max(*worker) + took;
-                self.running.push_back((*worker, held));
+                let begins = self.now.max(*worker);
+                *worker = begins + took;
+                let waited = begins.saturating_duration_since(self.now);
+                self.running.push_back((*worker, waited, held));
             }
         }
     }
@@ -64,6 +74,41 @@ fn unknown() -> Siblings {
 
 fn near(value: f64, expect: f64) -> bool {
     (value - expect).abs() <= 0.15 * expect
+}
+
+/// Where replies say how long they waited, no question is needed, however full the cluster is all the
+/// time.
+#[test]
+fn what_was_not_waited_for_is_service() {
+    let mut cluster = Cluster::new(10);
+    cluster.tells = true;
+    cluster.run(400, 20 * MS, 10);
+    for (workers, took) in [(10, 20 * MS), (10, 40 * MS), (5, 40 * MS), (10, 10 * MS)] {
+        cluster.workers.resize(workers, cluster.now);
+        cluster.run(900, took, 15);
+        let (base, most) = (cluster.load.base.unwrap(), cluster.concurrency());
+        assert!(near(base, took.as_secs_f64()), "{workers} {took:?}: {base}");
+        #[expect(clippy::cast_precision_loss, reason = "few")]
+        let expect = workers as f64;
+        assert!(near(most, expect), "{workers} {took:?}: {most}");
+        assert!(cluster.load.asking.is_none());
+    }
+}
+
+/// What the request waited for while it was still coming in is no part of its time.
+#[test]
+fn what_was_set_aside_says_nothing_of_waiting() {
+    let (mut load, mut now) = (Load::default(), Instant::now());
+    for _ in 0..100 {
+        let mut held = load.begin(HERE, now);
+        load.set_aside(&mut held, now);
+        now += 100 * MS;
+        let mut held = load.take_up(HERE, now);
+        now += 20 * MS;
+        load.replied(&mut held, Some(90 * MS), now);
+    }
+    let base = load.base.unwrap();
+    assert!(near(base, 0.020), "{base}");
 }
 
 #[test]
@@ -127,7 +172,9 @@ fn it_counts_only_under_pressure() {
     let now = cluster.now;
     for _ in 0..20 {
         let held = cluster.load.begin(HERE, now);
-        cluster.running.push_back((now + 20 * MS, held));
+        cluster
+            .running
+            .push_back((now + 20 * MS, Duration::ZERO, held));
     }
     assert_eq!(exceeded(&cluster, now), None, "a burst is no queue");
     let limit = exceeded(&cluster, now + SILENCE + MS);
@@ -139,7 +186,7 @@ fn it_counts_only_under_pressure() {
         let now = cluster.now;
         cluster
             .running
-            .extend((0..20).map(|_| (now, cluster.load.begin(HERE, now))));
+            .extend((0..20).map(|_| (now, Duration::ZERO, cluster.load.begin(HERE, now))));
         assert_eq!(exceeded(&cluster, now).is_some(), expect, "{told}");
         assert_eq!(cluster.load.full(HERE, now).is_some(), expect, "{told}");
         let late = now + UTILISATION_AGE;
@@ -166,7 +213,7 @@ fn what_lives_on_after_its_first_byte_fills_no_limit() {
     let mut held: Vec<Held> = (0..99).map(|_| load.begin(HERE, now)).collect();
     assert_eq!(load.waiting(), 99);
     for held in &mut held {
-        load.replied(held, now + MS);
+        load.replied(held, None, now + MS);
     }
     assert_eq!(load.waiting(), 0);
     for held in &mut held {
@@ -223,7 +270,7 @@ proptest! {
                 3 => load.dropped(&mut running.swap_remove(0), now),
                 _ => {
                     load.told(Some(f64::from(told) / 1000.0), now);
-                    load.replied(&mut running.swap_remove(0), now);
+                    load.replied(&mut running.swap_remove(0), None, now);
                 }
             }
             prop_assert_eq!(load.waiting() as usize, running.len());

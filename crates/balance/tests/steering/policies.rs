@@ -1,11 +1,15 @@
 //! The policies that are compared: the valve, and what others do.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use isthmus_balance::{ClusterShare, ClusterTry, Endpoints, Outcome, Valve};
+use isthmus_balance::{
+    Attempts, Avoid, Budget, ClusterShare, ClusterTry, Endpoints, Outcome, Relief, Told, Valve,
+    Verdict,
+};
 use isthmus_model::{Algorithm, ClusterName, OutlierSettings, TrafficSettings};
 
-use crate::world::{CLUSTERS, WORKLOADS, name};
+use crate::story::Layout;
+use crate::world::{CLUSTERS, name};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Policy {
@@ -22,6 +26,25 @@ pub(crate) struct Steering {
     valve: Valve,
     endpoints: Vec<Endpoints<usize>>,
     everywhere: Endpoints<usize>,
+    workloads: usize,
+    settings: TrafficSettings,
+    budget: Budget,
+}
+
+/// Where a request has failed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Failed {
+    clusters: Vec<ClusterName>,
+    workloads: Vec<(usize, usize)>,
+}
+
+impl Failed {
+    pub(crate) fn add(&mut self, avoid: Avoid, cluster: usize, workload: usize) {
+        match avoid {
+            Avoid::Cluster => self.clusters.push(name(cluster)),
+            Avoid::Workload => self.workloads.push((cluster, workload)),
+        }
+    }
 }
 
 /// A try that is under way.
@@ -33,7 +56,8 @@ pub(crate) struct Ticket {
 }
 
 impl Steering {
-    pub(crate) fn new(policy: Policy, assumed: Option<f64>, now: Instant) -> Self {
+    pub(crate) fn new(policy: Policy, layout: Layout, assumed: Option<f64>, now: Instant) -> Self {
+        let workloads = layout.workloads;
         let settings = TrafficSettings::default();
         // Workloads at different distances cannot be compared: nobody is ejected there.
         let no_ejection = OutlierSettings {
@@ -53,10 +77,47 @@ impl Steering {
             policy,
             valve,
             endpoints: (0..CLUSTERS)
-                .map(|_| of(0..WORKLOADS, &settings.outlier))
+                .map(|_| of(0..workloads, &settings.outlier))
                 .collect(),
-            everywhere: of(0..CLUSTERS * WORKLOADS, &no_ejection),
+            everywhere: of(0..CLUSTERS * workloads, &no_ejection),
+            workloads,
+            budget: Budget::new(now),
+            settings,
         }
+    }
+
+    /// A request comes, and has so many seconds.
+    pub(crate) fn arrive(&mut self, timeout: f64, now: Instant) -> Attempts {
+        self.budget.on_request(now);
+        let mut settings = self.settings.clone();
+        settings.timeout.request = Duration::from_secs_f64(timeout);
+        Attempts::new(&settings, "GET", None, now)
+    }
+
+    pub(crate) fn keeps_failing(&self, cluster: usize) -> bool {
+        self.valve.keeps_failing(&name(cluster))
+    }
+
+    /// What becomes of a request whose try at `place` has ended so. What others do is held to no budget.
+    pub(crate) fn judge(
+        &mut self,
+        attempts: &mut Attempts,
+        failed: &Failed,
+        outcome: Outcome,
+        shares: &[ClusterShare],
+        place: (usize, usize),
+        now: Instant,
+    ) -> Verdict {
+        let (cluster, workload) = place;
+        let relief = if self.policy == Policy::Valve {
+            let next = self.valve.pick_cluster(shares, &failed.clusters, now, 0);
+            let ejected = self.endpoints[cluster].is_ejected(&workload, now);
+            self.valve
+                .relief(outcome, &name(cluster), ejected, &next, now)
+        } else {
+            Relief::Moves
+        };
+        attempts.judge(outcome, relief, &mut self.budget, now)
     }
 
     pub(crate) fn observe(&mut self, shares: &[ClusterShare], now: Instant) {
@@ -67,10 +128,11 @@ impl Steering {
     pub(crate) fn begin(
         &mut self,
         shares: &[ClusterShare],
-        avoid: &[ClusterName],
+        failed: &Failed,
         now: Instant,
         draw: u64,
     ) -> (usize, usize, Ticket) {
+        let (avoid, workloads) = (&failed.clusters, self.workloads);
         let cluster = match self.policy {
             Policy::Valve => {
                 let decision = self.valve.pick_cluster(shares, avoid, now, draw);
@@ -84,20 +146,22 @@ impl Steering {
                 index(&nearest.or(shares.first()).expect("three").cluster)
             }
             Policy::EverywhereEwma => {
-                let failed: Vec<usize> = (0..CLUSTERS * WORKLOADS)
+                let left: Vec<usize> = (0..CLUSTERS * workloads)
                     .filter(|key| {
-                        avoid.contains(&name(key / WORKLOADS))
-                            || shares[key / WORKLOADS].healthy == 0
+                        avoid.contains(&name(key / workloads))
+                            || shares[key / workloads].healthy == 0
                     })
                     .collect();
-                let picked = self.everywhere.pick(&failed, now, draw).expect("twelve");
+                let picked = self.everywhere.pick(&left, now, draw).expect("twelve");
                 let key = *picked.key;
                 self.everywhere.start(&key);
-                return self.ticket(key / WORKLOADS, key % WORKLOADS, now);
+                return self.ticket(key / workloads, key % workloads, now);
             }
         };
+        let tried = failed.workloads.iter().filter(|(at, _)| *at == cluster);
+        let tried: Vec<usize> = tried.map(|(_, workload)| *workload).collect();
         let picked = self.endpoints[cluster]
-            .pick(&[], now, draw ^ 0x77)
+            .pick(&tried, now, draw ^ 0x77)
             .expect("four");
         let workload = *picked.key;
         self.endpoints[cluster].start(&workload);
@@ -119,13 +183,7 @@ impl Steering {
         )
     }
 
-    pub(crate) fn finish(
-        &mut self,
-        ticket: Ticket,
-        outcome: Outcome,
-        utilisation: Option<f64>,
-        now: Instant,
-    ) {
+    pub(crate) fn finish(&mut self, ticket: Ticket, outcome: Outcome, told: Told, now: Instant) {
         let Ticket {
             try_,
             cluster,
@@ -134,15 +192,14 @@ impl Steering {
         } = ticket;
         let latency = now.saturating_duration_since(began);
         if self.policy == Policy::EverywhereEwma {
-            let key = cluster * WORKLOADS + workload;
+            let key = cluster * self.workloads + workload;
             self.everywhere.finish(&key, outcome, latency, now);
         } else {
             self.endpoints[cluster].finish(&workload, outcome, latency, now);
         }
         if let Some(mut try_) = try_ {
             if matches!(outcome, Outcome::Replied { .. }) {
-                self.valve
-                    .replied(&mut try_, outcome.evidence(), utilisation, now);
+                self.valve.replied(&mut try_, outcome.evidence(), told, now);
             }
             self.valve.finish(try_, outcome, now);
         }

@@ -9,73 +9,25 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::{Duration, Instant};
 
 use isthmus_balance::{
-    Admission, Admitted, Arrival, Attempts, Avoid, ClusterShare, Importance, Outcome, Served,
-    Ticket as Place, Turn,
+    Admission, Admitted, Arrival, Attempts, ClusterShare, Importance, Outcome, Served,
+    Ticket as Place, Told, Turn, Verdict,
 };
-use isthmus_model::{ClusterName, TrafficSettings};
+use isthmus_model::ClusterName;
 
 use crate::chance::{below, lognormal, random, uniform, unit};
-use crate::policies::{Policy, Steering, Ticket};
+use crate::policies::{Failed, Policy, Steering, Ticket};
+use crate::story::{Inputs, Story};
 
 pub(crate) const CLUSTERS: usize = 3;
-pub(crate) const WORKLOADS: usize = 4;
-pub(crate) const WORKERS: usize = 4;
-/// How long callers wait, as a multiple of the service time.
-const PATIENCE: f64 = 50.0;
+/// No cluster has more callers.
 const CALLERS: usize = 4;
 /// Round trips in ms: from, to.
 const RTT: [[f64; CLUSTERS]; CLUSTERS] = [[0.5, 40.0, 60.0], [40.0, 0.5, 80.0], [60.0, 80.0, 0.5]];
 /// How long after an outage begins or ends the facts of all say so.
 const TOLD: f64 = 1.0;
-const MOST_TRIES: u32 = 3;
 
 pub(crate) fn name(cluster: usize) -> ClusterName {
     ClusterName::new(["us", "eu", "ap"][cluster]).expect("a label")
-}
-
-/// What happens, in seconds and in shares of one cluster's capacity.
-#[derive(Debug, Clone)]
-pub(crate) struct Story {
-    pub(crate) name: &'static str,
-    /// Mean time of work in seconds.
-    pub(crate) service: f64,
-    pub(crate) calm: [f64; CLUSTERS],
-    pub(crate) trouble: [f64; CLUSTERS],
-    /// How much longer everything takes in `us` during the trouble.
-    pub(crate) slower: f64,
-    /// Workers of each workload in `us` during the trouble.
-    pub(crate) workers: usize,
-    /// `us` is down during the trouble.
-    pub(crate) outage: bool,
-    pub(crate) begins: f64,
-    pub(crate) ends: f64,
-    pub(crate) length: f64,
-}
-
-impl Story {
-    /// Requests per second that a cluster serves when all its workers are busy.
-    fn capacity(&self) -> f64 {
-        (WORKLOADS * WORKERS) as f64 / self.service
-    }
-
-    fn timeout(&self) -> f64 {
-        PATIENCE * self.service
-    }
-}
-
-/// How the inputs of a policy are worse than the truth.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Inputs {
-    /// Replies say how busy their workload is.
-    pub(crate) utilisation: bool,
-    /// An [`Admission`] stands before each workload, and it is what says so.
-    pub(crate) guarded: bool,
-    /// Times and utilisation are wrong by up to this part.
-    pub(crate) noise: f64,
-    /// This part of the replies does not say; of facts, is not updated.
-    pub(crate) lost: f64,
-    /// What every workload is assumed to hold, if anything.
-    pub(crate) assumed: Option<f64>,
 }
 
 /// One request as it went. Seconds since the beginning.
@@ -96,7 +48,7 @@ struct Workload {
     /// Tries that wait before it.
     queue: BTreeMap<Place, u64>,
     /// When each worker is free.
-    workers: [f64; WORKERS],
+    workers: Vec<f64>,
     /// Busy workers of all, smoothed over 100 ms, as of then.
     utilisation: (f64, f64),
     busy: usize,
@@ -105,11 +57,14 @@ struct Workload {
 struct Running {
     request: usize,
     caller: usize,
-    tries: u32,
-    avoid: Vec<ClusterName>,
+    attempts: Attempts,
+    failed: Failed,
     cluster: usize,
     workload: usize,
     ticket: Ticket,
+    arrived: f64,
+    /// Until its program took it, if that is told.
+    waited: Option<f64>,
     /// By the workload, if it is guarded.
     admitted: Option<Admitted>,
 }
@@ -119,7 +74,8 @@ enum Event {
     Arrive(usize),
     Start(u64, usize, usize),
     Done(u64, usize, usize),
-    Reply(u64),
+    /// With that status.
+    Reply(u64, u16),
     Shed(u64),
     /// Somebody who waits before a workload may not have to any more.
     Turn(usize, usize),
@@ -153,7 +109,9 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn run(policy: Policy, story: &Story, inputs: Inputs, seed: u64) -> Vec<Request> {
         let origin = Instant::now();
-        let caller = |_| Steering::new(policy, inputs.assumed, origin);
+        let layout = story.layout;
+        let caller = |_| Steering::new(policy, layout, inputs.assumed, origin);
+        let workload = || Workload::new(layout.workers, 0.0);
         let mut world = Self {
             seed,
             story: story.clone(),
@@ -163,7 +121,7 @@ impl World {
             events: BinaryHeap::new(),
             made: 0,
             workloads: (0..CLUSTERS)
-                .map(|_| (0..WORKLOADS).map(|_| Workload::default()).collect())
+                .map(|_| (0..layout.workloads).map(|_| workload()).collect())
                 .collect(),
             callers: (0..CLUSTERS * CALLERS).map(caller).collect(),
             shares: vec![],
@@ -237,22 +195,24 @@ impl World {
         if self.in_trouble(cluster) {
             self.story.workers
         } else {
-            WORKERS
+            self.story.layout.workers
         }
     }
 
     fn facts(&mut self, from: usize) -> Vec<ClusterShare> {
-        let told_down = self.story.outage
-            && (self.story.begins + TOLD..self.story.ends + TOLD).contains(&self.now);
+        let is_down = self.story.outage || self.story.workers == 0;
+        let told_down =
+            is_down && (self.story.begins + TOLD..self.story.ends + TOLD).contains(&self.now);
+        let workloads = self.story.layout.workloads;
         (0..CLUSTERS)
             .map(|to| {
-                let healthy = if to == 0 && told_down { 0 } else { WORKLOADS };
+                let healthy = if to == 0 && told_down { 0 } else { workloads };
                 let rtt = self.noisy(RTT[from][to] / 1e3);
                 ClusterShare {
                     cluster: name(to),
                     local: from == to,
                     healthy: u32::try_from(healthy).expect("few"),
-                    total: u32::try_from(WORKLOADS).expect("few"),
+                    total: u32::try_from(workloads).expect("few"),
                     age: Duration::ZERO,
                     rtt: Some(Duration::from_secs_f64(rtt)),
                     connected: true,
@@ -266,16 +226,20 @@ impl World {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Arrive(request) => {
-                let caller = self.requests[request].from * CALLERS + below(self.draw(), CALLERS);
+                let from = self.requests[request].from;
+                let callers = self.story.layout.callers[from];
+                let caller = from * CALLERS + below(self.draw(), callers);
                 let id = self.next_try();
                 self.push(self.now + self.story.timeout(), Event::TimedOut(id));
-                self.begin(id, request, caller, 1, vec![]);
+                let (timeout, now) = (self.story.timeout(), self.instant());
+                let attempts = self.callers[caller].arrive(timeout, now);
+                self.begin(id, request, caller, attempts, Failed::default());
             }
             Event::Start(id, cluster, workload) => self.start(id, cluster, workload),
             Event::Done(id, cluster, workload) => self.done(id, cluster, workload),
-            Event::Reply(id) => {
+            Event::Reply(id, status) => {
                 let replied = Outcome::Replied {
-                    status: 200,
+                    status,
                     retry_unwanted: false,
                 };
                 self.end(id, replied);
@@ -305,12 +269,9 @@ impl World {
             }
             Event::Up => {
                 self.down = false;
-                let now = self.now;
+                let (now, workers) = (self.now, self.story.layout.workers);
                 for workload in &mut self.workloads[0] {
-                    *workload = Workload {
-                        workers: [now; WORKERS],
-                        ..Workload::default()
-                    };
+                    *workload = Workload::new(workers, now);
                 }
             }
             Event::Facts => {
@@ -333,17 +294,19 @@ impl World {
         id: u64,
         request: usize,
         caller: usize,
-        tries: u32,
-        avoid: Vec<ClusterName>,
+        mut attempts: Attempts,
+        failed: Failed,
     ) {
         let (now, draw) = (self.instant(), self.draw());
         let from = caller / CALLERS;
+        attempts.begin(now);
         let (cluster, workload, ticket) =
-            self.callers[caller].begin(&self.shares[from], &avoid, now, draw);
+            self.callers[caller].begin(&self.shares[from], &failed, now, draw);
         let rtt = way(caller, cluster);
         if cluster == 0 && self.down {
             self.push(self.now + rtt, Event::NotConnected(id));
         } else {
+            let _sent = attempts.commit();
             self.push(self.now + rtt / 2.0, Event::Start(id, cluster, workload));
         }
         self.running.insert(
@@ -351,11 +314,13 @@ impl World {
             Running {
                 request,
                 caller,
-                tries,
-                avoid,
+                attempts,
+                failed,
                 cluster,
                 workload,
                 ticket,
+                arrived: self.now,
+                waited: None,
                 admitted: None,
             },
         );
@@ -373,7 +338,8 @@ impl World {
         let left = self.requests[running.request].began + self.story.timeout() - self.now;
         let left = Duration::from_secs_f64(left.max(0.0));
         let place = &mut self.workloads[cluster][workload];
-        let attempt = running.tries - 1;
+        let attempt = running.attempts.attempt();
+        running.arrived = self.now;
         match place
             .admission
             .arrive(Importance::Normal, attempt, Some(left), now)
@@ -435,9 +401,11 @@ impl World {
 
     /// The program takes the request: the worker does that is free first.
     fn execute(&mut self, id: u64, cluster: usize, workload: usize) {
-        let Some(request) = self.running.get(&id).map(|running| running.request) else {
+        let Some(running) = self.running.get_mut(&id) else {
             return;
         };
+        running.waited = Some(self.now - running.arrived);
+        let request = running.request;
         let slower = if self.in_trouble(cluster) {
             self.story.slower
         } else {
@@ -445,6 +413,9 @@ impl World {
         };
         let work = self.work[request] * slower;
         let (now, staffed) = (self.now, self.staffed(cluster));
+        if staffed == 0 {
+            return self.refuse(id, cluster, workload);
+        }
         let place = &mut self.workloads[cluster][workload];
         place.measure(now, 1, staffed);
         let workers = &mut place.workers[..staffed];
@@ -457,6 +428,22 @@ impl World {
         self.push(done, Event::Done(id, cluster, workload));
     }
 
+    /// The program answers that it cannot, at once.
+    fn refuse(&mut self, id: u64, cluster: usize, workload: usize) {
+        let now = self.instant();
+        let Some(running) = self.running.get_mut(&id) else {
+            return;
+        };
+        let admitted = running.admitted.take();
+        let rtt = way(running.caller, cluster);
+        self.push(self.now + rtt / 2.0, Event::Reply(id, 503));
+        if let Some(admitted) = admitted {
+            let place = &mut self.workloads[cluster][workload];
+            let turns = place.admission.finish(admitted, Served::Otherwise, now);
+            self.take(cluster, workload, turns);
+        }
+    }
+
     fn done(&mut self, id: u64, cluster: usize, workload: usize) {
         let staffed = self.staffed(cluster);
         self.workloads[cluster][workload].measure(self.now, -1, staffed);
@@ -467,7 +454,7 @@ impl World {
         {
             admitted = running.admitted.take();
             let rtt = way(running.caller, cluster);
-            self.push(self.now + rtt / 2.0, Event::Reply(id));
+            self.push(self.now + rtt / 2.0, Event::Reply(id, 200));
         }
         if let Some(admitted) = admitted {
             let place = &mut self.workloads[cluster][workload];
@@ -488,7 +475,11 @@ impl World {
         } else {
             place.utilisation.0
         };
-        let told = self.noisy(truth).min(1.0);
+        let waited = running.waited.filter(|_| says && self.inputs.guarded);
+        let told = Told {
+            utilisation: Some(self.noisy(truth).min(1.0)).filter(|_| says),
+            waited: waited.map(Duration::from_secs_f64),
+        };
         let (cluster, workload) = (running.cluster, running.workload);
         if let Some(admitted) = running.admitted {
             // Nobody waits for it any more, whatever the program does.
@@ -496,25 +487,35 @@ impl World {
             let turns = place.admission.finish(admitted, Served::Otherwise, now);
             self.take(cluster, workload, turns);
         }
-        self.callers[running.caller].finish(running.ticket, outcome, says.then_some(told), now);
+        self.callers[running.caller].finish(running.ticket, outcome, told, now);
         self.requests[running.request].ended = self.now;
-        match outcome {
-            Outcome::Replied { .. } => self.requests[running.request].served = Some(cluster),
-            Outcome::TimedOut => {}
-            _ if running.tries >= MOST_TRIES => {}
-            _ => {
-                let mut avoid = running.avoid;
-                if outcome != Outcome::Shed || leaves_cluster(running.tries, outcome, now) {
-                    avoid.push(name(cluster));
-                }
-                self.begin(
-                    id,
-                    running.request,
-                    running.caller,
-                    running.tries + 1,
-                    avoid,
-                );
+        if outcome == Outcome::TimedOut {
+            return;
+        }
+        let Running {
+            request,
+            caller,
+            mut attempts,
+            mut failed,
+            ..
+        } = running;
+        let from = caller / CALLERS;
+        let keeps_failing = self.callers[caller].keeps_failing(cluster);
+        failed.add(attempts.avoid(outcome, keeps_failing), cluster, workload);
+        let verdict = self.callers[caller].judge(
+            &mut attempts,
+            &failed,
+            outcome,
+            &self.shares[from],
+            (cluster, workload),
+            now,
+        );
+        match verdict {
+            Verdict::Deliver if matches!(outcome, Outcome::Replied { status: 200, .. }) => {
+                self.requests[request].served = Some(cluster);
             }
+            Verdict::Deliver | Verdict::GiveUp { .. } => {}
+            Verdict::Retry => self.begin(id, request, caller, attempts, failed),
         }
     }
 
@@ -548,21 +549,22 @@ impl World {
 }
 
 impl Workload {
+    /// Its workers are free from then on.
+    fn new(workers: usize, at: f64) -> Self {
+        Self {
+            workers: vec![at; workers],
+            ..Self::default()
+        }
+    }
+
     /// One more or less is in the workload: what was busy until now counts for as long as it was.
     fn measure(&mut self, now: f64, change: isize, staffed: usize) {
         let (known, at) = self.utilisation;
-        let busy = self.busy.min(staffed) as f64 / staffed as f64;
+        let busy = self.busy.min(staffed) as f64 / staffed.max(1) as f64;
         let kept = (-(now - at) / 0.1).exp();
         self.utilisation = (known * kept + busy * (1.0 - kept), now);
         self.busy = self.busy.saturating_add_signed(change);
     }
-}
-
-/// Does the next try go to another cluster, or to another workload of the same one?
-fn leaves_cluster(tries: u32, outcome: Outcome, now: Instant) -> bool {
-    let mut attempts = Attempts::new(&TrafficSettings::default(), "GET", None, now);
-    (0..tries).for_each(|_| attempts.begin(now));
-    attempts.avoid(outcome) == Avoid::Cluster
 }
 
 /// The round trip in seconds.

@@ -422,19 +422,19 @@ impl World {
         place
             .endpoints
             .finish(&workload, outcome, self.now.saturating_sub(began), now);
-        match journey.attempts.avoid(outcome) {
+        let keeps_failing = self.valve.keeps_failing(&cluster);
+        match journey.attempts.avoid(outcome, keeps_failing) {
             Avoid::Workload => journey.avoid_workloads.push((cluster.clone(), workload)),
             Avoid::Cluster => journey.avoid_clusters.push(cluster.clone()),
         }
         let next = self.decide(&journey.avoid_clusters);
-        let moves = outcome == Outcome::Lost && next.leads_on();
-        let escape = moves || self.valve.is_escape(&cluster, &next, now);
+        let relief = self.valve.relief(outcome, &cluster, false, &next, now);
         let verdict = journey
             .attempts
-            .judge(outcome, escape, &mut self.budget, now);
+            .judge(outcome, relief, &mut self.budget, now);
         let request = &mut self.requests[journey.request];
         match verdict {
-            Verdict::Retry { .. } => return self.begin_try(journey),
+            Verdict::Retry => return self.begin_try(journey),
             Verdict::Deliver => request.served = Some(cluster),
             Verdict::GiveUp { maybe_executed, .. } => {
                 request.failed = true;

@@ -1,5 +1,7 @@
 //! What answers the beginning of a stream.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use isthmus_model::Handle;
 
@@ -31,6 +33,8 @@ pub struct Response {
     pub fields: Fields,
     /// How busy the workload is.
     pub utilisation: Option<Utilisation>,
+    /// How long the request waited until its program could take it; travels in microseconds.
+    pub waited: Option<Duration>,
     /// Another try would do harm or no good, whatever the status says.
     pub do_not_retry: bool,
     /// Why the callee's proxy, not its program, answered so; a reason in the words of refusals.
@@ -128,6 +132,7 @@ mod number {
     pub(super) const DO_NOT_RETRY: u64 = 4;
     pub(super) const REFUSAL: u64 = 5;
     pub(super) const UPGRADE: u64 = 6;
+    pub(super) const WAITED: u64 = 7;
     pub(super) const HANDLE: u64 = 16;
     pub(super) const ZONE: u64 = 17;
     pub(super) const WEIGHT: u64 = 18;
@@ -251,6 +256,10 @@ impl Response {
         if let Some(upgrade) = &self.upgrade {
             put(out, number::UPGRADE, Need::Critical, upgrade);
         }
+        if let Some(waited) = self.waited {
+            let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+            put_number(out, number::WAITED, Need::Optional, micros);
+        }
     }
 }
 
@@ -271,6 +280,7 @@ struct Parts {
     do_not_retry: bool,
     refusal: Option<Bytes>,
     upgrade: Option<Bytes>,
+    waited: Option<Duration>,
     handle: Option<Handle>,
     zone: Option<String>,
     weight: Option<u32>,
@@ -290,6 +300,7 @@ impl Parts {
             number::DO_NOT_RETRY => self.do_not_retry = true,
             number::REFUSAL => self.refusal = Some(line(entry, "refusal")?),
             number::UPGRADE => self.upgrade = Some(line(entry, "upgrade")?),
+            number::WAITED => self.waited = Some(Duration::from_micros(entry.number("waited")?)),
             number::HANDLE => {
                 self.handle = Some(handle(&entry.bytes("handle", MAX_TEXT)?, "handle")?);
             }
@@ -309,6 +320,7 @@ impl Parts {
                 .ok_or(DecodeError::Missing { field: "status" })?,
             fields: self.fields,
             utilisation: self.utilisation,
+            waited: self.waited,
             do_not_retry: self.do_not_retry,
             refusal: self.refusal,
             upgrade: self.upgrade,

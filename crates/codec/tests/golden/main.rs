@@ -100,6 +100,8 @@ fn replies() -> Vec<(&'static str, Reply)> {
         status: 503,
         fields: fields(&[("content-length", "3"), ("x-isthmus-at", "cart-1")]),
         utilisation: Some(Utilisation::of_permille(500)),
+        // That release does not say it, and passes over it.
+        waited: None,
         do_not_retry: true,
         refusal: Some(Bytes::from_static(b"no-healthy-workload")),
         upgrade: None,

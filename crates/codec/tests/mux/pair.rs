@@ -140,6 +140,7 @@ pub(crate) fn response(status: u16) -> Reply {
         status,
         fields: Fields::new(),
         utilisation: None,
+        waited: None,
         do_not_retry: false,
         refusal: None,
         upgrade: None,

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use isthmus_balance::{ClusterTry, Evidence, Outcome};
+use isthmus_balance::{ClusterTry, Evidence, Outcome, Told};
 use isthmus_model::{ClusterName, Handle};
 
 use super::Destination;
@@ -79,14 +79,12 @@ impl Try {
     }
 
     /// The first byte of the reply is here: what counts as latency. `outcome`: what its head says.
-    /// `utilisation`: how much of its capacity the workload said is in use, 0.0 to 1.0.
-    pub(crate) fn replied(&mut self, outcome: Outcome, utilisation: Option<f64>, now: Instant) {
+    /// `told`: what it says of its workload.
+    pub(crate) fn replied(&mut self, outcome: Outcome, told: Told, now: Instant) {
         self.replied = Some(now);
         if let Some(cluster) = &mut self.cluster {
             let mut state = self.destination.state.borrow_mut();
-            state
-                .valve
-                .replied(cluster, outcome.evidence(), utilisation, now);
+            state.valve.replied(cluster, outcome.evidence(), told, now);
         }
     }
 

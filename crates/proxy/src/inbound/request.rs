@@ -15,7 +15,7 @@ use isthmus_authz::Caller;
 use isthmus_balance::constants::HELD_BYTES;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version, strip_hop_by_hop};
-use isthmus_codec::message::{Interim, Reply, Request, Response, Utilisation};
+use isthmus_codec::message::{Interim, Reply, Request, Response};
 use isthmus_codec::mux::ResetCode;
 use isthmus_model::AppProtocol;
 use isthmus_telemetry::RefusalReason;
@@ -24,7 +24,7 @@ use tokio::time::timeout_at;
 
 use self::tunnel::{Asked, Tunnel};
 use super::{Target, authorize, denied, withdrawn};
-use crate::gate::Pass;
+use crate::gate::{Busy, Pass};
 use crate::http::{
     Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http2,
     is_stream, remaining,
@@ -282,6 +282,7 @@ pub(super) fn refused(refusal: &Refusal, at: &str, is_grpc: bool) -> Reply {
         status,
         fields,
         utilisation: None,
+        waited: None,
         do_not_retry: refusal.reason.retry() == isthmus_telemetry::Retry::Pointless,
         refusal: Some(Bytes::from_static(refusal.reason.code().as_bytes())),
         upgrade: None,
@@ -441,9 +442,9 @@ async fn converse(
     if is_stream(head.status, &head.fields) {
         streams.begin();
     }
-    let used = pass.replied(head.status);
+    let busy = pass.replied(head.status);
     stream
-        .reply(&reply(head, body, used), bodiless)
+        .reply(&reply(head, body, busy), bodiless)
         .map_err(Broken::Caller)?;
 
     {
@@ -462,7 +463,7 @@ async fn converse(
 
 /// The program's head as it travels. Programs do not speak for the mesh: a refusal that one has got
 /// itself and hands on is none of ours.
-fn reply(head: ResponseHead, body: Body, used: Utilisation) -> Reply {
+fn reply(head: ResponseHead, body: Body, busy: Busy) -> Reply {
     let mut fields = head.fields;
     let upgrade = fields
         .find("upgrade")
@@ -477,7 +478,8 @@ fn reply(head: ResponseHead, body: Body, used: Utilisation) -> Reply {
     Reply::Response(Response {
         status: head.status,
         fields,
-        utilisation: Some(used),
+        utilisation: Some(busy.utilisation),
+        waited: busy.waited,
         do_not_retry: false,
         refusal: None,
         upgrade,

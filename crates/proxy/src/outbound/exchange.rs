@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use isthmus_balance::{Attempts, Outcome, Verdict};
+use isthmus_balance::{Attempts, Outcome, Told, Verdict};
 use isthmus_codec::http1::{ResponseHead, Version, strip_hop_by_hop};
 use isthmus_codec::message::{Interim, Open, Reply, Request, Response};
 use isthmus_telemetry::RefusalReason;
@@ -104,13 +104,16 @@ pub(super) async fn run(
             Answered::Reply(held) => held,
             Answered::Upgraded(mut upgraded) => {
                 decided.answer(&mut upgraded.head.fields);
-                attempt.replied(upgraded.outcome(), None, Instant::now());
+                attempt.replied(upgraded.outcome(), Told::default(), Instant::now());
                 break (upgraded, attempt);
             }
         };
         let outcome = call.outcome(&held.head, held.body.trailers());
-        let utilisation = held.head.utilisation.map(|used| used.fraction().into());
-        attempt.replied(outcome, utilisation, held.began);
+        let told = Told {
+            utilisation: held.head.utilisation.map(|used| used.fraction().into()),
+            waited: held.head.waited,
+        };
+        attempt.replied(outcome, told, held.began);
         let is_agreed = (200..300).contains(&held.head.status);
         if is_agreed && request.upgrade.is_some() && reply.is_http2() {
             // A client of HTTP/2 would take it for the beginning of what it asked for.
@@ -118,7 +121,7 @@ pub(super) async fn run(
             return Err(stays_http().into());
         }
         match settle.judge(attempts, &mut avoided, &attempt, outcome) {
-            Verdict::Retry { .. } => attempt.finish(outcome),
+            Verdict::Retry => attempt.finish(outcome),
             Verdict::Deliver | Verdict::GiveUp { .. } => {
                 decided.answer(&mut held.head.fields);
                 let idle = decided.settings.timeout.idle;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_balance::constants::RETRY_AFTER;
 use isthmus_balance::{
-    Attempts, Avoid, Barred, Budget, Decision, GiveUp, Outcome, Reason, Verdict,
+    Attempts, Avoid, Barred, Budget, Decision, GiveUp, Outcome, Reason, Relief, Verdict,
 };
 use isthmus_codec::mux::{CannotOpen, ResetCode};
 use isthmus_model::{ClusterName, Handle};
@@ -83,7 +83,7 @@ impl<'r> Settle<'r> {
         // The engines learn first, so that a place that is out by now is seen as such.
         attempt.finish(failed.outcome);
         match self.judge_at(attempts, avoided, &place, failed.outcome) {
-            Verdict::Retry { .. } => Ok(()),
+            Verdict::Retry => Ok(()),
             Verdict::Deliver => Err(failed.refusal),
             Verdict::GiveUp {
                 reason,
@@ -127,21 +127,22 @@ impl<'r> Settle<'r> {
     ) -> Verdict {
         let now = Instant::now();
         let before = (avoided.clusters.len(), avoided.workloads.len());
-        avoided.add(attempts.avoid(outcome), place);
-        let escape = consider(self.destination, self.decided, avoided, now).is_ok_and(|next| {
-            let failed = place.cluster.as_ref();
-            failed.is_some_and(|failed| {
-                let moves = match outcome {
-                    Outcome::Lost => next.leads_on(),
-                    Outcome::Shed | Outcome::Refused { .. } => next.relieves(failed),
-                    _ => false,
-                };
+        let keeps_failing = place
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| self.destination.keeps_failing(cluster));
+        avoided.add(attempts.avoid(outcome, keeps_failing), place);
+        let next = consider(self.destination, self.decided, avoided, now).ok();
+        let relief = match (&place.cluster, next) {
+            (Some(failed), Some(next)) => {
                 let workload = place.workload.as_ref();
-                moves || self.destination.is_escape(failed, workload, &next, now)
-            })
-        });
-        let verdict = attempts.judge(outcome, escape, &mut self.budget.borrow_mut(), now);
-        if !matches!(verdict, Verdict::Retry { .. }) {
+                let destination = self.destination;
+                destination.relief(outcome, failed, workload, &next, now)
+            }
+            _ => Relief::None,
+        };
+        let verdict = attempts.judge(outcome, relief, &mut self.budget.borrow_mut(), now);
+        if !matches!(verdict, Verdict::Retry) {
             avoided.clusters.truncate(before.0);
             avoided.workloads.truncate(before.1);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use isthmus_balance::{Attempts, Outcome};
+use isthmus_balance::{Attempts, Outcome, Told};
 use isthmus_codec::message::{Context, Open, Reply, TcpOpen};
 use isthmus_model::{AppProtocol, Backend, ServiceName, Subset};
 use isthmus_telemetry::{RefusalReason, Reporter};
@@ -212,7 +212,7 @@ async fn until_accepted(
         };
         match accepted(&link, attempts, open).await {
             Ok(stream) => {
-                attempt.replied(CARRIED, None, Instant::now());
+                attempt.replied(CARRIED, Told::default(), Instant::now());
                 let idle = decided.settings.timeout.idle;
                 return Ok(Opened {
                     attempt,

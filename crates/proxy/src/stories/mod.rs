@@ -416,6 +416,7 @@ fn a_callee_that_says_more_than_it_announced_fills_no_memory() {
                         status: 200,
                         fields,
                         utilisation: None,
+                        waited: None,
                         do_not_retry: false,
                         refusal: None,
                         upgrade: None,

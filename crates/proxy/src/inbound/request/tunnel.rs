@@ -146,8 +146,8 @@ pub(super) async fn upgrade(
     let agreed = agreed.map_err(Broken::NotHttp)?;
     journey.record.response_code = Some(head.status);
     let bodiless = !agreed && (body == Body::None || asked.is_head);
-    let used = pass.replied(head.status);
-    let reply = reply(head, body, used);
+    let busy = pass.replied(head.status);
+    let reply = reply(head, body, busy);
     stream.reply(&reply, bodiless).map_err(Broken::Caller)?;
     if !agreed {
         download(journey, stream, &mut reader, bodiless).await?;
