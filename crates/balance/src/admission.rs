@@ -12,8 +12,7 @@
 //! as that is over: nothing is left that nobody waits for any more.
 //!
 //! That is for callers in a hurry. Who has seconds to spare may wait for some of them: to a batch of a
-//! thousand calls without a deadline, a second of waiting is nothing, and a refusal is a failure. Who was
-//! turned away elsewhere may wait longer, too: after all others, so that nobody waits for it.
+//! thousand calls without a deadline, a second of waiting is nothing, and a refusal is a failure.
 //!
 //! Served first, and so turned away last: high priority, its retries, normal and low priority, their
 //! retries.
@@ -154,7 +153,7 @@ impl Admission {
         if remaining.is_some_and(|left| left < needs) {
             return Arrival::Shed(self.shed(ShedReason::TooLate, now));
         }
-        let spare = spare(remaining, attempt);
+        let spare = spare(remaining);
         if self.queue.len() >= self.longest(importance, spare, now) && !self.queue.give_way(rank) {
             return Arrival::Shed(self.shed(ShedReason::QueueFull, now));
         }
@@ -165,6 +164,7 @@ impl Admission {
         self.queue.push(
             Waiting {
                 ticket,
+                came: now,
                 rank,
                 until: now + patience,
                 urgent: now + patience / 4,
@@ -400,12 +400,10 @@ impl Admission {
 }
 
 /// What a caller can wait without being the worse for it.
-fn spare(remaining: Option<Duration>, attempt: u32) -> Duration {
-    let part = |left: Duration| match attempt {
-        0 => left.saturating_sub(QUEUE_HURRY) / 5,
-        _ => left / 2,
-    };
-    remaining.map_or(QUEUE_SPARE, |left| part(left).min(QUEUE_SPARE))
+fn spare(remaining: Option<Duration>) -> Duration {
+    remaining.map_or(QUEUE_SPARE, |left| {
+        (left.saturating_sub(QUEUE_HURRY) / 5).min(QUEUE_SPARE)
+    })
 }
 
 /// A workload is one, here, and local.

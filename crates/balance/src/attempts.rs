@@ -100,8 +100,8 @@ pub enum Avoid {
     /// Where this try was; others of the same cluster may do. If there are none, as when no way
     /// into a remote cluster could be found: the whole cluster.
     Workload,
-    /// The whole cluster: it did not answer in time, its less busy workload was too busy, others failed
-    /// there as well, or this is the last try.
+    /// The whole cluster: it did not answer in time, its less busy workload was too busy, or this is
+    /// the last try.
     Cluster,
 }
 
@@ -110,7 +110,7 @@ pub enum Avoid {
 pub enum Relief {
     /// It is in the same cluster, or in one that is in trouble itself.
     None,
-    /// It is in another cluster that has room.
+    /// It is in another cluster that has room, and the one that failed keeps failing.
     Room,
     /// The request would only move there, which adds no load to anything: see [`crate::Budget`].
     Moves,
@@ -312,13 +312,13 @@ impl Attempts {
     }
 
     /// What a further try should stay away from, to be asked before [`Attempts::judge`], so that the next
-    /// place can be picked and judged with. `keeps_failing`: see [`crate::Valve::keeps_failing`].
-    pub fn avoid(&self, outcome: Outcome, keeps_failing: bool) -> Avoid {
+    /// place can be picked and judged with. See also [`crate::Valve::leaves`].
+    pub fn avoid(&self, outcome: Outcome) -> Avoid {
         // The less busy of two was too busy, so its siblings are hardly better; if there is no other
         // cluster, they are what is left.
         let is_no_place = matches!(outcome, Outcome::TimedOut | Outcome::Shed);
         let is_last = self.tries >= self.retries;
-        if is_no_place || is_last || keeps_failing {
+        if is_no_place || is_last {
             Avoid::Cluster
         } else {
             Avoid::Workload

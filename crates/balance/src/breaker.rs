@@ -95,7 +95,8 @@ impl Breaker {
         }
     }
 
-    /// It is open, or on the way there: some in a row have failed, or some among those that began before.
+    /// It is open, or on the way there: some in a row have failed, or some among others, which may have
+    /// begun before.
     pub(crate) fn keeps_failing(&self) -> bool {
         match &self.state {
             State::Closed(samples) => {
@@ -273,6 +274,15 @@ mod tests {
             assert_eq!(breaker.gate(now) != Gate::Closed, open, "{letters}");
             let suspect = open || letters.ends_with("ff");
             assert_eq!(breaker.keeps_failing(), suspect, "{letters}");
+        }
+    }
+
+    #[test]
+    fn what_began_before_the_trouble_does_not_hide_it() {
+        for (letters, fails) in [("ffffs", true), ("fffs", false), ("ffffssss", false)] {
+            let mut breaker = Breaker::default();
+            run(&mut breaker, letters, Instant::now());
+            assert_eq!(breaker.keeps_failing(), fails, "{letters}");
         }
     }
 

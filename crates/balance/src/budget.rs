@@ -9,10 +9,10 @@
 //! counts, from a second ago at least.)
 //!
 //! Traffic may be so thin that a percentage of it is nothing. Then one retry in a second is allowed, and
-//! beyond that a few that break no percentage but of nothing. However dense it is, as many are allowed to
-//! another cluster that has room: until it is clear that a cluster is out, that is. Who was told that
-//! there is too much to do gets none of those few: a thousand callers with a request a second each are a
-//! crowd, too.
+//! beyond that a few that break no percentage but of nothing. However dense it is, as many are allowed
+//! within ten seconds, and be it at once, from a cluster that keeps failing to another that has room: it
+//! takes some failures until it is clear that it is out. Who was told that there is too much to do gets
+//! none of those few: a thousand callers with a request a second each are a crowd, too.
 //!
 //! What moves does not draw on it. When a cluster dies, everything in flight to it fails at one instant,
 //! which can be more than any percentage, although nothing is amplified: each of these requests
@@ -21,9 +21,9 @@
 //! - The first of its request, after its connection was lost, to a place that works: nothing more can
 //!   be sent on that connection, so only what was on it moves.
 //! - The first of its request, if the place that failed is *out* by now (breaker open, or workload
-//!   ejected), and the next is another place that works and turns hardly anybody away. This is bounded without
-//!   a number, too: what is out gets one probe at a time, so only what was in flight when it went out
-//!   can escape; and when every place is in trouble, there is no escape.
+//!   ejected), and the next is another place that works and turns hardly anybody away. This is bounded
+//!   without a number, too: what is out gets one probe at a time, so only what was in flight when it
+//!   went out can escape; and when every place is in trouble, there is no escape.
 //! - No program has seen the request, as it was turned away or the program was not there, and another
 //!   cluster turns hardly anybody away (one in ten at most: any does near its capacity, in a chance
 //!   crowd): that cluster does not have it twice.
@@ -57,7 +57,7 @@ pub struct Inbound(Window);
 pub enum Retried {
     /// Something went wrong, or takes long.
     Failure,
-    /// The same, and the retry goes to another cluster that has room.
+    /// The same, and the retry goes from a cluster that keeps failing to another that has room.
     Relieved,
     /// The far side has more to do than it can: only the percentage counts.
     Shed,

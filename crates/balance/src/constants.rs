@@ -15,7 +15,8 @@ pub const BREAKER_SAMPLES: u32 = 10;
 /// 25 ms, and a healthy one with 1 % errors is left by chance once in 10^10 requests.
 pub const BREAKER_CONSECUTIVE: u32 = 5;
 
-/// What makes a retry leave the cluster, which does little harm if it is by chance.
+/// What makes a retry leave the cluster for another that has room, which does little harm if it is by
+/// chance.
 pub const SUSPECT_CONSECUTIVE: u32 = 2;
 pub const SUSPECT_FAILURES: f64 = 0.25;
 
@@ -59,7 +60,7 @@ pub const BUSY_KEPT: Duration = Duration::from_secs(1);
 /// Weight of the newest request in the share of those that a cluster turns away, and how much of that is
 /// chance: near its capacity, a crowd is too much now and then.
 pub const SHED_WEIGHT: f64 = 0.1;
-pub const SHED_BY_CHANCE: f64 = 0.1;
+pub const SHED_BY_CHANCE: f64 = 0.15;
 
 /// An ejection never lasts longer, so that a workload that was repaired is found again.
 pub const EJECTION_LONGEST: Duration = Duration::from_mins(5);
@@ -151,8 +152,8 @@ pub const BASE_FROM: u32 = 100;
 
 /// To which part of the concurrency the limit is lowered to see latency without a queue: nearly all of
 /// the capacity stays in use. How long at least; where a request takes long, as long as it takes to see
-/// some, but at most so; when at the earliest this is done again, twice as long each time, and at the
-/// latest.
+/// some, but at most so; when at the earliest this is done again, twice as long each time of the same
+/// trouble, and at the latest.
 pub const ASK_AT: f64 = 0.8;
 pub const ASK_FOR: Duration = Duration::from_millis(300);
 pub const ASK_AT_MOST: Duration = Duration::from_secs(3);
@@ -169,8 +170,7 @@ pub const BURST_LASTS: u32 = 3;
 pub const QUEUE_STANDING: Duration = Duration::from_millis(10);
 
 /// How long a request may wait whose caller has time: a fifth of what is left to it beyond
-/// [`QUEUE_HURRY`], at most this. Callers in a hurry, who ask again or elsewhere, wait as above. One that
-/// has been turned away before has fewer places left, and waits for half of what is left to it.
+/// [`QUEUE_HURRY`], at most this. Callers in a hurry, who ask again or elsewhere, wait as above.
 pub const QUEUE_SPARE: Duration = Duration::from_secs(2);
 pub const QUEUE_HURRY: Duration = Duration::from_secs(1);
 

@@ -43,7 +43,7 @@ pub(crate) struct Load {
     begun: Begun,
     /// Tries per second.
     rate: Option<f64>,
-    /// The time to the first byte without any queue, round trip included.
+    /// The time to the first byte without a queue before the program, round trip included.
     base: Option<f64>,
     /// How many calm replies the base stands on, as far as that matters.
     base_from: u32,
@@ -73,7 +73,7 @@ struct Window {
     all: Sum,
     /// Those that surely did not queue.
     calm: Sum,
-    /// Those that say how long they queued, without that.
+    /// Those that say how long they waited, without that.
     served: Sum,
     failed: u32,
 }
@@ -118,7 +118,7 @@ pub(crate) struct Siblings {
 pub struct Told {
     /// The share of its capacity that is in use, 0.0 to 1.0; what is outside is clamped, NaN ignored.
     pub utilisation: Option<f64>,
-    /// How long the request had to wait before its program took it.
+    /// How long the request had to wait before its program took it; more than its reply took: ignored.
     pub waited: Option<Duration>,
 }
 
@@ -208,11 +208,13 @@ impl Load {
         let took = now.saturating_duration_since(held.sent).as_secs_f64();
         let utilisation = self.fresh_utilisation(now);
         let calm = held.calm && utilisation.is_none_or(|u| u < CALM_UTILISATION);
-        let waited = waited.filter(|_| !held.was_aside);
+        // No request has waited for longer than its reply took: who says so says nothing.
+        let waited = waited.map(|waited| waited.as_secs_f64());
+        let waited = waited.filter(|waited| !held.was_aside && *waited <= took);
         if let Some(window) = &mut self.window {
             window.all.add(took);
             if let Some(waited) = waited {
-                window.served.add((took - waited.as_secs_f64()).max(0.0));
+                window.served.add(took - waited);
             }
             if calm {
                 window.calm.add(took);

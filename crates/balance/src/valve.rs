@@ -174,6 +174,10 @@ impl Valve {
             Evidence::Neutral => state.load.dropped(&mut ended.held, now),
         }
         let is_shed = matches!(outcome, Outcome::Shed | Outcome::Refused { .. });
+        if is_shed && state.shed_of_late(now) <= 0.0 {
+            // What was before is over.
+            state.sheds = 0.0;
+        }
         if is_shed || evidence == Evidence::Success {
             state.sheds += SHED_WEIGHT * (f64::from(u8::from(is_shed)) - state.sheds);
         }
@@ -201,9 +205,14 @@ impl Valve {
         self.state(cluster).load.assume(concurrency);
     }
 
-    /// Have the last tries there failed, one like the other? Then it is hardly the fault of a workload, and
-    /// a retry had better not ask another one.
-    pub fn keeps_failing(&self, cluster: &ClusterName) -> bool {
+    /// Should a retry leave `failed` as a whole for what `elsewhere` chose, to which it would go then?
+    /// The last tries there have failed, one like the other, so it is hardly the fault of a workload; and
+    /// another cluster has room.
+    pub fn leaves(&self, failed: &ClusterName, elsewhere: &Decision) -> bool {
+        self.keeps_failing(failed) && has_room_beyond(failed, elsewhere)
+    }
+
+    fn keeps_failing(&self, cluster: &ClusterName) -> bool {
         let state = self.clusters.get(cluster);
         state.is_some_and(|state| state.breaker.keeps_failing())
     }
@@ -229,7 +238,7 @@ impl Valve {
         let is_out = state.is_some_and(|state| state.breaker.gate(now) != Gate::Closed);
         let to = next.chosen();
         let has_room = to.is_some_and(Considered::has_room);
-        let elsewhere = has_room && to.is_some_and(|to| to.share.cluster != *failed);
+        let elsewhere = has_room_beyond(failed, next);
         let nobody_has_it = match outcome {
             Outcome::Lost => to.is_some_and(Considered::takes_more),
             Outcome::Shed | Outcome::Refused { .. } => elsewhere,
@@ -237,7 +246,7 @@ impl Valve {
         };
         if nobody_has_it || (is_out && elsewhere) || (ejected && has_room) {
             Relief::Moves
-        } else if elsewhere {
+        } else if elsewhere && self.keeps_failing(failed) {
             Relief::Room
         } else {
             Relief::None
@@ -339,6 +348,15 @@ impl Crew {
         let part = ramp::share(self.ramp, now).max(WORKLOAD_FLOOR);
         f64::from(self.settled) + f64::from(self.joined) * part
     }
+}
+
+/// Does it lead to another cluster than `failed`, which has room?
+fn has_room_beyond(failed: &ClusterName, decision: &Decision) -> bool {
+    let leaves = |to: &&Considered| to.share.cluster != *failed;
+    decision
+        .chosen()
+        .filter(leaves)
+        .is_some_and(Considered::has_room)
 }
 
 /// Away from a cluster that is down, the surest evidence first.

@@ -142,6 +142,32 @@ fn a_storm_of_errors_is_not_amplified_beyond_the_budget() {
     }
 }
 
+/// What was on a connection that is lost moves without the budget, to a place that works. Where none does,
+/// the budget holds.
+#[test]
+fn connections_that_die_everywhere_again_and_again_are_no_storm() {
+    for seed in SEEDS {
+        let mut world = World::new(seed, ALL);
+        world.load(200, 5);
+        let before = world.tries();
+        let mut lost = 0;
+        // Fifty times a second for ten seconds: hardly any request is done by then.
+        for _ in 0..500 {
+            world.load_within(4, Duration::from_millis(20));
+            for cluster in ALL {
+                lost += world.on_the_way(cluster);
+                world.fault(cluster, Fault::Kill);
+                world.fault(cluster, Fault::None);
+            }
+        }
+        world.drain();
+        assert_honest(&world, &format!("seed {seed}"));
+        let (requests, tries) = (2_000, world.tries() - before);
+        assert!(lost > requests, "seed {seed}: {lost} were lost");
+        assert!(4 * tries <= 5 * requests, "seed {seed}: {tries} tries");
+    }
+}
+
 #[test]
 fn the_same_seed_tells_the_same_story() {
     let tell = |seed| {

@@ -92,6 +92,16 @@ pub fn table(name: &str, calls: &[Call]) -> String {
         let (number, sent, ok) = (at.as_secs(), counts.sent, counts.ok);
         let [p50, p99] = [50, 99].map(|percent| counts.quantile(percent).as_millis());
         let by = tally(due().filter(|call| call.is_ok()).map(Call::place));
+        let high = Counts::of(due().filter(|call| call.high));
+        let high = if high.sent > 0 {
+            let [p50, p99] = [50, 99].map(|percent| high.quantile(percent).as_millis());
+            format!(
+                "; high {} of {}, p50 {p50} ms, p99 {p99} ms",
+                high.ok, high.sent
+            )
+        } else {
+            String::new()
+        };
         let failures = due().filter_map(|call| {
             let priority = if call.high { "high " } else { "" };
             Some(format!("{priority}{}", call.failure()?))
@@ -100,7 +110,7 @@ pub fn table(name: &str, calls: &[Call]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             table,
-            "{name} {number:>3} s: sent {sent}, ok {ok}, p50 {p50} ms, p99 {p99} ms; {by}; {failed}"
+            "{name} {number:>3} s: sent {sent}, ok {ok}, p50 {p50} ms, p99 {p99} ms; {by}; {failed}{high}"
         );
         at += SECOND;
     }

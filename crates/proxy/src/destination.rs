@@ -452,9 +452,9 @@ impl Destination {
         })
     }
 
-    /// See [`Valve::keeps_failing`].
-    pub(crate) fn keeps_failing(&self, cluster: &ClusterName) -> bool {
-        self.state.borrow().valve.keeps_failing(cluster)
+    /// See [`Valve::leaves`].
+    pub(crate) fn leaves(&self, failed: &ClusterName, elsewhere: &Decision) -> bool {
+        self.state.borrow().valve.leaves(failed, elsewhere)
     }
 
     /// See [`Valve::relief`]: a try at `workload` of `failed` has ended.

@@ -346,6 +346,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_reply_says_how_long_its_request_waited() {
+        const LONG: Duration = Duration::from_millis(20);
+        let (gate, context, mut passes) = (Rc::new(Gate::default()), context(None), vec![]);
+        let waiting = queue(&gate, &context, &mut passes).await;
+        let at_once = passes.pop().unwrap().replied(200).waited.unwrap();
+        let began = Instant::now();
+        while began.elapsed() < LONG {
+            tokio::task::yield_now().await;
+        }
+        drop(passes);
+        let waited = waiting.await.ok().unwrap().replied(200).waited.unwrap();
+        assert!(waited >= LONG && at_once < waited, "{at_once:?} {waited:?}");
+        assert_eq!(gate.pass_by().replied(200).waited, None);
+    }
+
+    #[tokio::test]
     async fn who_has_no_time_left_is_turned_away() {
         let gate = Rc::new(Gate::default());
         let shed = gate.enter(&context(Some(Duration::ZERO))).await;

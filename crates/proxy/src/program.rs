@@ -42,8 +42,15 @@ struct Port {
     returned: Notify,
     /// Connections that carry many requests at a time.
     shared: RefCell<Vec<http2::ProgramConnection>>,
-    /// One opens a shared connection, the others wait for it.
-    opening: Mutex<()>,
+    /// One opens a shared connection, the others wait for it, and fail with it.
+    opening: Mutex<Option<Failure>>,
+}
+
+/// A shared connection could not be opened.
+struct Failure {
+    at: Instant,
+    kind: io::ErrorKind,
+    detail: String,
 }
 
 /// Why a request did not set out to the program.
@@ -132,16 +139,34 @@ impl Program {
         }
     }
 
-    /// A connection that takes another request; opened if there is none.
+    /// A connection that takes another request; opened if there is none. Who waits while another opens it
+    /// does not try again what that one has failed to do: of a crowd, the last would wait for all.
     async fn shared(&self, port: u16) -> io::Result<http2::ProgramConnection> {
-        let kept = self.port(port);
+        let (kept, came) = (self.port(port), Instant::now());
         if let Some(connection) = kept.roomy() {
             return Ok(connection);
         }
-        let _turn = kept.opening.lock().await;
+        let mut failed = kept.opening.lock().await;
         if let Some(connection) = kept.roomy() {
             return Ok(connection);
         }
+        if let Some(failure) = failed.as_ref().filter(|failure| failure.at >= came) {
+            return Err(io::Error::new(failure.kind, failure.detail.clone()));
+        }
+        let opened = self.open_shared(port, &kept).await;
+        *failed = opened.as_ref().err().map(|error| Failure {
+            at: Instant::now(),
+            kind: error.kind(),
+            detail: error.to_string(),
+        });
+        opened
+    }
+
+    async fn open_shared(
+        &self,
+        port: u16,
+        kept: &Rc<Port>,
+    ) -> io::Result<http2::ProgramConnection> {
         let socket = self.connect(port).await?;
         let (io, alarm) = Guarded::of_program(socket);
         let handshake = timeout(CONNECT, http2::client().handshake(io));
@@ -151,7 +176,7 @@ impl Program {
             .map_err(io::Error::other)?;
         let opened = http2::ProgramConnection::new(requests, connection.ping_pong());
         kept.shared.borrow_mut().push(opened.clone());
-        let (kept, ended) = (Rc::clone(&kept), opened.clone());
+        let (kept, ended) = (Rc::clone(kept), opened.clone());
         let metrics = Arc::clone(&self.metrics);
         tokio::task::spawn_local(async move {
             tokio::select! {

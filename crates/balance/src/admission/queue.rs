@@ -10,13 +10,12 @@ use crate::constants::QUEUE_HIGH;
 const RANKS: usize = 6;
 /// High priority, its retries included.
 const HIGH: u8 = 1;
-/// The last rank of what nobody has tried before.
-const FIRST: u8 = 3;
 
 /// A request that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Waiting {
     pub(super) ticket: Ticket,
+    pub(super) came: Instant,
     /// 0 is served first; below [`RANKS`].
     pub(super) rank: u8,
     /// It is turned away then.
@@ -38,10 +37,6 @@ pub(super) struct Queue {
     gave_way: Vec<Ticket>,
     /// Since when it was never empty.
     since: Option<Instant>,
-    /// The same without retries, which may wait for long.
-    first_since: Option<Instant>,
-    /// The same of those of high priority.
-    high_since: Option<Instant>,
 }
 
 impl Queue {
@@ -58,9 +53,9 @@ impl Queue {
         self.since
     }
 
-    /// It has not been empty of first tries for longer than a `burst` takes.
+    /// It has not been empty for longer than a `burst` takes.
     pub(super) fn is_standing(&self, burst: Duration, now: Instant) -> bool {
-        lasts(self.first_since, burst, now)
+        lasts(self.since, burst, now)
     }
 
     /// Has one of those that matter most waited for long, so that it cannot wait for what a lowered limit
@@ -84,12 +79,6 @@ impl Queue {
             ..
         } = waiting;
         self.counts[usize::from(rank)] += 1;
-        if rank <= FIRST {
-            self.first_since.get_or_insert(now);
-        }
-        if rank <= HIGH {
-            self.high_since.get_or_insert(now);
-        }
         self.ends.insert((until, rank, ticket));
         self.waiting.insert((rank, ticket), waiting);
     }
@@ -116,13 +105,14 @@ impl Queue {
     }
 
     /// The next to be served: of the lowest rank the oldest, or the newest of a standing queue. What
-    /// matters most is judged for itself and later: as long as all of it can be served, none is left for
-    /// one that came after it.
+    /// matters most is judged by how long the oldest of it has waited: as long as all of it can be served
+    /// soon, none is left for one that came after it.
     pub(super) fn take_next(&mut self, burst: Duration, now: Instant) -> Option<Waiting> {
         let (rank, oldest) = *self.waiting.keys().next()?;
         let newest = || self.waiting.range(..(rank + 1, Ticket(0))).next_back();
         let stands = if rank <= HIGH {
-            lasts(self.high_since, QUEUE_HIGH, now)
+            let oldest = self.waiting.get(&(rank, oldest));
+            lasts(oldest.map(|oldest| oldest.came), QUEUE_HIGH / 2, now)
         } else {
             self.is_standing(burst, now)
         };
@@ -162,12 +152,6 @@ impl Queue {
         let waiting = self.waiting.remove(&key)?;
         self.counts[usize::from(key.0)] -= 1;
         self.ends.remove(&(waiting.until, key.0, key.1));
-        if self.ahead_of(FIRST) == 0 {
-            self.first_since = None;
-        }
-        if self.ahead_of(HIGH) == 0 {
-            self.high_since = None;
-        }
         if self.waiting.is_empty() {
             self.since = None;
         }

@@ -95,7 +95,7 @@ fn who_matters_more_is_served_first_and_who_matters_least_gives_way() {
     let least = least.map(|(ticket, _)| format!("queue-full {}", ticket.number()));
     assert_eq!(gave_way, Vec::from_iter(least));
     // Who matters as little as the least takes nobody's place.
-    let same = admission.arrive(Importance::Normal, 1, Some(200 * MS), at);
+    let same = admission.arrive(Importance::Normal, 1, HURRIED, at);
     assert!(matches!(same, Arrival::Shed(shed) if shed.reason == ShedReason::QueueFull));
     // As soon as there is room, in order of rank.
     let mut served: Vec<&str> = vec![];
@@ -161,39 +161,37 @@ fn a_standing_queue_serves_the_newest_and_nobody_waits_long_in_it() {
     );
 }
 
-/// It waits behind all others for half of what is left to it, and makes nobody's queue a standing one.
+/// There may be somebody of high priority at every moment of a second, though none waits for long.
 #[test]
-fn who_was_turned_away_elsewhere_waits_longer_and_in_nobodys_way() {
+fn of_high_priority_none_is_left_for_one_that_came_later_unless_it_waits_for_long() {
     let now = Instant::now();
     let (mut admission, mut running) = full(now);
-    let at = now + 500 * MS;
-    let mut queue = |attempt, at| match admission.arrive(Importance::Normal, attempt, HURRIED, at) {
-        Arrival::Queued(ticket) => ticket,
-        other => panic!("{other:?}"),
-    };
-    let again = queue(1, at);
-    let later = at + 3 * QUEUE_BURST;
-    let first = queue(0, later);
-    let soon = later + 99 * MS;
-    let out = admission.on_timeout(soon);
-    assert!(out.is_empty(), "as in a burst: {out:?}");
-    let mut ended = running
-        .drain(..)
-        .flat_map(|admitted| admission.finish(admitted, Served::Otherwise, soon));
-    assert_eq!(
-        ended.next().as_ref().map(name),
-        Some(format!("go {}", first.number()))
-    );
-    assert_eq!(
-        ended.next().as_ref().map(name),
-        Some(format!("go {}", again.number()))
-    );
-    drop(ended);
-
-    let (mut admission, _running) = full(now);
-    let again = admission.arrive(Importance::Normal, 1, HURRIED, at);
-    assert!(matches!(again, Arrival::Queued(_)), "{again:?}");
-    assert_eq!(admission.next_timeout(at), Some(at + QUEUE_HURRY / 2));
+    let queue =
+        |admission: &mut Admission, at| match admission.arrive(Importance::High, 0, None, at) {
+            Arrival::Queued(ticket) => ticket,
+            other => panic!("{other:?}"),
+        };
+    // Each waits for a tenth of a second until its turn, for two seconds.
+    let mut at = now + 500 * MS;
+    let mut oldest = queue(&mut admission, at);
+    // All running ones must end for one to have a turn.
+    let mut turns: Vec<Turn> = vec![];
+    for _ in 0..20 {
+        let next = queue(&mut admission, at + 50 * MS);
+        at += 100 * MS;
+        while turns.is_empty() {
+            let ended = running.pop().unwrap();
+            turns.extend(admission.finish(ended, Served::Otherwise, at));
+        }
+        for turn in turns.drain(..) {
+            let Turn::Go(ticket, admitted) = turn else {
+                panic!("{turn:?}");
+            };
+            assert_eq!(ticket, oldest);
+            running.push(admitted);
+            oldest = next;
+        }
+    }
 }
 
 #[test]

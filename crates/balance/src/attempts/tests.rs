@@ -405,19 +405,17 @@ fn the_last_try_and_those_after_a_silence_and_a_refusal_of_the_busy_leave_the_cl
         (Outcome::ConnectFailed, Avoid::Cluster),
     ] {
         attempts.begin(now);
-        assert_eq!(attempts.avoid(outcome, false), expect);
+        assert_eq!(attempts.avoid(outcome), expect);
         let verdict = attempts.judge(outcome, Relief::None, &mut Budget::new(now), now);
         assert_eq!(verdict, Verdict::Retry);
     }
     let mut attempts = Attempts::new(&TrafficSettings::default(), "GET", None, now);
     attempts.begin(now);
     for outcome in [Outcome::TimedOut, Outcome::Shed] {
-        let avoid = attempts.avoid(outcome, false);
+        let avoid = attempts.avoid(outcome);
         assert_eq!(avoid, Avoid::Cluster, "{outcome:?}");
     }
-    // Nor does it ask another where one like the other fails.
-    assert_eq!(attempts.avoid(replied(503), false), Avoid::Workload);
-    assert_eq!(attempts.avoid(replied(503), true), Avoid::Cluster);
+    assert_eq!(attempts.avoid(replied(503)), Avoid::Workload);
 }
 
 #[test]

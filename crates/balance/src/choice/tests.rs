@@ -3,6 +3,7 @@
 use super::*;
 use crate::constants::{
     BREAKER_OPEN, BUSY_KEPT, EVIDENCE, SLOW_START, SLOW_START_FLOOR, STALE_AFTER,
+    SUSPECT_CONSECUTIVE,
 };
 use crate::outcome::{Evidence, Outcome};
 use crate::valve::Valve;
@@ -107,11 +108,35 @@ fn a_cluster_with_room_relieves_one_that_has_none() {
         }
         let avoid: Vec<ClusterName> = avoid.iter().map(|cluster| name(cluster)).collect();
         let next = valve.pick_cluster(&shares(text), &avoid, now, 0);
-        for (outcome, with) in [(Outcome::Shed, Relief::Moves), (BAD, Relief::Room)] {
-            let relief = valve.relief(outcome, &name("us"), false, &next, now);
-            let expect = if expect { with } else { Relief::None };
-            assert_eq!(relief, expect, "{text} {broken:?} {avoid:?} {outcome:?}");
-        }
+        let relief = |valve: &Valve, outcome, ejected| {
+            valve.relief(outcome, &name("us"), ejected, &next, now)
+        };
+        let either = |with| if expect { with } else { Relief::None };
+        let what = format!("{text} {broken:?} {avoid:?}");
+        assert_eq!(
+            relief(&valve, Outcome::Shed, false),
+            either(Relief::Moves),
+            "{what}"
+        );
+        assert_eq!(relief(&valve, BAD, true), either(Relief::Moves), "{what}");
+        // One failure may be a workload's.
+        assert_eq!(relief(&valve, BAD, false), Relief::None, "{what}");
+        assert!(!valve.leaves(&name("us"), &next), "{what}");
+        fail(&mut valve, "us", SUSPECT_CONSECUTIVE, now);
+        assert_eq!(relief(&valve, BAD, false), either(Relief::Room), "{what}");
+        assert_eq!(valve.leaves(&name("us"), &next), expect, "{what}");
+    }
+}
+
+/// A workload that was ejected is left for its siblings, also where there is no other cluster.
+#[test]
+fn what_was_in_flight_to_an_ejected_workload_moves_within_its_cluster() {
+    let (mut valve, now) = (Valve::default(), Instant::now());
+    fail(&mut valve, "us", SUSPECT_CONSECUTIVE, now);
+    let next = valve.pick_cluster(&shares("us 2/2 here"), &[], now, 0);
+    for (ejected, expect) in [(true, Relief::Moves), (false, Relief::None)] {
+        let relief = valve.relief(BAD, &name("us"), ejected, &next, now);
+        assert_eq!(relief, expect, "{ejected}");
     }
 }
 

@@ -52,13 +52,14 @@ impl Load {
         }
     }
 
-    /// Replies that say how long they waited tell the base; else calm ones. A whole window that was faster
-    /// does, too.
+    /// Calm replies tell the base; where there are none, those that say how long they waited. A whole
+    /// window that was faster does, too.
     fn learn_base(&mut self, window: &Window, asked: bool) {
         let (all, calm) = (window.all.mean(), window.calm.mean());
         let enough = |sum: &Sum| sum.count >= LEARN_FROM / 2;
         self.tells_waiting = enough(&window.served);
-        if let Some(served) = window.served.mean().filter(|_| self.tells_waiting) {
+        let served = window.served.mean().filter(|_| self.tells_waiting);
+        if let Some(served) = served.filter(|_| !enough(&window.calm)) {
             self.base = Some(blend(self.base, served, LEARN_GOOD));
             return;
         }
@@ -100,6 +101,10 @@ impl Load {
         let is_unknown = !self.tells_waiting && window.calm.count < LEARN_FROM / 2;
         if found.pressed && found.used && is_unknown {
             self.ask(now);
+        }
+        if let Some(asking) = self.asking.as_mut().filter(|_| !found.pressed) {
+            // The next trouble is another one.
+            asking.rest = ASK_AGAIN;
         }
     }
 

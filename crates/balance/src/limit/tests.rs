@@ -1,5 +1,5 @@
 use super::*;
-use crate::constants::{CONCURRENCY_UNPROVEN, GROWTH};
+use crate::constants::{ASK_AGAIN, CONCURRENCY_UNPROVEN, GROWTH};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 
@@ -95,6 +95,38 @@ fn what_was_not_waited_for_is_service() {
     }
 }
 
+/// What cannot be is not believed.
+#[test]
+fn who_says_that_it_waited_for_longer_than_it_took_says_nothing() {
+    let (mut load, mut now) = (Load::default(), Instant::now());
+    for n in 0..200 {
+        let mut held = load.begin(HERE, now);
+        now += 20 * MS;
+        let waited = [Duration::MAX, 21 * MS, Duration::from_secs(1)][n % 3];
+        load.replied(&mut held, Some(waited), now);
+    }
+    assert!(near(load.base.unwrap(), 0.020) && !load.tells_waiting);
+}
+
+/// However often it was asked in the last trouble, which is over.
+#[test]
+fn the_next_trouble_is_asked_about_at_once() {
+    let mut cluster = Cluster::new(10);
+    let asked = |cluster: &Cluster| cluster.load.asking.as_ref().map(|asking| asking.since);
+    cluster.run(400, 20 * MS, 10);
+    cluster.run(900, 20 * MS, 60);
+    assert!(cluster.load.asking.as_ref().unwrap().rest > 2 * ASK_AGAIN);
+    cluster.run(200, 20 * MS, 6);
+    let calm = cluster.now;
+    cluster.run(900, 40 * MS, 4);
+    assert!(asked(&cluster).unwrap() > calm);
+    assert!(
+        near(cluster.load.base.unwrap(), 0.040),
+        "{:?}",
+        cluster.load.base
+    );
+}
+
 /// What the request waited for while it was still coming in is no part of its time.
 #[test]
 fn what_was_set_aside_says_nothing_of_waiting() {
@@ -105,7 +137,7 @@ fn what_was_set_aside_says_nothing_of_waiting() {
         now += 100 * MS;
         let mut held = load.take_up(HERE, now);
         now += 20 * MS;
-        load.replied(&mut held, Some(90 * MS), now);
+        load.replied(&mut held, Some(19 * MS), now);
     }
     let base = load.base.unwrap();
     assert!(near(base, 0.020), "{base}");

@@ -94,8 +94,24 @@ impl Steering {
         Attempts::new(&settings, "GET", None, now)
     }
 
-    pub(crate) fn keeps_failing(&self, cluster: usize) -> bool {
-        self.valve.keeps_failing(&name(cluster))
+    /// What a further try stays away from.
+    pub(crate) fn avoid(
+        &self,
+        attempts: &Attempts,
+        failed: &Failed,
+        outcome: Outcome,
+        shares: &[ClusterShare],
+        cluster: usize,
+        now: Instant,
+    ) -> Avoid {
+        let mut beyond = failed.clusters.clone();
+        beyond.push(name(cluster));
+        let beyond = self.valve.pick_cluster(shares, &beyond, now, 0);
+        if self.valve.leaves(&name(cluster), &beyond) {
+            Avoid::Cluster
+        } else {
+            attempts.avoid(outcome)
+        }
     }
 
     /// What becomes of a request whose try at `place` has ended so. What others do is held to no budget.

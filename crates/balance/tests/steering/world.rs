@@ -500,8 +500,15 @@ impl World {
             ..
         } = running;
         let from = caller / CALLERS;
-        let keeps_failing = self.callers[caller].keeps_failing(cluster);
-        failed.add(attempts.avoid(outcome, keeps_failing), cluster, workload);
+        let avoid = self.callers[caller].avoid(
+            &attempts,
+            &failed,
+            outcome,
+            &self.shares[from],
+            cluster,
+            now,
+        );
+        failed.add(avoid, cluster, workload);
         let verdict = self.callers[caller].judge(
             &mut attempts,
             &failed,

@@ -160,9 +160,14 @@ impl World {
 
     /// An open loop of `rate` requests/s for some seconds; every tenth is a POST.
     pub(crate) fn load(&mut self, rate: u32, seconds: u32) {
-        let until = self.now + Duration::from_secs(1) * seconds;
-        for index in 0..rate * seconds {
-            let at = self.now + Duration::from_secs(1) * index / rate;
+        self.load_within(rate * seconds, Duration::from_secs(1) * seconds);
+    }
+
+    /// The same of so many requests within some time.
+    pub(crate) fn load_within(&mut self, count: u32, length: Duration) {
+        let until = self.now + length;
+        for index in 0..count {
+            let at = self.now + length * index / count;
             let post = index % 10 == 0;
             self.push(at, Event::Arrive { post });
         }
@@ -222,6 +227,11 @@ impl World {
     pub(crate) fn slowest(&self) -> Duration {
         let took = |r: &Request| r.ended.map(|ended| ended.saturating_sub(r.began));
         self.requests().filter_map(took).max().unwrap_or_default()
+    }
+
+    /// Tries that have not ended.
+    pub(crate) fn on_the_way(&self, cluster: &str) -> u64 {
+        self.valve.in_flight(&name(cluster)).into()
     }
 
     /// Tries that have begun.
@@ -422,8 +432,13 @@ impl World {
         place
             .endpoints
             .finish(&workload, outcome, self.now.saturating_sub(began), now);
-        let keeps_failing = self.valve.keeps_failing(&cluster);
-        match journey.attempts.avoid(outcome, keeps_failing) {
+        let mut beyond = journey.avoid_clusters.clone();
+        beyond.push(cluster.clone());
+        let beyond = self.decide(&beyond);
+        match journey.attempts.avoid(outcome) {
+            _ if self.valve.leaves(&cluster, &beyond) => {
+                journey.avoid_clusters.push(cluster.clone());
+            }
             Avoid::Workload => journey.avoid_workloads.push((cluster.clone(), workload)),
             Avoid::Cluster => journey.avoid_clusters.push(cluster.clone()),
         }

@@ -109,11 +109,7 @@ pub(super) async fn run(
             }
         };
         let outcome = call.outcome(&held.head, held.body.trailers());
-        let told = Told {
-            utilisation: held.head.utilisation.map(|used| used.fraction().into()),
-            waited: held.head.waited,
-        };
-        attempt.replied(outcome, told, held.began);
+        attempt.replied(outcome, told(&held.head), held.began);
         let is_agreed = (200..300).contains(&held.head.status);
         if is_agreed && request.upgrade.is_some() && reply.is_http2() {
             // A client of HTTP/2 would take it for the beginning of what it asked for.
@@ -403,4 +399,40 @@ fn late(outcome: Outcome) -> Abandoned {
 fn bad(detail: &str) -> Abandoned {
     let refusal = Refusal::new(RefusalReason::BadUpstreamReply, detail);
     Abandoned::Failed(Failed::new(Outcome::Reset, refusal))
+}
+
+/// What a reply says of its workload.
+fn told(head: &Response) -> Told {
+    Told {
+        utilisation: head.utilisation.map(|used| used.fraction().into()),
+        waited: head.waited,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use isthmus_codec::Fields;
+    use isthmus_codec::message::Utilisation;
+
+    use super::*;
+
+    #[test]
+    fn what_a_reply_says_of_its_workload_is_known() {
+        let head = Response {
+            status: 200,
+            fields: Fields::new(),
+            utilisation: Some(Utilisation::of_permille(500)),
+            waited: Some(Duration::from_millis(7)),
+            do_not_retry: false,
+            refusal: None,
+            upgrade: None,
+        };
+        let expect = Told {
+            utilisation: Some(0.5),
+            waited: Some(Duration::from_millis(7)),
+        };
+        assert_eq!(told(&head), expect);
+    }
 }

@@ -219,3 +219,29 @@ impl Headers for HeaderView<'_> {
         self.0.find_all(name).map(|value| &**value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_matters_is_what_the_first_field_says_word_for_word() {
+        for (values, expect) in [
+            (&[][..], Priority::Normal),
+            (&["high"], Priority::High),
+            (&["normal"], Priority::Normal),
+            (&["low"], Priority::Low),
+            (&["High"], Priority::Normal),
+            (&["high, low"], Priority::Normal),
+            (&[""], Priority::Normal),
+            (&["low", "high"], Priority::Low),
+            (&["urgent", "high"], Priority::Normal),
+        ] {
+            let mut fields = Fields::new();
+            for value in values {
+                fields.push("x-isthmus-priority", *value).unwrap();
+            }
+            assert_eq!(priority_of(&fields), expect, "{values:?}");
+        }
+    }
+}

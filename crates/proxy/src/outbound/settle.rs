@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_balance::constants::RETRY_AFTER;
 use isthmus_balance::{
-    Attempts, Avoid, Barred, Budget, Decision, GiveUp, Outcome, Reason, Relief, Verdict,
+    Attempts, Avoid, Barred, Budget, Decision, Evidence, GiveUp, Outcome, Reason, Relief, Verdict,
 };
 use isthmus_codec::mux::{CannotOpen, ResetCode};
 use isthmus_model::{ClusterName, Handle};
@@ -127,12 +127,13 @@ impl<'r> Settle<'r> {
     ) -> Verdict {
         let now = Instant::now();
         let before = (avoided.clusters.len(), avoided.workloads.len());
-        let keeps_failing = place
-            .cluster
-            .as_ref()
-            .is_some_and(|cluster| self.destination.keeps_failing(cluster));
-        avoided.add(attempts.avoid(outcome, keeps_failing), place);
-        let next = consider(self.destination, self.decided, avoided, now).ok();
+        // A good reply is delivered, wherever another try would go.
+        let next = match outcome.evidence() {
+            Evidence::Success => None,
+            Evidence::Failure | Evidence::Neutral => {
+                self.next(attempts.avoid(outcome), avoided, place, now)
+            }
+        };
         let relief = match (&place.cluster, next) {
             (Some(failed), Some(next)) => {
                 let workload = place.workload.as_ref();
@@ -147,6 +148,33 @@ impl<'r> Settle<'r> {
             avoided.workloads.truncate(before.1);
         }
         verdict
+    }
+
+    /// Where the next try would go, away from `place`: from all of its cluster, if others have failed there
+    /// as well and another has room.
+    fn next(
+        &self,
+        avoid: Avoid,
+        avoided: &mut Avoided,
+        place: &Place,
+        now: Instant,
+    ) -> Option<Decision> {
+        let consider = |avoided: &Avoided| {
+            let decision = consider(self.destination, self.decided, avoided, now);
+            decision.ok()
+        };
+        let clusters = avoided.clusters.len();
+        avoided.add(place);
+        let elsewhere = consider(avoided);
+        let leaves = match (&place.cluster, &elsewhere) {
+            (Some(failed), Some(elsewhere)) => self.destination.leaves(failed, elsewhere),
+            _ => false,
+        };
+        if avoid == Avoid::Cluster || place.workload.is_none() || leaves {
+            return elsewhere;
+        }
+        avoided.clusters.truncate(clusters);
+        consider(avoided)
     }
 }
 
@@ -178,10 +206,8 @@ impl Place {
 }
 
 impl Avoided {
-    fn add(&mut self, avoid: Avoid, place: &Place) {
-        if avoid == Avoid::Cluster || place.workload.is_none() {
-            self.clusters.extend(place.cluster.clone());
-        }
+    fn add(&mut self, place: &Place) {
+        self.clusters.extend(place.cluster.clone());
         self.workloads.extend(place.workload.clone());
     }
 }
