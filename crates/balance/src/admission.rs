@@ -149,7 +149,7 @@ impl Admission {
         }
         let rank = rank(importance, attempt);
         let ahead = self.queue.ahead_of(rank);
-        let needs = self.expected_wait(ahead) + self.service();
+        let needs = self.expected_wait(ahead) + self.takes(now);
         if remaining.is_some_and(|left| left < needs) {
             return Arrival::Shed(self.shed(ShedReason::TooLate, now));
         }
@@ -263,7 +263,7 @@ impl Admission {
             let Some(waiting) = self.queue.take_next(self.burst(), now) else {
                 break;
             };
-            let done = now + self.service();
+            let done = now + self.takes(now);
             turns.push(
                 if waiting.deadline.is_some_and(|deadline| deadline < done) {
                     Turn::Shed(waiting.ticket, self.shed(ShedReason::TooLate, now))
@@ -350,6 +350,12 @@ impl Admission {
 
     fn is_standing(&self, now: Instant) -> bool {
         self.queue.is_standing(self.burst(), now)
+    }
+
+    /// How long a request takes that goes to the program now; zero if nothing is known.
+    fn takes(&self, now: Instant) -> Duration {
+        let seconds = self.load.predicted(now).unwrap_or(0.0);
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO)
     }
 
     /// How long a request takes when nothing queues; zero if nothing is known.

@@ -60,6 +60,16 @@ fn who_comes_too_late_is_told_at_once() {
     assert!(matches!(late, Arrival::Shed(shed) if shed.reason == ShedReason::TooLate));
     let early = admission.arrive(Importance::Normal, 0, Some(50 * MS), at);
     assert!(matches!(early, Arrival::Queued(_)), "{early:?}");
+    // Replies take a fifth of a second by now.
+    let (mut admission, mut running) = full(now);
+    for _ in 0..5 {
+        let slow = running.pop().unwrap();
+        let _turns = admission.finish(slow, Served::Replied, at);
+    }
+    let late = admission.arrive(Importance::Normal, 0, Some(50 * MS), at);
+    assert!(matches!(late, Arrival::Shed(shed) if shed.reason == ShedReason::TooLate));
+    let early = admission.arrive(Importance::Normal, 0, HURRIED, at);
+    assert!(!matches!(early, Arrival::Shed(_)), "{early:?}");
 }
 
 #[test]
