@@ -65,7 +65,7 @@ const OVERLOADS: [Overload; 2] = [
     Overload {
         name: "5x",
         factor: 5.0,
-        seconds: 20,
+        seconds: 120,
     },
 ];
 const BEFORE: Duration = Duration::from_secs(10);
