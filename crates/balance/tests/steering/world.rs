@@ -414,7 +414,7 @@ impl World {
         let work = self.work[request] * slower;
         let (now, staffed) = (self.now, self.staffed(cluster));
         if staffed == 0 {
-            return self.refuse(id, cluster, workload);
+            return self.answer(id, cluster, workload, 503);
         }
         let place = &mut self.workloads[cluster][workload];
         place.measure(now, 1, staffed);
@@ -428,37 +428,31 @@ impl World {
         self.push(done, Event::Done(id, cluster, workload));
     }
 
-    /// The program answers that it cannot, at once.
-    fn refuse(&mut self, id: u64, cluster: usize, workload: usize) {
+    fn done(&mut self, id: u64, cluster: usize, workload: usize) {
+        let staffed = self.staffed(cluster);
+        self.workloads[cluster][workload].measure(self.now, -1, staffed);
+        if !(cluster == 0 && self.down) {
+            self.answer(id, cluster, workload, 200);
+        }
+    }
+
+    /// The program answers with that status.
+    fn answer(&mut self, id: u64, cluster: usize, workload: usize, status: u16) {
         let now = self.instant();
         let Some(running) = self.running.get_mut(&id) else {
             return;
         };
         let admitted = running.admitted.take();
         let rtt = way(running.caller, cluster);
-        self.push(self.now + rtt / 2.0, Event::Reply(id, 503));
+        self.push(self.now + rtt / 2.0, Event::Reply(id, status));
         if let Some(admitted) = admitted {
+            let served = if status < 500 {
+                Served::Replied
+            } else {
+                Served::Otherwise
+            };
             let place = &mut self.workloads[cluster][workload];
-            let turns = place.admission.finish(admitted, Served::Otherwise, now);
-            self.take(cluster, workload, turns);
-        }
-    }
-
-    fn done(&mut self, id: u64, cluster: usize, workload: usize) {
-        let staffed = self.staffed(cluster);
-        self.workloads[cluster][workload].measure(self.now, -1, staffed);
-        let now = self.instant();
-        let mut admitted = None;
-        if let Some(running) = self.running.get_mut(&id)
-            && !(cluster == 0 && self.down)
-        {
-            admitted = running.admitted.take();
-            let rtt = way(running.caller, cluster);
-            self.push(self.now + rtt / 2.0, Event::Reply(id, 200));
-        }
-        if let Some(admitted) = admitted {
-            let place = &mut self.workloads[cluster][workload];
-            let turns = place.admission.finish(admitted, Served::Replied, now);
+            let turns = place.admission.finish(admitted, served, now);
             self.take(cluster, workload, turns);
         }
     }
