@@ -20,9 +20,9 @@
 use std::time::{Duration, Instant};
 
 use crate::constants::{
-    BURST_LASTS, GUESTS_PRESSED, PRESSED, QUEUE_BURST, QUEUE_HIGH, QUEUE_HURRY, QUEUE_LONGEST,
-    QUEUE_SHORTEST, QUEUE_SPARE, QUEUE_STANDING, QUEUE_UNPROVEN, RETRY_AFTER, ROOM_UTILISATION,
-    STRETCH, SURGE_LEAST, UTILISATION_OVER,
+    BURST_LASTS, GUESTS_PRESSED, LONGER_THAN_USUAL, PRESSED, QUEUE_BURST, QUEUE_HIGH, QUEUE_HURRY,
+    QUEUE_LONGEST, QUEUE_SHORTEST, QUEUE_SPARE, QUEUE_STANDING, QUEUE_UNPROVEN, RETRY_AFTER,
+    ROOM_UTILISATION, STRETCH, SURGE_LEAST, UTILISATION_OVER,
 };
 use crate::limit::{Held, Load, Room, Siblings};
 
@@ -201,11 +201,18 @@ impl Admission {
         self.queue.remove(ticket);
     }
 
-    /// When [`Admission::on_timeout`] has something to say.
+    /// When [`Admission::on_timeout`] has something to say: `now` if it has already.
     pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
-        let next = self.queue.next_end(now)?;
-        let due = !self.queue.is_empty() && self.has_room(now);
-        Some(if due { now } else { next })
+        let end = self.queue.next_end(now)?;
+        if !self.queue.is_empty() && self.has_room(now) {
+            return Some(now);
+        }
+        let Some((_, left)) = self.load.asking(now) else {
+            return Some(end);
+        };
+        // There may be room without anybody's leaving.
+        let urgent = self.queue.urgent().filter(|at| *at > now);
+        Some(end.min(now + left).min(urgent.unwrap_or(end)))
     }
 
     /// Who has waited for too long, and whose turn has come meanwhile.
@@ -293,7 +300,7 @@ impl Admission {
             return false;
         }
         if self.load.asking(now).is_some() {
-            let urgent = self.queue.is_urgent(now);
+            let urgent = self.queue.urgent().is_some_and(|at| at <= now);
             return held < if urgent { usual } else { self.limit(now) };
         }
         let calm = self.load.inflation(WHOLE, now) < GUESTS_PRESSED;
@@ -352,9 +359,9 @@ impl Admission {
         self.queue.is_standing(self.burst(), now)
     }
 
-    /// How long a request takes that goes to the program now; zero if nothing is known.
+    /// How long a request may take that goes to the program now; zero if nothing is known.
     fn takes(&self, now: Instant) -> Duration {
-        let seconds = self.load.predicted(now).unwrap_or(0.0);
+        let seconds = LONGER_THAN_USUAL * self.load.predicted(now).unwrap_or(0.0);
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO)
     }
 

@@ -177,6 +177,10 @@ pub const QUEUE_HURRY: Duration = Duration::from_secs(1);
 /// How long a request of high priority may wait, if its caller does.
 pub const QUEUE_HIGH: Duration = Duration::from_secs(1);
 
+/// How many times as long as the last few requests one may well take. Under pressure, one that has less
+/// time left is turned away: its caller would most likely be gone before it is done.
+pub const LONGER_THAN_USUAL: f64 = 1.5;
+
 /// What a limit is stretched by while requests wait and latency says that they need not: a workload
 /// with more workers than expected is found out in a second, not in ten.
 pub const STRETCH: f64 = 1.5;

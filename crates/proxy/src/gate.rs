@@ -1,7 +1,7 @@
 //! Before the program: who may go to it now, who waits, and who is turned away. The engine decides
 //! ([`Admission`]); here requests wait for their turn.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -11,11 +11,9 @@ use isthmus_balance::{
     Admission, Admitted, Arrival, Importance, Served, Shed, ShedReason, Ticket, Turn,
 };
 use isthmus_codec::message::{Context, Priority, Utilisation};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::spawn_local;
 use tokio::time::sleep_until;
-
-/// A timer that is never reached.
-const FAR: Duration = Duration::from_hours(24);
 
 /// What one is told whom the gate has forgotten.
 const FORGOTTEN: Shed = Shed {
@@ -32,6 +30,10 @@ pub(crate) struct Gates(RefCell<HashMap<u16, Rc<Gate>>>);
 pub(crate) struct Gate {
     admission: RefCell<Admission>,
     waiting: RefCell<HashMap<u64, oneshot::Sender<Result<Admitted, Shed>>>>,
+    /// When the watch looks next, while there is one: a single task for all that wait, however many.
+    watch: Cell<Option<Instant>>,
+    /// It is to look sooner.
+    sooner: Notify,
 }
 
 /// A request that may go to the program. Given back by [`Pass::replied`], or, when it ends in any other
@@ -116,7 +118,7 @@ impl Gate {
         }
     }
 
-    async fn wait(&self, ticket: Ticket) -> Result<Admitted, Shed> {
+    async fn wait(self: &Rc<Self>, ticket: Ticket) -> Result<Admitted, Shed> {
         let (turn, answer) = oneshot::channel();
         self.waiting.borrow_mut().insert(ticket.number(), turn);
         let mut place = Place {
@@ -124,18 +126,40 @@ impl Gate {
             ticket,
             answer,
         };
-        loop {
-            let now = Instant::now();
-            let next = self.admission.borrow().next_timeout(now);
+        if self.watch.get().is_some() {
+            self.look_sooner();
+        } else {
+            self.watch.set(self.next_look());
+            spawn_local(Rc::clone(self).keep_watch());
+        }
+        // Nobody forgets who waits; should it be so, it does not wait for ever.
+        (&mut place.answer).await.unwrap_or(Err(FORGOTTEN))
+    }
+
+    /// Tells those who wait what comes by time alone, for as long as any wait.
+    async fn keep_watch(self: Rc<Self>) {
+        while let Some(at) = self.watch.get() {
             tokio::select! {
-                biased;
-                // Nobody forgets who waits; should it be so, it does not wait for ever.
-                answer = &mut place.answer => return answer.unwrap_or(Err(FORGOTTEN)),
-                () = sleep_until(next.unwrap_or(now + FAR).into()) => {
+                () = sleep_until(at.into()) => {
                     let turns = self.admission.borrow_mut().on_timeout(Instant::now());
                     self.tell(turns);
+                    self.watch.set(self.next_look());
                 }
+                () = self.sooner.notified() => {}
             }
+        }
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        self.admission.borrow().next_timeout(Instant::now())
+    }
+
+    /// Something is due before the watch would see it.
+    fn look_sooner(&self) {
+        let next = self.next_look();
+        if next.is_some() && next < self.watch.get() {
+            self.watch.set(next);
+            self.sooner.notify_one();
         }
     }
 
@@ -145,6 +169,7 @@ impl Gate {
             .borrow_mut()
             .finish(admitted, served, Instant::now());
         self.tell(turns);
+        self.look_sooner();
     }
 
     /// Tells those who wait what becomes of them: who is served first, first.
@@ -212,8 +237,10 @@ impl Drop for Pass {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::Pin;
+    use std::future::poll_fn;
+    use std::pin::{Pin, pin};
 
+    use isthmus_balance::constants::QUEUE_HURRY;
     use tokio::task::LocalSet;
 
     use super::*;
@@ -223,6 +250,11 @@ mod tests {
             remaining,
             ..Context::default()
         }
+    }
+
+    /// What waits is watched by a task.
+    async fn local(test: impl Future<Output = ()>) {
+        LocalSet::new().run_until(test).await;
     }
 
     /// More than any gate admits at once that has learnt nothing yet.
@@ -245,18 +277,17 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_goes_away_gives_back_what_it_had() {
-        LocalSet::new()
-            .run_until(async {
-                let gate = Rc::new(Gate::default());
-                let (passes, admitted) = crowd(&gate).await;
-                let in_service = gate.admission.borrow().in_service();
-                assert_eq!(usize::try_from(in_service).unwrap(), admitted);
-                assert_eq!(gate.admission.borrow().queued(), 0, "nobody waits any more");
-                assert!(gate.waiting.borrow().is_empty());
-                drop(passes);
-                assert_eq!(gate.admission.borrow().in_service(), 0);
-            })
-            .await;
+        local(async {
+            let gate = Rc::new(Gate::default());
+            let (passes, admitted) = crowd(&gate).await;
+            let in_service = gate.admission.borrow().in_service();
+            assert_eq!(usize::try_from(in_service).unwrap(), admitted);
+            assert_eq!(gate.admission.borrow().queued(), 0, "nobody waits any more");
+            assert!(gate.waiting.borrow().is_empty());
+            drop(passes);
+            assert_eq!(gate.admission.borrow().in_service(), 0);
+        })
+        .await;
     }
 
     /// Enters until one has to wait; that one.
@@ -277,22 +308,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_turn_is_given_back_by_who_goes_away_before_it_has_heard_of_it() {
-        let (gate, context, mut passes) = (Rc::new(Gate::default()), context(None), vec![]);
-        let leaving = queue(&gate, &context, &mut passes).await;
-        let staying = queue(&gate, &context, &mut passes).await;
-        // It is the first one's turn, and its caller goes away in the same moment.
-        passes.pop();
-        drop(leaving);
-        let in_service = gate.admission.borrow().in_service();
-        assert_eq!(usize::try_from(in_service).unwrap(), passes.len() + 1);
-        assert_eq!(
-            gate.admission.borrow().queued(),
-            0,
-            "then it is the next one's"
-        );
-        drop(staying.await.ok().unwrap());
-        drop(passes);
-        assert_eq!(gate.admission.borrow().in_service(), 0);
+        local(async {
+            let (gate, context, mut passes) = (Rc::new(Gate::default()), context(None), vec![]);
+            let leaving = queue(&gate, &context, &mut passes).await;
+            let staying = queue(&gate, &context, &mut passes).await;
+            // It is the first one's turn, and its caller goes away in the same moment.
+            passes.pop();
+            drop(leaving);
+            let in_service = gate.admission.borrow().in_service();
+            assert_eq!(usize::try_from(in_service).unwrap(), passes.len() + 1);
+            assert_eq!(
+                gate.admission.borrow().queued(),
+                0,
+                "then it is the next one's"
+            );
+            drop(staying.await.ok().unwrap());
+            drop(passes);
+            assert_eq!(gate.admission.borrow().in_service(), 0);
+        })
+        .await;
     }
 
     #[tokio::test]
@@ -346,28 +380,69 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_many_that_wait_each_is_woken_once() {
+        const MANY: usize = 30;
+        const APART: Duration = Duration::from_millis(2);
+        local(async {
+            let (gate, hurry) = (Rc::new(Gate::default()), context(Some(QUEUE_HURRY)));
+            let (mut passes, polls) = (vec![], Rc::new(Cell::new(0)));
+            drop(queue(&gate, &hurry, &mut passes).await);
+            let mut waiting = vec![];
+            for _ in 0..MANY {
+                let (gate, polls) = (Rc::clone(&gate), Rc::clone(&polls));
+                let hurry = hurry.clone();
+                waiting.push(spawn_local(async move {
+                    let mut entering = pin!(gate.enter(&hurry));
+                    let entering = poll_fn(|context| {
+                        polls.set(polls.get() + 1);
+                        entering.as_mut().poll(context)
+                    });
+                    entering.await.err().map(|shed| shed.reason)
+                }));
+                let came = Instant::now();
+                while came.elapsed() < APART {
+                    tokio::task::yield_now().await;
+                }
+            }
+            let mut turned_away = 0;
+            for one in waiting {
+                turned_away += usize::from(one.await.unwrap() == Some(ShedReason::WaitedLong));
+            }
+            assert!(turned_away > 1, "{turned_away} have waited in vain");
+            assert!(polls.get() <= 2 * MANY, "{} times", polls.get());
+        })
+        .await;
+    }
+
+    #[tokio::test]
     async fn a_reply_says_how_long_its_request_waited() {
-        const LONG: Duration = Duration::from_millis(20);
-        let (gate, context, mut passes) = (Rc::new(Gate::default()), context(None), vec![]);
-        let waiting = queue(&gate, &context, &mut passes).await;
-        let at_once = passes.pop().unwrap().replied(200).waited.unwrap();
-        let began = Instant::now();
-        while began.elapsed() < LONG {
-            tokio::task::yield_now().await;
-        }
-        drop(passes);
-        let waited = waiting.await.ok().unwrap().replied(200).waited.unwrap();
-        assert!(waited >= LONG && at_once < waited, "{at_once:?} {waited:?}");
-        assert_eq!(gate.pass_by().replied(200).waited, None);
+        local(async {
+            const LONG: Duration = Duration::from_millis(20);
+            let (gate, context, mut passes) = (Rc::new(Gate::default()), context(None), vec![]);
+            let waiting = queue(&gate, &context, &mut passes).await;
+            let at_once = passes.pop().unwrap().replied(200).waited.unwrap();
+            let began = Instant::now();
+            while began.elapsed() < LONG {
+                tokio::task::yield_now().await;
+            }
+            drop(passes);
+            let waited = waiting.await.ok().unwrap().replied(200).waited.unwrap();
+            assert!(waited >= LONG && at_once < waited, "{at_once:?} {waited:?}");
+            assert_eq!(gate.pass_by().replied(200).waited, None);
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn who_has_no_time_left_is_turned_away() {
-        let gate = Rc::new(Gate::default());
-        let shed = gate.enter(&context(Some(Duration::ZERO))).await;
-        assert_eq!(shed.err().unwrap().reason.code(), "too-late");
-        let mut pass = gate.enter(&context(None)).await.ok().unwrap();
-        assert!(pass.replied(200).utilisation.fraction() < 1.0);
-        assert_eq!(gate.admission.borrow().in_service(), 0);
+        local(async {
+            let gate = Rc::new(Gate::default());
+            let shed = gate.enter(&context(Some(Duration::ZERO))).await;
+            assert_eq!(shed.err().unwrap().reason.code(), "too-late");
+            let mut pass = gate.enter(&context(None)).await.ok().unwrap();
+            assert!(pass.replied(200).utilisation.fraction() < 1.0);
+            assert_eq!(gate.admission.borrow().in_service(), 0);
+        })
+        .await;
     }
 }

@@ -58,11 +58,11 @@ impl Queue {
         lasts(self.since, burst, now)
     }
 
-    /// Has one of those that matter most waited for long, so that it cannot wait for what a lowered limit
-    /// is to show?
-    pub(super) fn is_urgent(&self, now: Instant) -> bool {
-        let first = self.waiting.values().next();
-        first.is_some_and(|first| first.rank <= HIGH && first.urgent <= now)
+    /// When one of those that matter most has waited for so long that it cannot wait for what a lowered
+    /// limit is to show.
+    pub(super) fn urgent(&self) -> Option<Instant> {
+        let first = self.waiting.values().next()?;
+        (first.rank <= HIGH).then_some(first.urgent)
     }
 
     /// How many are served before one of this rank that comes now.
