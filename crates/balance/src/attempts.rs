@@ -26,6 +26,7 @@ pub struct Attempts {
     on: Listed,
     timeouts: TimeoutSettings,
     repeatable: Repeatable,
+    is_call: bool,
     /// All of the body that was sent can be sent again.
     body_held: bool,
     /// When the request came.
@@ -183,6 +184,7 @@ impl Attempts {
             } else {
                 Repeatable::Unseen
             },
+            is_call: false,
             body_held: true,
             asked: now,
             again: false,
@@ -196,8 +198,10 @@ impl Attempts {
         }
     }
 
-    /// The request is a call of gRPC, whose end as UNAVAILABLE is told as a reply of 503.
+    /// The request is a call of gRPC, whose end as UNAVAILABLE is told as a reply of 503. Its reply may be
+    /// a stream, so that `timeout.request` is for its beginning, and nobody else's to hold it to.
     pub fn call(&mut self) {
+        self.is_call = true;
         if self.repeatable == Repeatable::Unseen && self.on.contains(RetryOn::Unavailable) {
             self.repeatable = Repeatable::Unavailable;
         }
@@ -308,7 +312,12 @@ impl Attempts {
 
     /// What is left of the request's time, to be told to the far side. `None`: no deadline.
     pub fn remaining(&self, now: Instant) -> Option<Duration> {
-        Some(self.ends()?.saturating_duration_since(now))
+        let ends = if self.is_call {
+            self.inherited
+        } else {
+            self.ends()
+        };
+        Some(ends?.saturating_duration_since(now))
     }
 
     /// What a further try should stay away from, to be asked before [`Attempts::judge`], so that the next

@@ -63,12 +63,12 @@ async fn connection(admin: Admin, socket: TcpStream, mut drain: DrainWatch, _pla
             head = timeout(IDLE, reader.head()) => head,
             () = drain.closing() => return,
         };
-        let Ok(Ok(Some((head, body)))) = head else {
+        let Ok(Ok(Some((head, _)))) = head else {
             return;
         };
-        let last = drain.is_leaving() || !head.keep_alive();
-        if body != Body::None || admin.answer(&head, last, &mut writer).await.is_err() || last {
-            return;
+        let is_last = drain.is_leaving() || !head.keep_alive() || !reader.is_between();
+        if admin.answer(&head, is_last, &mut writer).await.is_err() || is_last {
+            return reader.leave(writer).await;
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::intake::{Comers, Place, accept};
 use crate::journey::Journey;
 use crate::memory::REQUEST;
 use crate::mux::{Incoming, Stream};
-use crate::splice::splice;
+use crate::splice::splice_socket;
 use crate::view::{Known, ServiceView, View};
 use crate::worker::Worker;
 
@@ -139,8 +139,7 @@ async fn carry(journey: &mut Journey, stream: Stream, workload: &Workload, socke
         weight: WEIGHT,
     };
     if stream.reply(&Reply::Tunnel(reply), false).is_ok() {
-        let (read, write) = socket.into_split();
-        let carried = splice(read, write, Bytes::new(), &stream, Duration::ZERO).await;
+        let carried = splice_socket(socket, Bytes::new(), &stream, Duration::ZERO).await;
         journey.record.request_bytes = carried.received;
         journey.record.response_bytes = carried.sent;
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::{Instant, sleep_until};
 
 use crate::mux::{Item, Stream};
@@ -20,6 +22,43 @@ pub(crate) struct Carried {
     pub(crate) sent: u64,
     /// From the stream to the socket.
     pub(crate) received: u64,
+    /// One of them has not ended as it should.
+    pub(crate) is_cut: bool,
+}
+
+/// As [`splice`], of a socket that is carried to its end. Whatever cuts it, the peer is told by a reset:
+/// one that is only dropped would say that this was all.
+pub(crate) async fn splice_socket(
+    socket: TcpStream,
+    early: Bytes,
+    stream: &Stream,
+    idle: Duration,
+) -> Carried {
+    struct Write(Option<OwnedWriteHalf>);
+
+    impl Drop for Write {
+        fn drop(&mut self) {
+            self.0.take().map(reset);
+        }
+    }
+
+    let (read, write) = socket.into_split();
+    let mut write = Write(Some(write));
+    let Some(half) = &mut write.0 else {
+        return Carried::default();
+    };
+    let carried = splice(read, half, early, stream, idle).await;
+    if !carried.is_cut {
+        write.0 = None;
+    }
+    carried
+}
+
+/// Ends a connection of which the peer must not believe that it has got all.
+pub(crate) fn reset(write: OwnedWriteHalf) {
+    // A socket that has failed needs none.
+    let _ = write.as_ref().set_zero_linger();
+    write.forget();
 }
 
 /// Returns when both directions have ended, or at once when one breaks or nothing has come, either way,
@@ -34,7 +73,7 @@ pub(crate) async fn splice(
 ) -> Carried {
     let mut carried = Carried::default();
     let quiet = Quiet::new();
-    let Carried { sent, received } = &mut carried;
+    let Carried { sent, received, .. } = &mut carried;
     let up = async {
         *sent += early.len() as u64;
         stream.send(early).await.map_err(drop)?;
@@ -64,16 +103,17 @@ pub(crate) async fn splice(
         }
     };
     let both = async {
-        // Dropping the socket and the stream tells both sides of a break.
-        let _: Result<((), ()), ()> = tokio::try_join!(up, down);
+        let both: Result<((), ()), ()> = tokio::try_join!(up, down);
+        both.is_err()
     };
-    tokio::select! {
-        () = both => {}
+    let is_cut = tokio::select! {
+        is_cut = both => is_cut,
         () = quiet.lasts(idle), if !idle.is_zero() => {
             tracing::info!(?idle, "a connection that carried nothing is ended");
+            true
         }
-    }
-    carried
+    };
+    Carried { is_cut, ..carried }
 }
 
 /// Since when nothing has come.

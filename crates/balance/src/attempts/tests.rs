@@ -77,6 +77,14 @@ fn the_time_of_a_request_begins_when_it_is_there() {
     assert_eq!(call.remaining(start), Some(3000 * MS));
     assert_eq!(call.expired(late), Some(Outcome::TimedOut));
 
+    // Nobody else is told of another, as nobody else knows when it begins.
+    for (inherited, told) in [(None, None), (Some(3000 * MS), Some(3000 * MS))] {
+        let mut call = new(inherited);
+        call.call();
+        assert_eq!(call.remaining(start), told);
+        assert_eq!(call.expired(start + 1000 * MS), Some(Outcome::TimedOut));
+    }
+
     // Nor does one try of it.
     let mut settings = TrafficSettings::default();
     settings.timeout.per_try = 100 * MS;

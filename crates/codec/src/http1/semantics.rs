@@ -130,13 +130,14 @@ fn names(fields: &Fields, option: &[u8]) -> bool {
 /// end in the mesh; Host and Content-Length stay even if named, since taking them away would
 /// change what the message is.
 pub fn strip_hop_by_hop(fields: &mut Fields) {
-    const ALWAYS: [&str; 8] = [
+    const ALWAYS: [&str; 9] = [
         "connection",
         "keep-alive",
         "proxy-connection",
         "te",
         "transfer-encoding",
         "upgrade",
+        "http2-settings",
         "proxy-authenticate",
         "proxy-authorization",
     ];

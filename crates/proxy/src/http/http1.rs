@@ -1,6 +1,8 @@
 //! HTTP/1.1 over sockets, with the machines of `codec`.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,12 +15,16 @@ use isthmus_codec::memory::Share;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
 
 use super::{HttpError, Piece};
+use crate::splice::{Quiet, reset};
 
 /// How long a client that has said that nothing follows can wait for its reply. Most that say so have
 /// gone away, and what the program does for them is for nobody.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
+/// For how long what a client still sends is thrown away after the last reply.
+const LINGER: Duration = Duration::from_secs(1);
 /// Asked of the socket at once, and read ahead of a client that sends further requests before it has got
 /// the reply to the first.
 const READ_SIZE: usize = 16 * 1024;
@@ -31,6 +37,21 @@ pub(crate) struct RequestReader {
     /// For what is more than a block.
     share: Share,
     decoder: RequestDecoder,
+    unread: Unread,
+}
+
+/// Is some of the last request still to be read? It would be taken for the next one.
+#[derive(Debug, Clone, Default)]
+struct Unread(Arc<AtomicBool>);
+
+impl Unread {
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, is_unread: bool) {
+        self.0.store(is_unread, Ordering::Relaxed);
+    }
 }
 
 /// The server's writing half of a client's connection.
@@ -38,6 +59,9 @@ pub(crate) struct ResponseWriter {
     stalled: Duration,
     socket: OwnedWriteHalf,
     output: BytesMut,
+    unread: Unread,
+    /// Nothing else shows where it ends what the client is being told.
+    ends_by_closing: bool,
 }
 
 /// Takes a client's connection, of which `input` has been read already. Its first block is counted
@@ -50,12 +74,14 @@ pub(crate) fn serve(
     share: Share,
 ) -> (RequestReader, ResponseWriter) {
     let (read, write) = socket.into_split();
+    let unread = Unread::default();
     let reader = RequestReader {
         stalled,
         socket: read,
         input,
         share,
         decoder: RequestDecoder::new(limits),
+        unread: unread.clone(),
     };
     (
         reader,
@@ -63,6 +89,8 @@ pub(crate) fn serve(
             stalled,
             socket: write,
             output: BytesMut::new(),
+            unread,
+            ends_by_closing: false,
         },
     )
 }
@@ -85,9 +113,13 @@ impl RequestReader {
 
     /// The next request; `None` when the client is done.
     pub(crate) async fn head(&mut self) -> Result<Option<(RequestHead, Body)>, HttpError> {
+        self.unread.set(true);
         loop {
             match self.decoder.decode(&mut self.input)? {
                 Some(Item::Head(head, body)) => {
+                    // What follows CONNECT is no request at all.
+                    let is_whole = matches!(body, Body::None | Body::Length(0));
+                    self.unread.set(!is_whole || head.method == "CONNECT");
                     // What has come of the body fits into a block, or is handed on.
                     self.share.less(u64::MAX);
                     return Ok(Some((head, body)));
@@ -108,12 +140,20 @@ impl RequestReader {
             match self.decoder.decode(&mut self.input)? {
                 Some(Item::Data(data)) => return Ok(Piece::Data(data)),
                 Some(Item::Trailers(trailers)) => return Ok(Piece::Trailers(trailers)),
-                Some(Item::End) => return Ok(Piece::End),
+                Some(Item::End) => {
+                    self.unread.set(false);
+                    return Ok(Piece::End);
+                }
                 Some(Item::Head(..)) => return Err(HttpError::Truncated),
                 None if self.read().await? == 0 => return Err(HttpError::Truncated),
                 None => {}
             }
         }
+    }
+
+    /// Can the next request be read?
+    pub(crate) fn is_between(&self) -> bool {
+        !self.unread.get()
     }
 
     async fn read(&mut self) -> Result<usize, HttpError> {
@@ -127,11 +167,15 @@ impl RequestReader {
     }
 
     /// Waits until the client has gone away. What it sends meanwhile is kept for later, within bounds.
-    /// One that has ended its half only may still be there to hear the reply: it is given some time.
-    pub(super) async fn gone(&mut self) {
+    /// One that has ended its half only may still be there to hear the reply: it is given some time, and
+    /// again whenever something of the reply has come.
+    pub(super) async fn gone(&mut self, quiet: &Quiet) {
         while self.input.len() < READ_SIZE {
             match self.read().await {
-                Ok(0) => return tokio::time::sleep(HALF_CLOSED).await,
+                Ok(0) => {
+                    quiet.broken();
+                    return quiet.lasts(HALF_CLOSED).await;
+                }
                 Ok(_) => {}
                 Err(_) => return,
             }
@@ -142,6 +186,21 @@ impl RequestReader {
     /// As `into_tunnel`, for as long as it lasts.
     pub(super) fn tunnel(&mut self) -> (&mut OwnedReadHalf, Bytes) {
         (&mut self.socket, self.input.split().freeze())
+    }
+
+    /// Ends a connection after its last reply. Who still sends is heard for a moment: the kernel would
+    /// answer it with a reset, which may overtake the reply (RFC 9112 section 9.6).
+    pub(crate) async fn leave(mut self, mut writer: ResponseWriter) {
+        if self.is_between() || writer.socket.shutdown().await.is_err() {
+            return;
+        }
+        let heard = async {
+            self.input.clear();
+            while let Ok(1..) = self.socket.read_buf(&mut self.input).await {
+                self.input.clear();
+            }
+        };
+        let _ = timeout(LINGER, heard).await;
     }
 
     /// The socket and what has been read beyond the last request: a tunnel takes over.
@@ -157,6 +216,7 @@ impl ResponseWriter {
         head: &ResponseHead,
         body: Body,
     ) -> Result<BodyEncoder, HttpError> {
+        self.ends_by_closing = body == Body::UntilClose;
         Ok(encode_response(head, body, &mut self.output)?)
     }
 
@@ -170,6 +230,13 @@ impl ResponseWriter {
 
     pub(crate) fn into_tunnel(self) -> OwnedWriteHalf {
         self.socket
+    }
+
+    /// Ends a connection in the middle of a reply, so that the client sees that it was not all.
+    pub(crate) fn cut(self) {
+        if self.ends_by_closing {
+            reset(self.socket);
+        }
     }
 }
 
@@ -209,7 +276,12 @@ impl<'c> Reply<'c> {
     }
 
     pub(super) fn tunnel(&mut self) -> &mut OwnedWriteHalf {
+        self.writer.ends_by_closing = true;
         &mut self.writer.socket
+    }
+
+    pub(super) fn is_last(&self) -> bool {
+        self.writer.unread.get()
     }
 
     pub(super) async fn ask_for_body(&mut self) -> Result<(), HttpError> {

@@ -26,6 +26,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 pub(crate) use guarded::Guarded;
 pub(crate) use prefixed::Prefixed;
 
+use crate::splice::Quiet;
+
 /// Why a message could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
@@ -47,6 +49,9 @@ pub(crate) enum HttpError {
         "the program agreed to WebSocket without having understood it: Sec-WebSocket-Accept is wrong"
     )]
     NotWebSocket,
+    /// RFC 9110 section 7.8.
+    #[error("the program changed to a protocol that it was not asked for")]
+    Unasked,
     /// The client neither sends nor takes anything.
     #[error("the client did not go on for {0:?}")]
     Stalled(Duration),
@@ -103,6 +108,24 @@ pub(crate) fn content_length(fields: &Fields) -> Option<u64> {
         .parse()
         .ok()
 }
+
+/// Of the protocols that a value of Upgrade names, those that are carried unread. HTTP/2 is none: requests
+/// would pass by everything that looks at them.
+pub(crate) fn upgradable(wanted: &Bytes) -> Option<Bytes> {
+    let members = || wanted.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    let is_http = |member: &[u8]| {
+        let name = member.split(|&byte| byte == b'/').next();
+        name.is_some_and(|name| HTTP.iter().any(|http| name.eq_ignore_ascii_case(http)))
+    };
+    if !members().any(is_http) {
+        return Some(wanted.clone());
+    }
+    let left: Vec<&[u8]> = members().filter(|member| !is_http(member)).collect();
+    (!left.is_empty()).then(|| left.join(&b", "[..]).into())
+}
+
+/// Versions of HTTP, as Upgrade names them (RFC 7540 section 3.2, RFC 9110 section 7.8).
+const HTTP: [&[u8]; 3] = [b"h2c", b"h2", b"http"];
 
 /// Does a reply with this head go on for as long as there is something to tell? Its kind says so, and it
 /// has not said how long it is. Calls of gRPC do, too: see [`grpc::is_grpc`].
@@ -169,9 +192,9 @@ impl ClientBody<'_> {
 
     /// Ready when the client has gone away, once all of its body was read. One that speaks HTTP/2 resets
     /// its stream: see [`ClientReply::unwanted`].
-    pub(crate) async fn gone(&mut self) {
+    pub(crate) async fn gone(&mut self, quiet: &Quiet) {
         match self {
-            Self::Http1(reader) => reader.gone().await,
+            Self::Http1(reader) => reader.gone(quiet).await,
             Self::Http2(_) => std::future::pending().await,
         }
     }
@@ -258,6 +281,22 @@ impl ClientReply<'_> {
             Self::Http1(reply) => goes_on(reply.stalled(), reply.interim(head)).await,
             Self::Http2(reply) => reply.interim(head),
         }
+    }
+
+    /// As [`ClientReply::head`], of a reply that waits for nothing more of its request: where some of that
+    /// was not read, it is the last on its connection, and says so.
+    pub(crate) fn whole_head(
+        &mut self,
+        mut head: ResponseHead,
+        body: Body,
+    ) -> Result<(), HttpError> {
+        if let Self::Http1(reply) = self
+            && reply.is_last()
+        {
+            // Both are plain text.
+            let _ = head.fields.set("connection", "close");
+        }
+        self.head(&head, body)
     }
 
     /// Queues the head. `body`: how the end of what follows is shown; `Length(0)` and `None`: nothing

@@ -27,7 +27,7 @@ use crate::memory::REQUEST;
 use crate::mux::{Incoming, Link, Stream};
 use crate::refusal::Refusal;
 use crate::sessions::Rule;
-use crate::splice::splice;
+use crate::splice::splice_socket;
 use crate::view::{Known, ServiceView, View};
 use crate::worker::Worker;
 
@@ -191,8 +191,7 @@ async fn serve_tcp(
         Ok(socket) => {
             journey.record.attempts = 1;
             if stream.reply(&Reply::Accepted, false).is_ok() {
-                let (read, write) = socket.into_split();
-                let carrying = splice(read, write, bytes::Bytes::new(), &stream, idle);
+                let carrying = splice_socket(socket, bytes::Bytes::new(), &stream, idle);
                 tokio::select! {
                     carried = carrying => {
                         journey.record.request_bytes = carried.received;

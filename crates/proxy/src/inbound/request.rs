@@ -439,7 +439,7 @@ async fn converse(
     journey.record.response_code = Some(head.status);
     journey.record.grpc_status = grpc::status(&head.fields);
     let bodiless = body == Body::None || request.method == b"HEAD"[..];
-    if is_stream(head.status, &head.fields) {
+    if grpc::is_grpc(&request.fields) || is_stream(head.status, &head.fields) {
         streams.begin();
     }
     let busy = pass.replied(head.status);

@@ -188,7 +188,8 @@ async fn serve_http1(
             Ok(request) => request,
             Err(refusal) => {
                 let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, Version::Http11));
-                return refuse_unreadable(&worker, &mut reply, &refusal).await;
+                refuse_unreadable(&worker, &mut reply, &refusal).await;
+                return reader.leave(writer).await;
             }
         };
         if head.method == "CONNECT" && matches!(entry, Entry::Explicit) {
@@ -207,8 +208,9 @@ async fn serve_http1(
             worker.common.metrics.count_malformed(malformed.code());
         }
         match served {
-            Ok(KeepAlive::Yes) if wants_more => {}
-            Ok(_) | Err(_) => return,
+            Ok(KeepAlive::Yes) if wants_more && reader.is_between() => {}
+            Ok(_) => return reader.leave(writer).await,
+            Err(_) => return writer.cut(),
         }
     }
 }
@@ -420,7 +422,6 @@ async fn serve_request(
     upload: ClientBody<'_>,
     reply: &mut ClientReply<'_>,
 ) -> Result<KeepAlive, HttpError> {
-    let without_body = body == Body::None;
     let asked = Asked {
         is_head: head.method == "HEAD",
         is_grpc: grpc::is_grpc(&head.fields),
@@ -430,14 +431,7 @@ async fn serve_request(
         Ok(keep) => Ok(keep),
         Err(Ended::Refused(refusal)) => {
             let sent = refuse(worker, &mut journey, reply, &refusal, asked).await;
-            // What is left of a body would be read as the next request.
-            sent.map(|()| {
-                if without_body {
-                    KeepAlive::Yes
-                } else {
-                    KeepAlive::No
-                }
-            })
+            sent.map(|()| KeepAlive::Yes)
         }
         Err(Ended::Broken(error)) => {
             reply.cut();
@@ -482,9 +476,9 @@ async fn refuse(
         let _ = head.fields.push(name, value);
     }
     if asked.is_head {
-        reply.head(&head, Body::None)?;
+        reply.whole_head(head, Body::None)?;
     } else {
-        reply.head(&head, Body::Length(body.len() as u64))?;
+        reply.whole_head(head, Body::Length(body.len() as u64))?;
         reply.data(body).await?;
     }
     reply.end(None)?;

@@ -23,7 +23,7 @@ use crate::mux::{Item, Stream};
 use crate::refusal::{AT_FIELD, Refusal};
 use crate::splice::{Carried, Quiet, splice};
 
-/// May the client's connection carry another request?
+/// May the client's connection carry another request, if all of this one was read?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeepAlive {
     Yes,
@@ -238,6 +238,9 @@ impl Upgraded {
         journey.record.request_bytes += carried.sent;
         journey.record.response_bytes += carried.received;
         attempt.finish(outcome);
+        if carried.is_cut {
+            return Err(Ended::Broken(HttpError::Truncated));
+        }
         Ok(KeepAlive::No)
     }
 }
@@ -261,7 +264,7 @@ async fn deliver_whole(
         Some(_) if reply.version() == Version::Http11 => Body::Chunked,
         _ => Body::Length(body.len() as u64),
     };
-    reply.head(&response_head(head), framing)?;
+    reply.whole_head(response_head(head), framing)?;
     if !bodiless {
         journey.record.response_bytes += body.len() as u64;
         reply.data(body).await?;
@@ -344,12 +347,6 @@ async fn deliver_coming(
             Item::End(trailers) => {
                 reply.end(trailers.as_ref())?;
                 reply.flush().await?;
-                // What is left of the request's body would be read as the next request.
-                let keep = if rest.client.is_sending() {
-                    KeepAlive::No
-                } else {
-                    keep
-                };
                 return Ok(Delivered { keep, trailers });
             }
             Item::Reply(_) => return Err(Cut::Upstream(Outcome::Reset)),

@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use isthmus_balance::{Attempts, Outcome, Told, Verdict};
-use isthmus_codec::http1::{ResponseHead, Version, strip_hop_by_hop};
+use isthmus_codec::http1::{Malformed, ResponseHead, Version, strip_hop_by_hop};
 use isthmus_codec::message::{Interim, Open, Reply, Request, Response};
+use isthmus_codec::mux::CannotOpen;
 use isthmus_telemetry::RefusalReason;
 use tokio::time::{sleep_until, timeout_at};
 
@@ -164,10 +165,14 @@ async fn answer<'u>(
         expects,
         ..request.clone()
     });
-    let stream = tried
-        .link
-        .open(&open, empty && !upgrades)
-        .map_err(|error| Abandoned::Failed(not_opened(&error)))?;
+    let opened = tried.link.open(&open, empty && !upgrades);
+    let stream = opened.map_err(|error| match error {
+        // So it would be everywhere.
+        CannotOpen::TooLarge { limit, .. } => {
+            Abandoned::Client(HttpError::Malformed(Malformed::HeadTooLarge { limit }))
+        }
+        error => Abandoned::Failed(not_opened(&error)),
+    })?;
     let stream = Rc::new(stream);
     let client = if empty {
         ClientSide::waiting(upload.watch())

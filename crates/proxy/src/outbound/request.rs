@@ -18,7 +18,7 @@ use super::decided::{
 use super::deliver::{Ended, KeepAlive};
 use super::exchange;
 use super::upload::Upload;
-use crate::http::{ClientBody, ClientReply};
+use crate::http::{ClientBody, ClientReply, upgradable};
 use crate::journey::{Journey, lossy};
 use crate::memory::REQUEST;
 use crate::refusal::Refusal;
@@ -101,6 +101,9 @@ pub(super) async fn serve(
     }
     let read = upload.read_short(body).await;
     read.map_err(Ended::by_client)?;
+    if !upload.is_coming() {
+        attempts.received(Instant::now());
+    }
     exchange::run(
         worker,
         journey,
@@ -141,11 +144,11 @@ fn priority_of(fields: &Fields) -> Priority {
 }
 
 /// The protocols that a client asks to change to. A server may go on as if it had not asked (RFC 9110
-/// section 7.8): so it is with HTTP/2, which needs no asking, and where a body would come first.
+/// section 7.8): so it is where a body would come first, and with what the mesh has its own ways for.
 fn upgrade_of(head: &RequestHead, body: Body) -> Option<Bytes> {
     let asks = head.asks_upgrade() && body == Body::None && head.version == Version::Http11;
     let wanted = head.fields.find("upgrade").filter(|_| asks)?;
-    (!wanted.eq_ignore_ascii_case(b"h2c")).then(|| wanted.clone())
+    upgradable(wanted)
 }
 
 /// Everything that is decided once per request, on one view.

@@ -22,7 +22,7 @@ use crate::journey::Journey;
 use crate::memory::{REQUEST, Room};
 use crate::mux::{Item, Link, Stream};
 use crate::refusal::Refusal;
-use crate::splice::splice;
+use crate::splice::splice_socket;
 use crate::view::View;
 use crate::worker::Worker;
 
@@ -109,8 +109,7 @@ pub(super) fn start(worker: &Worker) -> Journey {
 
 /// Carries a connection to its end.
 pub(super) async fn carry(journey: &mut Journey, socket: TcpStream, early: Bytes, opened: Opened) {
-    let (read, write) = socket.into_split();
-    let carried = splice(read, write, early, &opened.stream, opened.idle).await;
+    let carried = splice_socket(socket, early, &opened.stream, opened.idle).await;
     journey.record.request_bytes = carried.sent;
     journey.record.response_bytes = carried.received;
     opened.attempt.finish(CARRIED);

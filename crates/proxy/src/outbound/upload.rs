@@ -174,7 +174,7 @@ impl<'c> Upload<'c> {
     where
         'c: 'u,
     {
-        Box::pin(self.client.gone())
+        Box::pin(self.client.gone(&self.quiet))
     }
 
     /// The next piece of data from the client, which is kept while all that there was is short.
@@ -277,11 +277,6 @@ impl<'u> ClientSide<'u> {
             uploading: None,
             watching: Some(watching),
         }
-    }
-
-    /// Some of the request is still to be sent.
-    pub(super) fn is_sending(&self) -> bool {
-        self.uploading.is_some() || self.withheld.is_some()
     }
 
     /// Goes on until there is something to know of; in the end, that the client has gone away.

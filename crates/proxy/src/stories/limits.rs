@@ -48,6 +48,21 @@ fn clients_of_http_1_are_held_to_them() {
     });
 }
 
+/// What HTTP/1.1 still allows, and a stream between proxies does not, whichever workload it leads to.
+#[test]
+fn a_head_that_the_mesh_cannot_carry_is_refused_once() {
+    run(async {
+        let scene = Scene::stretched(answering(HELLO).await);
+        let head = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\na: ");
+        let fill = "x".repeat(65_535 - head.len() - 4);
+        let mut client = scene.client().await;
+        let asked = format!("{head}{fill}\r\n\r\n");
+        client.write_all(asked.as_bytes()).await.unwrap();
+        let reply = within(read_head(&mut client)).await;
+        assert!(reply.starts_with("HTTP/1.1 431 "), "{reply}");
+    });
+}
+
 #[test]
 fn clients_of_http_2_are_held_to_them() {
     run(async {

@@ -4,6 +4,7 @@ mod bridged;
 mod chain;
 mod deadlines;
 mod decreed;
+mod ends;
 mod expect;
 mod extended;
 mod floods;

@@ -7,13 +7,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::Response;
+use isthmus_codec::message::Open;
 use isthmus_model::AppProtocol::Http2;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 
-use super::get;
 use super::http2::{call, data, h2_client, h2_program, send};
+use super::{get, play_caller, request};
+use crate::mux::Item;
 use crate::testing::{HOST, Scene, program, read_head, run, within};
 
 /// Longer than anything takes here that goes on, on a slow machine too.
@@ -204,6 +206,37 @@ fn a_call_whose_client_goes_on_is_not_silent() {
         }
         send(&mut sending, "x".into(), true).await;
         assert_eq!(within(data(&mut body)).await.unwrap(), said.to_string());
+    });
+}
+
+/// A callee cannot know whether a call is a stream before it is one: its caller watches the time.
+#[test]
+fn a_call_that_has_begun_is_not_late_for_its_callee() {
+    const LEFT: Duration = Duration::from_millis(200);
+    run(async {
+        let address = h2_program(|_, mut respond| async move {
+            let head = Response::builder().header("content-type", "application/grpc");
+            let head = head.body(()).unwrap();
+            let mut reply = respond.send_response(head, false).unwrap();
+            tokio::time::sleep(2 * LEFT).await;
+            reply.send_data("late".into(), true).unwrap();
+        })
+        .await;
+        let scene = Scene::local_speaking(Http2, address);
+        let link = play_caller(&scene).await;
+        let Open::Request(mut asked) = request("POST", &[("content-type", "application/grpc")])
+        else {
+            panic!("it is a request");
+        };
+        asked.context.remaining = Some(LEFT);
+        let stream = link.open(&Open::Request(asked), true).unwrap();
+        let reply = within(stream.receive()).await.unwrap();
+        assert!(matches!(reply, Item::Reply(_)), "{reply:?}");
+        let said = within(stream.receive()).await.unwrap();
+        assert!(
+            matches!(&said, Item::Data(data) if data == "late"),
+            "{said:?}"
+        );
     });
 }
 

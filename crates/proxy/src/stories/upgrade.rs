@@ -1,11 +1,15 @@
 //! Connections that change to another protocol, as WebSocket does (RFC 9110 section 7.8, RFC 6455).
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use isthmus_model::AppProtocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
 
 use super::http2::h2_program;
+use super::remembering;
 use crate::testing::{HOST, Scene, answering, program, read_head, run, within};
 
 fn asking() -> String {
@@ -125,5 +129,69 @@ fn what_cannot_change_is_told_so() {
             .await;
         assert!(reply.starts_with("HTTP/1.1 502 "), "{reply}");
         assert!(reply.contains("bad-upstream-reply"), "{reply}");
+    });
+}
+
+/// HTTP/2 on a connection that is carried unread would pass by all that looks at requests.
+#[test]
+fn http_is_no_other_protocol() {
+    run(async {
+        let (address, heads) = remembering().await;
+        let scene = Scene::stretched(address);
+        for (asked, told) in [("h2c", None), ("h2c, x/1 , HTTP/2.0", Some("x/1"))] {
+            let request = format!(
+                "GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: Upgrade\r\nupgrade: {asked}\r\n\
+                 http2-settings: AAMAAABkAAQAAP__\r\n\r\n"
+            );
+            let mut client = scene.client().await;
+            client.write_all(request.as_bytes()).await.unwrap();
+            let head = within(read_head(&mut client)).await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+            let head = heads.borrow_mut().pop().unwrap();
+            let line = told.map(|told| format!("upgrade: {told}\r\n"));
+            assert!(line.is_none_or(|line| head.contains(&line)), "{head}");
+            assert!(told.is_some() || !head.contains("upgrade"), "{head}");
+            assert!(!head.contains("h2c") && !head.contains("http2"), "{head}");
+        }
+    });
+}
+
+#[test]
+fn a_program_changes_to_nothing_that_it_was_not_asked_for() {
+    run(async {
+        let address =
+            answering("HTTP/1.1 101 Up\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n").await;
+        let scene = Scene::local(address);
+        let mut client = scene.client().await;
+        client.write_all(asking().as_bytes()).await.unwrap();
+        let head = within(read_head(&mut client)).await;
+        assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+        assert!(head.contains("bad-upstream-reply"), "{head}");
+    });
+}
+
+#[test]
+fn a_head_that_is_all_of_the_answer_leaves_nothing_to_wait_for() {
+    run(async {
+        let (told, left) = oneshot::channel();
+        let told = Rc::new(Cell::new(Some(told)));
+        let address = program(move |mut socket| {
+            let told = told.take();
+            async move {
+                read_head(&mut socket).await;
+                let head = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n";
+                socket.write_all(head.as_bytes()).await.unwrap();
+                let _ = socket.read(&mut [0]).await;
+                let _ = told.map(|told| told.send(()));
+            }
+        })
+        .await;
+        let scene = Scene::stretched(address);
+        let mut client = scene.client().await;
+        let asked = asking().replace("GET", "HEAD");
+        client.write_all(asked.as_bytes()).await.unwrap();
+        let head = within(read_head(&mut client)).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        within(left).await.unwrap();
     });
 }

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, websocket_accept, websocket_key};
 use isthmus_codec::message::{Interim, Request};
 use isthmus_model::AppProtocol;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::TcpStream;
 
 use super::{Broken, download, hint, no_head, not_sent, reply};
 use crate::gate::Pass;
-use crate::http::{Exchange, HttpError, http2};
+use crate::http::{Exchange, HttpError, http2, upgradable};
 use crate::journey::Journey;
 use crate::mux::Stream;
-use crate::splice::{Carried, splice};
+use crate::splice::{Carried, splice, splice_socket};
 
 const KEY: &str = "sec-websocket-key";
 const ACCEPT: &str = "sec-websocket-accept";
@@ -38,9 +38,10 @@ impl Asked {
         mut draw: impl FnMut() -> u64,
         head: &mut RequestHead,
     ) -> Option<Self> {
-        let upgrade = request.upgrade.as_ref()?;
+        // A peer may ask for what a client of its own proxy could not.
+        let upgrade = upgradable(request.upgrade.as_ref()?)?;
         let mut asked = Self {
-            protocol: String::from_utf8_lossy(upgrade).into_owned(),
+            protocol: String::from_utf8_lossy(&upgrade).into_owned(),
             given: head.fields.find(KEY).cloned(),
             made: None,
             is_head: request.method == b"HEAD"[..],
@@ -80,6 +81,13 @@ impl Asked {
             }
             return Ok(agreed);
         }
+        let asked = |protocol: &[u8]| {
+            let mut asked = self.protocol.as_bytes().split(|&byte| byte == b',');
+            asked.any(|asked| asked.trim_ascii().eq_ignore_ascii_case(protocol))
+        };
+        if head.status == 101 && !head.fields.members("upgrade").all(asked) {
+            return Err(HttpError::Unasked);
+        }
         if let (101, Some(key)) = (head.status, &self.made) {
             let accept = head.fields.find(ACCEPT);
             if accept.is_none_or(|accept| *accept != websocket_accept(key.as_bytes())) {
@@ -99,10 +107,9 @@ pub(super) struct Tunnel {
 
 enum Way {
     Http1 {
-        read: OwnedReadHalf,
+        socket: TcpStream,
         /// Read with the head of the reply.
         early: Bytes,
-        write: OwnedWriteHalf,
     },
     Http2(http2::Exchange),
 }
@@ -111,7 +118,7 @@ impl Tunnel {
     pub(super) async fn carry(self, journey: &mut Journey, stream: &Stream) {
         let idle = self.idle;
         let carried = match self.program {
-            Way::Http1 { read, early, write } => splice(read, write, early, stream, idle).await,
+            Way::Http1 { socket, early } => splice_socket(socket, early, stream, idle).await,
             Way::Http2(mut exchange) => match exchange.tunnel() {
                 Some((read, write)) => splice(read, write, Bytes::new(), stream, idle).await,
                 None => Carried::default(),
@@ -150,13 +157,17 @@ pub(super) async fn upgrade(
     let reply = reply(head, body, busy);
     stream.reply(&reply, bodiless).map_err(Broken::Caller)?;
     if !agreed {
-        download(journey, stream, &mut reader, bodiless).await?;
+        if !bodiless {
+            download(journey, stream, &mut reader, bodiless).await?;
+        }
         return Ok(None);
     }
     let program = match exchange {
         Exchange::Http1(exchange) => {
             let (read, early, write) = exchange.into_tunnel();
-            Way::Http1 { read, early, write }
+            // They are halves of one.
+            let socket = read.reunite(write).map_err(|_| Broken::Cut)?;
+            Way::Http1 { socket, early }
         }
         Exchange::Http2(exchange) => Way::Http2(exchange),
     };
