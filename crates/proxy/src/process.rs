@@ -183,6 +183,7 @@ impl Starting {
             report,
             wanted,
             asker,
+            RealChance::new()?,
         );
         let (leaving, leaving_receiver) = watch::channel(false);
         let agent = tokio::spawn(agent.run(leaving_receiver));

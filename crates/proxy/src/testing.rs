@@ -443,7 +443,7 @@ fn workload(cluster: &ClusterName, address: SocketAddr) -> Workload {
     }
 }
 
-fn sidecar(account: &str, host: Option<&str>, program: IpAddr) -> Role {
+pub(crate) fn sidecar(account: &str, host: Option<&str>, program: IpAddr) -> Role {
     Role::Sidecar(Sidecar {
         namespace: Namespace::new("shop").unwrap(),
         account: AccountName::new(account).unwrap(),
@@ -455,7 +455,7 @@ fn sidecar(account: &str, host: Option<&str>, program: IpAddr) -> Role {
     })
 }
 
-fn config(cluster: &ClusterName, role: Role) -> Config {
+pub(crate) fn config(cluster: &ClusterName, role: Role) -> Config {
     Config {
         name: match &role {
             Role::Gateway => "gateway-1".to_owned(),
