@@ -171,6 +171,7 @@ impl Agent {
                 Err(reason) => SessionEnd::Lost(reason),
             };
             self.subscription.on_lost(Instant::now());
+            self.introduced = false;
             let silent = self.report.borrow().silent;
             if silent {
                 self.vault.release();
@@ -190,8 +191,8 @@ impl Agent {
                 }
                 SessionEnd::Lost(reason) => tracing::debug!(reason, "no control plane"),
             }
-            if self.keep_at.take().is_some() {
-                self.keep();
+            if self.keep_at.is_some() {
+                self.keep_or_later();
             }
             self.pause(&mut leaving).await;
         }
@@ -209,7 +210,7 @@ impl Agent {
             tokio::select! {
                 () = &mut over => return,
                 Ok(_) = leaving.wait_for(|leaving| *leaving) => return,
-                Ok(()) = self.report.changed() => self.on_report(),
+                Ok(()) = self.report.changed() => drop(self.on_report()),
                 Some(service) = self.wanted.recv() => self.want(service),
             }
         }
@@ -231,9 +232,17 @@ impl Agent {
             Arc::clone(&self.joined.leaf),
             Arc::clone(&self.joined.trust),
         );
-        let mut client = channel::open(address, &self.config.cluster, leaf, trust)
-            .await
-            .map_err(|error| chain(&error))?;
+        let config = Arc::clone(&self.config);
+        let opening = channel::open(address, &config.cluster, leaf, trust);
+        tokio::pin!(opening);
+        // It may take longer than a process has time to fall silent.
+        let opened = loop {
+            tokio::select! {
+                opened = &mut opening => break opened,
+                Ok(()) = self.report.changed() => drop(self.on_report()),
+            }
+        };
+        let mut client = opened.map_err(|error| chain(&error))?;
         let (sender, receiver) = mpsc::channel(OUTGOING);
         let mut hello = proto::Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -243,7 +252,6 @@ impl Agent {
         };
         hello.set_subscription(&self.subscription.hello());
         say(&sender, from_proxy::Message::Hello(hello)).await;
-        self.introduced = false;
         if let Some(introduction) = self.introduction() {
             say(&sender, introduction).await;
         }
@@ -309,19 +317,16 @@ impl Agent {
                     }
                 }
                 Event::Reported => {
-                    self.on_report();
+                    let introduction = self.introduction();
                     if self.introduced && self.report.borrow().silent {
                         return SessionEnd::Silenced;
                     }
-                    if let Some(introduction) = self.introduction() {
+                    if let Some(introduction) = introduction {
                         say(&sender, introduction).await;
                     }
                 }
                 Event::RenewalDue => self.renew(&mut client).await,
-                Event::KeepDue => {
-                    self.keep_at = None;
-                    self.keep();
-                }
+                Event::KeepDue => self.keep_or_later(),
                 Event::Left if self.report.borrow().silent => return SessionEnd::Left,
                 Event::Left => {
                     say(&sender, from_proxy::Message::Leaving(proto::Leaving {})).await;
@@ -335,8 +340,9 @@ impl Agent {
     }
 
     /// What this process says of itself has changed, or whether it says it.
-    fn on_report(&mut self) {
-        let silent = self.report.borrow().silent;
+    fn on_report(&mut self) -> Report {
+        let report = self.report.borrow_and_update().clone();
+        let silent = report.silent;
         if silent {
             self.vault.release();
         } else if self.status.borrow().silent {
@@ -345,6 +351,16 @@ impl Agent {
         }
         if !(silent && self.introduced) {
             self.status.send_modify(|status| status.silent = silent);
+        }
+        report
+    }
+
+    /// Writes what is known to disk, as soon as the process before this one has stopped to.
+    fn keep_or_later(&mut self) {
+        let waits = !self.report.borrow().silent && !self.vault.claim();
+        self.keep_at = waits.then(|| Instant::now() + KEEP_AFTER);
+        if !waits {
+            self.keep();
         }
     }
 
@@ -495,7 +511,7 @@ impl Agent {
     /// What this process is, and how its program is; `None`: it only calls, and has nobody to
     /// speak for.
     fn introduction(&mut self) -> Option<from_proxy::Message> {
-        let report = self.report.borrow_and_update().clone();
+        let report = self.on_report();
         if report.silent {
             return None;
         }

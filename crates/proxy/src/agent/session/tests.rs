@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use isthmus_world::Snapshot;
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
 use super::*;
@@ -111,4 +112,45 @@ async fn only_a_control_plane_that_pushes_ends_the_backoff() {
         let _ = agent.on_message(ToProxy { message });
         assert_eq!(agent.again.is_fresh(), is_fresh);
     }
+}
+
+#[tokio::test]
+async fn a_process_falls_silent_while_it_connects() {
+    let (agent, mut around, control) = agent().await;
+    tokio::spawn(agent.run(around.leaving.subscribe()));
+    let (mut socket, _) = within(control.accept()).await.unwrap();
+    around.report.send_modify(|report| report.silent = true);
+    let mut said = Vec::new();
+    tokio::select! {
+        biased;
+        _ = socket.read_to_end(&mut said) => panic!("it has given up to connect before"),
+        silent = within(around.status.wait_for(|status| status.silent)) => drop(silent.unwrap()),
+    }
+    assert!(vault(&around.state).claim(), "it may still write");
+}
+
+#[tokio::test]
+async fn what_is_heard_between_streams_is_heard_by_the_next_one() {
+    let (mut agent, around, _control) = agent().await;
+    // As when the word comes just as a connection stands.
+    around.report.send_modify(|report| report.silent = true);
+    assert!(agent.introduction().is_none());
+    assert!(around.status.borrow().silent);
+    assert!(vault(&around.state).claim(), "it may still write");
+}
+
+#[tokio::test]
+async fn the_view_is_written_once_the_process_before_has_stopped_to() {
+    let (mut agent, around, _control) = agent().await;
+    agent.vault.release();
+    let mut before = vault(&around.state);
+    assert!(before.claim());
+    agent.keep_or_later();
+    assert!(agent.keep_at.is_some());
+    drop(before);
+    agent.keep_or_later();
+    assert_eq!(agent.keep_at, None);
+    let identity = agent.joined.identity.to_string();
+    let kept = vault(&around.state).view(&[7; 32], &identity).unwrap();
+    assert!(kept.is_some());
 }
