@@ -17,7 +17,7 @@ use isthmus_world::{DrainWatch, Live};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::config::Config;
 use crate::introduction::{Network, NotIntroduced, introduce};
@@ -221,7 +221,7 @@ impl Drop for Place {
     }
 }
 
-/// The loop of every listener of a proxy, until the drain begins.
+/// The loop of every listener of a proxy, until the drain begins and whoever came before is let in.
 pub(crate) async fn accept(
     intake: &Arc<Intake>,
     mut drain: DrainWatch,
@@ -231,19 +231,22 @@ pub(crate) async fn accept(
 ) {
     let mut reserve = Reserve::new();
     let mut introduced = JoinSet::new();
+    let receive = |done: Result<Result<_, NotIntroduced>, JoinError>| match done {
+        Ok(Ok((socket, source, live))) => {
+            let place = intake.admit(comers, Some(source), live);
+            let_in(intake, socket, place, &serve);
+        }
+        Ok(Err(error)) => intake.refuse(&error),
+        // Its task has been ended, with everything else.
+        Err(_) => {}
+    };
+    // As long as connections may come, not all is finished, and none comes unnoticed at the last moment.
+    let open = drain.live();
     loop {
         let accepted = tokio::select! {
-            () = drain.draining() => return,
+            () = drain.draining() => break,
             Some(done) = introduced.join_next() => {
-                match done {
-                    Ok(Ok((socket, source))) => {
-                        let place = intake.admit(comers, Some(source), drain.live());
-                        let_in(intake, socket, place, &serve);
-                    }
-                    Ok(Err(error)) => intake.refuse(&error),
-                    // Its task has been ended, with everything else.
-                    Err(_) => {}
-                }
+                receive(done);
                 continue;
             }
             accepted = listener.accept() => accepted,
@@ -253,7 +256,11 @@ pub(crate) async fn accept(
                 let peer = peer.ip().to_canonical();
                 if comers == Comers::Mesh && intake.believes(peer) {
                     if introduced.len() < MOST_UNTOLD {
-                        introduced.spawn_local(introduce(socket, peer));
+                        let live = drain.live();
+                        introduced.spawn_local(async move {
+                            let (socket, source) = introduce(socket, peer).await?;
+                            Ok((socket, source, live))
+                        });
                     } else {
                         intake.shed(Full::Process);
                     }
@@ -276,6 +283,10 @@ pub(crate) async fn accept(
                 tokio::time::sleep(ACCEPT_AGAIN).await;
             }
         }
+    }
+    drop((listener, open));
+    while let Some(done) = introduced.join_next().await {
+        receive(done);
     }
 }
 

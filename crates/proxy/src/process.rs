@@ -99,6 +99,7 @@ enum Voice {
 /// A member of the mesh that takes no traffic yet.
 struct Starting {
     common: Common,
+    admin: Admin,
     drain: Drain,
     report: watch::Sender<Report>,
     status: watch::Receiver<Status>,
@@ -140,10 +141,10 @@ impl Starting {
             report: report.clone(),
             memory: memory.clone(),
         };
-        for listener in std::mem::take(&mut listeners.metrics) {
-            let listener = TcpListener::from_std(listener)?;
-            let intake = Arc::clone(&intake);
-            tokio::spawn(admin::serve(admin.clone(), listener, intake, drain.watch()));
+        // Beside a process that serves, one that does not yet would say that it is not ready.
+        if voice == Voice::Speaks {
+            let metrics = std::mem::take(&mut listeners.metrics);
+            show(&admin, metrics, &intake, &drain)?;
         }
 
         let context = format!("{} {}", config.cluster, config.name);
@@ -183,12 +184,14 @@ impl Starting {
             report,
             wanted,
             asker,
+            RealChance::new()?,
         );
         let (leaving, leaving_receiver) = watch::channel(false);
         let agent = tokio::spawn(agent.run(leaving_receiver));
         let checks = tokio::spawn(check_program(config, view, report_sender.clone()));
         let starting = Self {
             common,
+            admin,
             drain,
             report: report_sender,
             status,
@@ -208,6 +211,12 @@ impl Starting {
     }
 
     fn serve(self, listeners: Listeners) -> Result<Running, ProxyError> {
+        show(
+            &self.admin,
+            listeners.metrics,
+            &self.common.intake,
+            &self.drain,
+        )?;
         // One worker answers; its state stands for all.
         let mut questions = Some(self.questions);
         let mut workers = Vec::new();
@@ -329,6 +338,21 @@ impl Running {
     }
 }
 
+/// Answers who asks how this process is.
+fn show(
+    admin: &Admin,
+    listeners: Vec<std::net::TcpListener>,
+    intake: &Arc<Intake>,
+    drain: &Drain,
+) -> io::Result<()> {
+    for listener in listeners {
+        let listener = TcpListener::from_std(listener)?;
+        let (admin, intake) = (admin.clone(), Arc::clone(intake));
+        tokio::spawn(admin::serve(admin, listener, intake, drain.watch()));
+    }
+    Ok(())
+}
+
 fn spawn_worker(
     index: usize,
     common: Common,
@@ -445,5 +469,57 @@ async fn check_program(config: Arc<Config>, view: Snapshot<View>, report: watch:
             check.interval
         };
         tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use isthmus_identity::{JoinToken, TokenId, TokenSecret};
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::config::Ports;
+    use crate::testing::{Issuer, cluster, config, run, within};
+
+    #[test]
+    fn probes_are_answered_by_the_process_that_serves_until_its_successor_could() {
+        run(async {
+            let control = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let west = cluster("west");
+            let me = Issuer::new().workload(&west, "cart");
+            let token = JoinToken::new(
+                me.trust.load().fingerprints().next().unwrap(),
+                vec![control.local_addr().unwrap()],
+                TokenId([0; 8]),
+                TokenSecret::new([0; 32]),
+            );
+            let serving = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let address = serving.local_addr().unwrap();
+            let mut sockets = Sockets::default();
+            sockets.add(serving.try_clone().unwrap()).unwrap();
+            let serving = TcpListener::from_std(serving).unwrap();
+
+            let state = tempfile::tempdir().unwrap();
+            let mut config = config(&west, Role::Gateway);
+            config.ports = Ports {
+                outbound: 0,
+                mesh: 0,
+                metrics: address.port(),
+            };
+            config.token = Some(token.unwrap().to_text().to_string());
+            config.state = state.path().to_owned();
+            let successor = tokio::task::spawn_local(take_over(config, sockets));
+            drop(within(control.accept()).await.unwrap());
+            let mut probe = TcpStream::connect(address).await.unwrap();
+            probe.write_all(b"GET /readyz HTTP/1.1\r\n").await.unwrap();
+            // It has had the time to take the probe when it asks once more to join.
+            drop(within(control.accept()).await.unwrap());
+            let (_, peer) = within(serving.accept()).await.unwrap();
+            assert_eq!(peer, probe.local_addr().unwrap());
+            assert!(!successor.is_finished());
+        });
     }
 }

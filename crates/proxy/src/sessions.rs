@@ -129,7 +129,7 @@ impl Session {
     }
 
     fn judge(
-        &self,
+        &mut self,
         view: &View,
         trust: &Arc<TrustBundle>,
         now: SystemTime,
@@ -138,9 +138,9 @@ impl Session {
         match &self.rule {
             Rule::Caller => {
                 let cluster = |name: &_| view.cluster(name).map(|view| &view.cluster);
-                accept_caller(&peer, cluster)?;
+                accept_caller(peer, cluster)?;
             }
-            Rule::Gateway(cluster) => accept_gateway(&peer, cluster)?,
+            Rule::Gateway(cluster) => accept_gateway(peer, cluster)?,
             Rule::Callee { service, cluster } => {
                 let found = view.find(service).map(|known| &**known);
                 let (Some(Known::Service(found)), Some(cluster)) = (found, view.cluster(cluster))
@@ -153,7 +153,7 @@ impl Session {
                     namespace: &service.namespace,
                     accounts: &found.service.accounts,
                 };
-                accept_callee(&peer, &callee)?;
+                accept_callee(peer, &callee)?;
             }
         }
         Ok(())

@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use isthmus_codec::memory::MemoryBudget;
 use isthmus_identity::{
-    CLUSTER_LIFETIME, CertificateRequest, ClusterAuthority, KeyPair, LEAF_LIFETIME, Leaf, LeafCell,
-    MeshKey, TrustCell, gateway_identity,
+    CLUSTER_LIFETIME, CertificateRequest, Certificates, ClusterAuthority, KeyPair, LEAF_LIFETIME,
+    Leaf, LeafCell, MeshKey, TrustCell, gateway_identity,
 };
 use isthmus_model::{
     AccountName, AppProtocol, Cluster, ClusterName, Gateway, Handle, Health, Identity, Labels,
@@ -326,6 +326,23 @@ impl Issuer {
     }
 
     fn me(&self, cluster: &ClusterName, identity: &Identity) -> Me {
+        let key = KeyPair::generate().unwrap();
+        let chain = self.issue(cluster, identity, &key);
+        Me::new(
+            identity.clone(),
+            cluster.clone(),
+            Arc::new(LeafCell::new(Leaf::new(key, chain).unwrap())),
+            Arc::new(TrustCell::new(self.mesh.bundle().clone())),
+        )
+    }
+
+    /// Certificates for who has `own`.
+    pub(crate) fn issue(
+        &self,
+        cluster: &ClusterName,
+        identity: &Identity,
+        own: &KeyPair,
+    ) -> Certificates {
         let now = SystemTime::now();
         let request = |key: &KeyPair| {
             CertificateRequest::from_pem(&key.certificate_request().unwrap()).unwrap()
@@ -336,16 +353,9 @@ impl Issuer {
             .sign_cluster(&request(&key), cluster, now, CLUSTER_LIFETIME)
             .unwrap();
         let authority = ClusterAuthority::new(key, chain, now).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let chain = authority
-            .issue(&request(&key), identity, now, LEAF_LIFETIME)
-            .unwrap();
-        Me::new(
-            identity.clone(),
-            cluster.clone(),
-            Arc::new(LeafCell::new(Leaf::new(key, chain).unwrap())),
-            Arc::new(TrustCell::new(self.mesh.bundle().clone())),
-        )
+        authority
+            .issue(&request(own), identity, now, LEAF_LIFETIME)
+            .unwrap()
     }
 }
 
@@ -433,7 +443,7 @@ fn workload(cluster: &ClusterName, address: SocketAddr) -> Workload {
     }
 }
 
-fn sidecar(account: &str, host: Option<&str>, program: IpAddr) -> Role {
+pub(crate) fn sidecar(account: &str, host: Option<&str>, program: IpAddr) -> Role {
     Role::Sidecar(Sidecar {
         namespace: Namespace::new("shop").unwrap(),
         account: AccountName::new(account).unwrap(),
@@ -445,7 +455,7 @@ fn sidecar(account: &str, host: Option<&str>, program: IpAddr) -> Role {
     })
 }
 
-fn config(cluster: &ClusterName, role: Role) -> Config {
+pub(crate) fn config(cluster: &ClusterName, role: Role) -> Config {
     Config {
         name: match &role {
             Role::Gateway => "gateway-1".to_owned(),

@@ -59,17 +59,18 @@ impl Proven {
         &self.peer
     }
 
-    /// Who it is by the trust of now.
+    /// Who it is by the trust of now. What has proven it once is not verified again.
     pub(crate) fn again(
-        &self,
+        &mut self,
         trust: &Arc<TrustBundle>,
         now: SystemTime,
-    ) -> Result<VerifiedPeer, TlsError> {
+    ) -> Result<&VerifiedPeer, TlsError> {
         let is_same = Arc::ptr_eq(trust, &self.trust) && now < self.peer.not_after();
-        if is_same {
-            return Ok(self.peer.clone());
+        if !is_same {
+            self.peer = trust.verify(&self.chain, now, self.role)?;
+            self.trust = Arc::clone(trust);
         }
-        Ok(trust.verify(&self.chain, now, self.role)?)
+        Ok(&self.peer)
     }
 }
 
@@ -189,5 +190,33 @@ impl Me {
 fn count(error: &TlsError, metrics: &Metrics) {
     if !error.is_transport() {
         metrics.count_tls_refused(error.reason());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Issuer, cluster};
+
+    #[test]
+    fn a_peer_is_verified_once_by_each_bundle() {
+        let (now, role) = (SystemTime::now(), PeerRole::Client);
+        let me = Issuer::new().workload(&cluster("west"), "cart");
+        let (trust, chain) = (me.trust.load(), me.leaf.load().chain().as_slice().to_vec());
+        let mut proven = Proven {
+            peer: trust.verify(&chain, now, role).unwrap(),
+            chain,
+            role,
+            trust: Arc::clone(&trust),
+        };
+        let next = Arc::new((*trust).clone());
+        proven.again(&next, now).unwrap();
+        // Nothing is left that could be verified.
+        proven.chain.clear();
+        proven.again(&next, now).unwrap();
+        assert!(proven.again(&trust, now).is_err());
+        // What is not trusted now was not proven by the other either.
+        proven.again(&next, now).unwrap();
+        assert!(proven.again(&next, proven.peer.not_after()).is_err());
     }
 }

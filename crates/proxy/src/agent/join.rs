@@ -197,7 +197,10 @@ pub(super) fn renewed(
     let bundle =
         TrustBundle::from_pem(&certificates.trust_bundle).map_err(|error| error.to_string())?;
     leaf.replace(next).map_err(|error| error.to_string())?;
-    trust.replace(bundle);
+    // The same roots are no change: whatever was verified by them would be verified again.
+    if trust.load().roots() != bundle.roots() {
+        trust.replace(bundle);
+    }
     let stored = StoredIdentity {
         key: pem.to_string(),
         certificates: Some(certificates),
@@ -207,4 +210,32 @@ pub(super) fn renewed(
             .keep_identity(node_key, &stored)
             .map_err(|error| error.to_string())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Issuer, cluster};
+
+    #[test]
+    fn a_renewal_replaces_the_bundle_only_if_its_roots_are_others() {
+        let issuer = Issuer::new();
+        let me = issuer.workload(&cluster("west"), "cart");
+        let renew = |roots: String| {
+            let key = KeyPair::generate().unwrap();
+            let certificates = proto::Certificates {
+                chain: issuer.issue(&me.cluster, &me.identity, &key).to_pem(),
+                trust_bundle: roots,
+                ..proto::Certificates::default()
+            };
+            renewed(None, &[0; 32], &me.leaf, &me.trust, key, certificates).unwrap();
+            me.trust.load()
+        };
+        let before = me.trust.load();
+        let same = renew(before.to_pem());
+        assert!(Arc::ptr_eq(&same, &before));
+        let other = Issuer::new().workload(&me.cluster, "cart").trust.load();
+        let both = renew(before.to_pem() + &other.to_pem());
+        assert_eq!(both.fingerprints().count(), 2);
+    }
 }

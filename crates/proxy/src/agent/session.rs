@@ -1,6 +1,9 @@
 //! The long-lived task that talks with the control plane. One `match` lists what can wake it.
 
+mod backoff;
 mod kept;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,12 +19,13 @@ use isthmus_wire::proto::{
     self, Answer, FromProxy, Question, ToProxy, from_proxy, question, to_proxy,
 };
 use isthmus_wire::{Body, FEATURES, Topic};
-use isthmus_world::SnapshotWriter;
+use isthmus_world::{RealChance, SnapshotWriter};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use self::backoff::Backoff;
 use super::channel::{self, chain};
 use super::join::Joined;
 use super::store::Vault;
@@ -30,9 +34,6 @@ use crate::health::Found;
 use crate::view::{View, ViewBuilder};
 use crate::worker::Asked;
 
-/// Between tries to reach a control plane; doubled up to the longest.
-const AGAIN: Duration = Duration::from_millis(100);
-const AGAIN_LONGEST: Duration = Duration::from_secs(2);
 /// A view that has changed is written to disk after this time.
 const KEEP_AFTER: Duration = Duration::from_secs(1);
 /// Services that one proxy may call.
@@ -77,6 +78,7 @@ pub(crate) struct Agent {
     wanted: mpsc::Receiver<ServiceName>,
     asker: mpsc::Sender<Asked>,
     position: u64,
+    again: Backoff<RealChance>,
     /// The control plane has heard of the workload or gateway on this stream.
     introduced: bool,
     renew_at: SystemTime,
@@ -117,6 +119,7 @@ impl Agent {
         report: watch::Receiver<Report>,
         wanted: mpsc::Receiver<ServiceName>,
         asker: mpsc::Sender<Asked>,
+        chance: RealChance,
     ) -> Self {
         metrics.set_leaf_expiry(joined.leaf.load().not_after());
         let mut agent = Self {
@@ -124,6 +127,7 @@ impl Agent {
             subscription: Subscription::new(),
             renew_at: joined.leaf.load().renew_at(joined.renew_after),
             position: 0,
+            again: Backoff::new(chance),
             introduced: false,
             keep_at: None,
             config,
@@ -152,7 +156,6 @@ impl Agent {
 
     /// Runs until the process has left. `leaving`: it has drained and wants to go.
     pub(crate) async fn run(mut self, mut leaving: watch::Receiver<bool>) {
-        let mut again = AGAIN;
         let mut turn = 0;
         while !*leaving.borrow() {
             let address = self
@@ -163,12 +166,12 @@ impl Agent {
             turn += 1;
             let end = match self.connect(address).await {
                 Ok((client, sender, stream)) => {
-                    again = AGAIN;
                     self.converse(client, sender, stream, &mut leaving).await
                 }
                 Err(reason) => SessionEnd::Lost(reason),
             };
             self.subscription.on_lost(Instant::now());
+            self.introduced = false;
             let silent = self.report.borrow().silent;
             if silent {
                 self.vault.release();
@@ -183,24 +186,33 @@ impl Agent {
             match end {
                 SessionEnd::Left => break,
                 SessionEnd::Silenced => continue,
-                SessionEnd::Lost(reason) if was.connected || again == AGAIN => {
+                SessionEnd::Lost(reason) if was.connected || self.again.is_fresh() => {
                     tracing::warn!(reason, "no control plane; serving on with what is known");
                 }
                 SessionEnd::Lost(reason) => tracing::debug!(reason, "no control plane"),
             }
-            if self.keep_at.take().is_some() {
-                self.keep();
+            if self.keep_at.is_some() {
+                self.keep_or_later();
             }
-            tokio::select! {
-                () = tokio::time::sleep(again) => {}
-                _ = leaving.changed() => {}
-                Ok(()) = self.report.changed() => self.on_report(),
-                Some(service) = self.wanted.recv() => self.want(service),
-            }
-            again = (again * 2).min(AGAIN_LONGEST);
+            self.pause(&mut leaving).await;
         }
         if self.keep_at.take().is_some() {
             self.keep();
+        }
+    }
+
+    /// Waits until a control plane is to be tried again. What happens meanwhile is noted, and hastens
+    /// nothing: much happens where there is traffic.
+    async fn pause(&mut self, leaving: &mut watch::Receiver<bool>) {
+        let over = tokio::time::sleep(self.again.pause());
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                Ok(_) = leaving.wait_for(|leaving| *leaving) => return,
+                Ok(()) = self.report.changed() => drop(self.on_report()),
+                Some(service) = self.wanted.recv() => self.want(service),
+            }
         }
     }
 
@@ -220,9 +232,17 @@ impl Agent {
             Arc::clone(&self.joined.leaf),
             Arc::clone(&self.joined.trust),
         );
-        let mut client = channel::open(address, &self.config.cluster, leaf, trust)
-            .await
-            .map_err(|error| chain(&error))?;
+        let config = Arc::clone(&self.config);
+        let opening = channel::open(address, &config.cluster, leaf, trust);
+        tokio::pin!(opening);
+        // It may take longer than a process has time to fall silent.
+        let opened = loop {
+            tokio::select! {
+                opened = &mut opening => break opened,
+                Ok(()) = self.report.changed() => drop(self.on_report()),
+            }
+        };
+        let mut client = opened.map_err(|error| chain(&error))?;
         let (sender, receiver) = mpsc::channel(OUTGOING);
         let mut hello = proto::Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -232,7 +252,6 @@ impl Agent {
         };
         hello.set_subscription(&self.subscription.hello());
         say(&sender, from_proxy::Message::Hello(hello)).await;
-        self.introduced = false;
         if let Some(introduction) = self.introduction() {
             say(&sender, introduction).await;
         }
@@ -298,19 +317,16 @@ impl Agent {
                     }
                 }
                 Event::Reported => {
-                    self.on_report();
+                    let introduction = self.introduction();
                     if self.introduced && self.report.borrow().silent {
                         return SessionEnd::Silenced;
                     }
-                    if let Some(introduction) = self.introduction() {
+                    if let Some(introduction) = introduction {
                         say(&sender, introduction).await;
                     }
                 }
                 Event::RenewalDue => self.renew(&mut client).await,
-                Event::KeepDue => {
-                    self.keep_at = None;
-                    self.keep();
-                }
+                Event::KeepDue => self.keep_or_later(),
                 Event::Left if self.report.borrow().silent => return SessionEnd::Left,
                 Event::Left => {
                     say(&sender, from_proxy::Message::Leaving(proto::Leaving {})).await;
@@ -324,8 +340,9 @@ impl Agent {
     }
 
     /// What this process says of itself has changed, or whether it says it.
-    fn on_report(&mut self) {
-        let silent = self.report.borrow().silent;
+    fn on_report(&mut self) -> Report {
+        let report = self.report.borrow_and_update().clone();
+        let silent = report.silent;
         if silent {
             self.vault.release();
         } else if self.status.borrow().silent {
@@ -334,6 +351,16 @@ impl Agent {
         }
         if !(silent && self.introduced) {
             self.status.send_modify(|status| status.silent = silent);
+        }
+        report
+    }
+
+    /// Writes what is known to disk, as soon as the process before this one has stopped to.
+    fn keep_or_later(&mut self) {
+        let waits = !self.report.borrow().silent && !self.vault.claim();
+        self.keep_at = waits.then(|| Instant::now() + KEEP_AFTER);
+        if !waits {
+            self.keep();
         }
     }
 
@@ -378,6 +405,8 @@ impl Agent {
     fn on_message(&mut self, message: ToProxy) -> Option<from_proxy::Message> {
         match message.message? {
             to_proxy::Message::Push(push) => {
+                // Many can be connected to that are of no use: one that pushes is.
+                self.again.reset();
                 self.position = self.position.max(push.position);
                 let reply = self.apply(push.into());
                 Some(from_proxy::Message::Ack(reply.into()))
@@ -482,7 +511,7 @@ impl Agent {
     /// What this process is, and how its program is; `None`: it only calls, and has nobody to
     /// speak for.
     fn introduction(&mut self) -> Option<from_proxy::Message> {
-        let report = self.report.borrow_and_update().clone();
+        let report = self.on_report();
         if report.silent {
             return None;
         }

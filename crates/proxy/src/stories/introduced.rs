@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use isthmus_world::{Drain, DrainStage, DrainWatch};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -21,6 +22,7 @@ const OWN: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 async fn port(
     scene: &Scene,
     from: &str,
+    drain: DrainWatch,
 ) -> (
     SocketAddr,
     mpsc::UnboundedReceiver<(Option<std::net::IpAddr>, u8)>,
@@ -29,7 +31,6 @@ async fn port(
     config.proxy_protocol_from = vec![from.parse().unwrap()];
     config.limits.connections_per_source = Some(2);
     let intake = Intake::of_process(&config, Arc::clone(&scene.callee.metrics), plenty());
-    let drain = scene.callee.drain.watch();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (told, heard) = mpsc::unbounded_channel();
@@ -46,6 +47,7 @@ async fn port(
                     told.send((place.source(), first)).unwrap();
                     // Until the client has gone.
                     let _ = socket.read(&mut [0]).await;
+                    drop(place);
                 });
             },
         )
@@ -70,7 +72,7 @@ async fn is_closed(mut socket: TcpStream) -> bool {
 fn connections_of_a_balancer_are_those_of_whom_it_names() {
     run(async {
         let scene = Scene::local(answering(super::HELLO).await);
-        let (address, mut heard) = port(&scene, "127.0.0.0/8").await;
+        let (address, mut heard) = port(&scene, "127.0.0.0/8", scene.callee.drain.watch()).await;
         let mut kept = Vec::new();
         let one = "192.0.2.1".parse().ok();
         let other = "192.0.2.2".parse().ok();
@@ -104,7 +106,7 @@ fn connections_of_a_balancer_are_those_of_whom_it_names() {
 fn a_balancer_that_names_nobody_is_let_go() {
     run(async {
         let scene = Scene::local(answering(super::HELLO).await);
-        let (address, mut heard) = port(&scene, "127.0.0.1").await;
+        let (address, mut heard) = port(&scene, "127.0.0.1", scene.callee.drain.watch()).await;
         for said in [
             &b"\x16\x03\x01"[..],
             b"GET / HTTP/1.1\r\n",
@@ -119,12 +121,44 @@ fn a_balancer_that_names_nobody_is_let_go() {
     });
 }
 
+async fn lives(drain: &Drain, count: usize) {
+    within(async {
+        while drain.live() != count {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[test]
+fn who_has_come_before_the_drain_is_let_in_and_nobody_after() {
+    run(async {
+        let scene = Scene::local(answering(super::HELLO).await);
+        let drain = Drain::new();
+        let (address, mut heard) = port(&scene, "127.0.0.1", drain.watch()).await;
+        // The listener itself, and who has not said yet whose connection it is.
+        lives(&drain, 1).await;
+        let (begin, rest) = FROM_ONE.split_at(9);
+        let mut early = says(address, &[begin]).await;
+        lives(&drain, 2).await;
+        drain.advance(DrainStage::Draining);
+        lives(&drain, 1).await;
+        assert!(TcpStream::connect(address).await.is_err());
+        early.write_all(rest).await.unwrap();
+        early.write_all(b"!").await.unwrap();
+        let (source, first) = within(heard.recv()).await.unwrap();
+        assert_eq!((source, first), ("192.0.2.1".parse().ok(), b'!'));
+        drop(early);
+        lives(&drain, 0).await;
+    });
+}
+
 /// Whoever is not named in the configuration says what it likes: it is what it says.
 #[test]
 fn nobody_else_is_believed() {
     run(async {
         let scene = Scene::local(answering(super::HELLO).await);
-        let (address, mut heard) = port(&scene, "10.0.0.0/8").await;
+        let (address, mut heard) = port(&scene, "10.0.0.0/8", scene.callee.drain.watch()).await;
         let _kept = says(address, &[FROM_ONE]).await;
         let (source, first) = within(heard.recv()).await.unwrap();
         assert_eq!((source, first), ("127.0.0.1".parse().ok(), b'P'));
