@@ -51,7 +51,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(Closed::Peer)),
             Poll::Ready(Ok(_)) => {
                 let mut shared = self.link.0.borrow_mut();
+                let was_strange = shared.machine.peer().is_none();
                 let parsed = shared.machine.receive(&mut self.input, Instant::now());
+                if was_strange && shared.machine.peer().is_some() {
+                    shared.introduced.notify_waiters();
+                }
                 drop(shared);
                 // What came before the error is delivered; it was sent in good order.
                 self.link.deliver();
