@@ -1,6 +1,7 @@
 //! The long-lived task that talks with the control plane. One `match` lists what can wake it.
 
 mod kept;
+mod strangers;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use self::strangers::Strangers;
 use super::channel::{self, chain};
 use super::join::Joined;
 use super::store::Vault;
@@ -37,6 +39,8 @@ const AGAIN_LONGEST: Duration = Duration::from_secs(2);
 const KEEP_AFTER: Duration = Duration::from_secs(1);
 /// Services that one proxy may call.
 const MAX_TOPICS: usize = 10_000;
+/// How often names are looked for that may be forgotten.
+const FORGET_EVERY: Duration = Duration::from_mins(1);
 /// Messages on their way to the control plane.
 const OUTGOING: usize = 64;
 
@@ -70,6 +74,7 @@ pub(crate) struct Agent {
     vault: Vault,
     metrics: Arc<Metrics>,
     subscription: Subscription,
+    strangers: Strangers,
     builder: ViewBuilder,
     view: SnapshotWriter<View>,
     status: watch::Sender<Status>,
@@ -92,6 +97,7 @@ enum Event {
     Reported,
     RenewalDue,
     KeepDue,
+    ForgetDue,
     Left,
 }
 
@@ -122,6 +128,7 @@ impl Agent {
         let mut agent = Self {
             builder: ViewBuilder::new(config.cluster.clone()),
             subscription: Subscription::new(),
+            strangers: Strangers::default(),
             renew_at: joined.leaf.load().renew_at(joined.renew_after),
             position: 0,
             introduced: false,
@@ -259,6 +266,7 @@ impl Agent {
             Err(status) => return SessionEnd::Lost(status.message().to_owned()),
         };
         let mut asking = true;
+        let mut forgetting = tokio::time::interval(FORGET_EVERY);
         loop {
             let renewal = self
                 .renew_at
@@ -275,6 +283,7 @@ impl Agent {
                 _ = leaving.wait_for(|leaving| *leaving) => Event::Left,
                 () = tokio::time::sleep(keep), if self.keep_at.is_some() => Event::KeepDue,
                 () = tokio::time::sleep(renewal) => Event::RenewalDue,
+                _ = forgetting.tick() => Event::ForgetDue,
             };
             match event {
                 Event::Told(Ok(Some(message))) => {
@@ -293,7 +302,7 @@ impl Agent {
                 // Without questions a proxy can live; the main stream tells when all is lost.
                 Event::Asked(Ok(None) | Err(_)) => asking = false,
                 Event::Wanted(service) => {
-                    if let Some(request) = self.subscribe(service) {
+                    for request in self.subscribe(service).into_iter().flatten() {
                         say(&sender, from_proxy::Message::Subscribe((&request).into())).await;
                     }
                 }
@@ -310,6 +319,11 @@ impl Agent {
                 Event::KeepDue => {
                     self.keep_at = None;
                     self.keep();
+                }
+                Event::ForgetDue => {
+                    if let Some(request) = self.forget() {
+                        say(&sender, from_proxy::Message::Subscribe((&request).into())).await;
+                    }
                 }
                 Event::Left if self.report.borrow().silent => return SessionEnd::Left,
                 Event::Left => {
@@ -433,6 +447,11 @@ impl Agent {
             if self.subscription.state(name) != TopicState::Known {
                 continue;
             }
+            if self.is_absent(name) {
+                self.strangers.add(name, Instant::now());
+            } else {
+                self.strangers.remove(name);
+            }
             let resources = self.subscription.resources(name);
             let bodies = resources.filter_map(|resource| Body::decode(&resource.body).ok());
             let unusable = self.subscription.refused(name).next();
@@ -454,18 +473,65 @@ impl Agent {
         });
     }
 
-    fn subscribe(&mut self, service: ServiceName) -> Option<delta::Request> {
-        if self.subscription.topics().count() >= MAX_TOPICS {
-            tracing::warn!(%service, limit = MAX_TOPICS, "too many services are called");
-            return None;
-        }
+    /// Asks for a service that somebody calls, and forgets others if too many were named.
+    fn subscribe(&mut self, service: ServiceName) -> [Option<delta::Request>; 2] {
         let topic = delta::Topic::new(&Topic::Service(service).to_string());
-        self.subscription.subscribe([topic])
+        if self.subscription.state(&topic) != TopicState::NotAsked {
+            return [None, None];
+        }
+        let named = self.subscription.topics().count();
+        let existing = named.saturating_sub(self.strangers.len());
+        if existing >= MAX_TOPICS {
+            tracing::warn!(%topic, limit = MAX_TOPICS, "too many services are called");
+            return [None, None];
+        }
+        let forgotten = if self.strangers.is_crowded() {
+            self.forget()
+        } else {
+            None
+        };
+        self.strangers.add(&topic, Instant::now());
+        [forgotten, self.subscription.subscribe([topic])]
     }
 
     fn want(&mut self, service: ServiceName) {
         // Without a stream there is nothing to send; the next hello tells.
         let _ = self.subscribe(service);
+    }
+
+    /// Forgets names that nothing stands behind.
+    fn forget(&mut self) -> Option<delta::Request> {
+        let due = self.strangers.due(&self.needed(), Instant::now());
+        if due.is_empty() {
+            return None;
+        }
+        for topic in &due {
+            self.strangers.remove(topic);
+            if let Ok(Topic::Service(service)) = topic.as_str().parse() {
+                self.builder.forget(&service);
+            }
+        }
+        let request = self.subscription.unsubscribe(&due);
+        self.publish(&BTreeSet::new());
+        request
+    }
+
+    /// The topic was answered, and there is nothing in it.
+    fn is_absent(&self, topic: &delta::Topic) -> bool {
+        self.subscription.state(topic) == TopicState::Known
+            && self.subscription.resources(topic).next().is_none()
+            && self.subscription.refused(topic).next().is_none()
+    }
+
+    /// What this proxy needs to know, be it that it does not exist: itself, and what routes lead to.
+    fn needed(&self) -> BTreeSet<delta::Topic> {
+        let own = self.config.own_service().cloned();
+        let services = own.into_iter().chain(self.builder.backends().cloned());
+        let services = services.map(Topic::Service);
+        let topics = [Topic::Mesh].into_iter().chain(services);
+        topics
+            .map(|topic| delta::Topic::new(&topic.to_string()))
+            .collect()
     }
 
     /// Subscribes to services that routes lead to.
@@ -526,3 +592,6 @@ async fn say(sender: &mpsc::Sender<FromProxy>, message: from_proxy::Message) {
         })
         .await;
 }
+
+#[cfg(test)]
+mod tests;
