@@ -26,7 +26,7 @@ pub struct Attempts {
     on: Listed,
     timeouts: TimeoutSettings,
     repeatable: Repeatable,
-    is_call: bool,
+    tells: Tells,
     /// All of the body that was sent can be sent again.
     body_held: bool,
     /// When the request came.
@@ -55,6 +55,14 @@ enum Repeatable {
     Unavailable,
     /// Only what no program has seen.
     Unseen,
+}
+
+/// Of which time the far side is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tells {
+    All,
+    /// Of the caller's own only.
+    Inherited,
 }
 
 /// `timeout.request`.
@@ -184,7 +192,7 @@ impl Attempts {
             } else {
                 Repeatable::Unseen
             },
-            is_call: false,
+            tells: Tells::All,
             body_held: true,
             asked: now,
             again: false,
@@ -201,7 +209,7 @@ impl Attempts {
     /// The request is a call of gRPC, whose end as UNAVAILABLE is told as a reply of 503. Its reply may be
     /// a stream, so that `timeout.request` is for its beginning, and nobody else's to hold it to.
     pub fn call(&mut self) {
-        self.is_call = true;
+        self.tells = Tells::Inherited;
         if self.repeatable == Repeatable::Unseen && self.on.contains(RetryOn::Unavailable) {
             self.repeatable = Repeatable::Unavailable;
         }
@@ -312,10 +320,9 @@ impl Attempts {
 
     /// What is left of the request's time, to be told to the far side. `None`: no deadline.
     pub fn remaining(&self, now: Instant) -> Option<Duration> {
-        let ends = if self.is_call {
-            self.inherited
-        } else {
-            self.ends()
+        let ends = match self.tells {
+            Tells::All => self.ends(),
+            Tells::Inherited => self.inherited,
         };
         Some(ends?.saturating_duration_since(now))
     }

@@ -6,7 +6,7 @@
 mod tried;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +31,9 @@ use crate::view::{Known, ServiceView, View};
 /// Distinct workloads of one remote cluster that a worker keeps tunnels to.
 pub(crate) const MAX_TUNNELS: usize = 4;
 
+/// How long what was learnt of a destination is of use to the next who calls it.
+const REMEMBER: Duration = Duration::from_mins(10);
+
 /// What is called: the same workloads can be behind several of these.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct DestinationKey {
@@ -51,6 +54,8 @@ pub(crate) struct Destination {
     pub(crate) key: DestinationKey,
     state: RefCell<State>,
     opening: RefCell<BTreeMap<ClusterName, Opening>>,
+    /// Since when nobody has been seen to hold it, nor a tunnel of it to stand.
+    unused: Cell<Option<Instant>>,
     /// Requests and connections that wait for a way to a workload.
     pending: Cell<u32>,
 }
@@ -102,12 +107,14 @@ impl Destinations {
     pub(crate) fn find(&self, key: &DestinationKey) -> Rc<Destination> {
         let mut all = self.all.borrow_mut();
         if let Some(found) = all.get(key) {
+            found.unused.set(None);
             return Rc::clone(found);
         }
         let new = Rc::new(Destination {
             key: key.clone(),
             state: RefCell::default(),
             opening: RefCell::default(),
+            unused: Cell::default(),
             pending: Cell::new(0),
         });
         all.insert(key.clone(), Rc::clone(&new));
@@ -125,10 +132,22 @@ impl Destinations {
     }
 
     /// Closes tunnels that were not used for `idle` or are older than `life`, and forgets broken
-    /// ones.
+    /// ones, and what nobody has called for [`REMEMBER`].
     pub(crate) fn tidy(&self, idle: Duration, life: Duration, now: Instant) {
-        for destination in self.all.borrow().values() {
-            destination.state.borrow_mut().tidy(idle, life, now);
+        let mut all = self.all.borrow_mut();
+        let before = all.len();
+        all.retain(|_, destination| {
+            let stands = destination.state.borrow_mut().tidy(idle, life, now);
+            let is_used = stands || Rc::strong_count(destination) > 1;
+            let unused = destination.unused.get().unwrap_or(now);
+            destination.unused.set((!is_used).then_some(unused));
+            is_used || now.saturating_duration_since(unused) < REMEMBER
+        });
+        if all.len() < before {
+            let called: HashSet<_> = all.keys().map(|key| &key.service).collect();
+            self.budgets
+                .borrow_mut()
+                .retain(|service, _| called.contains(service));
         }
     }
 
@@ -492,13 +511,16 @@ impl State {
         })
     }
 
-    fn tidy(&mut self, idle: Duration, life: Duration, now: Instant) {
+    /// True: tunnels stand.
+    fn tidy(&mut self, idle: Duration, life: Duration, now: Instant) -> bool {
         for group in self.groups.values_mut() {
             for links in group.tunnels.values_mut() {
                 links.tidy(idle, life, now);
             }
             group.drop_broken(now);
         }
+        let mut groups = self.groups.values();
+        groups.any(|group| !group.tunnels.is_empty())
     }
 }
 
@@ -516,5 +538,39 @@ impl Group {
 
     fn refresh(&mut self, now: Instant) {
         self.endpoints.set(self.tunnels.keys().cloned(), now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_that_nobody_calls_is_forgotten_in_the_end() {
+        let start = Instant::now();
+        let destinations = Destinations::new(start);
+        let key = DestinationKey {
+            service: ServiceName::new("shop", "cart").unwrap(),
+            port: 80,
+            subset: Subset::default(),
+        };
+        let kept = |at: Duration| {
+            let idle = Duration::from_secs(90);
+            destinations.tidy(idle, Duration::MAX, start + at);
+            let kept = destinations.all.borrow().len();
+            assert_eq!(destinations.budgets.borrow().len(), kept);
+            kept
+        };
+        let second = Duration::from_secs(1);
+        let held = destinations.find(&key);
+        destinations.budget(&key.service, start);
+        assert_eq!(kept(2 * REMEMBER), 1, "somebody holds it");
+        drop(held);
+        assert_eq!(kept(2 * REMEMBER + second), 1);
+        assert_eq!(kept(3 * REMEMBER), 1);
+        drop(destinations.find(&key));
+        assert_eq!(kept(3 * REMEMBER + second), 1, "somebody has called it");
+        assert_eq!(kept(4 * REMEMBER), 1);
+        assert_eq!(kept(4 * REMEMBER + second), 0);
     }
 }

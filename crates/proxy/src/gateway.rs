@@ -31,6 +31,8 @@ use crate::worker::Worker;
 
 /// Workloads of the own cluster answer at once or not at all.
 const CONNECT: Duration = Duration::from_secs(1);
+/// After so long no further one is tried: a caller that is still there asks another gateway.
+const CONNECT_ANY: Duration = Duration::from_secs(3);
 /// Each workload counts alike for now.
 const WEIGHT: u32 = 1;
 
@@ -105,7 +107,7 @@ async fn serve(worker: Rc<Worker>, behind: Behind, incoming: Incoming, caller: A
     journey.record.destination_cluster = Some(worker.common.me.cluster.clone());
     let room = worker.memory.admit(REQUEST);
     let connected = match &room {
-        Some(_) => connect(&worker, &behind, &open, &caller).await,
+        Some(_) => connect(&worker, &behind, &open, &caller, &stream).await,
         None => Err(NoTunnel::new(RefusalCode::Overloaded, "no memory")),
     };
     match connected {
@@ -145,12 +147,13 @@ async fn carry(journey: &mut Journey, stream: Stream, workload: &Workload, socke
     }
 }
 
-/// Finds a workload that answers; one that does not is passed over.
+/// Finds a workload that answers; one that does not is passed over. Ends with the caller's `stream`.
 async fn connect(
     worker: &Worker,
     behind: &Behind,
     open: &TunnelOpen,
     caller: &Arc<Caller>,
+    stream: &Stream,
 ) -> Result<(Workload, TcpStream), NoTunnel> {
     let own = &worker.common.me.cluster;
     if open.cluster != *own {
@@ -169,25 +172,33 @@ async fn connect(
         .filter(|workload| open.subset.contains(&workload.labels))
         .collect();
     let mut failed = open.avoid.clone();
+    let last = tokio::time::Instant::now() + CONNECT_ANY - CONNECT;
     for _ in 0..healthy.len() {
+        if tokio::time::Instant::now() > last {
+            break;
+        }
         let Some(workload) = pick(worker, behind, open, service, &healthy, &failed) else {
             break;
         };
-        match timeout(CONNECT, TcpStream::connect(workload.address)).await {
-            Ok(Ok(socket)) => {
-                // Without it small writes wait for acknowledgements.
-                let _ = socket.set_nodelay(true);
-                return Ok((workload.clone(), socket));
-            }
-            Ok(Err(_)) | Err(_) => {
-                let mut behind = behind.borrow_mut();
-                if let Some(endpoints) = behind.get_mut(&open.service) {
-                    let outcome = Outcome::ConnectFailed;
-                    endpoints.finish(&workload.handle, outcome, CONNECT, Instant::now());
+        let outcome = tokio::select! {
+            dialled = timeout(CONNECT, TcpStream::connect(workload.address)) => match dialled {
+                Ok(Ok(socket)) => {
+                    // Without it small writes wait for acknowledgements.
+                    let _ = socket.set_nodelay(true);
+                    return Ok((workload.clone(), socket));
                 }
-                failed.push(workload.handle.clone());
-            }
+                Ok(Err(_)) | Err(_) => Outcome::ConnectFailed,
+            },
+            _ = stream.failed() => Outcome::Cancelled,
+        };
+        let mut behind = behind.borrow_mut();
+        if let Some(endpoints) = behind.get_mut(&open.service) {
+            endpoints.finish(&workload.handle, outcome, CONNECT, Instant::now());
         }
+        if outcome == Outcome::Cancelled {
+            break;
+        }
+        failed.push(workload.handle.clone());
     }
     let detail = format!("{} in {own}", open.service);
     Err(NoTunnel::new(RefusalCode::NoHealthyWorkload, detail))
@@ -256,4 +267,88 @@ fn pick<'w>(
     let workload = healthy.iter().find(|workload| workload.handle == handle)?;
     endpoints.start(&handle);
     Some(workload)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use isthmus_codec::message::Priority;
+    use isthmus_codec::mux::{Settings, Side};
+    use isthmus_model::Subset;
+    use tokio::net::TcpSocket;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::mux::Link;
+    use crate::testing::{Scene, plenty};
+
+    /// An address at which nobody answers: whoever listens there has no room for another.
+    async fn black_hole() -> (SocketAddr, impl Sized) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let first = TcpStream::connect(address).await.unwrap();
+        (address, (listener, first))
+    }
+
+    /// How long ten workloads that do not answer are tried for a caller who goes away at once or stays.
+    async fn tried(goes: bool) -> Duration {
+        let (hole, _full) = black_hole().await;
+        let mut scene = Scene::stretched(hole);
+        let cart = scene.facts.workloads.remove(0);
+        scene.facts.workloads = (0..10)
+            .map(|number| Workload {
+                handle: Handle::new(&format!("cart-{number}")),
+                address: hole,
+                ..cart.clone()
+            })
+            .collect();
+        let gateway = scene.gateway.as_mut().unwrap();
+        gateway.learn(&scene.facts);
+        let open = TunnelOpen {
+            cluster: gateway.worker.common.me.cluster.clone(),
+            service: scene.facts.service.name.clone(),
+            port: 80,
+            subset: Subset::default(),
+            avoid: Vec::new(),
+            want: None,
+            hop_limit: 0,
+            priority: Priority::Normal,
+            data_class: None,
+        };
+        let (far, near) = tokio::io::duplex(64_000);
+        let start = |io, side| Link::start(io, side, Settings::default(), &plenty());
+        let (far, near) = (start(far, Side::Dialler), start(near, Side::Listener));
+        let theirs = far.open(&Open::Tunnel(open.clone()), false).unwrap();
+        let stream = near.accept().await.unwrap().stream;
+        let theirs = (!goes).then_some(theirs);
+
+        let behind = Behind::default();
+        let me = &gateway.worker.common.me;
+        let caller = Arc::new(Caller::Verified {
+            identity: me.identity.clone(),
+            cluster: me.cluster.clone(),
+        });
+        let began = tokio::time::Instant::now();
+        let connected = connect(&gateway.worker, &behind, &open, &caller, &stream).await;
+        assert!(connected.is_err());
+        drop(theirs);
+        let all = behind.borrow()[&open.service].describe(Instant::now());
+        assert!(all.iter().all(|workload| workload.in_flight == 0));
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_dials_no_longer_than_its_caller_is_there() {
+        let took = LocalSet::new().run_until(tried(true)).await;
+        assert!(took < CONNECT, "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_dials_only_so_many_that_do_not_answer() {
+        let took = LocalSet::new().run_until(tried(false)).await;
+        assert!(took > CONNECT && took < CONNECT_ANY + CONNECT, "{took:?}");
+    }
 }

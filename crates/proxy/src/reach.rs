@@ -17,7 +17,7 @@ use isthmus_codec::memory::MemoryBudget;
 use isthmus_codec::message::{Open, Priority, RefusalCode, Reply, TunnelOpen, TunnelReply};
 use isthmus_codec::mux::{CannotOpen, Settings, Side};
 use isthmus_identity::{Callee, Unacceptable, accept_callee, accept_gateway, gateway_server_name};
-use isthmus_model::{ClusterName, Gateway, Handle, Service, Subset, Workload};
+use isthmus_model::{Cluster, ClusterName, Gateway, Handle, Service, Subset, Workload};
 use isthmus_telemetry::{Metrics, RefusalReason};
 use isthmus_wire::ClusterView;
 use rustls::pki_types::ServerName;
@@ -41,12 +41,17 @@ const HOP_LIMIT: u8 = 0;
 
 /// All links of one worker.
 pub(crate) struct Reach {
+    dialler: Rc<Dialler>,
+    workloads: RefCell<HashMap<Handle, Rc<Way>>>,
+    gateways: Rc<Gateways>,
+}
+
+/// Makes sessions, and links over them.
+struct Dialler {
     me: Arc<Me>,
     metrics: Arc<Metrics>,
     sessions: Rc<Sessions>,
     memory: MemoryBudget,
-    workloads: RefCell<HashMap<Handle, Rc<Way>>>,
-    gateways: Rc<Gateways>,
 }
 
 /// A way into one workload of another cluster.
@@ -117,11 +122,14 @@ impl Reach {
         sessions: Rc<Sessions>,
         memory: MemoryBudget,
     ) -> Self {
-        Self {
+        let dialler = Dialler {
             me,
             metrics,
             sessions,
             memory,
+        };
+        Self {
+            dialler: Rc::new(dialler),
             workloads: RefCell::default(),
             gateways: Rc::default(),
         }
@@ -137,10 +145,14 @@ impl Reach {
     ) -> Result<Link, Unreachable> {
         let way = way(&self.workloads, &workload.handle);
         let address = workload.address;
-        way.link(within(address, limit, async {
-            let socket = self.dial(address).await?;
-            self.inner(socket, address, service, cluster).await
-        }))
+        way.link(|| {
+            let dialler = Rc::clone(&self.dialler);
+            let (service, cluster) = (service.clone(), cluster.cluster.clone());
+            within(address, limit, async move {
+                let socket = dialler.dial(address).await?;
+                dialler.inner(socket, address, &service, &cluster).await
+            })
+        })
         .await
     }
 
@@ -220,7 +232,8 @@ impl Reach {
                 }
             };
             let link = self
-                .inner(Pipe::new(stream), address, service, cluster)
+                .dialler
+                .inner(Pipe::new(stream), address, service, &cluster.cluster)
                 .await?;
             tokio::task::spawn_local(leave_with(outer.clone(), link.clone()));
             Ok(Tunnel { handle, link })
@@ -236,73 +249,16 @@ impl Reach {
         limit: Duration,
     ) -> Result<Link, Unreachable> {
         let way = self.gateways.way(cluster, address);
-        way.link(within(address, limit, async {
-            let socket = self.dial(address).await?;
-            let name = gateway_server_name(cluster);
-            let (session, proven) = self
-                .me
-                .connect(name, socket, &self.metrics)
-                .await
-                .map_err(|error| handshake(address, &error))?;
-            accept_gateway(proven.peer(), cluster)
-                .map_err(|error| self.unacceptable(address, &error))?;
-            let link = Link::start(session, Side::Dialler, Settings::default(), &self.memory);
-            self.sessions
-                .watch(&link, proven, Rule::Gateway(cluster.clone()));
-            let gateways = Rc::clone(&self.gateways);
-            tokio::task::spawn_local(gateways.watch(cluster.clone(), address, link.clone()));
-            Ok(link)
-        }))
+        way.link(|| {
+            let dialler = Rc::clone(&self.dialler);
+            let (gateways, cluster) = (Rc::clone(&self.gateways), cluster.clone());
+            within(address, limit, async move {
+                let link = dialler.outer(address, &cluster).await?;
+                tokio::task::spawn_local(gateways.watch(cluster, address, link.clone()));
+                Ok(link)
+            })
+        })
         .await
-    }
-
-    async fn dial(&self, address: SocketAddr) -> Result<TcpStream, Unreachable> {
-        if !self.me.has_valid_leaf() {
-            return Err(Unreachable::NoIdentity);
-        }
-        let failed = |error: io::Error| Unreachable::Connect(address, error.kind());
-        let socket = TcpStream::connect(address).await.map_err(failed)?;
-        socket.set_nodelay(true).map_err(failed)?;
-        Ok(socket)
-    }
-
-    /// The session with the workload's proxy, and the proof that it may be this service.
-    async fn inner<T>(
-        &self,
-        io: T,
-        address: SocketAddr,
-        service: &Service,
-        cluster: &ClusterView,
-    ) -> Result<Link, Unreachable>
-    where
-        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
-    {
-        let name = ServerName::try_from(service.name.host())
-            .map_err(|_| Unreachable::Ended("the service's name is too long".to_owned()))?;
-        let (session, proven) = self
-            .me
-            .connect(name, io, &self.metrics)
-            .await
-            .map_err(|error| handshake(address, &error))?;
-        let callee = Callee {
-            cluster: &cluster.cluster,
-            namespace: &service.name.namespace,
-            accounts: &service.accounts,
-        };
-        accept_callee(proven.peer(), &callee)
-            .map_err(|error| self.unacceptable(address, &error))?;
-        let link = Link::start(session, Side::Dialler, Settings::default(), &self.memory);
-        let rule = Rule::Callee {
-            service: service.name.clone(),
-            cluster: cluster.cluster.name.clone(),
-        };
-        self.sessions.watch(&link, proven, rule);
-        Ok(link)
-    }
-
-    fn unacceptable(&self, address: SocketAddr, error: &Unacceptable) -> Unreachable {
-        self.metrics.count_tls_refused(error.reason());
-        Unreachable::NotVerified(address, error.to_string())
     }
 
     /// Closes links that nobody has used for `idle`, and forgets ways that lead nowhere.
@@ -317,6 +273,74 @@ impl Reach {
     pub(crate) fn drain(&self) {
         self.workloads.borrow().values().for_each(|way| way.drain());
         self.gateways.drain();
+    }
+}
+
+impl Dialler {
+    async fn dial(&self, address: SocketAddr) -> Result<TcpStream, Unreachable> {
+        if !self.me.has_valid_leaf() {
+            return Err(Unreachable::NoIdentity);
+        }
+        let failed = |error: io::Error| Unreachable::Connect(address, error.kind());
+        let socket = TcpStream::connect(address).await.map_err(failed)?;
+        socket.set_nodelay(true).map_err(failed)?;
+        Ok(socket)
+    }
+
+    /// The session with a gateway.
+    async fn outer(&self, address: SocketAddr, cluster: &ClusterName) -> Result<Link, Unreachable> {
+        let socket = self.dial(address).await?;
+        let name = gateway_server_name(cluster);
+        let (session, proven) = self
+            .me
+            .connect(name, socket, &self.metrics)
+            .await
+            .map_err(|error| handshake(address, &error))?;
+        accept_gateway(proven.peer(), cluster)
+            .map_err(|error| self.unacceptable(address, &error))?;
+        let link = Link::start(session, Side::Dialler, Settings::default(), &self.memory);
+        self.sessions
+            .watch(&link, proven, Rule::Gateway(cluster.clone()));
+        Ok(link)
+    }
+
+    /// The session with the workload's proxy, and the proof that it may be this service.
+    async fn inner<T>(
+        &self,
+        io: T,
+        address: SocketAddr,
+        service: &Service,
+        cluster: &Cluster,
+    ) -> Result<Link, Unreachable>
+    where
+        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+    {
+        let name = ServerName::try_from(service.name.host())
+            .map_err(|_| Unreachable::Ended("the service's name is too long".to_owned()))?;
+        let (session, proven) = self
+            .me
+            .connect(name, io, &self.metrics)
+            .await
+            .map_err(|error| handshake(address, &error))?;
+        let callee = Callee {
+            cluster,
+            namespace: &service.name.namespace,
+            accounts: &service.accounts,
+        };
+        accept_callee(proven.peer(), &callee)
+            .map_err(|error| self.unacceptable(address, &error))?;
+        let link = Link::start(session, Side::Dialler, Settings::default(), &self.memory);
+        let rule = Rule::Callee {
+            service: service.name.clone(),
+            cluster: cluster.name.clone(),
+        };
+        self.sessions.watch(&link, proven, rule);
+        Ok(link)
+    }
+
+    fn unacceptable(&self, address: SocketAddr, error: &Unacceptable) -> Unreachable {
+        self.metrics.count_tls_refused(error.reason());
+        Unreachable::NotVerified(address, error.to_string())
     }
 }
 

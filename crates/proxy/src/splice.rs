@@ -38,7 +38,9 @@ pub(crate) async fn splice_socket(
 
     impl Drop for Write {
         fn drop(&mut self) {
-            self.0.take().map(reset);
+            if let Some(write) = self.0.take() {
+                reset(write);
+            }
         }
     }
 

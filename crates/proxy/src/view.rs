@@ -159,14 +159,23 @@ impl ViewBuilder {
         }
     }
 
-    /// Services that routes of known services lead to, and that nobody has asked for yet.
-    pub(crate) fn wanted(&self) -> BTreeSet<ServiceName> {
+    /// Nothing is known of the service any more.
+    pub(crate) fn forget(&mut self, service: &ServiceName) {
+        self.services.remove(service);
+    }
+
+    /// Services that routes of known services lead to.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = &ServiceName> {
         let known = self.services.values().filter_map(|known| match &**known {
             Known::Service(service) => Some(service),
             Known::Absent | Known::Unusable(_) => None,
         });
-        known
-            .flat_map(ServiceView::backends)
+        known.flat_map(ServiceView::backends)
+    }
+
+    /// Those of them that nobody has asked for yet.
+    pub(crate) fn wanted(&self) -> BTreeSet<ServiceName> {
+        self.backends()
             .filter(|service| !self.services.contains_key(*service))
             .cloned()
             .collect()

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use isthmus_delta::{
     Hello, Push, Rejected, Reply, Request, Resource, ResourceName, Topic, TopicHello, TopicPush,
     Version,
@@ -162,7 +163,8 @@ impl From<proto::Push> for Push {
             change.resources.push(Resource {
                 name: ResourceName::new(&resource.name),
                 version: Version(resource.version),
-                body: resource.body,
+                // A part of what was read with it would hold all of it, for as long as the resource is.
+                body: Bytes::copy_from_slice(&resource.body),
             });
         }
         for removed in message.removed {
@@ -269,5 +271,20 @@ mod tests {
         };
         let message = proto::Ack::from(reply.clone());
         assert_eq!(Reply::from(travel(&message)), reply);
+    }
+
+    #[test]
+    fn a_resource_holds_no_more_than_its_own_memory() {
+        let message = proto::Push {
+            resources: vec![proto::Resource {
+                body: vec![1; 200].into(),
+                ..proto::Resource::default()
+            }],
+            ..proto::Push::default()
+        };
+        let read = Bytes::from(message.encode_to_vec());
+        let push = Push::from(proto::Push::decode(read.clone()).unwrap());
+        assert_eq!(push.topics[0].resources[0].body, vec![1; 200]);
+        assert!(read.is_unique());
     }
 }

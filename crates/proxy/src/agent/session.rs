@@ -1,7 +1,9 @@
 //! The long-lived task that talks with the control plane. One `match` lists what can wake it.
 
 mod backoff;
+mod called;
 mod kept;
+mod strangers;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use self::backoff::Backoff;
+use self::strangers::Strangers;
 use super::channel::{self, chain};
 use super::join::Joined;
 use super::store::Vault;
@@ -36,8 +39,8 @@ use crate::worker::Asked;
 
 /// A view that has changed is written to disk after this time.
 const KEEP_AFTER: Duration = Duration::from_secs(1);
-/// Services that one proxy may call.
-const MAX_TOPICS: usize = 10_000;
+/// How often names are looked for that may be forgotten.
+const FORGET_EVERY: Duration = Duration::from_mins(1);
 /// Messages on their way to the control plane.
 const OUTGOING: usize = 64;
 
@@ -71,6 +74,7 @@ pub(crate) struct Agent {
     vault: Vault,
     metrics: Arc<Metrics>,
     subscription: Subscription,
+    strangers: Strangers,
     builder: ViewBuilder,
     view: SnapshotWriter<View>,
     status: watch::Sender<Status>,
@@ -94,6 +98,7 @@ enum Event {
     Reported,
     RenewalDue,
     KeepDue,
+    ForgetDue,
     Left,
 }
 
@@ -125,6 +130,7 @@ impl Agent {
         let mut agent = Self {
             builder: ViewBuilder::new(config.cluster.clone()),
             subscription: Subscription::new(),
+            strangers: Strangers::default(),
             renew_at: joined.leaf.load().renew_at(joined.renew_after),
             position: 0,
             again: Backoff::new(chance),
@@ -278,6 +284,7 @@ impl Agent {
             Err(status) => return SessionEnd::Lost(status.message().to_owned()),
         };
         let mut asking = true;
+        let mut forgetting = tokio::time::interval(FORGET_EVERY);
         loop {
             let renewal = self
                 .renew_at
@@ -294,6 +301,7 @@ impl Agent {
                 _ = leaving.wait_for(|leaving| *leaving) => Event::Left,
                 () = tokio::time::sleep(keep), if self.keep_at.is_some() => Event::KeepDue,
                 () = tokio::time::sleep(renewal) => Event::RenewalDue,
+                _ = forgetting.tick() => Event::ForgetDue,
             };
             match event {
                 Event::Told(Ok(Some(message))) => {
@@ -312,7 +320,7 @@ impl Agent {
                 // Without questions a proxy can live; the main stream tells when all is lost.
                 Event::Asked(Ok(None) | Err(_)) => asking = false,
                 Event::Wanted(service) => {
-                    if let Some(request) = self.subscribe(service) {
+                    for request in self.subscribe(service).into_iter().flatten() {
                         say(&sender, from_proxy::Message::Subscribe((&request).into())).await;
                     }
                 }
@@ -327,6 +335,11 @@ impl Agent {
                 }
                 Event::RenewalDue => self.renew(&mut client).await,
                 Event::KeepDue => self.keep_or_later(),
+                Event::ForgetDue => {
+                    if let Some(request) = self.forget() {
+                        say(&sender, from_proxy::Message::Subscribe((&request).into())).await;
+                    }
+                }
                 Event::Left if self.report.borrow().silent => return SessionEnd::Left,
                 Event::Left => {
                     say(&sender, from_proxy::Message::Leaving(proto::Leaving {})).await;
@@ -462,6 +475,11 @@ impl Agent {
             if self.subscription.state(name) != TopicState::Known {
                 continue;
             }
+            if self.is_absent(name) {
+                self.strangers.add(name, Instant::now());
+            } else {
+                self.strangers.remove(name);
+            }
             let resources = self.subscription.resources(name);
             let bodies = resources.filter_map(|resource| Body::decode(&resource.body).ok());
             let unusable = self.subscription.refused(name).next();
@@ -481,31 +499,6 @@ impl Agent {
             status.informed = informed;
             changed
         });
-    }
-
-    fn subscribe(&mut self, service: ServiceName) -> Option<delta::Request> {
-        if self.subscription.topics().count() >= MAX_TOPICS {
-            tracing::warn!(%service, limit = MAX_TOPICS, "too many services are called");
-            return None;
-        }
-        let topic = delta::Topic::new(&Topic::Service(service).to_string());
-        self.subscription.subscribe([topic])
-    }
-
-    fn want(&mut self, service: ServiceName) {
-        // Without a stream there is nothing to send; the next hello tells.
-        let _ = self.subscribe(service);
-    }
-
-    /// Subscribes to services that routes lead to.
-    fn want_backends(&mut self) -> Option<delta::Request> {
-        let topics: Vec<_> = self
-            .builder
-            .wanted()
-            .into_iter()
-            .map(|service| delta::Topic::new(&Topic::Service(service).to_string()))
-            .collect();
-        self.subscription.subscribe(topics)
     }
 
     /// What this process is, and how its program is; `None`: it only calls, and has nobody to

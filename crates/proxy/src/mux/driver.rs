@@ -13,6 +13,8 @@ use super::{Closed, Link, Side};
 
 /// Read at most this much before others have their turn.
 const READ_SIZE: usize = 64 * 1024;
+/// While little comes this much is: an idle connection holds no more.
+const LITTLE: usize = 2 * 1024;
 /// Sealed and written at once.
 const WRITE_SIZE: usize = 64 * 1024;
 /// How long who takes streams and has left waits for its peer to go first. What the peer has sent
@@ -25,6 +27,8 @@ pub(super) struct Driver<T> {
     io: T,
     link: Link,
     input: BytesMut,
+    /// Read at most this much next.
+    read_size: usize,
     output: BytesMut,
     timer: Option<Pin<Box<Sleep>>>,
     linger: Option<Pin<Box<Sleep>>>,
@@ -36,6 +40,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             io,
             link,
             input: BytesMut::new(),
+            read_size: LITTLE,
             output: BytesMut::new(),
             timer: None,
             linger: None,
@@ -44,14 +49,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 
     /// Reads once. Ready when something was read or the connection ended.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
-        self.input.reserve(READ_SIZE);
+        self.input.reserve(self.read_size);
         match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => Poll::Ready(Err(Closed::Io(error.kind()))),
             Poll::Ready(Ok(0)) => Poll::Ready(Err(Closed::Peer)),
-            Poll::Ready(Ok(_)) => {
+            Poll::Ready(Ok(read)) => {
+                if read >= LITTLE {
+                    self.read_size = READ_SIZE;
+                }
                 let mut shared = self.link.0.borrow_mut();
+                let was_strange = shared.machine.peer().is_none();
                 let parsed = shared.machine.receive(&mut self.input, Instant::now());
+                if was_strange && shared.machine.peer().is_some() {
+                    shared.introduced.notify_waiters();
+                }
                 drop(shared);
                 // What came before the error is delivered; it was sent in good order.
                 self.link.deliver();
@@ -102,6 +114,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         opens || linger.as_mut().poll(cx).is_ready()
     }
 
+    /// Gives back the memory of what was read and written before it became quiet.
+    fn rest(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+            self.read_size = LITTLE;
+        }
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
+        }
+    }
+
     /// Lets the machine's timers run. Ready when one was due.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
         let mut shared = self.link.0.borrow_mut();
@@ -121,6 +144,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                 let outcome = shared.machine.on_timeout(Instant::now());
                 drop(shared);
                 self.link.deliver();
+                // A timer is due only when nothing has come for a while.
+                self.rest();
                 Poll::Ready(outcome.map_err(Closed::Broken))
             }
         }
@@ -168,5 +193,83 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         driver.link.0.borrow_mut().close(closed);
         drop(unserved);
         Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io;
+    use std::rc::Rc;
+
+    use isthmus_codec::message::{Context as Carried, Open, TcpOpen};
+    use isthmus_codec::mux::Settings;
+    use isthmus_model::ServiceName;
+    use tokio::io::{AsyncWriteExt, DuplexStream, ReadBuf};
+
+    use super::*;
+    use crate::mux::Pipe;
+    use crate::testing::{plenty, run};
+
+    /// Tells how much room there was for what is read.
+    struct Watched(DuplexStream, Rc<Cell<usize>>);
+
+    impl AsyncRead for Watched {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.1.set(buffer.remaining());
+            Pin::new(&mut self.0).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Watched {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            data: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, data)
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_connection_that_has_become_quiet_holds_little_memory() {
+        run(async {
+            let room = Rc::new(Cell::new(0));
+            let (near, far) = tokio::io::duplex(1 << 20);
+            let quick = Settings {
+                silence_busy: Duration::from_millis(20),
+                ..Settings::default()
+            };
+            let near = Watched(near, Rc::clone(&room));
+            let near = Link::start(near, Side::Listener, quick, &plenty());
+            let far = Link::start(far, Side::Dialler, Settings::default(), &plenty());
+            let open = Open::Tcp(TcpOpen {
+                service: ServiceName::new("shop", "cart").unwrap(),
+                port: 80,
+                context: Carried::default(),
+            });
+            let mut pipe = Pipe::new(far.open(&open, false).unwrap());
+            let _incoming = near.accept().await.unwrap();
+            assert!(room.get() <= 2 * LITTLE);
+            pipe.write_all(&[0; 2 * LITTLE]).await.unwrap();
+            while room.get() < READ_SIZE / 2 {
+                tokio::task::yield_now().await;
+            }
+            while room.get() > 2 * LITTLE {
+                tokio::task::yield_now().await;
+            }
+        });
     }
 }

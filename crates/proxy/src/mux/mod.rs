@@ -48,8 +48,10 @@ struct Shared {
     fresh: Vec<StreamId>,
     incoming: VecDeque<Incoming>,
     acceptor: Option<Waker>,
-    /// Who waits until the peer allows another stream, or has introduced itself.
-    openers: Vec<Waker>,
+    /// The peer allows another stream, or never will.
+    opener: Rc<Notify>,
+    /// The peer has introduced itself, or never will.
+    introduced: Rc<Notify>,
     /// One of the two leaves.
     left: Rc<Notify>,
     /// There is a better way than this connection.
@@ -89,7 +91,8 @@ impl Link {
             fresh: Vec::new(),
             incoming: VecDeque::new(),
             acceptor: None,
-            openers: Vec::new(),
+            opener: Rc::default(),
+            introduced: Rc::default(),
             left: Rc::default(),
             shunned: Rc::default(),
             round_trips: RoundTrips::default(),
@@ -104,16 +107,15 @@ impl Link {
     /// Waits until the peer allows another stream, as it does within a round trip of a connection that
     /// has just come up, and else when one ends. Returns at once when there can be none any more.
     pub(crate) async fn room(&self) {
-        poll_fn(|cx| {
-            let mut shared = self.0.borrow_mut();
-            let full = matches!(shared.machine.can_open(), Err(CannotOpen::TooMany { .. }));
-            if full && shared.closed.is_none() {
-                shared.openers.push(cx.waker().clone());
-                return Poll::Pending;
+        let opener = Rc::clone(&self.0.borrow().opener);
+        loop {
+            // Who gives up waiting leaves nothing behind.
+            let notified = opener.notified();
+            if self.is_closed() || !self.0.borrow().takes_no_more() {
+                return;
             }
-            Poll::Ready(())
-        })
-        .await;
+            notified.await;
+        }
     }
 
     /// Errors: the peer takes no more streams, or the connection is gone; nothing was sent.
@@ -129,6 +131,8 @@ impl Link {
         );
         shared.idle_since = None;
         shared.wake_driver();
+        // One who waits is woken at a time, and wakes the next.
+        shared.wake_opener();
         drop(shared);
         Ok(Stream {
             id,
@@ -160,9 +164,8 @@ impl Link {
 
     /// The peer has said how many streams it takes, and they are open.
     pub(crate) fn is_full(&self) -> bool {
-        let machine = &self.0.borrow().machine;
-        let full = matches!(machine.can_open(), Err(CannotOpen::TooMany { .. }));
-        full && machine.peer().is_some()
+        let shared = self.0.borrow();
+        shared.takes_no_more() && shared.machine.peer().is_some()
     }
 
     /// No new stream will ever be taken: one of the two has said so, or the connection is gone. One
@@ -176,18 +179,17 @@ impl Link {
     /// Can the peer be told of a body that waits to be asked for? Known when it has introduced itself, as
     /// it does within a round trip.
     pub(crate) async fn takes_expectations(&self) -> bool {
-        poll_fn(|cx| {
-            let mut shared = self.0.borrow_mut();
-            match shared.machine.peer() {
-                Some(peer) => Poll::Ready(peer.features & features::EXPECT != 0),
-                None if shared.closed.is_some() => Poll::Ready(false),
-                None => {
-                    shared.openers.push(cx.waker().clone());
-                    Poll::Pending
-                }
+        let introduced = Rc::clone(&self.0.borrow().introduced);
+        loop {
+            let notified = introduced.notified();
+            if let Some(peer) = self.0.borrow().machine.peer() {
+                return peer.features & features::EXPECT != 0;
             }
-        })
-        .await
+            if self.is_closed() {
+                return false;
+            }
+            notified.await;
+        }
     }
 
     /// The connection is gone.
@@ -298,9 +300,16 @@ impl Shared {
         }
     }
 
-    fn wake_openers(&mut self) {
-        if !matches!(self.machine.can_open(), Err(CannotOpen::TooMany { .. })) {
-            self.openers.drain(..).for_each(Waker::wake);
+    /// As many streams are open as the peer takes for now.
+    fn takes_no_more(&self) -> bool {
+        matches!(self.machine.can_open(), Err(CannotOpen::TooMany { .. }))
+    }
+
+    fn wake_opener(&self) {
+        match self.machine.can_open() {
+            Ok(()) => self.opener.notify_one(),
+            Err(CannotOpen::TooMany { .. }) => {}
+            Err(_) => self.opener.notify_waiters(),
         }
     }
 
@@ -320,7 +329,8 @@ impl Shared {
             slot.failed.get_or_insert(StreamError::Lost);
             slot.wake();
         }
-        self.openers.drain(..).for_each(Waker::wake);
+        self.opener.notify_waiters();
+        self.introduced.notify_waiters();
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.wake();
         }
@@ -333,7 +343,7 @@ impl Link {
         loop {
             let mut shared = self.0.borrow_mut();
             let Some(event) = shared.machine.poll_event() else {
-                shared.wake_openers();
+                shared.wake_opener();
                 return;
             };
             match event {

@@ -1,11 +1,22 @@
 use bytes::{Bytes, BytesMut};
 use isthmus_codec::message::{Context as Carried, Reply, TcpOpen};
+use isthmus_codec::mux::LEAST_STREAMS;
 use isthmus_model::ServiceName;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Wake};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::testing::plenty;
+use crate::testing::{plenty, within};
+
+/// A task that has nothing to do when it is woken.
+struct Idle;
+
+impl Wake for Idle {
+    fn wake(self: Arc<Self>) {}
+}
 
 fn open() -> Open {
     let service = ServiceName::new("shop", "cart").unwrap();
@@ -18,12 +29,23 @@ fn open() -> Open {
 
 /// Two ends of one connection over a pipe that holds `buffer` bytes.
 fn pair(buffer: usize) -> (Link, Link) {
+    pair_with(buffer, Settings::default())
+}
+
+fn pair_with(buffer: usize, settings: Settings) -> (Link, Link) {
     let (a, b) = tokio::io::duplex(buffer);
-    let settings = Settings::default;
     (
-        Link::start(a, Side::Dialler, settings(), &plenty()),
-        Link::start(b, Side::Listener, settings(), &plenty()),
+        Link::start(a, Side::Dialler, settings.clone(), &plenty()),
+        Link::start(b, Side::Listener, settings, &plenty()),
     )
+}
+
+/// Who takes as few streams as may be.
+fn least() -> Settings {
+    Settings {
+        streams: LEAST_STREAMS,
+        ..Settings::default()
+    }
 }
 
 async fn run<T>(test: impl Future<Output = T>) -> T {
@@ -209,6 +231,52 @@ async fn more_callers_than_streams_wait_for_their_turn() {
         for call in calls {
             assert!(call.await.unwrap());
         }
+    })
+    .await;
+}
+
+/// A link with as many streams as it takes, which has heard nothing of its peer.
+fn full_link() -> (Link, Vec<Stream>, tokio::io::DuplexStream) {
+    let (io, peer) = tokio::io::duplex(64_000);
+    let link = Link::start(io, Side::Dialler, Settings::default(), &plenty());
+    let streams = (0..LEAST_STREAMS).map(|_| link.open(&open(), false).unwrap());
+    let streams = streams.collect();
+    (link, streams, peer)
+}
+
+#[tokio::test]
+async fn who_gives_up_waiting_for_a_full_link_leaves_nothing_behind() {
+    run(async {
+        let (link, _streams, _peer) = full_link();
+        let task = Arc::new(Idle);
+        let waker = Waker::from(Arc::clone(&task));
+        let mut context = Context::from_waker(&waker);
+        for _ in 0..3 {
+            let mut room = pin!(link.room());
+            let mut told = pin!(link.takes_expectations());
+            for _ in 0..3 {
+                assert!(room.as_mut().poll(&mut context).is_pending());
+                assert!(told.as_mut().poll(&mut context).is_pending());
+            }
+        }
+        assert_eq!(Arc::strong_count(&task), 2, "the task and its own waker");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_link_tells_what_its_peer_takes() {
+    run(async {
+        let (link, _streams, mut peer) = full_link();
+        let told = link.clone();
+        let told = tokio::task::spawn_local(async move { told.takes_expectations().await });
+        tokio::task::yield_now().await;
+        let mut far = Connection::new(Side::Listener, least(), Instant::now());
+        let mut bytes = BytesMut::new();
+        far.transmit(&mut bytes, usize::MAX);
+        peer.write_all(&bytes).await.unwrap();
+        assert!(within(told).await.unwrap());
+        assert!(link.is_full());
     })
     .await;
 }

@@ -177,7 +177,7 @@ mod tests {
         let (io, peer) = tokio::io::duplex(1_000);
         let link = Link::start(io, Side::Dialler, Settings::default(), &plenty());
         let way = gateways.way(cluster, gateway);
-        let dialled = way.link(async { Ok(link) }).await;
+        let dialled = way.link(|| async { Ok(link) }).await;
         (dialled.expect("it was dialled"), peer)
     }
 

@@ -1,6 +1,8 @@
 //! One peer: links that stand, one that is being dialled, or none for now.
 
 use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -18,28 +20,39 @@ pub(crate) const AFTER_FAILURE: Duration = Duration::from_millis(500);
 pub(super) struct Way {
     links: RefCell<Links>,
     failed: RefCell<Option<(Instant, Unreachable)>>,
-    dialling: Mutex<()>,
+    dialling: Arc<Mutex<()>>,
 }
 
 impl Way {
-    /// A link that stands and has room, or what `dial` makes; one dials, the others wait.
-    pub(super) async fn link(
-        &self,
-        dial: impl Future<Output = Result<Link, Unreachable>>,
-    ) -> Result<Link, Unreachable> {
+    /// A link that stands and has room, or what `dial` makes; one dials, the others wait. Whoever is
+    /// dialled is dialled to the end, even when nobody waits any more: a try whose time is over must not
+    /// undo what the next one needs.
+    pub(super) async fn link<D>(
+        self: &Rc<Self>,
+        dial: impl FnOnce() -> D,
+    ) -> Result<Link, Unreachable>
+    where
+        D: Future<Output = Result<Link, Unreachable>> + 'static,
+    {
         if let Some(known) = self.known() {
             return known;
         }
-        let _turn = self.dialling.lock().await;
+        let turn = Arc::clone(&self.dialling).lock_owned().await;
         if let Some(known) = self.known() {
             return known;
         }
-        let dialled = dial.await;
-        match &dialled {
-            Ok(link) => self.links.borrow_mut().add(link.clone(), Instant::now()),
-            Err(error) => *self.failed.borrow_mut() = Some((Instant::now(), error.clone())),
-        }
-        dialled
+        let (way, dial) = (Rc::clone(self), dial());
+        let dialling = tokio::task::spawn_local(async move {
+            let _turn = turn;
+            let dialled = dial.await;
+            match &dialled {
+                Ok(link) => way.links.borrow_mut().add(link.clone(), Instant::now()),
+                Err(error) => *way.failed.borrow_mut() = Some((Instant::now(), error.clone())),
+            }
+            dialled
+        });
+        let stopping = || Unreachable::Ended("this proxy is stopping".to_owned());
+        dialling.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     pub(super) fn known(&self) -> Option<Result<Link, Unreachable>> {
@@ -107,10 +120,10 @@ mod tests {
         run(async {
             let (first, _streams, _peer) = link_with(LEAST_STREAMS);
             let (second, _more_streams, _other_peer) = link_with(1);
-            let way = Way::default();
+            let way = Rc::new(Way::default());
             let dial = async |link: &Link| {
                 let link = link.clone();
-                way.link(async { Ok(link) }).await.unwrap()
+                way.link(|| async { Ok(link) }).await.unwrap()
             };
             dial(&first).await;
             // Full: whoever comes next waits for a place on it, and dials no second connection.
@@ -122,6 +135,30 @@ mod tests {
             assert!(dial(&second).await.is_same(&second));
             way.tidy(Duration::from_secs(90), Instant::now());
             assert!(!second.is_leaving());
+        });
+    }
+
+    #[test]
+    fn a_dial_goes_on_when_who_asked_for_it_gives_up() {
+        run(async {
+            let (link, _streams, _peer) = link_with(0);
+            let refused = Unreachable::Ended("refused".to_owned());
+            for outcome in [Ok(link.clone()), Err(refused)] {
+                let way = Rc::new(Way::default());
+                let (finish, finished) = tokio::sync::oneshot::channel();
+                let mut hasty = Box::pin(way.link(|| async { finished.await.unwrap() }));
+                tokio::select! {
+                    biased;
+                    _ = &mut hasty => panic!("nobody has answered"),
+                    () = tokio::task::yield_now() => {}
+                }
+                drop(hasty);
+                finish.send(outcome.clone()).ok().unwrap();
+                let patient = way
+                    .link(|| async { panic!("it is dialled once more") })
+                    .await;
+                assert_eq!(patient.is_ok(), outcome.is_ok());
+            }
         });
     }
 }

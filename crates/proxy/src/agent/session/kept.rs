@@ -90,10 +90,13 @@ impl Agent {
         if !self.may_keep() {
             return;
         }
-        let topics = self
-            .subscription
-            .topics()
-            .filter(|topic| self.subscription.state(topic) == TopicState::Known);
+        let needed = self.needed();
+        // Names that somebody has only said are not worth it.
+        let is_kept = |topic: &delta::Topic| {
+            self.subscription.state(topic) == TopicState::Known
+                && (needed.contains(topic) || !self.is_absent(topic))
+        };
+        let topics = self.subscription.topics().filter(|topic| is_kept(topic));
         let topics = topics.map(|topic| proto::StoredTopic {
             topic: topic.to_string(),
             resources: self

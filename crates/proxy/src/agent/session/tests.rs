@@ -1,3 +1,5 @@
+mod strangers;
+
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
