@@ -8,13 +8,18 @@ use std::time::Duration;
 
 use crate::trouble::{During, Result, Trouble, ensure, trouble};
 
+/// Names and values.
+type Fields = Vec<(String, String)>;
+
 /// A whole reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     pub status: u16,
     /// In the order of the wire, names in lower case.
-    pub fields: Vec<(String, String)>,
+    pub fields: Fields,
     pub body: Vec<u8>,
+    /// What came behind the body.
+    pub trailers: Fields,
     /// The codes of what came before it, such as 103 (Early Hints).
     pub hints: Vec<u16>,
 }
@@ -24,8 +29,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Reply {
     pub fn field(&self, name: &str) -> Option<&str> {
-        let found = self.fields.iter().find(|(each, _)| each == name);
-        found.map(|(_, value)| value.as_str())
+        find_field(&self.fields, name)
+    }
+
+    pub fn trailer(&self, name: &str) -> Option<&str> {
+        find_field(&self.trailers, name)
     }
 
     pub fn text(&self) -> String {
@@ -67,6 +75,11 @@ impl Reply {
         reply.json()?;
         Ok(reply)
     }
+}
+
+fn find_field<'f>(fields: &'f [(String, String)], name: &str) -> Option<&'f str> {
+    let found = fields.iter().find(|(each, _)| each == name);
+    found.map(|(_, value)| value.as_str())
 }
 
 /// GETs `url` through the HTTP proxy at `proxy`, with more header `lines` (`name: value`).
@@ -143,6 +156,7 @@ fn parse(mut bytes: &[u8]) -> Result<Reply> {
                 status,
                 fields,
                 body,
+                trailers: Vec::new(),
                 hints,
             });
         }
@@ -152,21 +166,25 @@ fn parse(mut bytes: &[u8]) -> Result<Reply> {
 }
 
 /// Status and fields.
-fn parse_head(head: &[u8]) -> Option<(u16, Vec<(String, String)>)> {
+fn parse_head(head: &[u8]) -> Option<(u16, Fields)> {
     let mut lines = std::str::from_utf8(head).ok()?.split("\r\n");
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    Some((status, parse_fields(lines)?))
+}
+
+fn parse_fields<'l>(lines: impl Iterator<Item = &'l str>) -> Option<Fields> {
     let field = |line: &str| {
         let (name, value) = line.split_once(':')?;
         Some((name.to_ascii_lowercase(), value.trim().to_owned()))
     };
-    Some((status, lines.map(field).collect::<Option<_>>()?))
+    lines.map(field).collect()
 }
 
 /// The reply with its body as it was meant, of all that came behind its head.
 fn whole(mut reply: Reply) -> Result<Reply> {
     if reply.field("transfer-encoding") == Some("chunked") {
         let broken = || Trouble(format!("the body broke off: {:?}", reply.text()));
-        reply.body = unchunk(&reply.body).ok_or_else(broken)?;
+        (reply.body, reply.trailers) = unchunk(&reply.body).ok_or_else(broken)?;
     }
     if let Some(length) = reply.field("content-length") {
         let whole = length.parse() == Ok(reply.body.len());
@@ -175,8 +193,8 @@ fn whole(mut reply: Reply) -> Result<Reply> {
     Ok(reply)
 }
 
-/// `None`: it does not end as it should.
-fn unchunk(mut bytes: &[u8]) -> Option<Vec<u8>> {
+/// The body and its trailers. `None`: it does not end as it should.
+fn unchunk(mut bytes: &[u8]) -> Option<(Vec<u8>, Fields)> {
     let mut body = Vec::new();
     loop {
         let end = find(bytes, b"\r\n")?;
@@ -184,7 +202,8 @@ fn unchunk(mut bytes: &[u8]) -> Option<Vec<u8>> {
         let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
         bytes = &bytes[end + 2..];
         if size == 0 {
-            return Some(body);
+            let last = std::str::from_utf8(bytes).ok()?.strip_suffix("\r\n")?;
+            return Some((body, parse_fields(last.lines())?));
         }
         body.extend_from_slice(bytes.get(..size)?);
         bytes = bytes.get(size + 2..)?;
@@ -222,6 +241,13 @@ mod tests {
             b"HTTP/1.1 100 On\r\n\r\nHTTP/1.1 103 Hint\r\na: b\r\n\r\nHTTP/1.1 200 OK\r\n\r\nab";
         let hinted = parse(hinted).map(|reply| (reply.status, reply.text(), reply.hints));
         assert_eq!(hinted, Ok((200, "ab".to_owned(), vec![100, 103])));
+        let ended =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nSum: 7\r\n\r\n";
+        let ended = parse(ended).unwrap();
+        assert_eq!(
+            (ended.text().as_str(), ended.trailer("sum")),
+            ("a", Some("7"))
+        );
         for broken in [
             "",
             "HTTP/1.1 200 OK\r\n",
@@ -229,6 +255,7 @@ mod tests {
             "HTTP/1.1 OK\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\na",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
         ] {
             assert!(body(broken).is_err(), "{broken:?}");
         }

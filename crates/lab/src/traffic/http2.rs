@@ -21,7 +21,7 @@ use super::words::{body, frame, unframe};
 
 /// Connections to one proxy.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub struct Client {
     proxy: SocketAddr,
     connections: [Mutex<Option<SendRequest<Bytes>>>; CONNECTIONS],
     next: Cell<usize>,
@@ -30,7 +30,7 @@ pub(crate) struct Client {
 
 /// Messages in both directions.
 #[derive(Debug)]
-pub(crate) struct Chat {
+pub struct Chat {
     send: SendStream<Bytes>,
     receive: RecvStream,
     read: BytesMut,
@@ -39,7 +39,7 @@ pub(crate) struct Chat {
 const CONNECTIONS: usize = 2;
 
 impl Client {
-    pub(crate) fn new(proxy: SocketAddr, tally: Arc<Tally>) -> Self {
+    pub fn new(proxy: SocketAddr, tally: Arc<Tally>) -> Self {
         Self {
             proxy,
             connections: std::array::from_fn(|_| Mutex::default()),
@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// Opens a stream of gRPC.
-    pub(crate) async fn chat(&self, host: &str, id: &str) -> Result<Chat, Failure> {
+    pub async fn chat(&self, host: &str, id: &str) -> Result<Chat, Failure> {
         let (response, send) = self.send(grpc(host, CHAT, id), false).await?;
         let (head, mut receive) = response.await.map_err(|error| broken(&error))?.into_parts();
         if head.status == 200 && head.headers.get("grpc-status").is_none() {
@@ -100,7 +100,8 @@ impl Client {
         Err(grpc_failure(&head.headers, &HeaderMap::new(), read.len()))
     }
 
-    async fn send(
+    /// Begins a request. `ends`: it has no body.
+    pub async fn send(
         &self,
         request: http::request::Builder,
         ends: bool,
@@ -151,7 +152,7 @@ impl Client {
 
 impl Chat {
     /// Says `text`, which must come back.
-    pub(crate) async fn say(&mut self, text: &str) -> Result<(), Failure> {
+    pub async fn say(&mut self, text: &str) -> Result<(), Failure> {
         let message = frame(text.as_bytes());
         self.send
             .send_data(message, false)
@@ -180,7 +181,7 @@ impl Chat {
     }
 
     /// Ends it, and waits until the other side has too.
-    pub(crate) async fn close(mut self) -> Result<(), Failure> {
+    pub async fn close(mut self) -> Result<(), Failure> {
         self.send
             .send_data(Bytes::new(), true)
             .map_err(|error| broken(&error))?;
@@ -226,7 +227,8 @@ async fn is_answer(response: ResponseFuture, id: &str) -> Result<(), Failure> {
     })
 }
 
-async fn read(stream: &mut RecvStream) -> Result<Bytes, Failure> {
+/// A whole body.
+pub async fn read(stream: &mut RecvStream) -> Result<Bytes, Failure> {
     let mut whole = BytesMut::new();
     while let Some(piece) = stream.data().await {
         let piece = piece.map_err(|error| broken(&error))?;

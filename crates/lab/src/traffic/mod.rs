@@ -30,12 +30,13 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 pub use self::chance::Chance;
 use self::http1::Pool;
-use self::http2::Client;
+pub use self::http2::{Client, read};
 pub use self::journal::{Executed, executed};
 pub use self::scene::{CLUSTERS, Scene};
 use self::stream::Stream;
 pub use self::tally::{Count, Counts, Failure, Kind, Tally};
 pub use self::timeline::{DRAIN, Episode, GoingOn, Harm, Timeline};
+pub use self::words::{frame, unframe};
 use crate::trouble::{During, Result, Trouble};
 
 /// From one caller to one service.
@@ -300,14 +301,15 @@ async fn open(kind: Kind, lane: &Lane, caller: &Caller, id: &str) -> Result<Stre
 }
 
 /// Errors: it failed, or took too long.
-async fn patiently<T>(act: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub async fn patiently<T>(act: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     timeout(PATIENCE, act).await.unwrap_or_else(|_| {
         let seconds = PATIENCE.as_secs();
         Err(Failure::new(format!("nothing for {seconds} s")))
     })
 }
 
-fn runtime() -> Result<Runtime> {
+/// Of one thread. Errors: the kernel has none.
+pub fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -55,7 +55,8 @@ pub fn serve(address: IpAddr, journal: &Path) -> Result<()> {
     })
 }
 
-async fn listen<F>(address: IpAddr, port: u16, converse: impl Fn(TcpStream) -> F) -> Result<()>
+/// Has `converse` take each connection, until it is dropped. Errors: it cannot listen.
+pub async fn listen<F>(address: IpAddr, port: u16, converse: impl Fn(TcpStream) -> F) -> Result<()>
 where
     F: Future<Output = io::Result<()>> + 'static,
 {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use super::timeline::Timeline;
+use crate::trouble::Trouble;
 
 /// How something is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,9 +119,14 @@ impl Kind {
 }
 
 impl Failure {
-    pub(crate) fn new(why: impl Into<String>) -> Self {
+    pub fn new(why: impl Into<String>) -> Self {
         let (why, refusal) = (why.into(), None);
         Self { why, refusal }
+    }
+
+    pub fn into_trouble(self) -> Trouble {
+        let refusal = self.refusal.as_deref().unwrap_or("none");
+        Trouble(format!("{} (refusal: {refusal})", self.why))
     }
 }
 

@@ -22,13 +22,13 @@ fn digest(text: &str) -> u64 {
 }
 
 /// A message of gRPC: not compressed, its length, its bytes.
-pub(crate) fn frame(message: &[u8]) -> Bytes {
+pub fn frame(message: &[u8]) -> Bytes {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     [&[0][..], &length.to_be_bytes(), message].concat().into()
 }
 
 /// The first whole message of what has arrived, and how many bytes it took.
-pub(crate) fn unframe(bytes: &[u8]) -> Option<(&[u8], usize)> {
+pub fn unframe(bytes: &[u8]) -> Option<(&[u8], usize)> {
     let (head, rest) = bytes.split_at_checked(5)?;
     let length = u32::from_be_bytes(head.get(1..)?.try_into().ok()?);
     let length = usize::try_from(length).ok()?;

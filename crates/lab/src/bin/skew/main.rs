@@ -5,9 +5,15 @@
 //! then: it finds the state that the other release has left.
 //!
 //! What proxies have learnt to say to each other since that release works where both know it. Where one
-//! does not, the request goes without, and is answered all the same.
+//! does not, the request goes without, and is answered all the same. What a client or a program says in
+//! HTTP/2 takes a proxy of this release beside it, or a port of TCP, where proxies carry bytes.
+//!
+//! What control planes have learnt to say to proxies is read by those that know it; the others go on
+//! with what they have read last.
 
+mod news;
 mod program;
+mod ways;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,6 +26,8 @@ use clap::Parser;
 use isthmus_lab::http;
 use isthmus_lab::mesh::{Mesh, PATIENCE};
 use isthmus_lab::trouble::{During, Result, ensure, wait_for};
+
+use self::ways::Way;
 
 /// Run two releases against each other.
 #[derive(Debug, Parser)]
@@ -40,19 +48,23 @@ const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bin/skew/mesh");
 type Place = (&'static str, &'static str);
 const CALLER: Place = ("west", "frontend-1");
 const CALLEE: Place = ("east", "booking-1");
-/// In an order in which every kind of pair is of two releases for a while.
+const CONTROLS: [Place; 2] = [("east", "control"), ("west", "control")];
+/// In an order in which every kind of pair is of two releases for a while, callers and callees also
+/// under control planes of this one.
 const ORDER: [Place; 7] = [
     CALLER,
     ("east", "gateway-1"),
-    ("east", "control"),
+    CONTROLS[0],
+    CONTROLS[1],
     CALLEE,
     ("east", "catalog-1"),
     ("east", "redis-1"),
-    ("west", "control"),
 ];
 const CATALOG: &str = "http://catalog.shop.mesh/";
 const BOOKING: &str = "http://booking.shop.mesh/";
 const REDIS_PORT: u16 = 6379;
+/// Leads to the program's HTTP/2 as bytes.
+const BYTES_PORT: u16 = 8181;
 /// Requests of each kind after each step.
 const REQUESTS: usize = 50;
 /// Bytes of a body that uses up every credit several times.
@@ -86,15 +98,24 @@ fn run(other: &Path) -> Result<()> {
     mesh.up(&[])?;
     let mut new = BTreeSet::new();
     everything_works(&mesh, &new)?;
-    for (direction, program) in [("upgrade", this), ("way back", other.join("isthmus"))] {
-        put(&program, &binary)?;
+    let back = other.join("isthmus");
+    for (direction, program) in [("upgrade", &this), ("way back", &back)] {
+        put(program, &binary)?;
         for process in ORDER {
+            let amid_news = knows_news(&new);
             replace(&mesh, process)?;
             // The way back takes each out again.
             if !new.remove(&process) {
                 new.insert(process);
             }
+            if amid_news && process == CALLER {
+                is_whole(&mesh)?;
+                news::refuses_what_it_never_read(&mesh)?;
+            }
             everything_works(&mesh, &new)?;
+            if knows_news(&new) {
+                news::are_read_or_left(&mesh, &this, |place| new.contains(&place))?;
+            }
             println!("ok    {direction}: {}/{}", process.0, process.1);
         }
     }
@@ -134,11 +155,22 @@ fn is_of_earlier_file(pid: u32) -> Result<bool> {
     Ok(file.to_string_lossy().ends_with(" (deleted)"))
 }
 
+/// May what only this release can read be written? It stays until the next step.
+fn knows_news(new: &BTreeSet<Place>) -> bool {
+    CONTROLS.iter().all(|control| new.contains(control))
+}
+
+fn is_whole(mesh: &Mesh) -> Result<()> {
+    CONTROLS.iter().try_for_each(|(cluster, _)| {
+        wait_for("the mesh to be whole", PATIENCE, || mesh.is_whole(cluster))
+    })
+}
+
 /// `new`: processes of this release.
 fn everything_works(mesh: &Mesh, new: &BTreeSet<Place>) -> Result<()> {
-    for cluster in ["west", "east"] {
-        wait_for("the mesh to be whole", PATIENCE, || mesh.is_whole(cluster))?;
-    }
+    is_whole(mesh)?;
+    // What is written is taken in by control planes and proxies of either release.
+    news::are_taken_back(mesh)?;
     let caller = mesh.outbound("west", "frontend-1")?;
     for _ in 0..REQUESTS {
         http::get(caller, CATALOG, &[])?.expect(200)?;
@@ -153,11 +185,12 @@ fn everything_works(mesh: &Mesh, new: &BTreeSet<Place>) -> Result<()> {
         format!("{} bytes instead of {LARGE}", page.body.len())
     })?;
     speak_as_new(caller, new.contains(&CALLER) && new.contains(&CALLEE))?;
-    // What is written is taken in by control planes and proxies of either release.
-    let shop = mesh.files().join("shop.yaml");
-    mesh.isthmus(&["apply", "-f", &shop.display().to_string()])?
-        .expect(0)
-        .map(drop)
+    Way::Bytes(SocketAddr::new(caller.ip(), BYTES_PORT)).carries_all("HTTP/2")?;
+    Way::Lines(caller).carries_all("HTTP/1.1")?;
+    if new.contains(&CALLER) {
+        Way::Http2(caller).carries_all("HTTP/1.1")?;
+    }
+    Ok(())
 }
 
 /// Says what the release before cannot carry. `both`: caller and callee can.
