@@ -108,7 +108,7 @@ impl Program {
             match connection.clone().begin(head, body, protocol).await {
                 Ok(exchange) => return Ok(Exchange::Http2(exchange)),
                 // It takes no more: another one may.
-                Err(HttpError::Unseen) => self.port(port).leave(&connection),
+                Err(HttpError::Unseen) => self.port(port).leave(&connection.mark()),
                 Err(error) => return Err(NotBegun::Unsendable(error)),
             }
         }
@@ -176,20 +176,33 @@ impl Program {
             .map_err(io::Error::other)?;
         let opened = http2::ProgramConnection::new(requests, connection.ping_pong());
         kept.shared.borrow_mut().push(opened.clone());
-        let (kept, ended) = (Rc::clone(kept), opened.clone());
+        // It ends by itself when nobody holds it.
+        let (kept, mark) = (Rc::clone(kept), opened.mark());
         let metrics = Arc::clone(&self.metrics);
         tokio::task::spawn_local(async move {
-            tokio::select! {
-                done = connection => if let Err(error) = done {
-                    tracing::debug!(%error, "a connection to the program has ended");
-                },
-                // What ran on it fails with it.
-                () = alarm.rung() => {
-                    metrics.count_connection_shed("http2-flood");
-                    tracing::warn!(port, "the program floods its connection, which is closed");
+            let mut connection = pin!(connection);
+            let mut is_left = false;
+            loop {
+                tokio::select! {
+                    done = &mut connection => {
+                        if let Err(error) = done {
+                            tracing::debug!(%error, "a connection to the program has ended");
+                        }
+                        break;
+                    }
+                    // What ran on it fails with it.
+                    () = alarm.rung() => {
+                        metrics.count_connection_shed("http2-flood");
+                        tracing::warn!(port, "the program floods its connection, which is closed");
+                        break;
+                    }
+                    () = alarm.worn(), if !is_left => {
+                        is_left = true;
+                        kept.leave(&mark);
+                    }
                 }
             }
-            kept.leave(&ended);
+            kept.leave(&mark);
         });
         Ok(opened)
     }
@@ -255,8 +268,8 @@ impl Port {
     }
 
     /// Uses a shared connection no more.
-    fn leave(&self, ended: &http2::ProgramConnection) {
+    fn leave(&self, ended: &http2::Mark) {
         let mut shared = self.shared.borrow_mut();
-        shared.retain(|connection| !connection.is_same(ended));
+        shared.retain(|connection| connection.mark() != *ended);
     }
 }

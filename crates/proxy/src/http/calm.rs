@@ -21,6 +21,9 @@ const BYTES_A_GRANT: u64 = 512;
 /// Grants that a peer may fall behind with.
 const MOST_GRANTS: u64 = 64 * 1024;
 
+/// Half of what `h2` stands; what runs by then may send the rest.
+const WORN_AFTER: u32 = 50;
+
 /// What one peer sends and is sent.
 #[derive(Debug)]
 pub(crate) struct Calm {
@@ -34,6 +37,8 @@ pub(crate) struct Calm {
     asked: u64,
     since: Instant,
     spent: u32,
+    /// DATA frames in which there was nothing.
+    empty: u32,
 }
 
 impl Calm {
@@ -47,6 +52,7 @@ impl Calm {
             asked: 0,
             since: now,
             spent: 0,
+            empty: 0,
         }
     }
 
@@ -63,10 +69,18 @@ impl Calm {
     /// The peer has sent `bytes`. False: it has to calm down.
     pub(crate) fn on_received(&mut self, bytes: &[u8], now: Instant) -> bool {
         let (ungranted, asked, mut nothing) = (&mut self.ungranted, &mut self.asked, 0);
+        let empty = &mut self.empty;
         self.received.pass(bytes, |frame| {
             nothing += u32::from(frame.brings_nothing(ungranted, asked));
+            *empty = empty.saturating_add(u32::from(frame.is_empty_data()));
         });
         self.spend(nothing, now)
+    }
+
+    /// Should the connection be left for another one? `h2` ends it at the hundredth and first frame of DATA
+    /// in which there is nothing, over all its life; some send one before the trailers of each stream.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.empty >= WORN_AFTER
     }
 
     /// We have sent `bytes`. False: the peer makes too many mistakes.
@@ -95,6 +109,8 @@ impl Calm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Frame {
     kind: u8,
+    /// It has no payload and does not end its stream.
+    is_empty: bool,
     code: u32,
 }
 
@@ -130,11 +146,17 @@ impl Frame {
         }
     }
 
+    fn is_empty_data(self) -> bool {
+        self.kind == kind::DATA && self.is_empty
+    }
+
     fn answers_a_mistake(self) -> bool {
         self.kind == kind::RST_STREAM && BLAMES.contains(&self.code)
     }
 }
 
+/// A flag of DATA (RFC 9113 section 6.1).
+const END_STREAM: u8 = 1;
 /// Length, type, flags, stream.
 const HEAD: usize = 9;
 const CODE: usize = 4;
@@ -195,6 +217,7 @@ impl FrameWalk {
         let code = &self.begun[HEAD..];
         Frame {
             kind: self.begun[3],
+            is_empty: self.length() == 0 && self.begun[4] & END_STREAM == 0,
             code: code
                 .iter()
                 .fold(0, |code, &byte| code << 8 | u32::from(byte)),
@@ -294,6 +317,21 @@ mod tests {
         let mut calm = Calm::of_program(now);
         let pings = frame(PING, &[0; 8]).repeat(most + 1);
         assert!(!calm.on_received(&pings, now));
+    }
+
+    #[test]
+    fn a_connection_is_left_before_frames_with_nothing_in_them_end_it() {
+        let now = Instant::now();
+        let mut calm = Calm::of_program(now);
+        let (nothing, something) = (frame(kind::DATA, &[]), frame(kind::DATA, &[0]));
+        let mut end = nothing.clone();
+        end[4] = END_STREAM;
+        for _ in 1..WORN_AFTER {
+            assert!(calm.on_received(&[&nothing[..], &something, &end].concat(), now));
+        }
+        assert!(!calm.is_worn());
+        assert!(calm.on_received(&nothing, now));
+        assert!(calm.is_worn());
     }
 
     #[test]

@@ -19,27 +19,46 @@ pub(crate) struct Guarded<T> {
     alarm: Alarm,
 }
 
-/// Tells whoever drives the connection that the peer has to calm down. Clones are the same alarm.
+/// Tells whoever drives the connection what becomes of it. Clones are the same alarm.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Alarm(Rc<Ringing>);
+pub(crate) struct Alarm(Rc<Flags>);
 
 #[derive(Debug, Default)]
-struct Ringing {
-    rings: Cell<bool>,
+struct Flags {
+    rings: Flag,
+    worn: Flag,
+}
+
+/// Raised once.
+#[derive(Debug, Default)]
+struct Flag {
+    is_raised: Cell<bool>,
     heard: Notify,
+}
+
+impl Flag {
+    async fn raised(&self) {
+        while !self.is_raised.get() {
+            self.heard.notified().await;
+        }
+    }
+
+    fn raise(&self) {
+        if !self.is_raised.replace(true) {
+            self.heard.notify_one();
+        }
+    }
 }
 
 impl Alarm {
     /// Ready when the peer has to calm down.
     pub(crate) async fn rung(&self) {
-        while !self.0.rings.get() {
-            self.0.heard.notified().await;
-        }
+        self.0.rings.raised().await;
     }
 
-    fn ring(&self) {
-        self.0.rings.set(true);
-        self.0.heard.notify_one();
+    /// Ready when the connection is to be left for another one: see [`Calm::is_worn`].
+    pub(crate) async fn worn(&self) {
+        self.0.worn.raised().await;
     }
 }
 
@@ -70,7 +89,7 @@ impl<T> Guarded<T> {
             let part = &part[..count.min(part.len())];
             count -= part.len();
             if !self.calm.on_sent(part, now) {
-                self.alarm.ring();
+                self.alarm.0.rings.raise();
             }
         }
     }
@@ -82,7 +101,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.alarm.0.rings.get() {
+        if self.alarm.0.rings.is_raised.get() {
             // Who hears the alarm polls again, and closes.
             return Poll::Pending;
         }
@@ -92,7 +111,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
             .calm
             .on_received(&buffer.filled()[before..], Instant::now())
         {
-            self.alarm.ring();
+            self.alarm.0.rings.raise();
+        }
+        if self.calm.is_worn() {
+            self.alarm.0.worn.raise();
         }
         Poll::Ready(Ok(()))
     }

@@ -389,6 +389,15 @@ pub(crate) struct ProgramConnection {
     open: Rc<Cell<usize>>,
 }
 
+/// Names a connection without holding it.
+pub(crate) struct Mark(Rc<Cell<usize>>);
+
+impl PartialEq for Mark {
+    fn eq(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 /// One request to the program.
 pub(crate) struct Exchange {
     answer: Answer,
@@ -437,8 +446,8 @@ impl ProgramConnection {
         self.open.get()
     }
 
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Rc::ptr_eq(&self.open, &other.open)
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(Rc::clone(&self.open))
     }
 
     /// Sends the head of a request; with `protocol`, of an extended CONNECT. Errors: the connection takes

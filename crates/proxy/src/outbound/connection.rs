@@ -343,7 +343,9 @@ async fn serve_http2(
                 let _ = timeout(GOODBYE, poll_fn(|cx| connection.poll_closed(cx))).await;
                 return;
             }
-            () = drain.draining(), if !draining => {
+            () = async { tokio::select! { () = drain.draining() => {}, () = alarm.worn() => {} } },
+                if !draining =>
+            {
                 draining = true;
                 connection.graceful_shutdown();
                 continue;

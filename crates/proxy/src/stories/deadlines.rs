@@ -9,7 +9,7 @@ use http::Response;
 use isthmus_codec::message::Open;
 use isthmus_model::AppProtocol::Http2;
 use isthmus_model::{Algorithm, HashOn};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
@@ -144,6 +144,39 @@ fn what_has_passed_before_the_program_is_asked_is_taken_off() {
         let (_, rest) = told.split_once("x-isthmus-timeout: ").unwrap();
         let micros = rest.lines().next().unwrap().strip_suffix('u').unwrap();
         assert!(micros.parse::<u32>().unwrap() < 30_000_000, "{told}");
+    });
+}
+
+#[test]
+fn a_request_whose_body_was_read_first_has_its_time_from_then_on() {
+    run(async {
+        let heads = Rc::new(RefCell::new(Vec::new()));
+        let kept = Rc::clone(&heads);
+        let address = program(move |mut socket| {
+            let kept = Rc::clone(&kept);
+            async move {
+                kept.borrow_mut().push(read_head(&mut socket).await);
+                socket.read_exact(&mut [0; 5]).await.unwrap();
+                let reply = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                socket.write_all(reply.as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+        let mut scene = Scene::local(address);
+        let set = |policy: &mut isthmus_model::TrafficPolicy| {
+            policy.request_timeout = Some(Duration::from_secs(20));
+        };
+        scene.decree(set, |_| ());
+        let asked = get("/").replace("GET", "POST").replace(
+            "\r\n\r\n",
+            "\r\nx-isthmus-timeout: 40S\r\ncontent-length: 5\r\n\r\nhello",
+        );
+        let reply = scene.ask(&asked).await;
+        assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
+        let told = heads.borrow()[0].to_ascii_lowercase();
+        let (_, rest) = told.split_once("x-isthmus-timeout: ").unwrap();
+        let micros = rest.lines().next().unwrap().strip_suffix('u').unwrap();
+        assert!(micros.parse::<u32>().unwrap() < 20_000_000, "{told}");
     });
 }
 

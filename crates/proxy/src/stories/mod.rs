@@ -25,6 +25,7 @@ mod spread;
 mod streams;
 mod undeclared;
 mod upgrade;
+mod worn;
 
 use std::cell::RefCell;
 use std::net::Ipv4Addr;

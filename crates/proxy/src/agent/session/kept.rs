@@ -3,10 +3,11 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_delta::{self as delta, Subscription, TopicState};
+use isthmus_delta::{self as delta, Subscription};
 use isthmus_identity::KeyPair;
+use isthmus_wire::Body;
 use isthmus_wire::proto::control_client::ControlClient;
-use isthmus_wire::proto::{self, RenewRequest};
+use isthmus_wire::proto::{self, RenewRequest, StoredTopic};
 use tonic::transport::Channel;
 
 use super::super::join::{Joined, renewed};
@@ -29,7 +30,8 @@ impl Agent {
             }
         };
         self.position = stored.position;
-        let topics = stored.topics.into_iter().map(|topic| {
+        let readable = stored.topics.into_iter().filter(is_readable);
+        let topics = readable.map(|topic| {
             let resources = topic.resources.into_iter().map(|resource| delta::Resource {
                 name: delta::ResourceName::new(&resource.name),
                 version: delta::Version(resource.version),
@@ -91,10 +93,10 @@ impl Agent {
             return;
         }
         let needed = self.needed();
-        // Names that somebody has only said are not worth it.
+        // Names that somebody has only said are not worth it. What could not be read does exist.
         let is_kept = |topic: &delta::Topic| {
-            self.subscription.state(topic) == TopicState::Known
-                && (needed.contains(topic) || !self.is_absent(topic))
+            self.subscription.resources(topic).next().is_some()
+                || (self.is_absent(topic) && needed.contains(topic))
         };
         let topics = self.subscription.topics().filter(|topic| is_kept(topic));
         let topics = topics.map(|topic| proto::StoredTopic {
@@ -122,4 +124,18 @@ impl Agent {
             tracing::warn!(%error, "the view could not be kept");
         }
     }
+}
+
+/// Is all of it of a kind that this release knows? If not, it is asked for as if it had not been kept: a
+/// part of it would be taken for all that there is.
+fn is_readable(topic: &StoredTopic) -> bool {
+    let mut resources = topic.resources.iter();
+    let unreadable = resources.find_map(|resource| {
+        let error = Body::decode(&resource.body).err()?;
+        Some((&resource.name, error))
+    });
+    if let Some((name, error)) = &unreadable {
+        tracing::warn!(topic = topic.topic, name, %error, "what was kept cannot be read, and is asked for");
+    }
+    unreadable.is_none()
 }

@@ -54,25 +54,30 @@ fn topic(service: &ServiceName) -> delta::Topic {
     delta::Topic::new(&Topic::Service(service.clone()).to_string())
 }
 
+fn push(topic: &delta::Topic, bodies: impl IntoIterator<Item = Bytes>) -> delta::Push {
+    let resource = |body| delta::Resource {
+        name: delta::ResourceName::new("service"),
+        version: delta::Version(1),
+        body,
+    };
+    delta::Push {
+        nonce: 1,
+        heard: u64::MAX,
+        topics: vec![delta::TopicPush {
+            topic: topic.clone(),
+            resources: bodies.into_iter().map(resource).collect(),
+            removed: Vec::new(),
+            complete: true,
+        }],
+    }
+}
+
 impl Agent {
     /// Somebody calls `service`, and the control plane says what is in it.
     fn learn(&mut self, service: &ServiceName, body: Option<Body>) {
         let _ = self.subscribe(service.clone());
-        let resource = |body: Body| delta::Resource {
-            name: delta::ResourceName::new("service"),
-            version: delta::Version(1),
-            body: body.encode().into(),
-        };
-        let _ = self.apply(delta::Push {
-            nonce: 1,
-            heard: u64::MAX,
-            topics: vec![delta::TopicPush {
-                topic: topic(service),
-                resources: body.into_iter().map(resource).collect(),
-                removed: Vec::new(),
-                complete: true,
-            }],
-        });
+        let body = body.map(|body| body.encode().into());
+        let _ = self.apply(push(&topic(service), body));
     }
 
     fn exists(&self, service: &ServiceName) -> bool {
@@ -99,6 +104,42 @@ fn names_that_do_not_exist_are_not_kept() {
         let kept = agent.vault.view(&KEY, &identity).unwrap().unwrap();
         let kept: Vec<_> = kept.topics.into_iter().map(|topic| topic.topic).collect();
         assert_eq!(kept, [topic(&cart.name).to_string()]);
+    });
+}
+
+/// Such as a service of a newer release, after a return to this one.
+#[test]
+fn what_cannot_be_read_is_not_taken_for_what_does_not_exist() {
+    run(async {
+        let (scene, folder) = (scene(), tempfile::tempdir().unwrap());
+        let cart = &scene.facts.service;
+        let mut before = agent(&scene, folder.path());
+        before.learn(&cart.name, Some(Body::Service(cart.clone())));
+        let identity = before.joined.identity.to_string();
+        before.keep();
+        let mut kept = before.vault.view(&KEY, &identity).unwrap().unwrap();
+        kept.topics[0].resources[0].body = b"newer".as_slice().into();
+        before.vault.keep_view(&KEY, &identity, &kept).unwrap();
+        drop(before);
+        let mut after = agent(&scene, folder.path());
+        assert_eq!(
+            after.subscription.state(&topic(&cart.name)),
+            TopicState::NotAsked
+        );
+
+        // It is refused when it comes again, and not kept as if there were nothing.
+        let _ = after.subscribe(cart.name.clone());
+        let _ = after.apply(push(&topic(&cart.name), [b"newer".as_slice().into()]));
+        assert!(
+            after
+                .subscription
+                .refused(&topic(&cart.name))
+                .next()
+                .is_some()
+        );
+        after.keep();
+        let kept = after.vault.view(&KEY, &identity).unwrap().unwrap();
+        assert!(kept.topics.is_empty());
     });
 }
 
