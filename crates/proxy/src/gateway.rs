@@ -4,7 +4,7 @@
 //! sizes and times, never content, and never speaks for a caller: it dials the workload's mesh port
 //! by plain TCP and the two ends prove themselves to each other.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,12 +25,14 @@ use crate::intake::{Comers, Place, accept};
 use crate::journey::Journey;
 use crate::memory::REQUEST;
 use crate::mux::{Incoming, Stream};
-use crate::splice::splice_socket;
+use crate::splice::splice;
 use crate::view::{Known, ServiceView, View};
 use crate::worker::Worker;
 
 /// Workloads of the own cluster answer at once or not at all.
 const CONNECT: Duration = Duration::from_secs(1);
+/// One that has not answered by then most likely will not.
+const TELLS: Duration = Duration::from_millis(250);
 /// After so long no further one is tried: a caller that is still there asks another gateway.
 const CONNECT_ANY: Duration = Duration::from_secs(3);
 /// Each workload counts alike for now.
@@ -141,7 +143,10 @@ async fn carry(journey: &mut Journey, stream: Stream, workload: &Workload, socke
         weight: WEIGHT,
     };
     if stream.reply(&Reply::Tunnel(reply), false).is_ok() {
-        let carried = splice_socket(socket, Bytes::new(), &stream, Duration::ZERO).await;
+        let (read, write) = socket.into_split();
+        // What is carried is sealed, and tells by itself whether it was all.
+        let has_all = Cell::new(false);
+        let carried = splice(read, write, Bytes::new(), &stream, Duration::ZERO, &has_all).await;
         journey.record.request_bytes = carried.received;
         journey.record.response_bytes = carried.sent;
     }
@@ -180,6 +185,7 @@ async fn connect(
         let Some(workload) = pick(worker, behind, open, service, &healthy, &failed) else {
             break;
         };
+        let (begun, mut gone) = (tokio::time::Instant::now(), false);
         let outcome = tokio::select! {
             dialled = timeout(CONNECT, TcpStream::connect(workload.address)) => match dialled {
                 Ok(Ok(socket)) => {
@@ -189,13 +195,21 @@ async fn connect(
                 }
                 Ok(Err(_)) | Err(_) => Outcome::ConnectFailed,
             },
-            _ = stream.failed() => Outcome::Cancelled,
+            _ = stream.failed() => {
+                gone = true;
+                // Its caller may have waited for just as long as we would have.
+                if begun.elapsed() < TELLS {
+                    Outcome::Cancelled
+                } else {
+                    Outcome::ConnectFailed
+                }
+            }
         };
         let mut behind = behind.borrow_mut();
         if let Some(endpoints) = behind.get_mut(&open.service) {
             endpoints.finish(&workload.handle, outcome, CONNECT, Instant::now());
         }
-        if outcome == Outcome::Cancelled {
+        if gone {
             break;
         }
         failed.push(workload.handle.clone());

@@ -2,13 +2,14 @@
 //! direction does not end the other.
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::mux::{Item, Stream};
 
@@ -22,100 +23,139 @@ pub(crate) struct Carried {
     pub(crate) sent: u64,
     /// From the stream to the socket.
     pub(crate) received: u64,
-    /// One of them has not ended as it should.
-    pub(crate) is_cut: bool,
 }
 
-/// As [`splice`], of a socket that is carried to its end. Whatever cuts it, the peer is told by a reset:
-/// one that is only dropped would say that this was all.
+/// For how long what a peer still says is thrown away after it has been told that this was all.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// As [`splice`], of a socket that is carried to its end.
 pub(crate) async fn splice_socket(
     socket: TcpStream,
     early: Bytes,
     stream: &Stream,
     idle: Duration,
 ) -> Carried {
-    struct Write(Option<OwnedWriteHalf>);
+    struct Write<'h>(Option<OwnedWriteHalf>, &'h Cell<bool>);
 
-    impl Drop for Write {
+    impl Drop for Write<'_> {
         fn drop(&mut self) {
-            if let Some(write) = self.0.take() {
-                reset(write);
+            if let Some(write) = self.0.take().filter(|_| !self.1.get()) {
+                // It would say that this was all before the reset says that it was not.
+                write.forget();
             }
         }
     }
 
-    let (read, write) = socket.into_split();
-    let mut write = Write(Some(write));
+    owe(&socket, true);
+    let has_all = Cell::new(false);
+    let (mut read, write) = socket.into_split();
+    let mut write = Write(Some(write), &has_all);
     let Some(half) = &mut write.0 else {
         return Carried::default();
     };
-    let carried = splice(read, half, early, stream, idle).await;
-    if !carried.is_cut {
-        write.0 = None;
+    let carried = splice(&mut read, half, early, stream, idle, &has_all).await;
+    if has_all.get() {
+        owe(read.as_ref(), false);
+        hear_out(&mut read).await;
     }
     carried
 }
 
-/// Ends a connection of which the peer must not believe that it has got all.
-pub(crate) fn reset(write: OwnedWriteHalf) {
+/// As long as a peer is owed something, whatever closes its connection resets it, be it the end of this
+/// process: a connection that is only closed says that this was all.
+pub(crate) fn owe(socket: &TcpStream, something: bool) {
+    let linger = something.then_some(Duration::ZERO);
     // A socket that has failed needs none.
-    let _ = write.as_ref().set_zero_linger();
-    write.forget();
+    let _ = rustix::net::sockopt::set_socket_linger(socket, linger);
 }
 
-/// Returns when both directions have ended, or at once when one breaks or nothing has come, either way,
-/// for `idle` (zero: however long): peers that have vanished without a word would hold it for ever.
-/// `early`: bytes that were read from the socket before.
+/// Hears a peer out that has been told that this was all. The kernel would answer what it still says with a
+/// reset, which may overtake the last words.
+pub(crate) async fn hear_out(mut read: impl AsyncRead + Unpin) {
+    let mut heard = [0; 1024];
+    let all = async { while let Ok(1..) = read.read(&mut heard).await {} };
+    let _ = timeout(LINGER, all).await;
+}
+
+/// What cannot be read from, or written to, any more.
+enum Broke {
+    Socket,
+    Stream,
+}
+
+/// Returns when both directions have ended, or at once when one side cannot be heard any more or nothing has
+/// come, either way, for `idle` (zero: however long): peers that have vanished without a word would hold it
+/// for ever.
+/// `early`: bytes that were read from the socket before. `has_all`: set when the socket has been told that
+/// nothing follows.
 pub(crate) async fn splice(
     mut read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
     early: Bytes,
     stream: &Stream,
     idle: Duration,
+    has_all: &Cell<bool>,
 ) -> Carried {
     let mut carried = Carried::default();
     let quiet = Quiet::new();
-    let Carried { sent, received, .. } = &mut carried;
+    let Carried { sent, received } = &mut carried;
     let up = async {
         *sent += early.len() as u64;
-        stream.send(early).await.map_err(drop)?;
+        let stream_broke = |_| Broke::Stream;
+        stream.send(early).await.map_err(stream_broke)?;
         let mut buffer = BytesMut::new();
         loop {
             buffer.reserve(READ_SIZE);
-            let length = read.read_buf(&mut buffer).await.map_err(drop)?;
+            let read = read.read_buf(&mut buffer).await;
+            let length = read.map_err(|_| Broke::Socket)?;
             if length == 0 {
-                return stream.finish(None).map_err(drop);
+                return stream.finish(None).map_err(stream_broke);
             }
             *sent += length as u64;
             quiet.broken();
-            stream.send(buffer.split().freeze()).await.map_err(drop)?;
+            let piece = buffer.split().freeze();
+            stream.send(piece).await.map_err(stream_broke)?;
         }
     };
     let down = async {
         loop {
-            match stream.receive().await.map_err(drop)? {
+            match stream.receive().await.map_err(|_| Broke::Stream)? {
                 Item::Data(data) => {
                     *received += data.len() as u64;
                     quiet.broken();
-                    write.write_all(&data).await.map_err(drop)?;
+                    let written = write.write_all(&data).await;
+                    written.map_err(|_| Broke::Socket)?;
                 }
-                Item::End(_) => return write.shutdown().await.map_err(drop),
-                Item::Reply(_) => return Err(()),
+                Item::End(_) => {
+                    write.shutdown().await.map_err(|_| Broke::Socket)?;
+                    has_all.set(true);
+                    return Ok(());
+                }
+                Item::Reply(_) => return Err(Broke::Stream),
             }
         }
     };
     let both = async {
-        let both: Result<((), ()), ()> = tokio::try_join!(up, down);
-        both.is_err()
+        let (mut up, mut down) = (pin!(up), pin!(down));
+        // Who takes nothing more may still have said something before.
+        let _: Result<(), Broke> = tokio::select! {
+            ended = &mut up => match ended {
+                Ok(()) | Err(Broke::Stream) => down.await,
+                Err(Broke::Socket) => return,
+            },
+            ended = &mut down => match ended {
+                Ok(()) | Err(Broke::Socket) => up.await,
+                Err(Broke::Stream) => return,
+            },
+        };
     };
-    let is_cut = tokio::select! {
-        is_cut = both => is_cut,
+    tokio::select! {
+        () = both => {}
         () = quiet.lasts(idle), if !idle.is_zero() => {
             tracing::info!(?idle, "a connection that carried nothing is ended");
-            true
         }
-    };
-    Carried { is_cut, ..carried }
+    }
+    carried
 }
 
 /// Since when nothing has come.
@@ -141,11 +181,56 @@ impl Quiet {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::{advance, timeout};
+    use std::net::Ipv4Addr;
+
+    use isthmus_codec::message::Reply;
+    use tokio::net::TcpListener;
+    use tokio::task::spawn_local;
+    use tokio::time::{advance, sleep, timeout};
 
     use super::*;
+    use crate::mux::tests::{open, pair, run};
+    use crate::testing::within;
 
     const IDLE: Duration = Duration::from_hours(1);
+
+    /// Servers that refuse an upload do so: they answer, say that this was all, and hear no more.
+    #[tokio::test]
+    async fn who_still_speaks_hears_all_that_was_said() {
+        const SAID: usize = 1 << 20;
+        run(async {
+            let (near, far) = pair(64_000);
+            let stream = near.open(&open(), false).unwrap();
+            let answering = async {
+                let answer = far.accept().await.unwrap().stream;
+                answer.reply(&Reply::Accepted, false).unwrap();
+                answer.send(vec![7; SAID].into()).await.unwrap();
+                answer.finish(None).unwrap();
+                // Until something was said that nobody wants.
+                answer.receive().await.unwrap();
+            };
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let client = TcpStream::connect(address).await.unwrap();
+            let (socket, _) = listener.accept().await.unwrap();
+            let (mut read, mut write) = client.into_split();
+            let hearing = async {
+                // It reads late, when most of it waits in the kernel.
+                sleep(Duration::from_millis(100)).await;
+                let mut heard = Vec::new();
+                read.read_to_end(&mut heard).await.unwrap();
+                heard.len()
+            };
+            spawn_local(async move { while write.write_all(&[0; 1000]).await.is_ok() {} });
+            let carrying = async {
+                assert!(matches!(stream.receive().await, Ok(Item::Reply(_))));
+                splice_socket(socket, Bytes::new(), &stream, IDLE).await
+            };
+            let ((), _, heard) = tokio::join!(answering, carrying, within(hearing));
+            assert_eq!(heard, SAID);
+        })
+        .await;
+    }
 
     #[tokio::test(start_paused = true)]
     async fn only_an_hour_without_a_byte_is_an_hour_of_quiet() {

@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -240,14 +241,7 @@ impl Agent {
         );
         let config = Arc::clone(&self.config);
         let opening = channel::open(address, &config.cluster, leaf, trust);
-        tokio::pin!(opening);
-        // It may take longer than a process has time to fall silent.
-        let opened = loop {
-            tokio::select! {
-                opened = &mut opening => break opened,
-                Ok(()) = self.report.changed() => drop(self.on_report()),
-            }
-        };
+        let opened = self.listening(opening).await;
         let mut client = opened.map_err(|error| chain(&error))?;
         let (sender, receiver) = mpsc::channel(OUTGOING);
         let mut hello = proto::Hello {
@@ -261,14 +255,26 @@ impl Agent {
         if let Some(introduction) = self.introduction() {
             say(&sender, introduction).await;
         }
-        let stream = client
-            .sync(ReceiverStream::new(receiver))
+        let syncing = client.sync(ReceiverStream::new(receiver));
+        let stream = self
+            .listening(syncing)
             .await
             .map_err(|status| format!("{address}: {}", status.message()))?
             .into_inner();
         self.status.send_modify(|status| status.connected = true);
         tracing::info!(%address, "connected to the control plane");
         Ok((client, sender, stream))
+    }
+
+    /// Hears meanwhile what is reported: `act` may take longer than a process has time to fall silent.
+    async fn listening<T>(&mut self, act: impl Future<Output = T>) -> T {
+        let mut act = pin!(act);
+        loop {
+            tokio::select! {
+                done = &mut act => return done,
+                Ok(()) = self.report.changed() => drop(self.on_report()),
+            }
+        }
     }
 
     async fn converse(
@@ -279,10 +285,16 @@ impl Agent {
         leaving: &mut watch::Receiver<bool>,
     ) -> SessionEnd {
         let (answers, outgoing) = mpsc::channel(OUTGOING);
-        let mut questions = match client.ask(ReceiverStream::new(outgoing)).await {
+        let asking = client.ask(ReceiverStream::new(outgoing));
+        let mut questions = match self.listening(asking).await {
             Ok(questions) => questions.into_inner(),
             Err(status) => return SessionEnd::Lost(status.message().to_owned()),
         };
+        if self.introduced && self.report.borrow().silent {
+            return SessionEnd::Silenced;
+        }
+        // What is asked for again is not forgotten before it is answered.
+        self.strangers.renew(Instant::now());
         let mut asking = true;
         let mut forgetting = tokio::time::interval(FORGET_EVERY);
         loop {

@@ -15,16 +15,13 @@ use isthmus_codec::memory::Share;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::timeout;
 
 use super::{HttpError, Piece};
-use crate::splice::{Quiet, reset};
+use crate::splice::{Quiet, hear_out, owe};
 
 /// How long a client that has said that nothing follows can wait for its reply. Most that say so have
 /// gone away, and what the program does for them is for nobody.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
-/// For how long what a client still sends is thrown away after the last reply.
-const LINGER: Duration = Duration::from_secs(1);
 /// Asked of the socket at once, and read ahead of a client that sends further requests before it has got
 /// the reply to the first.
 const READ_SIZE: usize = 16 * 1024;
@@ -139,7 +136,10 @@ impl RequestReader {
         loop {
             match self.decoder.decode(&mut self.input)? {
                 Some(Item::Data(data)) => return Ok(Piece::Data(data)),
-                Some(Item::Trailers(trailers)) => return Ok(Piece::Trailers(trailers)),
+                Some(Item::Trailers(trailers)) => {
+                    self.unread.set(false);
+                    return Ok(Piece::Trailers(trailers));
+                }
                 Some(Item::End) => {
                     self.unread.set(false);
                     return Ok(Piece::End);
@@ -188,19 +188,12 @@ impl RequestReader {
         (&mut self.socket, self.input.split().freeze())
     }
 
-    /// Ends a connection after its last reply. Who still sends is heard for a moment: the kernel would
-    /// answer it with a reset, which may overtake the reply (RFC 9112 section 9.6).
+    /// Ends a connection after its last reply (RFC 9112 section 9.6).
     pub(crate) async fn leave(mut self, mut writer: ResponseWriter) {
         if self.is_between() || writer.socket.shutdown().await.is_err() {
             return;
         }
-        let heard = async {
-            self.input.clear();
-            while let Ok(1..) = self.socket.read_buf(&mut self.input).await {
-                self.input.clear();
-            }
-        };
-        let _ = timeout(LINGER, heard).await;
+        hear_out(&mut self.socket).await;
     }
 
     /// The socket and what has been read beyond the last request: a tunnel takes over.
@@ -216,7 +209,7 @@ impl ResponseWriter {
         head: &ResponseHead,
         body: Body,
     ) -> Result<BodyEncoder, HttpError> {
-        self.ends_by_closing = body == Body::UntilClose;
+        self.set_ends_by_closing(body == Body::UntilClose);
         Ok(encode_response(head, body, &mut self.output)?)
     }
 
@@ -232,10 +225,17 @@ impl ResponseWriter {
         self.socket
     }
 
+    fn set_ends_by_closing(&mut self, it_does: bool) {
+        if it_does != self.ends_by_closing {
+            self.ends_by_closing = it_does;
+            owe(self.socket.as_ref(), it_does);
+        }
+    }
+
     /// Ends a connection in the middle of a reply, so that the client sees that it was not all.
     pub(crate) fn cut(self) {
         if self.ends_by_closing {
-            reset(self.socket);
+            self.socket.forget();
         }
     }
 }
@@ -276,8 +276,13 @@ impl<'c> Reply<'c> {
     }
 
     pub(super) fn tunnel(&mut self) -> &mut OwnedWriteHalf {
-        self.writer.ends_by_closing = true;
+        self.writer.set_ends_by_closing(true);
         &mut self.writer.socket
+    }
+
+    /// The client has got all of what only the end of its connection ends.
+    pub(super) fn has_all(&mut self) {
+        self.writer.set_ends_by_closing(false);
     }
 
     pub(super) fn is_last(&self) -> bool {
@@ -327,7 +332,11 @@ impl<'c> Reply<'c> {
     }
 
     pub(crate) async fn flush(&mut self) -> Result<(), HttpError> {
-        Ok(self.writer.flush().await?)
+        self.writer.flush().await?;
+        if self.encoder.is_none() {
+            self.has_all();
+        }
+        Ok(())
     }
 }
 

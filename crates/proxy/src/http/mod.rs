@@ -333,6 +333,15 @@ impl ClientReply<'_> {
         }
     }
 
+    /// Ends a tunnel of which the client has got all.
+    pub(crate) fn end_tunnel(&mut self) {
+        match self {
+            Self::Http1(reply) => reply.has_all(),
+            // Its end is said in it.
+            Self::Http2(_) => {}
+        }
+    }
+
     /// Ready when the client does not want the reply any more. One that speaks HTTP/1.1 goes away: see
     /// [`ClientBody::gone`].
     pub(crate) async fn unwanted(&mut self) {

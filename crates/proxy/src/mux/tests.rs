@@ -18,7 +18,7 @@ impl Wake for Idle {
     fn wake(self: Arc<Self>) {}
 }
 
-fn open() -> Open {
+pub(crate) fn open() -> Open {
     let service = ServiceName::new("shop", "cart").unwrap();
     Open::Tcp(TcpOpen {
         service,
@@ -28,7 +28,7 @@ fn open() -> Open {
 }
 
 /// Two ends of one connection over a pipe that holds `buffer` bytes.
-fn pair(buffer: usize) -> (Link, Link) {
+pub(crate) fn pair(buffer: usize) -> (Link, Link) {
     pair_with(buffer, Settings::default())
 }
 
@@ -48,7 +48,7 @@ fn least() -> Settings {
     }
 }
 
-async fn run<T>(test: impl Future<Output = T>) -> T {
+pub(crate) async fn run<T>(test: impl Future<Output = T>) -> T {
     LocalSet::new().run_until(test).await
 }
 

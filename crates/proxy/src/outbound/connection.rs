@@ -442,7 +442,10 @@ async fn serve_request(
     };
     let was_last = journey.was_last();
     journey.finish(&worker.recorder);
-    Ok(if was_last { KeepAlive::No } else { ended? })
+    match ended {
+        Ok(_) if was_last => Ok(KeepAlive::No),
+        ended => ended,
+    }
 }
 
 /// What a refusal has to fit.

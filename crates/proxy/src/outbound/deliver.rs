@@ -1,5 +1,6 @@
 //! The way back: a reply to the caller, whole or as it comes.
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use crate::journey::{Journey, lossy};
 use crate::memory::Room;
 use crate::mux::{Item, Stream};
 use crate::refusal::{AT_FIELD, Refusal};
-use crate::splice::{Carried, Quiet, splice};
+use crate::splice::{Carried, Quiet, hear_out, splice};
 
 /// May the client's connection carry another request, if all of this one was read?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,21 +227,31 @@ impl Upgraded {
         }
         journey.record.response_code = Some(head.status);
         reply.flush().await?;
+        let has_all = Cell::new(false);
         let carried = match ClientTunnel::over(body, reply) {
-            Some(ClientTunnel::Http1 { read, early, write }) => {
-                splice(read, write, early, &stream, idle).await
+            Some(ClientTunnel::Http1 {
+                mut read,
+                early,
+                write,
+            }) => {
+                let carried = splice(&mut read, write, early, &stream, idle, &has_all).await;
+                if has_all.get() {
+                    hear_out(read).await;
+                }
+                carried
             }
             Some(ClientTunnel::Http2 { read, write }) => {
-                splice(read, write, Bytes::new(), &stream, idle).await
+                splice(read, write, Bytes::new(), &stream, idle, &has_all).await
             }
             None => Carried::default(),
         };
         journey.record.request_bytes += carried.sent;
         journey.record.response_bytes += carried.received;
         attempt.finish(outcome);
-        if carried.is_cut {
+        if !has_all.get() {
             return Err(Ended::Broken(HttpError::Truncated));
         }
+        reply.end_tunnel();
         Ok(KeepAlive::No)
     }
 }

@@ -155,7 +155,8 @@ fn a_request_whose_body_was_read_first_has_its_time_from_then_on() {
         let address = program(move |mut socket| {
             let kept = Rc::clone(&kept);
             async move {
-                kept.borrow_mut().push(read_head(&mut socket).await);
+                let head = read_head(&mut socket).await;
+                kept.borrow_mut().push(head);
                 socket.read_exact(&mut [0; 5]).await.unwrap();
                 let reply = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
                 socket.write_all(reply.as_bytes()).await.unwrap();

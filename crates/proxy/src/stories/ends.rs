@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use isthmus_model::AppProtocol::Tcp;
+use isthmus_world::DrainStage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -165,6 +166,33 @@ fn a_client_that_breaks_off_is_not_heard_as_if_it_had_said_all() {
     });
 }
 
+#[test]
+fn a_body_with_trailers_is_read_to_its_end() {
+    run(async {
+        let address = program(|mut socket| async move {
+            for _ in 0..2 {
+                read_head(&mut socket).await;
+                read_head(&mut socket).await;
+                socket.write_all(HELLO.as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+        let scene = Scene::stretched(address);
+        let mut client = scene.client().await;
+        for _ in 0..2 {
+            let asked = format!(
+                "POST / HTTP/1.1\r\nhost: {HOST}\r\ntransfer-encoding: chunked\r\n\r\n\
+                 5\r\nhello\r\n0\r\na: b\r\n\r\n"
+            );
+            client.write_all(asked.as_bytes()).await.unwrap();
+            let head = within(read_head(&mut client)).await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+            assert!(!head.contains("connection:"), "{head}");
+            within(client.read_exact(&mut [0; 5])).await.unwrap();
+        }
+    });
+}
+
 /// HTTP/1.0 knows no other end of such a reply than that of the connection.
 #[test]
 fn a_reply_that_is_cut_is_not_heard_as_a_whole_one() {
@@ -177,16 +205,22 @@ fn a_reply_that_is_cut_is_not_heard_as_a_whole_one() {
             let _ = socket.read(&mut [0]).await;
         })
         .await;
-        let scene = Scene::stretched(address);
-        let mut client = scene.client().await;
-        let asked = format!("POST / HTTP/1.0\r\nhost: {HOST}\r\ncontent-length: 100001\r\n\r\n");
-        client.write_all(asked.as_bytes()).await.unwrap();
-        let head = within(read_head(&mut client)).await;
-        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        within(client.read_exact(&mut [0; 2])).await.unwrap();
-        client.write_all(b"x").await.unwrap();
-        let ended = within(client.read(&mut [0])).await;
-        assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        for is_leaving in [false, true] {
+            let scene = Scene::stretched(address);
+            let mut client = scene.client().await;
+            if is_leaving {
+                scene.caller.drain.advance(DrainStage::Leaving);
+            }
+            let asked =
+                format!("POST / HTTP/1.0\r\nhost: {HOST}\r\ncontent-length: 100001\r\n\r\n");
+            client.write_all(asked.as_bytes()).await.unwrap();
+            let head = within(read_head(&mut client)).await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+            within(client.read_exact(&mut [0; 2])).await.unwrap();
+            client.write_all(b"x").await.unwrap();
+            let ended = within(client.read(&mut [0])).await;
+            assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        }
     });
 }
 

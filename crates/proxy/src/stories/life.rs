@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::mux::{Incoming, Link};
-use crate::splice::splice;
+use crate::splice::splice_socket;
 use crate::testing::{HOST, Scene, answering, cluster, program, read_head, run, within};
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
@@ -192,10 +192,10 @@ async fn open_tunnel(incoming: Incoming, to: SocketAddr) {
         zone: None,
         weight: 1,
     };
-    let (read, write) = TcpStream::connect(to).await.unwrap().into_split();
+    let socket = TcpStream::connect(to).await.unwrap();
     let stream = incoming.stream;
     stream.reply(&Reply::Tunnel(reply), false).unwrap();
-    splice(read, write, Bytes::new(), &stream, Duration::ZERO).await;
+    splice_socket(socket, Bytes::new(), &stream, Duration::ZERO).await;
 }
 
 #[test]

@@ -24,6 +24,13 @@ impl Strangers {
         self.0.entry(topic.clone()).or_insert(now);
     }
 
+    /// All of them are asked for anew.
+    pub(super) fn renew(&mut self, now: Instant) {
+        for since in self.0.values_mut() {
+            *since = now;
+        }
+    }
+
     /// This one exists, or is not wanted any more.
     pub(super) fn remove(&mut self, topic: &Topic) {
         self.0.remove(topic);

@@ -2,6 +2,7 @@
 //! Upgrade (RFC 9110 section 7.8), towards one of HTTP/2 by extended CONNECT (RFC 8441), whichever of
 //! the two the client has used.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -120,7 +121,10 @@ impl Tunnel {
         let carried = match self.program {
             Way::Http1 { socket, early } => splice_socket(socket, early, stream, idle).await,
             Way::Http2(mut exchange) => match exchange.tunnel() {
-                Some((read, write)) => splice(read, write, Bytes::new(), stream, idle).await,
+                Some((read, write)) => {
+                    let has_all = Cell::new(false);
+                    splice(read, write, Bytes::new(), stream, idle, &has_all).await
+                }
                 None => Carried::default(),
             },
         };
