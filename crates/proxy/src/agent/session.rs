@@ -266,15 +266,23 @@ impl Agent {
         Ok((client, sender, stream))
     }
 
-    /// Hears meanwhile what is reported: `act` may take longer than a process has time to fall silent.
+    /// Hears meanwhile what is reported: `act` may take longer than a process has time to fall silent. What
+    /// was heard is still to be told.
     async fn listening<T>(&mut self, act: impl Future<Output = T>) -> T {
-        let mut act = pin!(act);
-        loop {
+        let (mut act, mut heard) = (pin!(act), false);
+        let done = loop {
             tokio::select! {
-                done = &mut act => return done,
-                Ok(()) = self.report.changed() => drop(self.on_report()),
+                done = &mut act => break done,
+                Ok(()) = self.report.changed() => {
+                    heard = true;
+                    self.on_report();
+                }
             }
+        };
+        if heard {
+            self.report.mark_changed();
         }
+        done
     }
 
     async fn converse(
@@ -290,9 +298,6 @@ impl Agent {
             Ok(questions) => questions.into_inner(),
             Err(status) => return SessionEnd::Lost(status.message().to_owned()),
         };
-        if self.introduced && self.report.borrow().silent {
-            return SessionEnd::Silenced;
-        }
         // What is asked for again is not forgotten before it is answered.
         self.strangers.renew(Instant::now());
         let mut asking = true;

@@ -131,6 +131,20 @@ async fn a_process_falls_silent_while_it_connects() {
     assert!(vault(&around.state).claim(), "it may still write");
 }
 
+/// Such as that its program is healthy, just after it was introduced as one that is not yet.
+#[tokio::test]
+async fn what_is_reported_while_it_waits_for_its_control_plane_is_told_after_that() {
+    let (mut agent, around, _control) = agent().await;
+    agent.introduction();
+    let report = &around.report;
+    let answer = async {
+        report.send_modify(|report| report.looked = false);
+        tokio::task::yield_now().await;
+    };
+    agent.listening(answer).await;
+    assert!(agent.report.has_changed().unwrap());
+}
+
 #[tokio::test]
 async fn what_is_heard_between_streams_is_heard_by_the_next_one() {
     let (mut agent, around, _control) = agent().await;
