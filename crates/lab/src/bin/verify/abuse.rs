@@ -339,8 +339,9 @@ fn pour_into(mut stream: TcpStream, flood: &Flood, stop: &AtomicBool) -> Option<
         said = stream.write_all(&next);
     }
     while let Ok(Some(frame)) = frames::read(&mut stream) {
-        if frame.kind == GOAWAY {
-            return Some(frame.number(4) == Some(ENHANCE_YOUR_CALM));
+        // It may have been asked before to open another connection.
+        if frame.kind == GOAWAY && frame.number(4) == Some(ENHANCE_YOUR_CALM) {
+            return Some(true);
         }
     }
     Some(false)
