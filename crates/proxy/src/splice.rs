@@ -185,8 +185,9 @@ mod tests {
 
     use isthmus_codec::message::Reply;
     use tokio::net::TcpListener;
-    use tokio::task::spawn_local;
-    use tokio::time::{advance, sleep, timeout};
+    use tokio::sync::Notify;
+    use tokio::task::{spawn_local, yield_now};
+    use tokio::time::{advance, timeout};
 
     use super::*;
     use crate::mux::tests::{open, pair, run};
@@ -201,6 +202,7 @@ mod tests {
         run(async {
             let (near, far) = pair(64_000);
             let stream = near.open(&open(), false).unwrap();
+            let gone = Notify::new();
             let answering = async {
                 let answer = far.accept().await.unwrap().stream;
                 answer.reply(&Reply::Accepted, false).unwrap();
@@ -208,6 +210,8 @@ mod tests {
                 answer.finish(None).unwrap();
                 // Until something was said that nobody wants.
                 answer.receive().await.unwrap();
+                drop(answer);
+                gone.notify_one();
             };
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             let address = listener.local_addr().unwrap();
@@ -216,7 +220,10 @@ mod tests {
             let (mut read, mut write) = client.into_split();
             let hearing = async {
                 // It reads late, when most of it waits in the kernel.
-                sleep(Duration::from_millis(100)).await;
+                gone.notified().await;
+                for _ in 0..1000 {
+                    yield_now().await;
+                }
                 let mut heard = Vec::new();
                 read.read_to_end(&mut heard).await.unwrap();
                 heard.len()
