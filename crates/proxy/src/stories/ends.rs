@@ -9,9 +9,9 @@ use std::time::Duration;
 use isthmus_model::AppProtocol::Tcp;
 use isthmus_world::DrainStage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
+use super::life::tunnel;
 use super::{HELLO, get};
 use crate::testing::{HOST, Scene, answering, program, read_head, run, within};
 
@@ -106,16 +106,6 @@ fn what_follows_a_tunnel_that_is_refused_is_no_request() {
         assert!(reply.contains("\r\nconnection: close\r\n"), "{reply}");
         assert_eq!(reply.matches("HTTP/1.1 ").count(), 1, "{reply}");
     });
-}
-
-/// CONNECT to the program's port.
-async fn tunnel(scene: &Scene) -> TcpStream {
-    let mut client = scene.client().await;
-    let request = format!("CONNECT {HOST}:80 HTTP/1.1\r\nhost: {HOST}:80\r\n\r\n");
-    client.write_all(request.as_bytes()).await.unwrap();
-    let head = within(read_head(&mut client)).await;
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    client
 }
 
 #[test]

@@ -302,7 +302,7 @@ fn a_reader_that_stalls_stops_the_sender() {
 const MOST_UNDER_WAY: usize = 64 << 20;
 
 /// CONNECT to the program's port.
-async fn tunnel(scene: &Scene) -> TcpStream {
+pub(super) async fn tunnel(scene: &Scene) -> TcpStream {
     let mut client = scene.client().await;
     let request = format!("CONNECT {HOST}:80 HTTP/1.1\r\nhost: {HOST}:80\r\n\r\n");
     client.write_all(request.as_bytes()).await.unwrap();
