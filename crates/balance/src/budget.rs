@@ -50,7 +50,10 @@ pub struct Budget {
 
 /// How much of what this workload is asked is asked again: counts the requests that it serves.
 #[derive(Debug, Clone)]
-pub struct Inbound(Window);
+pub struct Inbound {
+    window: Window,
+    last_retry: Option<Instant>,
+}
 
 /// What a retry is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,12 +90,18 @@ struct Counts {
 
 impl Inbound {
     pub fn new(now: Instant) -> Self {
-        Self(Window::new(now))
+        Self {
+            window: Window::new(now),
+            last_retry: None,
+        }
     }
 
     /// A request has come; `is_retry`: its caller has tried before.
     pub fn on_request(&mut self, is_retry: bool, now: Instant) {
-        let slot = self.0.slot(now);
+        if is_retry {
+            self.last_retry = Some(now);
+        }
+        let slot = self.window.slot(now);
         slot.requests = slot.requests.saturating_add(1);
         slot.retries = slot.retries.saturating_add(u32::from(is_retry));
     }
@@ -101,8 +110,14 @@ impl Inbound {
     /// that is more: calm times before do not hide a storm. In traffic so thin that the floor of the
     /// budgets covers it, a few retries say little and count little.
     pub fn retry_share(&self, now: Instant) -> f64 {
+        // Asked for with every request, and seldom is there anything to add up.
+        let number = |at| self.window.number(at);
+        let remembers = |at: Instant| number(at) + BUDGET_SLOTS as u64 > number(now);
+        if !self.last_retry.is_some_and(remembers) {
+            return 0.0;
+        }
         let spans = [BUDGET_SLOTS_SHORTEST, BUDGET_SLOTS];
-        let shares = spans.map(|count| self.0.latest(count, now).retry_share());
+        let shares = spans.map(|count| self.window.latest(count, now).retry_share());
         shares.into_iter().fold(0.0, f64::max)
     }
 }

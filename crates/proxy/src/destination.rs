@@ -6,11 +6,12 @@
 mod tried;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use isthmus_authz::Permit;
 use isthmus_balance::{
     Barred, Budget, ClusterShare, Decision, Endpoints, Hedgeable, Hedging, Inbound, Outcome,

@@ -2,10 +2,11 @@
 //! ([`Admission`]); here requests wait for their turn.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use isthmus_balance::constants::RETRY_AFTER;
 use isthmus_balance::{
     Admission, Admitted, Arrival, Importance, Served, Shed, ShedReason, Ticket, Turn,

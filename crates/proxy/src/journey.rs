@@ -3,11 +3,12 @@
 //! [`Journey::finish`] is the only place that counts and logs requests.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io::Write as _;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use foldhash::HashMap;
 use isthmus_balance::Decision;
 use isthmus_model::{Backend, ClusterName, Identity, ServiceName};
 use isthmus_route::Rule;
@@ -15,7 +16,7 @@ use isthmus_telemetry::{AccessRecord, Flow, FlowKey, Metrics, Outcome, Reporter}
 use isthmus_world::DrainWatch;
 
 use crate::refusal::Refusal;
-use crate::told::{Told, route_name};
+use crate::told::Told;
 
 /// Counts and logs for one worker.
 pub(crate) struct Recorder {
@@ -31,7 +32,7 @@ pub(crate) struct Journey {
     /// Set if the caller asked to be told how its request was decided.
     told: Option<Told>,
     /// For a connection of HTTP/1.1: this process may leave at any time.
-    leave: Option<DrainWatch>,
+    leave: Option<Rc<DrainWatch>>,
     /// The client was told that this is the connection's last reply.
     last: Cell<bool>,
 }
@@ -45,14 +46,7 @@ impl Recorder {
         }
     }
 
-    fn with_flow(&self, record: &AccessRecord, count: impl FnOnce(&mut Flow)) {
-        let key = FlowKey {
-            reporter: record.reporter,
-            source_service: record.source_service.clone(),
-            source_cluster: record.source_cluster.clone(),
-            destination_service: record.destination_service.clone(),
-            destination_cluster: record.destination_cluster.clone(),
-        };
+    fn with_flow(&self, key: FlowKey, count: impl FnOnce(&mut Flow)) {
         let mut flows = self.flows.borrow_mut();
         if let Some(flow) = flows.get_mut(&key) {
             return count(flow);
@@ -129,7 +123,7 @@ impl Journey {
     }
 
     pub(crate) fn matched(&mut self, rule: &Rule) {
-        self.record.route = Some(route_name(rule));
+        self.record.route = Some(Arc::clone(rule.route_name()));
         if let Some(told) = &mut self.told {
             told.matched(rule);
         }
@@ -150,7 +144,7 @@ impl Journey {
 
     /// The reply ends its connection if this process is leaving when it begins. Only HTTP/1.1 says so
     /// in a field.
-    pub(crate) fn ends_when_leaving(&mut self, drain: DrainWatch) {
+    pub(crate) fn ends_when_leaving(&mut self, drain: Rc<DrainWatch>) {
         self.leave = Some(drain);
     }
 
@@ -164,7 +158,7 @@ impl Journey {
     pub(crate) fn told(&self) -> Vec<(&'static str, String)> {
         let told = self.told.as_ref();
         let mut fields = told.map_or_else(Vec::new, |told| told.fields(&self.record));
-        if self.leave.as_ref().is_some_and(DrainWatch::is_leaving) {
+        if self.leave.as_ref().is_some_and(|drain| drain.is_leaving()) {
             self.last.set(true);
             fields.push(("connection", "close".to_owned()));
         }
@@ -174,8 +168,21 @@ impl Journey {
     /// The end. Counts, and writes the access log where it is switched on.
     pub(crate) fn finish(mut self, recorder: &Recorder) {
         self.record.took = self.started.elapsed();
-        let record = &self.record;
-        recorder.with_flow(record, |flow| {
+        if recorder.access_log {
+            // Nobody can be told when standard output is gone, and requests go on.
+            let _ = std::io::stdout()
+                .lock()
+                .write_all(self.record.to_json_line().as_bytes());
+        }
+        let record = self.record;
+        let key = FlowKey {
+            reporter: record.reporter,
+            source_service: record.source_service,
+            source_cluster: record.source_cluster,
+            destination_service: record.destination_service,
+            destination_cluster: record.destination_cluster,
+        };
+        recorder.with_flow(key, |flow| {
             if record.protocol == "tcp" {
                 flow.count_tcp_connection();
             } else {
@@ -192,13 +199,12 @@ impl Journey {
             flow.count_request_bytes(record.request_bytes);
             flow.count_response_bytes(record.response_bytes);
         });
-        if recorder.access_log {
-            // Nobody can be told when standard output is gone, and requests go on.
-            let _ = std::io::stdout()
-                .lock()
-                .write_all(record.to_json_line().as_bytes());
-        }
     }
+}
+
+/// A request target's path.
+pub(crate) fn without_query(target: &[u8]) -> &[u8] {
+    target.split(|&byte| byte == b'?').next().unwrap_or(target)
 }
 
 /// Text for people; what is not UTF-8 is shown as such.

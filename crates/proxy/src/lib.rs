@@ -10,7 +10,9 @@
 
 mod admin;
 mod agent;
+mod alarm;
 mod config;
+mod crew;
 mod destination;
 mod gate;
 mod gateway;

@@ -1,7 +1,6 @@
 //! The program beside this proxy: connections to it, kept and used again.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -9,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use isthmus_codec::http1::{Body, RequestHead};
 use isthmus_telemetry::Metrics;
 use tokio::net::TcpStream;

@@ -6,13 +6,13 @@
 //! peer that others are dialling waits for the same result. Chooses no workload and no cluster.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use isthmus_codec::memory::MemoryBudget;
 use isthmus_codec::message::{Open, Priority, RefusalCode, Reply, TunnelOpen, TunnelReply};
 use isthmus_codec::mux::{CannotOpen, Settings, Side};

@@ -39,7 +39,10 @@ impl Told {
         let cluster = record.destination_cluster.as_ref();
         let workload = record.destination_workload.as_ref();
         let fields = [
-            ("x-isthmus-route", record.route.clone()),
+            (
+                "x-isthmus-route",
+                record.route.as_deref().map(str::to_owned),
+            ),
             ("x-isthmus-rule", self.rule.clone()),
             ("x-isthmus-backend", self.backend.clone()),
             ("x-isthmus-candidates", self.candidates.clone()),
@@ -53,12 +56,6 @@ impl Told {
             .filter_map(|(name, value)| Some((name, value?)));
         known.collect()
     }
-}
-
-/// `namespace/name`, or `default` where no route is bound.
-pub(crate) fn route_name(rule: &Rule) -> String {
-    rule.route()
-        .map_or_else(|| "default".to_owned(), ToString::to_string)
 }
 
 /// Its name, else its place in the route, from 0.

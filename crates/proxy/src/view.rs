@@ -5,9 +5,10 @@
 //! cannot be read is rejected alone; the last good one stays, and where there is none the service
 //! refuses. Never does I/O.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use isthmus_authz::Policies;
 use isthmus_model::{
     ClusterName, Route, Service, ServiceName, Share, TrafficPolicy, TrafficSettings, Workload,
@@ -54,7 +55,7 @@ impl View {
             own,
             policies: None,
             clusters: BTreeMap::new(),
-            services: HashMap::new(),
+            services: HashMap::default(),
         }
     }
 
@@ -79,17 +80,19 @@ impl View {
 
 impl ServiceView {
     /// What holds for a request that matched `rule`.
-    pub(crate) fn settings(&self, rule: &Rule) -> TrafficSettings {
+    pub(crate) fn settings(&self, rule: &Rule) -> Arc<TrafficSettings> {
         let of_route = rule
             .route()
             .and_then(|route| self.route_settings.get(route));
-        let mut settings = TrafficSettings::clone(of_route.unwrap_or(&self.settings));
-        rule.outweigh(&mut settings.timeout);
+        let mut settings = Arc::clone(of_route.unwrap_or(&self.settings));
+        if rule.outweighs() {
+            rule.outweigh(&mut Arc::make_mut(&mut settings).timeout);
+        }
         settings
     }
 
     /// What holds where no route is looked at: plain TCP, health checks.
-    pub(crate) fn own_settings(&self) -> &TrafficSettings {
+    pub(crate) fn own_settings(&self) -> &Arc<TrafficSettings> {
         &self.settings
     }
 
@@ -118,7 +121,7 @@ impl ViewBuilder {
             own,
             policies: None,
             clusters: BTreeMap::new(),
-            services: HashMap::new(),
+            services: HashMap::default(),
         }
     }
 

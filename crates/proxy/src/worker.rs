@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_api::ExplainReply;
+use isthmus_authz::Caller;
 use isthmus_codec::memory::MemoryBudget;
 use isthmus_model::ServiceName;
 use isthmus_telemetry::{Metrics, RefusalReason};
@@ -16,6 +17,7 @@ use isthmus_world::{Chance, DrainWatch, RealChance, Snapshot};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{timeout, timeout_at};
 
+use crate::alarm::Alarms;
 use crate::config::Config;
 use crate::destination::Destinations;
 use crate::gate::Gates;
@@ -90,6 +92,9 @@ pub(crate) struct Worker {
     pub(crate) program: Program,
     pub(crate) gates: Gates,
     pub(crate) memory: Rc<Memory>,
+    pub(crate) alarms: Alarms,
+    /// The program beside this proxy, as it calls others.
+    pub(crate) caller: Arc<Caller>,
     /// Ports that would be better off if somebody declared what is spoken on them.
     told: RefCell<HashSet<(ServiceName, u16)>>,
     chance: RefCell<RealChance>,
@@ -101,7 +106,12 @@ impl Worker {
         let sessions = Rc::new(Sessions::default());
         let (me, metrics) = (Arc::clone(&common.me), Arc::clone(&common.metrics));
         let reach = Reach::new(me, metrics, Rc::clone(&sessions), common.memory.clone());
+        let caller = Caller::Local {
+            identity: common.me.identity.clone(),
+        };
         Rc::new(Self {
+            caller: caller.into(),
+            alarms: Alarms::default(),
             program: Program::of(&common.config, Arc::clone(&common.metrics)),
             gates: Gates::default(),
             memory: Memory::new(common.memory.clone()),
@@ -136,11 +146,11 @@ impl Worker {
     ///
     /// Errors: the control plane has not answered in time.
     pub(crate) async fn view_with(&self, service: &ServiceName) -> Result<Arc<View>, Refusal> {
-        let mut published = self.common.view.subscribe();
         let view = self.common.view.load_full();
         if is_known(&view, service) {
             return Ok(view);
         }
+        let mut published = self.common.view.subscribe();
         let deadline = tokio::time::Instant::now() + NOT_KNOWN_YET;
         let late = || {
             let detail = format!("asked for service {service}, no answer in {NOT_KNOWN_YET:?}");

@@ -1,6 +1,7 @@
 //! One rule: its name, its weighted backends, its timeouts.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_model::{
@@ -19,6 +20,8 @@ pub struct RouteId {
 pub struct Rule {
     /// `None`: no route is bound, and requests go to the service itself.
     route: Option<RouteId>,
+    /// See [`Rule::route_name`].
+    route_name: Arc<str>,
     /// Place in the route's list of rules, from 0.
     index: usize,
     name: Option<String>,
@@ -30,6 +33,11 @@ pub struct Rule {
 impl Rule {
     pub fn route(&self) -> Option<&RouteId> {
         self.route.as_ref()
+    }
+
+    /// `namespace/name`, or `default` where no route is bound.
+    pub fn route_name(&self) -> &Arc<str> {
+        &self.route_name
     }
 
     pub fn index(&self) -> usize {
@@ -62,6 +70,11 @@ impl Rule {
         })
     }
 
+    /// Has it timeouts of its own?
+    pub fn outweighs(&self) -> bool {
+        self.request_timeout.is_some() || self.backend_timeout.is_some()
+    }
+
     /// Writes the rule's own timeouts over those that policies gave.
     pub fn outweigh(&self, timeouts: &mut TimeoutSettings) {
         if let Some(request) = self.request_timeout {
@@ -75,11 +88,13 @@ impl Rule {
 
 impl Rule {
     pub(crate) fn compile(route: &Route, index: usize, rule: &RouteRule) -> Self {
+        let id = RouteId {
+            namespace: route.namespace.clone(),
+            name: route.name.clone(),
+        };
         Self {
-            route: Some(RouteId {
-                namespace: route.namespace.clone(),
-                name: route.name.clone(),
-            }),
+            route_name: id.to_string().into(),
+            route: Some(id),
             index,
             name: rule.name.clone(),
             backends: rule.backends.clone(),
@@ -92,6 +107,7 @@ impl Rule {
     pub(crate) fn itself(service: &ServiceName, port: u16) -> Self {
         Self {
             route: None,
+            route_name: "default".into(),
             index: 0,
             name: None,
             backends: vec![Backend {

@@ -1,7 +1,9 @@
 //! The access log: one record per request or TCP connection, one JSON object per line.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use isthmus_model::{ClusterName, Handle, Identity, ServiceName};
 use serde_json::{Map, Value};
 
@@ -15,7 +17,7 @@ pub struct AccessRecord {
     pub took: Duration,
     pub reporter: Reporter,
     /// As the caller sent it in `x-request-id`.
-    pub request_id: Option<String>,
+    pub request_id: Option<Bytes>,
     /// `http/1.1`, `http/2` or `tcp`: what the program beside the reporter speaks.
     pub protocol: &'static str,
     pub source_identity: Option<Identity>,
@@ -24,11 +26,11 @@ pub struct AccessRecord {
     pub destination_service: Option<ServiceName>,
     pub destination_cluster: Option<ClusterName>,
     pub destination_workload: Option<Handle>,
-    pub method: Option<String>,
-    pub authority: Option<String>,
-    pub path: Option<String>,
+    pub method: Option<Bytes>,
+    pub authority: Option<Bytes>,
+    pub path: Option<Bytes>,
     /// `namespace/name` of the route that matched.
-    pub route: Option<String>,
+    pub route: Option<Arc<str>>,
     pub response_code: Option<u16>,
     /// Of a gRPC call that has got one.
     pub grpc_status: Option<u16>,
@@ -97,7 +99,7 @@ impl AccessRecord {
             rfc3339(self.started).into(),
             (self.took.as_secs_f64() * 1e3).into(),
             self.reporter.name().into(),
-            self.request_id.as_deref().into(),
+            lossy(self.request_id.as_ref()),
             self.protocol.into(),
             text(self.source_identity.as_ref()),
             text(self.source_service.as_ref()),
@@ -105,9 +107,9 @@ impl AccessRecord {
             text(self.destination_service.as_ref()),
             text(self.destination_cluster.as_ref()),
             text(self.destination_workload.as_ref()),
-            self.method.as_deref().into(),
-            self.authority.as_deref().into(),
-            self.path.as_deref().into(),
+            lossy(self.method.as_ref()),
+            lossy(self.authority.as_ref()),
+            lossy(self.path.as_ref()),
             self.route.as_deref().into(),
             self.response_code.into(),
             self.grpc_status.into(),
@@ -121,6 +123,11 @@ impl AccessRecord {
         let object: Map<String, Value> = names.zip(values).collect();
         format!("{}\n", Value::Object(object))
     }
+}
+
+/// What is not UTF-8 is shown as such.
+fn lossy(value: Option<&Bytes>) -> Value {
+    value.map(|value| String::from_utf8_lossy(value)).into()
 }
 
 fn text(value: Option<&impl ToString>) -> Value {
@@ -182,7 +189,7 @@ mod tests {
             started: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
             took: Duration::from_micros(1_500),
             reporter: Reporter::Source,
-            request_id: Some("a\n\"b".to_owned()),
+            request_id: Some("a\n\"b".into()),
             protocol: "http/1.1",
             source_identity: None,
             source_service: Some(ServiceName::new("shop", "frontend").unwrap()),
@@ -190,9 +197,9 @@ mod tests {
             destination_service: None,
             destination_cluster: None,
             destination_workload: Some(Handle::new("w1")),
-            method: Some("GET".to_owned()),
+            method: Some("GET".into()),
             authority: None,
-            path: Some("/".to_owned()),
+            path: Some("/".into()),
             route: None,
             response_code: Some(404),
             grpc_status: None,

@@ -12,19 +12,18 @@ use isthmus_codec::http1::{
     ResponseHead, Unsendable, Version, encode_request, encode_response,
 };
 use isthmus_codec::memory::Share;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{HttpError, Piece};
+use super::{HttpError, Piece, blocks};
 use crate::splice::{Quiet, hear_out, owe};
 
 /// How long a client that has said that nothing follows can wait for its reply. Most that say so have
 /// gone away, and what the program does for them is for nobody.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
-/// Asked of the socket at once, and read ahead of a client that sends further requests before it has got
-/// the reply to the first.
-const READ_SIZE: usize = 16 * 1024;
+/// Read ahead of a client that sends further requests before it has got the reply to the first.
+const READ_AHEAD: usize = blocks::SIZE;
 
 /// The server's reading half of a client's connection.
 pub(crate) struct RequestReader {
@@ -35,6 +34,8 @@ pub(crate) struct RequestReader {
     share: Share,
     decoder: RequestDecoder,
     unread: Unread,
+    /// The client has said that nothing follows.
+    ended: bool,
 }
 
 /// Is some of the last request still to be read? It would be taken for the next one.
@@ -79,6 +80,7 @@ pub(crate) fn serve(
         share,
         decoder: RequestDecoder::new(limits),
         unread: unread.clone(),
+        ended: false,
     };
     (
         reader,
@@ -110,31 +112,41 @@ impl RequestReader {
 
     /// The next request; `None` when the client is done.
     pub(crate) async fn head(&mut self) -> Result<Option<(RequestHead, Body)>, HttpError> {
-        self.unread.set(true);
         loop {
-            match self.decoder.decode(&mut self.input)? {
-                Some(Item::Head(head, body)) => {
-                    // What follows CONNECT is no request at all.
-                    let is_whole = matches!(body, Body::None | Body::Length(0));
-                    self.unread.set(!is_whole || head.method == "CONNECT");
-                    // What has come of the body fits into a block, or is handed on.
-                    self.share.less(u64::MAX);
-                    return Ok(Some((head, body)));
-                }
-                Some(Item::Data(_) | Item::Trailers(_) | Item::End) => {}
-                None if self.read().await? == 0 => {
-                    self.decoder.finish()?;
-                    return Ok(None);
-                }
-                None => {}
+            if let Some(head) = self.decode_head()? {
+                return Ok(Some(head));
+            }
+            if self.read().await? == 0 {
+                self.decoder.finish()?;
+                return Ok(None);
             }
         }
+    }
+
+    /// The next request, if all of its head is here.
+    pub(crate) fn decode_head(&mut self) -> Result<Option<(RequestHead, Body)>, HttpError> {
+        self.unread.set(true);
+        while let Some(item) = self.decoder.decode(&mut self.input)? {
+            let Item::Head(head, body) = item else {
+                continue;
+            };
+            // What follows CONNECT is no request at all.
+            let is_whole = matches!(body, Body::None | Body::Length(0));
+            self.unread.set(!is_whole || head.method == "CONNECT");
+            // What has come of the body fits into a block, or is handed on.
+            self.share.less(u64::MAX);
+            blocks::give_back(&mut self.input);
+            return Ok(Some((head, body)));
+        }
+        Ok(None)
     }
 
     /// The next piece of the body of the request that `head` gave.
     pub(crate) async fn piece(&mut self) -> Result<Piece, HttpError> {
         loop {
-            match self.decoder.decode(&mut self.input)? {
+            let item = self.decoder.decode(&mut self.input)?;
+            blocks::give_back(&mut self.input);
+            match item {
                 Some(Item::Data(data)) => return Ok(Piece::Data(data)),
                 Some(Item::Trailers(trailers)) => {
                     self.unread.set(false);
@@ -158,27 +170,29 @@ impl RequestReader {
 
     async fn read(&mut self) -> Result<usize, HttpError> {
         // What is there is the beginning of something that is not whole yet.
-        let beyond = (self.input.len() / READ_SIZE * READ_SIZE) as u64;
+        let beyond = (self.input.len() / blocks::SIZE * blocks::SIZE) as u64;
         if beyond > self.share.bytes() && !self.share.all_of(beyond - self.share.bytes()) {
             return Err(HttpError::NoMemory);
         }
-        self.input.reserve(READ_SIZE);
-        Ok(self.socket.read_buf(&mut self.input).await?)
+        Ok(blocks::read(&mut self.socket, &mut self.input).await?)
     }
 
     /// Waits until the client has gone away. What it sends meanwhile is kept for later, within bounds.
     /// One that has ended its half only may still be there to hear the reply: it is given some time, and
-    /// again whenever something of the reply has come.
+    /// again whenever something of the reply has come. Safe to give up on and call again.
     pub(super) async fn gone(&mut self, quiet: &Quiet) {
-        while self.input.len() < READ_SIZE {
+        while !self.ended && self.input.len() < READ_AHEAD {
             match self.read().await {
                 Ok(0) => {
+                    self.ended = true;
                     quiet.broken();
-                    return quiet.lasts(HALF_CLOSED).await;
                 }
                 Ok(_) => {}
                 Err(_) => return,
             }
+        }
+        if self.ended {
+            return quiet.lasts(HALF_CLOSED).await;
         }
         std::future::pending::<()>().await;
     }
@@ -210,15 +224,13 @@ impl ResponseWriter {
         body: Body,
     ) -> Result<BodyEncoder, HttpError> {
         self.set_ends_by_closing(body == Body::UntilClose);
+        blocks::borrow(&mut self.output);
         Ok(encode_response(head, body, &mut self.output)?)
     }
 
     /// Sends what is queued.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        while !self.output.is_empty() {
-            self.socket.write_buf(&mut self.output).await?;
-        }
-        Ok(())
+        blocks::write(&mut self.socket, &mut self.output).await
     }
 
     pub(crate) fn into_tunnel(self) -> OwnedWriteHalf {
@@ -385,6 +397,7 @@ impl ProgramConnection {
 
     /// Queues the head of a request; it goes out with the first `flush`.
     pub(crate) fn begin(mut self, head: &RequestHead, body: Body) -> Result<Exchange, Unsendable> {
+        blocks::borrow(&mut self.writer.output);
         self.writer.encoder = Some(encode_request(head, body, &mut self.writer.output)?);
         if head.asks_upgrade() {
             self.reader.decoder.expect_upgrade();
@@ -438,10 +451,7 @@ impl RequestWriter {
 
     /// Sends what is queued.
     pub(super) async fn flush(&mut self) -> io::Result<()> {
-        while !self.output.is_empty() {
-            self.socket.write_buf(&mut self.output).await?;
-        }
-        Ok(())
+        blocks::write(&mut self.socket, &mut self.output).await
     }
 }
 
@@ -450,7 +460,10 @@ impl ResponseReader {
     pub(crate) async fn head(&mut self) -> Result<(ResponseHead, Body), HttpError> {
         loop {
             match self.decoder.decode(&mut self.input)? {
-                Some(Item::Head(head, body)) => return Ok((head, body)),
+                Some(Item::Head(head, body)) => {
+                    blocks::give_back(&mut self.input);
+                    return Ok((head, body));
+                }
                 Some(Item::Data(_) | Item::Trailers(_) | Item::End) => {}
                 None if self.read().await? == 0 => {
                     self.decoder.finish()?;
@@ -464,7 +477,9 @@ impl ResponseReader {
     /// The next piece of the response's body. Safe to give up on and call again.
     pub(crate) async fn piece(&mut self) -> Result<Piece, HttpError> {
         loop {
-            let item = match self.decoder.decode(&mut self.input)? {
+            let item = self.decoder.decode(&mut self.input)?;
+            blocks::give_back(&mut self.input);
+            let item = match item {
                 Some(item) => item,
                 None if self.read().await? == 0 => match self.decoder.finish()? {
                     Some(item) => item,
@@ -482,7 +497,6 @@ impl ResponseReader {
     }
 
     async fn read(&mut self) -> io::Result<usize> {
-        self.input.reserve(READ_SIZE);
-        self.socket.read_buf(&mut self.input).await
+        blocks::read(&mut self.socket, &mut self.input).await
     }
 }

@@ -21,6 +21,7 @@ use isthmus_telemetry::Reporter;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+use crate::crew::Crew;
 use crate::intake::{Comers, Place, accept};
 use crate::journey::Journey;
 use crate::memory::REQUEST;
@@ -37,25 +38,39 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Takes sessions until the drain begins.
 pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
     let (intake, drain) = worker.common.doors();
+    let crew = Crew::new(serve);
     accept(
         &intake,
         drain,
         listener,
         Comers::Mesh,
         move |socket, place| {
-            tokio::task::spawn_local(session(Rc::clone(&worker), socket, place));
+            let (worker, crew) = (Rc::clone(&worker), Rc::clone(&crew));
+            tokio::task::spawn_local(session(worker, socket, place, move |work| crew.give(work)));
         },
     )
     .await;
 }
 
+/// A stream, whose it is, and the worker that serves it.
+struct Work {
+    worker: Rc<Worker>,
+    incoming: Incoming,
+    peer: Rc<Peer>,
+}
+
 /// One session with another proxy.
-async fn session(worker: Rc<Worker>, socket: TcpStream, place: Place) {
+async fn session(worker: Rc<Worker>, socket: TcpStream, place: Place, give: impl Fn(Work)) {
     let Some((link, caller)) = open_session(&worker, socket, place.source()).await else {
         return;
     };
+    let peer = Rc::new(Peer::of(caller));
     serve_link(&worker, &link, place, move |worker, incoming| {
-        tokio::task::spawn_local(serve(worker, incoming, Arc::clone(&caller)));
+        give(Work {
+            worker,
+            incoming,
+            peer: Rc::clone(&peer),
+        });
     })
     .await;
 }
@@ -124,13 +139,19 @@ pub(crate) async fn serve_link(
 }
 
 /// One request or connection of a caller.
-async fn serve(worker: Rc<Worker>, incoming: Incoming, caller: Arc<Caller>) {
+async fn serve(work: Work) {
+    let Work {
+        worker,
+        incoming,
+        peer,
+    } = work;
+    let caller = &peer.caller;
     let Incoming { stream, open, end } = incoming;
     let is_tcp = matches!(open, Open::Tcp(_));
     // Until it is known what the program speaks.
     let protocol = if is_tcp { "tcp" } else { "http/1.1" };
     let mut journey = Journey::start(Reporter::Destination, protocol);
-    note_caller(&mut journey, &caller);
+    peer.note(&mut journey);
     journey.record.destination_cluster = Some(worker.common.me.cluster.clone());
     let Some(_room) = worker.memory.admit(REQUEST) else {
         let refusal = Refusal::no_memory(worker.memory.budget());
@@ -140,7 +161,7 @@ async fn serve(worker: Rc<Worker>, incoming: Incoming, caller: Arc<Caller>) {
     };
     match open {
         Open::Request(request) => {
-            request::serve(&worker, &mut journey, stream, request, end, &caller).await;
+            request::serve(&worker, &mut journey, stream, request, end, caller).await;
         }
         Open::Tcp(tcp) => {
             journey.record.destination_service = Some(tcp.service.clone());
@@ -150,7 +171,7 @@ async fn serve(worker: Rc<Worker>, incoming: Incoming, caller: Arc<Caller>) {
                 stream,
                 &tcp.service,
                 tcp.port,
-                &caller,
+                caller,
             )
             .await;
         }
@@ -160,10 +181,29 @@ async fn serve(worker: Rc<Worker>, incoming: Incoming, caller: Arc<Caller>) {
     journey.finish(&worker.recorder);
 }
 
-fn note_caller(journey: &mut Journey, caller: &Caller) {
-    if let Caller::Verified { identity, cluster } = caller {
-        let service = ServiceName::new(identity.namespace.as_str(), identity.account.as_str());
-        journey.source(identity, service.ok().as_ref(), cluster);
+/// Who is at the other end of a session.
+struct Peer {
+    caller: Arc<Caller>,
+    /// By its account.
+    service: Option<ServiceName>,
+}
+
+impl Peer {
+    fn of(caller: Arc<Caller>) -> Self {
+        let service = match &*caller {
+            Caller::Verified { identity, .. } => {
+                let (namespace, account) = (&identity.namespace, &identity.account);
+                ServiceName::new(namespace.as_str(), account.as_str()).ok()
+            }
+            Caller::Local { .. } => None,
+        };
+        Self { caller, service }
+    }
+
+    fn note(&self, journey: &mut Journey) {
+        if let Caller::Verified { identity, cluster } = &*self.caller {
+            journey.source(identity, self.service.as_ref(), cluster);
+        }
     }
 }
 

@@ -20,7 +20,6 @@ use isthmus_codec::mux::ResetCode;
 use isthmus_model::AppProtocol;
 use isthmus_telemetry::RefusalReason;
 use tokio::sync::Notify;
-use tokio::time::timeout_at;
 
 use self::tunnel::{Asked, Tunnel};
 use super::{Target, authorize, denied, withdrawn};
@@ -29,7 +28,7 @@ use crate::http::{
     Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http2,
     is_stream, remaining,
 };
-use crate::journey::{Journey, lossy};
+use crate::journey::{Journey, without_query};
 use crate::memory::Room;
 use crate::mux::{Item, Stream, StreamError};
 use crate::program::NotBegun;
@@ -72,16 +71,10 @@ pub(super) async fn serve(
     caller: &Arc<Caller>,
 ) {
     journey.record.destination_service = Some(request.service.clone());
-    journey.record.method = Some(lossy(&request.method));
-    journey.record.authority = Some(lossy(&request.authority));
-    journey.record.path = Some(lossy(
-        request
-            .path
-            .split(|&byte| byte == b'?')
-            .next()
-            .unwrap_or(&request.path),
-    ));
-    journey.record.request_id = request.fields.find("x-request-id").map(|id| lossy(id));
+    journey.record.method = Some(request.method.clone());
+    journey.record.authority = Some(request.authority.clone());
+    journey.record.path = Some(request.path.slice_ref(without_query(&request.path)));
+    journey.record.request_id = request.fields.find("x-request-id").cloned();
 
     let is_grpc = grpc::is_grpc(&request.fields);
     let target = match authorize(worker, &request.service, request.port, caller).await {
@@ -129,17 +122,18 @@ pub(super) async fn serve(
     request.context.remaining = request.context.remaining.map(|_| left);
     let lasts = is_grpc || request.upgrade.is_some();
     let streams = Streams::default();
+    let mut alarm = worker.alarms.take();
     let conversation = async {
         let answered = {
             let answer = exchange(
                 worker, journey, &stream, &request, end, target, &mut pass, &streams,
             );
             let mut answer = pin!(answer);
-            match timeout_at(deadline.into(), &mut answer).await {
-                Ok(answered) => answered?,
+            match alarm.within(deadline, &mut answer).await {
+                Some(answered) => answered?,
                 // Its caller watches what goes on for as long as there is something to tell.
-                Err(_) if streams.begun.get() => answer.await?,
-                Err(_) => return Err(Broken::Late),
+                None if streams.begun.get() => answer.await?,
+                None => return Err(Broken::Late),
             }
         };
         // What two programs say in another protocol is late for nobody.
@@ -259,7 +253,7 @@ async fn refuse(
     }
     let answered = async {
         let head = refused(refusal, worker.name(), is_grpc);
-        if is_grpc || journey.record.method.as_deref() == Some("HEAD") {
+        if is_grpc || journey.record.method.as_deref() == Some(b"HEAD") {
             return stream.reply(&head, true);
         }
         stream.reply(&head, false)?;

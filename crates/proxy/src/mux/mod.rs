@@ -11,13 +11,14 @@ mod round_trips;
 mod stream;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use isthmus_codec::memory::MemoryBudget;
 use isthmus_codec::message::Open;
 use isthmus_codec::mux::{
@@ -87,7 +88,7 @@ impl Link {
         let link = Self(Rc::new(RefCell::new(Shared {
             machine: Connection::drawing(side, settings, budget, now),
             side,
-            streams: HashMap::new(),
+            streams: HashMap::default(),
             fresh: Vec::new(),
             incoming: VecDeque::new(),
             acceptor: None,

@@ -197,7 +197,7 @@ impl Stream {
             if let Some(interim) = slot.interims.pop_front() {
                 return Poll::Ready(interim);
             }
-            slot.receiver = Some(cx.waker().clone());
+            keep(&mut slot.receiver, cx);
             Poll::Pending
         })
         .await
@@ -286,7 +286,7 @@ impl Stream {
         if let Some(error) = slot.failed {
             return Poll::Ready(Err(error));
         }
-        slot.receiver = Some(cx.waker().clone());
+        keep(&mut slot.receiver, cx);
         Poll::Pending
     }
 
@@ -304,7 +304,7 @@ impl Stream {
             match shared.streams.get_mut(&self.id) {
                 Some(slot) if slot.body == Body::Wanted => Poll::Ready(()),
                 Some(slot) => {
-                    slot.watcher = Some(cx.waker().clone());
+                    keep(&mut slot.watcher, cx);
                     Poll::Pending
                 }
                 None => Poll::Pending,
@@ -323,7 +323,7 @@ impl Stream {
             if let Some(error) = slot.failed {
                 return Poll::Ready(error);
             }
-            slot.watcher = Some(cx.waker().clone());
+            keep(&mut slot.watcher, cx);
             Poll::Pending
         })
         .await
@@ -357,6 +357,14 @@ impl Drop for Stream {
         }
         shared.forget(self.id);
         shared.wake_driver();
+    }
+}
+
+/// Remembers whom to wake. Most wait again and again.
+fn keep(waker: &mut Option<Waker>, cx: &Context<'_>) {
+    match waker {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *waker = Some(cx.waker().clone()),
     }
 }
 

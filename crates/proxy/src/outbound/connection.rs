@@ -7,8 +7,9 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -26,12 +27,13 @@ use super::decided::{Entry, detect as detect_service};
 use super::deliver::{Ended, KeepAlive};
 use super::tcp::Found;
 use super::{request, tcp, undeclared};
+use crate::alarm::Alarm;
 use crate::config::{Listener, Patience};
 use crate::http::http1::{self, RequestReader, ResponseWriter};
 use crate::http::http2::{self, PREFACE};
-use crate::http::{ClientBody, ClientReply, Guarded, HttpError, Prefixed, grpc};
+use crate::http::{ClientBody, ClientReply, Guarded, HttpError, Prefixed, blocks, grpc};
 use crate::intake::Place;
-use crate::journey::{Journey, lossy};
+use crate::journey::Journey;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
@@ -132,6 +134,8 @@ async fn detect(socket: &mut TcpStream, input: &mut BytesMut) -> io::Result<Opti
         if let Some(spoken) = spoken(input) {
             return Ok(Some(spoken));
         }
+        socket.readable().await?;
+        blocks::borrow(input);
         if socket.read_buf(input).await? == 0 {
             return Ok(None);
         }
@@ -165,11 +169,14 @@ async fn serve_http1(
     let memory = worker.common.memory.share();
     let (mut reader, mut writer) = http1::serve(socket, input, patience.stalled, limits, memory);
     let mut drain = worker.common.drain.clone();
+    let leave = Rc::new(drain.clone());
+    let mut closing = pin!(drain.closing());
+    let mut alarm = worker.alarms.take();
     loop {
         let head = tokio::select! {
             biased;
-            head = next_head(&mut reader, patience) => head,
-            () = drain.closing() => return,
+            head = next_head(&mut reader, patience, &mut alarm) => head,
+            () = &mut closing => return,
         };
         let request = match head {
             Ok(Some(request)) => Ok(request),
@@ -200,7 +207,7 @@ async fn serve_http1(
         let reply = http1::Reply::new(&mut writer, head.version).keeping(keeps);
         let mut reply = ClientReply::Http1(reply);
         let mut journey = Journey::start(Reporter::Source, "http/1.1");
-        journey.ends_when_leaving(worker.common.drain.clone());
+        journey.ends_when_leaving(Rc::clone(&leave));
         let upload = ClientBody::Http1(&mut reader);
         let served = serve_request(&worker, journey, &entry, head, body, upload, &mut reply).await;
         if let Some(malformed) = reader.malformed() {
@@ -219,11 +226,19 @@ async fn serve_http1(
 async fn next_head(
     reader: &mut RequestReader,
     patience: Patience,
+    alarm: &mut Alarm,
 ) -> Result<Option<(RequestHead, Body)>, HttpError> {
-    match timeout(patience.idle, reader.begun()).await {
-        Ok(Ok(true)) => {}
-        Ok(Ok(false)) | Err(_) => return Ok(None),
-        Ok(Err(error)) => return Err(error),
+    match alarm
+        .within(Instant::now() + patience.idle, reader.begun())
+        .await
+    {
+        Some(Ok(true)) => {}
+        Some(Ok(false)) | None => return Ok(None),
+        Some(Err(error)) => return Err(error),
+    }
+    // Most come whole.
+    if let Some(head) = reader.decode_head()? {
+        return Ok(Some(head));
     }
     let head = timeout(patience.head, reader.head()).await;
     head.unwrap_or(Err(HttpError::Stalled(patience.head)))
@@ -239,7 +254,7 @@ async fn connect(
     place: Place,
 ) {
     let mut journey = tcp::start(&worker);
-    journey.record.authority = Some(lossy(&head.target));
+    journey.record.authority = Some(head.target.clone());
     let opened = async {
         let (service, port) = detect_service(&head.target)?;
         let found = tcp::find(&worker, &mut journey, service, port).await?;

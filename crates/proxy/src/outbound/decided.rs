@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use isthmus_authz::{Caller, Denied, Permit};
+use isthmus_authz::{Denied, Permit};
 use isthmus_codec::Fields;
 use isthmus_model::{Backend, Host, ServiceName, TrafficSettings};
 use isthmus_route::{Headers, RequestView, Rule};
@@ -31,7 +31,7 @@ pub(super) struct Decided {
     pub(super) known: Arc<Known>,
     pub(super) key: DestinationKey,
     pub(super) permit: Permit,
-    pub(super) settings: TrafficSettings,
+    pub(super) settings: Arc<TrafficSettings>,
     /// The service that was called: whose retry budget is drawn on.
     pub(super) called: ServiceName,
     pub(super) draw: u64,
@@ -47,7 +47,7 @@ impl Decided {
             known: Arc::clone(&self.known),
             key: self.key.clone(),
             permit: self.permit.clone(),
-            settings: self.settings.clone(),
+            settings: Arc::clone(&self.settings),
             called: self.called.clone(),
             draw: self.draw,
             affinity: self.affinity.clone(),
@@ -78,7 +78,7 @@ pub(super) fn decide_backend(
     called: &ServiceName,
     backend: &Backend,
     port: u16,
-    settings: TrafficSettings,
+    settings: Arc<TrafficSettings>,
     draw: u64,
 ) -> Result<Decided, Refusal> {
     let known = view
@@ -196,11 +196,8 @@ pub(super) fn pick_backend(rule: &Rule, draw: u64) -> Result<&Backend, Refusal> 
 
 fn authorize(worker: &Worker, view: &View, service: &ServiceView) -> Result<Permit, Refusal> {
     let policies = view.policies().ok_or(RefusalReason::NotKnownYet)?;
-    let caller = Arc::new(Caller::Local {
-        identity: worker.common.me.identity.clone(),
-    });
     policies
-        .authorize(&caller, &service.service)
+        .authorize(&worker.caller, &service.service)
         .map_err(|denied| refuse_denied(&denied))
 }
 

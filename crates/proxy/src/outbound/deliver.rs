@@ -11,11 +11,11 @@ use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, ResponseHead, Version, strip_hop_by_hop};
 use isthmus_codec::message::Response;
 use isthmus_telemetry::RefusalReason;
-use tokio::time::sleep_until;
 
 use super::call::Call;
-use super::settle::{deadline, stream_failed};
+use super::settle::stream_failed;
 use super::upload::{ClientSide, Sending};
+use crate::alarm::Alarm;
 use crate::destination::Try;
 use crate::http::{ClientBody, ClientReply, ClientTunnel, HttpError, content_length, grpc};
 use crate::journey::{Journey, lossy};
@@ -103,6 +103,8 @@ pub(super) struct Rest<'u> {
     pub(super) client: ClientSide<'u>,
     /// Since when neither side has sent anything.
     pub(super) quiet: Rc<Quiet>,
+    /// For the time that the try may take.
+    pub(super) alarm: Alarm,
 }
 
 /// Gives the reply to the caller. From its first byte on there is no other try. `idle`: `timeout.idle`.
@@ -269,7 +271,7 @@ async fn deliver_whole(
     trailers: Option<Fields>,
     reply: &mut ClientReply<'_>,
 ) -> Result<Delivered, HttpError> {
-    let bodiless = journey.record.method.as_deref() == Some("HEAD") || is_bodiless(head.status);
+    let bodiless = journey.record.method.as_deref() == Some(b"HEAD") || is_bodiless(head.status);
     let framing = match &trailers {
         _ if bodiless => Body::None,
         Some(_) if reply.version() == Version::Http11 => Body::Chunked,
@@ -338,7 +340,9 @@ async fn deliver_coming(
                 Ok(_) | Err(Sending::Stream | Sending::Stuck) => continue,
             },
             () = reply.unwanted() => return Err(Cut::Client(HttpError::Truncated)),
-            () = sleep_until(deadline(attempts)) => return Err(Cut::Upstream(Outcome::TimedOut)),
+            () = rest.alarm.at(attempts.next_timeout()) => {
+                return Err(Cut::Upstream(Outcome::TimedOut));
+            }
             () = quiet.lasts(idle), if is_watched => return Err(Cut::Quiet),
         };
         quiet.broken();
@@ -385,7 +389,7 @@ async fn meanwhile(
 
 /// How the caller is shown the end of the body.
 fn framing_of(head: &Response, journey: &Journey, version: Version) -> Body {
-    if journey.record.method.as_deref() == Some("HEAD") || is_bodiless(head.status) {
+    if journey.record.method.as_deref() == Some(b"HEAD") || is_bodiless(head.status) {
         Body::None
     } else if let Some(length @ 1..) = content_length(&head.fields) {
         Body::Length(length)

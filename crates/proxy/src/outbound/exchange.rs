@@ -22,6 +22,7 @@ use super::settle::{
     Avoided, Failed, Settle, check_chosen, consider, deadline, not_opened, stream_failed,
 };
 use super::upload::{ClientSide, Sending, Step, Upload};
+use crate::alarm::Alarm;
 use crate::destination::Try;
 use crate::http::{ClientReply, HttpError, content_length};
 use crate::journey::Journey;
@@ -82,7 +83,17 @@ pub(super) async fn run(
             link: &link,
             hedge,
         };
-        let answered = answer(&mut tried, attempts, call, &request, &mut upload, reply).await;
+        let alarm = worker.alarms.take();
+        let answered = answer(
+            &mut tried,
+            attempts,
+            call,
+            &request,
+            &mut upload,
+            reply,
+            alarm,
+        )
+        .await;
         if tried.is_hedged() {
             journey.record.attempts += 1;
             journey.record.destination_workload = attempt.workload().cloned();
@@ -148,6 +159,7 @@ async fn answer<'u>(
     request: &Request,
     upload: &'u mut Upload<'_>,
     reply: &mut ClientReply<'_>,
+    alarm: Alarm,
 ) -> Result<Answered<'u>, Abandoned> {
     let empty = upload.is_empty();
     let (waits, quiet, memory) = (upload.waits(), upload.quiet(), upload.memory());
@@ -187,6 +199,7 @@ async fn answer<'u>(
             stream,
             client,
             quiet,
+            alarm,
         },
         waits,
         memory,
@@ -310,7 +323,12 @@ impl<'u> Waiting<'u> {
         attempts: &mut Attempts,
         reply: &mut ClientReply<'_>,
     ) -> Result<Item, Abandoned> {
-        let Rest { stream, client, .. } = &mut self.rest;
+        let Rest {
+            stream,
+            client,
+            alarm,
+            ..
+        } = &mut self.rest;
         loop {
             tokio::select! {
                 biased;
@@ -334,7 +352,7 @@ impl<'u> Waiting<'u> {
                     Err(Sending::Stream) => {}
                 },
                 () = reply.unwanted() => return Err(Abandoned::Client(HttpError::Truncated)),
-                () = sleep_until(deadline(attempts)) => {
+                () = alarm.at(attempts.next_timeout()) => {
                     let expired = attempts.expired(Instant::now());
                     return Err(late(expired.unwrap_or(Outcome::TimedOut)));
                 }

@@ -18,11 +18,12 @@ use isthmus_wire::proto;
 
 use super::connect::wants_tunnel;
 use super::decided::{Decided, decide_backend, find_port, find_rule, find_service, pick_backend};
-use super::request::{HeaderView, without_query};
+use super::request::HeaderView;
 use super::settle::{Avoided, check_chosen, consider};
 use crate::destination::Destination;
+use crate::journey::without_query;
 use crate::refusal::Refusal;
-use crate::told::{TELL_FIELD, route_name, rule_name};
+use crate::told::{TELL_FIELD, rule_name};
 use crate::worker::Worker;
 
 /// Stands for the draw where every outcome is described.
@@ -90,7 +91,7 @@ async fn fill(
     };
     let rule = find_rule(called, port, &request)?;
     let settings = called.settings(rule);
-    reply.route = Some(route_name(rule));
+    reply.route = Some(rule.route_name().to_string());
     reply.rule = Some(rule_name(rule));
     pick_backend(rule, ANY_DRAW)?;
     for backend in rule.backends() {

@@ -19,7 +19,7 @@ use super::deliver::{Ended, KeepAlive};
 use super::exchange;
 use super::upload::Upload;
 use crate::http::{ClientBody, ClientReply, upgradable};
-use crate::journey::{Journey, lossy};
+use crate::journey::{Journey, without_query};
 use crate::memory::REQUEST;
 use crate::refusal::Refusal;
 use crate::told::TELL_FIELD;
@@ -49,8 +49,8 @@ pub(super) async fn serve(
         worker.common.metrics.count_malformed(malformed.code());
         Refusal::malformed(malformed)
     })?;
-    journey.record.authority = Some(lossy(&authority));
-    journey.record.path = Some(lossy(without_query(&path)));
+    journey.record.authority = Some(authority.clone());
+    journey.record.path = Some(path.slice_ref(without_query(&path)));
 
     let expects_continue = head.expects_continue();
     let upgrade = upgrade_of(&head, body);
@@ -206,12 +206,8 @@ fn no_tunnel() -> Refusal {
 }
 
 fn note(journey: &mut Journey, head: &RequestHead) {
-    journey.record.method = Some(lossy(&head.method));
-    journey.record.request_id = head.fields.find("x-request-id").map(|id| lossy(id));
-}
-
-pub(super) fn without_query(path: &[u8]) -> &[u8] {
-    path.split(|&byte| byte == b'?').next().unwrap_or(path)
+    journey.record.method = Some(head.method.clone());
+    journey.record.request_id = head.fields.find("x-request-id").cloned();
 }
 
 /// Fields as the router looks at them.

@@ -115,6 +115,11 @@ impl<'r> Settle<'r> {
         attempt: &Try,
         outcome: Outcome,
     ) -> Verdict {
+        if outcome.evidence() == Evidence::Success {
+            // A good reply is delivered, wherever another try would go.
+            let budget = &mut self.budget.borrow_mut();
+            return attempts.judge(outcome, Relief::None, budget, Instant::now());
+        }
         self.judge_at(attempts, avoided, &Place::of(attempt), outcome)
     }
 
@@ -127,13 +132,7 @@ impl<'r> Settle<'r> {
     ) -> Verdict {
         let now = Instant::now();
         let before = (avoided.clusters.len(), avoided.workloads.len());
-        // A good reply is delivered, wherever another try would go.
-        let next = match outcome.evidence() {
-            Evidence::Success => None,
-            Evidence::Failure | Evidence::Neutral => {
-                self.next(attempts.avoid(outcome), avoided, place, now)
-            }
-        };
+        let next = self.next(attempts.avoid(outcome), avoided, place, now);
         let relief = match (&place.cluster, next) {
             (Some(failed), Some(next)) => {
                 let workload = place.workload.as_ref();
@@ -258,6 +257,9 @@ pub(super) fn check_chosen(decided: &Decided, decision: &Decision) -> Result<(),
 
 /// Waits until the link takes another stream, as long as the try may last.
 pub(super) async fn has_room(link: &Link, attempts: &Attempts) -> Result<(), Failed> {
+    if link.has_room() {
+        return Ok(());
+    }
     timeout_at(deadline(attempts), link.room())
         .await
         .map_err(|_| {

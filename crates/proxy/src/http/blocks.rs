@@ -1,0 +1,122 @@
+//! Memory that sockets are read into and written from. A block is borrowed when there is something to
+//! read or to write, and given back when all of it was taken, so that an idle connection holds none.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_util::io::poll_read_buf;
+
+/// Of a block, in bytes: what is asked of a socket at once.
+pub(crate) const SIZE: usize = 16 * 1024;
+/// Blocks that one thread keeps for later.
+const MOST: usize = 64;
+
+thread_local! {
+    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Reads once, behind what `input` has already. 0: nothing more will come. Safe to give up on.
+pub(crate) async fn read(socket: &mut OwnedReadHalf, input: &mut BytesMut) -> io::Result<usize> {
+    std::future::poll_fn(|cx| poll_read(socket, input, cx)).await
+}
+
+fn poll_read(
+    socket: &mut OwnedReadHalf,
+    input: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    ready!(socket.as_ref().poll_read_ready(cx))?;
+    if input.is_empty() {
+        borrow(input);
+    } else {
+        input.reserve(SIZE);
+    }
+    let read = poll_read_buf(Pin::new(socket), cx, input);
+    give_back(input);
+    read
+}
+
+/// Writes all of `output`, whose block is given back then. Safe to give up on and call again.
+pub(crate) async fn write(socket: &mut OwnedWriteHalf, output: &mut BytesMut) -> io::Result<()> {
+    while !output.is_empty() {
+        let written = socket.write(output).await?;
+        if written == output.len() {
+            output.clear();
+        } else {
+            output.advance(written);
+        }
+    }
+    give_back(output);
+    Ok(())
+}
+
+/// Sees to it that there is a block, if nothing is in it yet.
+pub(crate) fn borrow(input: &mut BytesMut) {
+    if !input.is_empty() {
+        return;
+    }
+    if input.capacity() == 0 {
+        let spare = SPARE.with_borrow_mut(Vec::pop);
+        *input = spare.unwrap_or_default();
+    }
+    // One whose pieces somebody still holds is left to them.
+    if !input.try_reclaim(SIZE) {
+        *input = BytesMut::with_capacity(SIZE);
+    }
+}
+
+/// Gives back the block of `input`, if all that was in it was taken.
+pub(crate) fn give_back(input: &mut BytesMut) {
+    if input.is_empty() {
+        let block = std::mem::take(input);
+        SPARE.with_borrow_mut(|spare| {
+            let is_usual = (1..=SIZE).contains(&block.capacity());
+            if is_usual && spare.len() < MOST {
+                spare.push(block);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::testing::{run, within};
+
+    #[test]
+    fn a_connection_on_which_nothing_comes_holds_no_block() {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut far = TcpStream::connect(address).await.unwrap();
+            let (mut near, _write) = listener.accept().await.unwrap().0.into_split();
+            let mut input = BytesMut::new();
+            tokio::select! {
+                biased;
+                _ = read(&mut near, &mut input) => panic!("nothing has come"),
+                () = tokio::task::yield_now() => assert_eq!(input.capacity(), 0),
+            }
+            far.write_all(b"abc").await.unwrap();
+            assert_eq!(within(read(&mut near, &mut input)).await.unwrap(), 3);
+            let taken = input.split_to(3);
+            give_back(&mut input);
+            assert_eq!(input.capacity(), 0);
+            // What is still held is not written over.
+            far.write_all(b"xyz").await.unwrap();
+            assert_eq!(within(read(&mut near, &mut input)).await.unwrap(), 3);
+            assert_eq!((&taken[..], &input[..]), (&b"abc"[..], &b"xyz"[..]));
+            drop(far);
+            input.clear();
+            assert_eq!(within(read(&mut near, &mut input)).await.unwrap(), 0);
+            assert_eq!(input.capacity(), 0);
+        });
+    }
+}
