@@ -284,6 +284,14 @@ impl Shared {
         }
     }
 
+    /// So many bytes that had come on a stream are somewhere else by now: the far side has credit again.
+    fn handed_on(&mut self, id: StreamId, bytes: usize) {
+        if bytes > 0 {
+            self.machine.consumed(id, bytes);
+            self.wake_driver();
+        }
+    }
+
     /// What nobody has taken since the last turn is not fresh any more.
     fn settle(&mut self) {
         let mut fresh = std::mem::take(&mut self.fresh);

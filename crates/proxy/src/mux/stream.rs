@@ -154,6 +154,19 @@ impl Slot {
         }
     }
 
+    /// What comes next, and how many bytes of what was given out before are handed on by now.
+    fn take(&mut self) -> (Option<Result<Item, StreamError>>, usize) {
+        let item = self.arrived.take();
+        let given = match &item {
+            Some(Item::Data(data)) => data.len(),
+            _ => 0,
+        };
+        let handed_on = std::mem::replace(&mut self.given, given);
+        let end = || self.got_end.then_some(Ok(Item::End(None)));
+        let item = item.map(Ok).or_else(end);
+        (item.or_else(|| self.failed.map(Err)), handed_on)
+    }
+
     pub(super) fn wake(&mut self) {
         let wakers = [
             self.receiver.take(),
@@ -260,34 +273,28 @@ impl Stream {
     }
 
     pub(super) fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Result<Item, StreamError>> {
-        let mut shared = self.link.0.borrow_mut();
+        let shared = &mut *self.link.0.borrow_mut();
         let Some(slot) = shared.streams.get_mut(&self.id) else {
             return Poll::Ready(Err(StreamError::Gone));
         };
-        let item = slot.arrived.take();
-        let given = match &item {
-            Some(Item::Data(data)) => data.len(),
-            _ => 0,
-        };
-        let handed_on = std::mem::replace(&mut slot.given, given);
-        if handed_on > 0 {
-            shared.machine.consumed(self.id, handed_on);
-            shared.wake_driver();
+        let (item, handed_on) = slot.take();
+        if item.is_none() {
+            keep(&mut slot.receiver, cx);
         }
-        if let Some(item) = item {
-            return Poll::Ready(Ok(item));
+        shared.handed_on(self.id, handed_on);
+        item.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// As [`Stream::receive`], of what is here already, and only if nothing of [`Stream::interim`] is.
+    pub(crate) fn at_hand(&self) -> Option<Result<Item, StreamError>> {
+        let shared = &mut *self.link.0.borrow_mut();
+        let slot = shared.streams.get_mut(&self.id)?;
+        if !slot.interims.is_empty() {
+            return None;
         }
-        let Some(slot) = shared.streams.get_mut(&self.id) else {
-            return Poll::Ready(Err(StreamError::Gone));
-        };
-        if slot.got_end {
-            return Poll::Ready(Ok(Item::End(None)));
-        }
-        if let Some(error) = slot.failed {
-            return Poll::Ready(Err(error));
-        }
-        keep(&mut slot.receiver, cx);
-        Poll::Pending
+        let (item, handed_on) = slot.take();
+        shared.handed_on(self.id, handed_on);
+        item
     }
 
     /// Asks the caller for the body that it holds back.

@@ -329,14 +329,15 @@ impl<'u> Waiting<'u> {
             alarm,
             ..
         } = &mut self.rest;
+        let failed = |error| Abandoned::Failed(stream_failed(error, stream.link()));
+        if let Some(item) = stream.at_hand() {
+            return item.map_err(failed);
+        }
         loop {
             tokio::select! {
                 biased;
                 interim = stream.interim() => tell(reply, interim).await?,
-                item = stream.receive() => {
-                    let failed = |error| Abandoned::Failed(stream_failed(error, stream.link()));
-                    return item.map_err(failed);
-                }
+                item = stream.receive() => return item.map_err(failed),
                 done = client.step() => match done {
                     Ok(Step::Wanted) => go_on(reply, &self.waits).await?,
                     Ok(Step::Sent) => {
