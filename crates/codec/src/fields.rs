@@ -37,23 +37,24 @@ impl Fields {
         value: impl Into<Bytes>,
     ) -> Result<(), BadField> {
         let (name, value) = (name.into(), value.into());
-        if !syntax::is_token(&name) {
-            return Err(BadField::Name);
-        }
-        if !syntax::is_field_value(&value) {
-            return Err(BadField::Value);
-        }
-        self.0.push((name, value));
+        check(&name, &value)?;
+        self.push_checked(name, value);
         Ok(())
+    }
+
+    /// Appends what a parser that is as strict has found.
+    pub(crate) fn push_checked(&mut self, name: Bytes, value: Bytes) {
+        debug_assert_eq!(check(&name, &value), Ok(()));
+        self.0.push((name, value));
     }
 
     /// Removes every field of this name and appends one. Errors: as [`Fields::push`], and then
     /// nothing was removed.
     pub fn set(&mut self, name: &'static str, value: impl Into<Bytes>) -> Result<(), BadField> {
-        let mut one = Self::new();
-        one.push(name, value)?;
+        let value = value.into();
+        check(name.as_bytes(), &value)?;
         self.remove(name);
-        self.0.append(&mut one.0);
+        self.push_checked(name.into(), value);
         Ok(())
     }
 
@@ -110,6 +111,16 @@ impl Fields {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+fn check(name: &[u8], value: &[u8]) -> Result<(), BadField> {
+    if !syntax::is_token(name) {
+        Err(BadField::Name)
+    } else if !syntax::is_field_value(value) {
+        Err(BadField::Value)
+    } else {
+        Ok(())
     }
 }
 

@@ -177,7 +177,11 @@ impl HeadScan {
                 }
                 _ if after_cr => return Err(Malformed::BareCr),
                 b' ' | b'\t' if at == self.line_start => return Err(Malformed::Folded),
-                _ => {}
+                b'\r' => {}
+                _ => {
+                    let bound = self.bound(first_line, window);
+                    self.scanned += syntax::plain_words(&window[at + 1..bound]);
+                }
             }
             self.scanned += 1;
         }
@@ -185,6 +189,12 @@ impl HeadScan {
             return Err(Malformed::HeadTooLarge { limit });
         }
         Ok(None)
+    }
+
+    /// Up to where nothing but a control character can be wrong.
+    fn bound(&self, first_line: Option<usize>, window: &[u8]) -> usize {
+        let most = first_line.filter(|_| self.lines == 0);
+        most.map_or(window.len(), |most| most.min(window.len()))
     }
 
     /// Has a part of a head been seen?
@@ -216,7 +226,7 @@ pub(super) fn parse_request(head: &Bytes) -> Result<RequestHead, Malformed> {
         method: head.slice_ref(method.as_bytes()),
         target: head.slice_ref(target.as_bytes()),
         version: version_of(version),
-        fields: fields_of(head, parsed.headers)?,
+        fields: fields_of(head, parsed.headers),
     };
     request.check_host()?;
     Ok(request)
@@ -236,7 +246,7 @@ pub(super) fn parse_response(head: &Bytes) -> Result<ResponseHead, Malformed> {
         (Some(status @ 100..=999), Some(version)) => Ok(ResponseHead {
             status,
             version: version_of(version),
-            fields: fields_of(head, parsed.headers)?,
+            fields: fields_of(head, parsed.headers),
         }),
         _ => Err(Malformed::StatusLine),
     }
@@ -246,7 +256,7 @@ pub(super) fn parse_response(head: &Bytes) -> Result<ResponseHead, Malformed> {
 pub(super) fn parse_trailers(section: &Bytes) -> Result<Fields, Malformed> {
     let mut slots = [httparse::EMPTY_HEADER; MAX_FIELDS];
     match httparse::parse_headers(section, &mut slots) {
-        Ok(httparse::Status::Complete((_, fields))) => fields_of(section, fields),
+        Ok(httparse::Status::Complete((_, fields))) => Ok(fields_of(section, fields)),
         Ok(httparse::Status::Partial) => Err(Malformed::FieldName),
         Err(error) => Err(translate(error, section, Malformed::FieldName)),
     }
@@ -260,17 +270,15 @@ fn version_of(minor: u8) -> Version {
     }
 }
 
-fn fields_of(head: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<Fields, Malformed> {
+/// httparse allows in names and values what [`Fields::push`] does, and nothing else.
+fn fields_of(head: &Bytes, parsed: &[httparse::Header<'_>]) -> Fields {
     let mut fields = Fields::with_capacity(parsed.len());
     for field in parsed {
         let name = head.slice_ref(field.name.as_bytes());
         let value = head.slice_ref(field.value);
-        fields.push(name, value).map_err(|bad| match bad {
-            crate::BadField::Name => Malformed::FieldName,
-            crate::BadField::Value => Malformed::FieldValue,
-        })?;
+        fields.push_checked(name, value);
     }
-    Ok(fields)
+    fields
 }
 
 impl RequestHead {
@@ -316,5 +324,34 @@ fn bad_name(head: &[u8]) -> Malformed {
         Malformed::SpaceBeforeColon
     } else {
         Malformed::FieldName
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_values_that_are_taken_apart_are_fields() {
+        let check = |name: &[u8], value: &[u8]| {
+            let line = [name, b":", value].concat();
+            let head = [b"GET / HTTP/1.1\r\nhost: a\r\n", &line[..], b"\r\n\r\n"].concat();
+            let Ok(head) = parse_request(&head.into()) else {
+                return;
+            };
+            for (name, value) in head.fields.iter() {
+                assert!(syntax::is_token(name), "{line:?}");
+                assert!(syntax::is_field_value(value), "{line:?}");
+            }
+        };
+        for byte in 0..=u8::MAX {
+            for (length, at) in (1..70).flat_map(|length| (0..length).map(move |at| (length, at))) {
+                let mut text = vec![b'a'; length];
+                text[at] = byte;
+                check(&text, b"x");
+                check(b"x", &text);
+            }
+        }
+        check(b"", b"x");
     }
 }

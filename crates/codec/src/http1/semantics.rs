@@ -130,34 +130,50 @@ fn names(fields: &Fields, option: &[u8]) -> bool {
 /// end in the mesh; Host and Content-Length stay even if named, since taking them away would
 /// change what the message is.
 pub fn strip_hop_by_hop(fields: &mut Fields) {
-    const ALWAYS: [&str; 9] = [
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-        "http2-settings",
-        "proxy-authenticate",
-        "proxy-authorization",
-    ];
-    const NEVER: [&str; 2] = ["host", "content-length"];
-    let is_one_of = |name: &[u8], list: &[&str]| {
-        list.iter()
-            .any(|entry| name.eq_ignore_ascii_case(entry.as_bytes()))
-    };
     let trailers = fields
         .members("te")
         .any(|word| word.eq_ignore_ascii_case(b"trailers"));
-    let named: Vec<Vec<u8>> = fields.members("connection").map(<[u8]>::to_vec).collect();
+    let present = |option: &[u8]| {
+        let mut names = fields.iter().map(|(name, _)| name);
+        names.any(|name| name.eq_ignore_ascii_case(option))
+    };
+    let named: Vec<Vec<u8>> = fields
+        .members("connection")
+        .filter(|option| !is_of_connection(option) && !is_of_message(option) && present(option))
+        .map(<[u8]>::to_vec)
+        .collect();
     fields.retain(|name, _| {
-        is_one_of(name, &NEVER)
-            || !(is_one_of(name, &ALWAYS)
-                || named.iter().any(|option| name.eq_ignore_ascii_case(option)))
+        let option = || named.iter().any(|option| name.eq_ignore_ascii_case(option));
+        !is_of_connection(name) && !option()
     });
     if trailers {
         fields
             .push("te", "trailers")
             .expect("both are literals without control characters");
     }
+}
+
+/// Whatever Connection names, this stays.
+fn is_of_message(name: &[u8]) -> bool {
+    is_one_of(name, &["host", "content-length"])
+}
+
+/// Whether Connection names it or not, this goes. Asked of every field, so lengths are compared first.
+fn is_of_connection(name: &[u8]) -> bool {
+    match name.len() {
+        2 => is_one_of(name, &["te"]),
+        7 => is_one_of(name, &["upgrade"]),
+        10 => is_one_of(name, &["connection", "keep-alive"]),
+        14 => is_one_of(name, &["http2-settings"]),
+        16 => is_one_of(name, &["proxy-connection"]),
+        17 => is_one_of(name, &["transfer-encoding"]),
+        18 => is_one_of(name, &["proxy-authenticate"]),
+        19 => is_one_of(name, &["proxy-authorization"]),
+        _ => false,
+    }
+}
+
+fn is_one_of(name: &[u8], list: &[&str]) -> bool {
+    list.iter()
+        .any(|entry| name.eq_ignore_ascii_case(entry.as_bytes()))
 }
