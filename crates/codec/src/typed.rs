@@ -7,12 +7,15 @@
 
 use std::str::FromStr;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::{Fields, http1::MAX_FIELDS};
 
 /// The largest value of a variable-length integer.
 const MAX_INTEGER: u64 = (1 << 62) - 1;
+
+/// Bytes of a field, to guess how many there are.
+const USUAL_FIELD: usize = 32;
 
 /// Why bytes are not the message that they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,80 +50,109 @@ pub(crate) enum Need {
     Critical,
 }
 
-/// Appends `value`, at most 2^62 - 1; what is above is written as that.
-pub(crate) fn put_integer(out: &mut BytesMut, value: u64) {
+/// Bytes that `value` takes.
+fn integer_length(value: u64) -> usize {
     match value {
-        0..0x40 => out.put_uint(value, 1),
-        0x40..0x4000 => out.put_uint(value | 0x4000, 2),
-        0x4000..0x4000_0000 => out.put_uint(value | 0x8000_0000, 4),
-        _ => out.put_u64(value.min(MAX_INTEGER) | 0xc000_0000_0000_0000),
+        0..0x40 => 1,
+        0x40..0x4000 => 2,
+        0x4000..0x4000_0000 => 4,
+        _ => 8,
     }
+}
+
+/// Appends `value`, at most 2^62 - 1; what is above is written as that.
+pub(crate) fn put_integer(out: &mut Vec<u8>, value: u64) {
+    let length = integer_length(value);
+    let prefix = u64::from(length.ilog2()) << (8 * length - 2);
+    let bytes = (value.min(MAX_INTEGER) | prefix).to_be_bytes();
+    out.extend_from_slice(&bytes[bytes.len() - length..]);
 }
 
 /// Takes an integer off the front.
-pub(crate) fn take_integer(input: &mut Bytes, field: &'static str) -> Result<u64, DecodeError> {
-    let truncated = DecodeError::Truncated { field };
-    let first = *input.first().ok_or(truncated.clone())?;
-    let length = 1_usize << (first >> 6);
-    if input.len() < length {
-        return Err(truncated);
-    }
-    let value = input.get_uint(length);
-    Ok(value & (u64::MAX >> (66 - 8 * length)))
+pub(crate) fn take_integer(input: &mut &[u8], field: &'static str) -> Result<u64, DecodeError> {
+    let taken = input.first().and_then(|first| {
+        let (bytes, rest) = input.split_at_checked(1 << (first >> 6))?;
+        *input = rest;
+        let first = u64::from(first & 0x3f);
+        let rest = bytes[1..].iter();
+        Some(rest.fold(first, |value, &byte| value << 8 | u64::from(byte)))
+    });
+    taken.ok_or(DecodeError::Truncated { field })
+}
+
+/// Bytes that a byte string takes with its length before it.
+fn item_length(item: &[u8]) -> usize {
+    integer_length(item.len() as u64) + item.len()
 }
 
 /// Appends a byte string with its length before it.
-pub(crate) fn put_item(out: &mut BytesMut, item: &[u8]) {
+pub(crate) fn put_item(out: &mut Vec<u8>, item: &[u8]) {
     put_integer(out, item.len() as u64);
-    out.put_slice(item);
+    out.extend_from_slice(item);
 }
 
-/// Takes a byte string off the front, sharing its memory.
-pub(crate) fn take_item(input: &mut Bytes, field: &'static str) -> Result<Bytes, DecodeError> {
+/// Takes a byte string off the front.
+fn take_item<'a>(input: &mut &'a [u8], field: &'static str) -> Result<&'a [u8], DecodeError> {
     let length = take_integer(input, field)?;
-    match usize::try_from(length) {
-        Ok(length) if length <= input.len() => Ok(input.split_to(length)),
-        _ => Err(DecodeError::Truncated { field }),
-    }
+    let length = usize::try_from(length).ok();
+    let taken = length.and_then(|length| input.split_at_checked(length));
+    let (item, rest) = taken.ok_or(DecodeError::Truncated { field })?;
+    *input = rest;
+    Ok(item)
+}
+
+/// Appends what comes before a field's value of `length` bytes.
+pub(crate) fn put_key(out: &mut Vec<u8>, number: u64, need: Need, length: usize) {
+    put_integer(out, number << 1 | u64::from(need == Need::Critical));
+    put_integer(out, length as u64);
 }
 
 /// Appends one field.
-pub(crate) fn put(out: &mut BytesMut, number: u64, need: Need, value: &[u8]) {
-    put_integer(out, number << 1 | u64::from(need == Need::Critical));
-    put_item(out, value);
+pub(crate) fn put(out: &mut Vec<u8>, number: u64, need: Need, value: &[u8]) {
+    put_key(out, number, need, value.len());
+    out.extend_from_slice(value);
 }
 
 /// Appends one field that holds an integer.
-pub(crate) fn put_number(out: &mut BytesMut, number: u64, need: Need, value: u64) {
-    let mut bytes = BytesMut::with_capacity(8);
-    put_integer(&mut bytes, value);
-    put(out, number, need, &bytes);
+pub(crate) fn put_number(out: &mut Vec<u8>, number: u64, need: Need, value: u64) {
+    put_key(out, number, need, integer_length(value));
+    put_integer(out, value);
+}
+
+/// Bytes that `fields` take, without a length of their own.
+pub(crate) fn fields_length(fields: &Fields) -> usize {
+    let lengths = fields
+        .iter()
+        .map(|(name, value)| item_length(name) + item_length(value));
+    lengths.sum()
 }
 
 /// Header or trailer fields as a list of names and values, without a length of their own.
-pub(crate) fn encode_fields(fields: &Fields) -> BytesMut {
-    let size = fields
-        .iter()
-        .map(|(name, value)| name.len() + value.len() + 4)
-        .sum();
-    let mut out = BytesMut::with_capacity(size);
-    for (name, value) in fields.iter() {
-        put_item(&mut out, name);
-        put_item(&mut out, value);
-    }
+pub(crate) fn encode_fields(fields: &Fields) -> Vec<u8> {
+    let mut out = Vec::with_capacity(fields_length(fields));
+    put_all(&mut out, fields);
     out
 }
 
-/// Appends `fields` under `number`, unless there are none.
-pub(crate) fn put_fields(out: &mut BytesMut, number: u64, fields: &Fields) {
-    if !fields.is_empty() {
-        put(out, number, Need::Critical, &encode_fields(fields));
+fn put_all(out: &mut Vec<u8>, fields: &Fields) {
+    for (name, value) in fields.iter() {
+        put_item(out, name);
+        put_item(out, value);
     }
 }
 
-/// Reads what [`encode_fields`] wrote, to the end of `input`.
-pub(crate) fn decode_fields(mut input: Bytes) -> Result<Fields, DecodeError> {
-    let mut fields = Fields::new();
+/// Appends `fields` under `number`, unless there are none.
+pub(crate) fn put_fields(out: &mut Vec<u8>, number: u64, fields: &Fields) {
+    if !fields.is_empty() {
+        put_key(out, number, Need::Critical, fields_length(fields));
+        put_all(out, fields);
+    }
+}
+
+/// Reads what [`encode_fields`] wrote, to the end of `input`; names and values share the memory of
+/// `message`, which it is a part of.
+pub(crate) fn decode_fields(message: &Bytes, mut input: &[u8]) -> Result<Fields, DecodeError> {
+    let mut fields = Fields::with_capacity((input.len() / USUAL_FIELD).min(2 * MAX_FIELDS));
     while !input.is_empty() {
         if fields.len() == 2 * MAX_FIELDS {
             return Err(DecodeError::invalid("fields", "there are too many"));
@@ -128,7 +160,7 @@ pub(crate) fn decode_fields(mut input: Bytes) -> Result<Fields, DecodeError> {
         let name = take_item(&mut input, "a field name")?;
         let value = take_item(&mut input, "a field value")?;
         fields
-            .push(name, value)
+            .push(message.slice_ref(name), message.slice_ref(value))
             .map_err(|bad| DecodeError::invalid("fields", &bad))?;
     }
     Ok(fields)
@@ -136,28 +168,32 @@ pub(crate) fn decode_fields(mut input: Bytes) -> Result<Fields, DecodeError> {
 
 /// The fields of a message, one after the other.
 #[derive(Debug)]
-pub(crate) struct Entries {
-    rest: Bytes,
+pub(crate) struct Entries<'a> {
+    message: &'a Bytes,
+    rest: &'a [u8],
     last: Option<u64>,
 }
 
 /// One field of a message, not yet understood.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct Entry<'a> {
     pub(crate) number: u64,
     critical: bool,
-    value: Bytes,
+    value: &'a [u8],
+    message: &'a Bytes,
 }
 
-impl Entries {
-    pub(crate) fn new(message: Bytes) -> Self {
+impl<'a> Entries<'a> {
+    /// Of what is left of `message`.
+    pub(crate) fn new(message: &'a Bytes, rest: &'a [u8]) -> Self {
         Self {
-            rest: message,
+            message,
+            rest,
             last: None,
         }
     }
 
-    pub(crate) fn take(&mut self) -> Result<Option<Entry>, DecodeError> {
+    pub(crate) fn take(&mut self) -> Result<Option<Entry<'a>>, DecodeError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -167,16 +203,16 @@ impl Entries {
             return Err(DecodeError::Order { number });
         }
         self.last = Some(number);
-        let value = take_item(&mut self.rest, "a value")?;
         Ok(Some(Entry {
             number,
             critical: key & 1 == 1,
-            value,
+            value: take_item(&mut self.rest, "a value")?,
+            message: self.message,
         }))
     }
 }
 
-impl Entry {
+impl<'a> Entry<'a> {
     /// What to do with a number that the reader does not know.
     pub(crate) fn unknown(&self) -> Result<(), DecodeError> {
         if self.critical {
@@ -188,7 +224,7 @@ impl Entry {
     }
 
     /// The value as it stands, at most `limit` bytes.
-    pub(crate) fn bytes(self, field: &'static str, limit: usize) -> Result<Bytes, DecodeError> {
+    pub(crate) fn slice(&self, field: &'static str, limit: usize) -> Result<&'a [u8], DecodeError> {
         if self.value.len() > limit {
             let reason = format!("it has {} bytes, {limit} are allowed", self.value.len());
             return Err(DecodeError::invalid(field, &reason));
@@ -196,25 +232,31 @@ impl Entry {
         Ok(self.value)
     }
 
-    pub(crate) fn text(self, field: &'static str, limit: usize) -> Result<String, DecodeError> {
-        text(&self.bytes(field, limit)?, field).map(str::to_owned)
+    /// As [`Entry::slice`], to keep; it shares the memory of the message.
+    pub(crate) fn bytes(&self, field: &'static str, limit: usize) -> Result<Bytes, DecodeError> {
+        Ok(self.message.slice_ref(self.slice(field, limit)?))
+    }
+
+    pub(crate) fn text(&self, field: &'static str, limit: usize) -> Result<String, DecodeError> {
+        text(self.slice(field, limit)?, field).map(str::to_owned)
     }
 
     /// Text that a type of the model reads.
-    pub(crate) fn parse<T>(self, field: &'static str) -> Result<T, DecodeError>
+    pub(crate) fn parse<T>(&self, field: &'static str) -> Result<T, DecodeError>
     where
         T: FromStr,
         T::Err: ToString,
     {
-        text(&self.value, field)?
+        text(self.value, field)?
             .parse()
             .map_err(|reason: T::Err| DecodeError::invalid(field, &reason))
     }
 
     /// An integer that fits into `T`.
-    pub(crate) fn number<T: TryFrom<u64>>(mut self, field: &'static str) -> Result<T, DecodeError> {
-        let value = take_integer(&mut self.value, field)?;
-        if !self.value.is_empty() {
+    pub(crate) fn number<T: TryFrom<u64>>(&self, field: &'static str) -> Result<T, DecodeError> {
+        let mut rest = self.value;
+        let value = take_integer(&mut rest, field)?;
+        if !rest.is_empty() {
             return Err(DecodeError::invalid(field, "bytes follow the number"));
         }
         T::try_from(value).map_err(|_| DecodeError::invalid(field, "the number is too large"))
@@ -222,25 +264,26 @@ impl Entry {
 
     /// A list of byte strings, at most `limit`.
     pub(crate) fn list(
-        mut self,
+        &self,
         field: &'static str,
         limit: usize,
-    ) -> Result<Vec<Bytes>, DecodeError> {
+    ) -> Result<Vec<&'a [u8]>, DecodeError> {
+        let mut rest = self.value;
         let mut items = Vec::new();
-        while !self.value.is_empty() {
+        while !rest.is_empty() {
             if items.len() == limit {
                 return Err(DecodeError::invalid(
                     field,
                     &format!("more than {limit} entries"),
                 ));
             }
-            items.push(take_item(&mut self.value, field)?);
+            items.push(take_item(&mut rest, field)?);
         }
         Ok(items)
     }
 
-    pub(crate) fn fields(self) -> Result<Fields, DecodeError> {
-        decode_fields(self.value)
+    pub(crate) fn fields(&self) -> Result<Fields, DecodeError> {
+        decode_fields(self.message, self.value)
     }
 }
 
@@ -265,10 +308,10 @@ mod tests {
             (15_293, &[0x7b, 0xbd]),
             (37, &[0x25]),
         ] {
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             put_integer(&mut out, value);
             assert_eq!(out, bytes);
-            assert_eq!(take_integer(&mut out.freeze(), "x"), Ok(value));
+            assert_eq!(take_integer(&mut &out[..], "x"), Ok(value));
         }
         for value in [
             0,
@@ -280,10 +323,10 @@ mod tests {
             1 << 30,
             MAX_INTEGER,
         ] {
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             put_integer(&mut out, value);
-            let mut short = out.clone().freeze().slice(..out.len() - 1);
-            assert_eq!(take_integer(&mut out.freeze(), "x"), Ok(value));
+            let mut short = &out[..out.len() - 1];
+            assert_eq!(take_integer(&mut &out[..], "x"), Ok(value));
             assert_eq!(
                 take_integer(&mut short, "x"),
                 Err(DecodeError::Truncated { field: "x" })
@@ -294,10 +337,11 @@ mod tests {
     #[test]
     fn unknown_fields() {
         let read = |need| {
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             put(&mut out, 900, need, b"new");
-            let entry = Entries::new(out.freeze()).take().unwrap().unwrap();
-            entry.unknown()
+            let message = Bytes::from(out);
+            let entry = Entries::new(&message, &message).take();
+            entry.unwrap().unwrap().unknown()
         };
         assert_eq!(read(Need::Optional), Ok(()));
         assert_eq!(
@@ -309,10 +353,11 @@ mod tests {
     #[test]
     fn fields_ascend() {
         for (first, second, good) in [(1, 2, true), (2, 2, false), (3, 2, false)] {
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             put(&mut out, first, Need::Optional, b"");
             put(&mut out, second, Need::Optional, b"");
-            let mut entries = Entries::new(out.freeze());
+            let message = Bytes::from(out);
+            let mut entries = Entries::new(&message, &message);
             assert!(entries.take().is_ok());
             assert_eq!(entries.take().is_ok(), good);
         }

@@ -7,8 +7,8 @@ use isthmus_model::{ClusterName, Handle, LabelKey, ServiceName, Subset};
 
 use super::{MAX_AVOID, MAX_HEAD, MAX_LABELS, MAX_TEXT, MAX_TRACE};
 use crate::typed::{
-    DecodeError, Entries, Entry, Need, put, put_fields, put_integer, put_item, put_number,
-    take_integer, text,
+    DecodeError, Entries, Entry, Need, fields_length, put, put_fields, put_integer, put_item,
+    put_key, put_number, take_integer, text,
 };
 use crate::{Fields, syntax};
 
@@ -117,6 +117,9 @@ mod kind {
     pub(super) const TUNNEL: u64 = 3;
 }
 
+/// Bytes of all that is usually in an `Open` besides path, authority and header fields.
+const USUAL: usize = 128;
+
 /// Numbers of the fields of every `Open`. A number is never used again for anything else.
 mod number {
     pub(super) const SERVICE: u64 = 1;
@@ -143,22 +146,40 @@ mod number {
 impl Open {
     /// Appends the message. Whoever sends it checks its size against [`super::MAX_HEAD`].
     pub fn encode(&self, out: &mut BytesMut) {
+        out.extend_from_slice(&self.encoded());
+    }
+
+    /// The message by itself.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
         match self {
-            Self::Request(request) => request.encode(out),
+            Self::Request(request) => request.encoded(),
             Self::Tcp(tcp) => {
-                put_integer(out, kind::TCP);
-                put_destination(out, &tcp.service, tcp.port);
-                tcp.context.encode(out);
+                let mut out = Vec::with_capacity(USUAL);
+                put_integer(&mut out, kind::TCP);
+                put_destination(&mut out, &tcp.service, tcp.port);
+                tcp.context.encode(&mut out);
+                out
             }
-            Self::Tunnel(tunnel) => tunnel.encode(out),
+            Self::Tunnel(tunnel) => {
+                let mut out = Vec::with_capacity(USUAL);
+                tunnel.encode(&mut out);
+                out
+            }
         }
     }
 
     /// Reads a message that is all of `message`; byte strings share its memory.
-    pub fn decode(mut message: Bytes) -> Result<Self, DecodeError> {
-        let kind = take_integer(&mut message, "the kind")?;
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "parts of it are what comes out"
+    )]
+    pub fn decode(message: Bytes) -> Result<Self, DecodeError> {
+        let mut rest = &message[..];
+        let kind = take_integer(&mut rest, "the kind")?;
         let parts = match kind {
-            kind::REQUEST | kind::TCP | kind::TUNNEL => Parts::decode(message)?,
+            kind::REQUEST | kind::TCP | kind::TUNNEL => {
+                Parts::decode(Entries::new(&message, rest))?
+            }
             kind => {
                 return Err(DecodeError::UnknownKind {
                     message: "open",
@@ -175,7 +196,14 @@ impl Open {
 }
 
 impl Request {
-    fn encode(&self, out: &mut BytesMut) {
+    fn encoded(&self) -> Vec<u8> {
+        let lengths = [
+            self.path.len(),
+            self.authority.len(),
+            fields_length(&self.fields),
+        ];
+        let mut message = Vec::with_capacity(USUAL + lengths.iter().sum::<usize>());
+        let out = &mut message;
         put_integer(out, kind::REQUEST);
         put_destination(out, &self.service, self.port);
         put(out, number::METHOD, Need::Critical, &self.method);
@@ -189,11 +217,12 @@ impl Request {
             put(out, number::EXPECTS, Need::Critical, b"");
         }
         self.context.encode(out);
+        message
     }
 }
 
 impl TunnelOpen {
-    fn encode(&self, out: &mut BytesMut) {
+    fn encode(&self, out: &mut Vec<u8>) {
         put_integer(out, kind::TUNNEL);
         put_destination(out, &self.service, self.port);
         put_priority(out, self.priority);
@@ -204,7 +233,7 @@ impl TunnelOpen {
             self.cluster.as_str().as_bytes(),
         );
         if !self.subset.is_all() {
-            let mut labels = BytesMut::new();
+            let mut labels = Vec::new();
             for (key, value) in &self.subset.0 {
                 put_item(&mut labels, key.as_str().as_bytes());
                 put_item(&mut labels, value.as_bytes());
@@ -212,7 +241,7 @@ impl TunnelOpen {
             put(out, number::SUBSET, Need::Critical, &labels);
         }
         if !self.avoid.is_empty() {
-            let mut handles = BytesMut::new();
+            let mut handles = Vec::new();
             for handle in self.avoid.iter().take(MAX_AVOID) {
                 put_item(&mut handles, handle.as_str().as_bytes());
             }
@@ -239,7 +268,7 @@ impl TunnelOpen {
 }
 
 impl Context {
-    fn encode(&self, out: &mut BytesMut) {
+    fn encode(&self, out: &mut Vec<u8>) {
         if let Some(remaining) = self.remaining {
             let micros = u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX);
             put_number(out, number::REMAINING, Need::Optional, micros);
@@ -262,17 +291,17 @@ impl Context {
     }
 }
 
-fn put_destination(out: &mut BytesMut, service: &ServiceName, port: u16) {
-    put(
-        out,
-        number::SERVICE,
-        Need::Critical,
-        service.to_string().as_bytes(),
-    );
+fn put_destination(out: &mut Vec<u8>, service: &ServiceName, port: u16) {
+    let (namespace, name) = (service.namespace.as_str(), service.name.as_str());
+    let length = namespace.len() + 1 + name.len();
+    put_key(out, number::SERVICE, Need::Critical, length);
+    out.extend_from_slice(namespace.as_bytes());
+    out.push(b'/');
+    out.extend_from_slice(name.as_bytes());
     put_number(out, number::PORT, Need::Critical, port.into());
 }
 
-fn put_priority(out: &mut BytesMut, priority: Priority) {
+fn put_priority(out: &mut Vec<u8>, priority: Priority) {
     if priority != Priority::Normal {
         put_number(out, number::PRIORITY, Need::Optional, priority.code());
     }
@@ -299,16 +328,15 @@ struct Parts {
 }
 
 impl Parts {
-    fn decode(message: Bytes) -> Result<Self, DecodeError> {
+    fn decode(mut entries: Entries<'_>) -> Result<Self, DecodeError> {
         let mut parts = Self::default();
-        let mut entries = Entries::new(message);
         while let Some(entry) = entries.take()? {
-            parts.take(entry)?;
+            parts.take(&entry)?;
         }
         Ok(parts)
     }
 
-    fn take(&mut self, entry: Entry) -> Result<(), DecodeError> {
+    fn take(&mut self, entry: &Entry<'_>) -> Result<(), DecodeError> {
         match entry.number {
             number::SERVICE => self.service = Some(entry.parse("service")?),
             number::PORT => self.port = Some(entry.number("port")?),
@@ -347,7 +375,7 @@ impl Parts {
                 let handles = handles.iter().map(|bytes| handle(bytes, "avoid"));
                 self.avoid = handles.collect::<Result<_, _>>()?;
             }
-            number::WANT => self.want = Some(handle(&entry.bytes("want", MAX_TEXT)?, "want")?),
+            number::WANT => self.want = Some(handle(entry.slice("want", MAX_TEXT)?, "want")?),
             number::HOP_LIMIT => self.hop_limit = Some(entry.number("hop limit")?),
             number::DATA_CLASS => self.data_class = Some(entry.text("data class", MAX_TEXT)?),
             _ => entry.unknown()?,
@@ -397,16 +425,15 @@ fn required<T>(value: Option<T>, field: &'static str) -> Result<T, DecodeError> 
 }
 
 fn checked(
-    entry: Entry,
+    entry: &Entry<'_>,
     field: &'static str,
     limit: usize,
     is_valid: impl Fn(&[u8]) -> bool,
 ) -> Result<Bytes, DecodeError> {
-    let value = entry.bytes(field, limit)?;
-    if !is_valid(&value) {
+    if !is_valid(entry.slice(field, limit)?) {
         return Err(DecodeError::invalid(field, "it holds what it may not"));
     }
-    Ok(value)
+    entry.bytes(field, limit)
 }
 
 /// A handle: visible ASCII, so that it can stand in logs and metrics.
@@ -421,7 +448,7 @@ pub(super) fn handle(bytes: &[u8], field: &'static str) -> Result<Handle, Decode
     Ok(Handle::new(text(bytes, field)?))
 }
 
-fn subset(entry: Entry) -> Result<Subset, DecodeError> {
+fn subset(entry: &Entry<'_>) -> Result<Subset, DecodeError> {
     let items = entry.list("subset", 2 * MAX_LABELS)?;
     let mut subset = Subset::default();
     for pair in items.chunks(2) {

@@ -9,7 +9,8 @@ use super::open::handle;
 use super::{MAX_TEXT, MAX_TRACE};
 use crate::codes::codes;
 use crate::typed::{
-    DecodeError, Entries, Entry, Need, put, put_fields, put_integer, put_number, take_integer,
+    DecodeError, Entries, Entry, Need, fields_length, put, put_fields, put_integer, put_number,
+    take_integer,
 };
 use crate::{Fields, syntax};
 
@@ -124,6 +125,9 @@ mod kind {
     pub(super) const INTERIM: u64 = 5;
 }
 
+/// Bytes of all that is usually in a `Reply` besides header fields.
+const USUAL: usize = 64;
+
 /// Numbers of the fields of every `Reply`. A number is never used again for anything else.
 mod number {
     pub(super) const STATUS: u64 = 1;
@@ -143,6 +147,21 @@ mod number {
 impl Reply {
     /// Appends the message. Whoever sends it checks its size against [`super::MAX_HEAD`].
     pub fn encode(&self, out: &mut BytesMut) {
+        out.extend_from_slice(&self.encoded());
+    }
+
+    /// The message by itself.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        let fields = match self {
+            Self::Response(response) => fields_length(&response.fields),
+            _ => 0,
+        };
+        let mut out = Vec::with_capacity(USUAL + fields);
+        self.put(&mut out);
+        out
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
         match self {
             Self::Response(response) => response.encode(out),
             Self::Accepted => put_integer(out, kind::ACCEPTED),
@@ -177,12 +196,17 @@ impl Reply {
     }
 
     /// Reads a message that is all of `message`; byte strings share its memory.
-    pub fn decode(mut message: Bytes) -> Result<Self, DecodeError> {
-        let kind = take_integer(&mut message, "the kind")?;
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "parts of it are what comes out"
+    )]
+    pub fn decode(message: Bytes) -> Result<Self, DecodeError> {
+        let mut rest = &message[..];
+        let kind = take_integer(&mut rest, "the kind")?;
         let mut parts = Parts::default();
-        let mut entries = Entries::new(message);
+        let mut entries = Entries::new(&message, rest);
         while let Some(entry) = entries.take()? {
-            parts.take(entry)?;
+            parts.take(&entry)?;
         }
         match kind {
             kind::RESPONSE => parts.response(),
@@ -205,20 +229,32 @@ impl Interim {
 
     /// Appends the message. Whoever sends it checks its size against [`crate::mux::MAX_INTERIM`].
     pub fn encode(&self, out: &mut BytesMut) {
-        put_integer(out, kind::INTERIM);
-        put_number(out, number::STATUS, Need::Critical, self.status.into());
-        put_fields(out, number::FIELDS, &self.fields);
+        out.extend_from_slice(&self.encoded());
+    }
+
+    /// The message by itself.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(USUAL + fields_length(&self.fields));
+        put_integer(&mut out, kind::INTERIM);
+        put_number(&mut out, number::STATUS, Need::Critical, self.status.into());
+        put_fields(&mut out, number::FIELDS, &self.fields);
+        out
     }
 
     /// Reads a message that is all of `message`; byte strings share its memory.
-    pub fn decode(mut message: Bytes) -> Result<Self, DecodeError> {
-        let kind = take_integer(&mut message, "the kind")?;
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "parts of it are what comes out"
+    )]
+    pub fn decode(message: Bytes) -> Result<Self, DecodeError> {
+        let mut rest = &message[..];
+        let kind = take_integer(&mut rest, "the kind")?;
         if kind != kind::INTERIM {
             let message = "interim";
             return Err(DecodeError::UnknownKind { message, kind });
         }
         let (mut status, mut fields) = (None, Fields::new());
-        let mut entries = Entries::new(message);
+        let mut entries = Entries::new(&message, rest);
         while let Some(entry) = entries.take()? {
             match entry.number {
                 number::STATUS => status = Some(entry.number("status")?),
@@ -235,7 +271,7 @@ impl Interim {
 }
 
 impl Response {
-    fn encode(&self, out: &mut BytesMut) {
+    fn encode(&self, out: &mut Vec<u8>) {
         put_integer(out, kind::RESPONSE);
         put_number(out, number::STATUS, Need::Critical, self.status.into());
         put_fields(out, number::FIELDS, &self.fields);
@@ -289,7 +325,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn take(&mut self, entry: Entry) -> Result<(), DecodeError> {
+    fn take(&mut self, entry: &Entry<'_>) -> Result<(), DecodeError> {
         match entry.number {
             number::STATUS => self.status = Some(status(entry.number("status")?)?),
             number::FIELDS => self.fields = entry.fields()?,
@@ -302,7 +338,7 @@ impl Parts {
             number::UPGRADE => self.upgrade = Some(line(entry, "upgrade")?),
             number::WAITED => self.waited = Some(Duration::from_micros(entry.number("waited")?)),
             number::HANDLE => {
-                self.handle = Some(handle(&entry.bytes("handle", MAX_TEXT)?, "handle")?);
+                self.handle = Some(handle(entry.slice("handle", MAX_TEXT)?, "handle")?);
             }
             number::ZONE => self.zone = Some(entry.text("zone", MAX_TEXT)?),
             number::WEIGHT => self.weight = Some(entry.number("weight")?),
@@ -346,10 +382,9 @@ impl Parts {
 }
 
 /// What may stand as the value of a field.
-fn line(entry: Entry, field: &'static str) -> Result<Bytes, DecodeError> {
-    let line = entry.bytes(field, MAX_TRACE)?;
-    if syntax::is_field_value(&line) {
-        Ok(line)
+fn line(entry: &Entry<'_>, field: &'static str) -> Result<Bytes, DecodeError> {
+    if syntax::is_field_value(entry.slice(field, MAX_TRACE)?) {
+        entry.bytes(field, MAX_TRACE)
     } else {
         Err(DecodeError::invalid(field, "it holds control characters"))
     }

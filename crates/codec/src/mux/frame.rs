@@ -87,11 +87,11 @@ impl Frame {
     /// Takes the frame at the front of `input`, or `None` when it is not complete. A payload that
     /// is too long for its type is refused before it is waited for.
     pub(super) fn take(input: &mut BytesMut) -> Result<Option<Self>, ConnectionError> {
-        let Some(mut header) = input.get(..HEADER) else {
+        let Some([high, low, kind, flags, number @ ..]) = input.first_chunk::<HEADER>() else {
             return Ok(None);
         };
-        let length = usize::from(header.get_u16());
-        let (kind, flags, stream) = (header.get_u8(), header.get_u8(), header.get_u32());
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let (kind, flags, stream) = (*kind, *flags, u32::from_be_bytes(*number));
         check(kind, flags, stream, length)?;
         if input.len() < HEADER + length {
             return Ok(None);
@@ -253,17 +253,19 @@ pub(super) fn put_data_header(out: &mut BytesMut, stream: StreamId, length: usiz
     put_header(out, length, kind::DATA, end, stream.0);
 }
 
-fn put_payload(out: &mut BytesMut, kind: u8, end: bool, stream: u32, payload: &[u8]) {
+/// Appends a frame.
+pub(super) fn put_payload(out: &mut BytesMut, kind: u8, end: bool, stream: u32, payload: &[u8]) {
     put_header(out, payload.len(), kind, end, stream);
-    out.put_slice(payload);
+    out.extend_from_slice(payload);
 }
 
 fn put_header(out: &mut BytesMut, length: usize, kind: u8, end: bool, stream: u32) {
-    let length = u16::try_from(length).expect("heads and data are bounded before they are queued");
-    out.put_u16(length);
-    out.put_u8(kind);
-    out.put_u8(if end { END } else { 0 });
-    out.put_u32(stream);
+    let size = u16::try_from(length).expect("heads and data are bounded before they are queued");
+    let [high, low] = size.to_be_bytes();
+    let [first, second, third, fourth] = stream.to_be_bytes();
+    let end = if end { END } else { 0 };
+    out.reserve(HEADER + length);
+    out.extend_from_slice(&[high, low, kind, end, first, second, third, fourth]);
 }
 
 #[cfg(test)]

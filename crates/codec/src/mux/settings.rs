@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::ConnectionError;
 use crate::DecodeError;
@@ -91,8 +91,8 @@ impl Settings {
         self
     }
 
-    pub(super) fn encode(&self) -> BytesMut {
-        let mut out = BytesMut::new();
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
         for (number, value) in [
             (number::VERSION, VERSION.into()),
             (number::FEATURES, self.features),
@@ -120,7 +120,7 @@ impl PeerSettings {
         }
     }
 
-    pub(super) fn decode(payload: Bytes) -> Result<Self, ConnectionError> {
+    pub(super) fn decode(payload: &Bytes) -> Result<Self, ConnectionError> {
         let peer = Self::read(payload).map_err(ConnectionError::SettingsUndecodable)?;
         for (setting, enough) in [
             ("version", peer.version >= 1),
@@ -138,9 +138,9 @@ impl PeerSettings {
         Ok(peer)
     }
 
-    fn read(payload: Bytes) -> Result<Self, DecodeError> {
+    fn read(payload: &Bytes) -> Result<Self, DecodeError> {
         let mut peer = Self::assumed();
-        let mut entries = Entries::new(payload);
+        let mut entries = Entries::new(payload, payload);
         while let Some(entry) = entries.take()? {
             match entry.number {
                 number::VERSION => peer.version = entry.number("version")?,

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::frame::{Frame, put_data_header};
+use super::frame::{kind, put_data_header, put_payload};
 use super::window::ReceiveWindow;
 use super::{MAX_DATA, StreamId};
 use crate::Pieces;
@@ -51,10 +51,10 @@ pub(super) struct Send {
     /// Interim responses that were given.
     pub(super) interims: u8,
     /// The encoded head, until it is transmitted.
-    pub(super) head: Option<Bytes>,
+    pub(super) head: Option<Vec<u8>>,
     queue: Pieces,
     /// Encoded trailers; empty for none.
-    trailers: Bytes,
+    trailers: Vec<u8>,
     /// Bytes transmitted since the queue was last empty.
     in_a_row: u64,
     /// Bytes that the peer allows beyond what was transmitted.
@@ -78,7 +78,7 @@ pub(super) enum SendPhase {
 impl Stream {
     /// A stream whose `Open` we send.
     pub(super) fn opened_here(
-        head: Bytes,
+        head: Vec<u8>,
         end: bool,
         credit: u32,
         window: u64,
@@ -128,14 +128,14 @@ impl Receive {
 }
 
 impl Send {
-    fn new(phase: SendPhase, head: Option<Bytes>, window: u64) -> Self {
+    fn new(phase: SendPhase, head: Option<Vec<u8>>, window: u64) -> Self {
         Self {
             phase,
             interims: 0,
             head,
             queue: Pieces::default(),
             in_a_row: 0,
-            trailers: Bytes::new(),
+            trailers: Vec::new(),
             window,
             blocked: false,
             listed: false,
@@ -160,7 +160,7 @@ impl Send {
         self.queue.len()
     }
 
-    pub(super) fn finish(&mut self, trailers: Bytes) {
+    pub(super) fn finish(&mut self, trailers: Vec<u8>) {
         self.phase = SendPhase::Finishing;
         self.trailers = trailers;
         self.blocked = false;
@@ -193,11 +193,8 @@ impl Send {
     /// bytes of data, for the connection's account.
     pub(super) fn put_frame(&mut self, stream: StreamId, credit: u64, out: &mut BytesMut) -> u64 {
         if self.is_only_end_left() && !self.trailers.is_empty() {
-            Frame::Trailers {
-                stream,
-                fields: std::mem::take(&mut self.trailers),
-            }
-            .put(out);
+            let trailers = std::mem::take(&mut self.trailers);
+            put_payload(out, kind::TRAILERS, true, stream.0, &trailers);
             self.phase = SendPhase::Done;
             return 0;
         }

@@ -8,7 +8,7 @@ mod transmit;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::budget::Budget;
 use super::liveness::{Liveness, Verdict};
@@ -171,8 +171,7 @@ impl Connection {
     /// Opens a stream. With `end` nothing follows from this side.
     pub fn open(&mut self, open: &Open, end: bool) -> Result<StreamId, CannotOpen> {
         self.can_open()?;
-        let mut head = BytesMut::with_capacity(256);
-        open.encode(&mut head);
+        let head = open.encoded();
         if head.len() > MAX_HEAD {
             return Err(CannotOpen::TooLarge {
                 size: head.len(),
@@ -184,7 +183,7 @@ impl Connection {
         self.next_here += 2;
         self.held_here += 1;
         let (credit, window) = (self.settings.stream_credit, self.peer.stream_credit.into());
-        let state = Stream::opened_here(head.freeze(), end, credit, window, self.clock);
+        let state = Stream::opened_here(head, end, credit, window, self.clock);
         self.streams.insert(stream, state);
         self.output.heads.push_back(stream);
         Ok(stream)
@@ -196,10 +195,9 @@ impl Connection {
         if state.send.phase != SendPhase::Owed {
             return Err(CannotSend::ReplyUnasked);
         }
-        let mut head = BytesMut::with_capacity(256);
-        reply.encode(&mut head);
+        let head = reply.encoded();
         check_size(head.len())?;
-        state.send.head = Some(head.freeze());
+        state.send.head = Some(head);
         state.send.phase = if end {
             SendPhase::Finishing
         } else {
@@ -215,14 +213,13 @@ impl Connection {
         let Some(state) = self.streams.get_mut(&stream) else {
             return false;
         };
-        let mut head = BytesMut::new();
-        interim.encode(&mut head);
+        let head = interim.encoded();
         let owed = state.send.phase == SendPhase::Owed;
         if !owed || state.send.interims == MAX_INTERIMS || head.len() > MAX_INTERIM {
             return false;
         }
         state.send.interims += 1;
-        self.output.hint(stream, head.freeze())
+        self.output.hint(stream, head)
     }
 
     /// Asks for the body of a stream that the peer opened, and that is not answered yet. To be called
@@ -267,7 +264,7 @@ impl Connection {
         let state = self.sendable(stream)?;
         let trailers = trailers.map(encode_fields).unwrap_or_default();
         check_size(trailers.len())?;
-        state.send.finish(trailers.freeze());
+        state.send.finish(trailers);
         self.list(stream);
         Ok(())
     }

@@ -55,14 +55,14 @@ impl Connection {
             return Err(ConnectionError::ControlFlood { kind: frame.kind() });
         }
         match frame {
-            Frame::Settings(payload) => self.on_settings(payload),
+            Frame::Settings(payload) => self.on_settings(&payload),
             Frame::Open { stream, head, end } => self.on_open(stream, head, end, now),
             Frame::Reply { stream, head, end } => self.on_reply(stream, head, end, now),
             Frame::Data { stream, bytes, end } => {
                 self.grow(stream, now);
                 self.on_data(stream, bytes, end, now)
             }
-            Frame::Trailers { stream, fields } => self.on_trailers(stream, fields, now),
+            Frame::Trailers { stream, fields } => self.on_trailers(stream, &fields, now),
             Frame::Reset { stream, code } => self.on_reset(stream, code, now),
             Frame::GoOn { stream } => self.on_go_on(stream),
             Frame::Interim { stream, head } => self.on_interim(stream, head, now),
@@ -105,7 +105,7 @@ impl Connection {
         }
     }
 
-    fn on_settings(&mut self, payload: Bytes) -> Result<(), ConnectionError> {
+    fn on_settings(&mut self, payload: &Bytes) -> Result<(), ConnectionError> {
         if self.peer_spoke {
             return Err(ConnectionError::SettingsRepeated);
         }
@@ -247,7 +247,7 @@ impl Connection {
     fn on_trailers(
         &mut self,
         stream: StreamId,
-        fields: Bytes,
+        fields: &Bytes,
         now: Instant,
     ) -> Result<(), ConnectionError> {
         let Some(state) = self.find(stream, kind::TRAILERS, 1)? else {
@@ -257,7 +257,7 @@ impl Connection {
             return Err(out_of_order(kind::TRAILERS, stream));
         }
         let stopped = state.receive.stopped;
-        match decode_fields(fields) {
+        match decode_fields(fields, fields) {
             Ok(trailers) => {
                 if !stopped {
                     let trailers = (!trailers.is_empty()).then_some(trailers);

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
-use super::super::frame::Frame;
+use super::super::frame::{Frame, kind, put_payload};
 use super::super::stream::{SendPhase, Stream};
 use super::super::turns::Turns;
 use super::{Connection, ConnectionError, LeaveCode, ResetCode, StreamId};
@@ -26,7 +26,7 @@ pub(super) struct Output {
     /// Streams whose body is to be asked for.
     pub(super) wanted: VecDeque<StreamId>,
     /// Hints that go before the heads of their streams, and how many bytes they have.
-    pub(super) interims: VecDeque<(StreamId, Bytes)>,
+    pub(super) interims: VecDeque<(StreamId, Vec<u8>)>,
     pub(super) interim_bytes: usize,
     /// Streams whose head is to be sent, in the order of their numbers for those opened here.
     pub(super) heads: VecDeque<StreamId>,
@@ -64,7 +64,7 @@ impl Output {
     }
 
     /// Queues a hint, unless so many wait already that they are late.
-    pub(super) fn hint(&mut self, stream: StreamId, head: Bytes) -> bool {
+    pub(super) fn hint(&mut self, stream: StreamId, head: Vec<u8>) -> bool {
         let has_room = self.interim_bytes + head.len() <= MOST_HINTS;
         if has_room {
             self.interim_bytes += head.len();
@@ -136,7 +136,7 @@ impl Connection {
             Frame::GoOn { stream }.put(out);
         }
         for (stream, head) in self.output.interims.drain(..) {
-            Frame::Interim { stream, head }.put(out);
+            put_payload(out, kind::INTERIM, false, stream.0, &head);
         }
         self.output.interim_bytes = 0;
         self.put_heads(out, limit);
@@ -152,7 +152,7 @@ impl Connection {
     /// The few frames that never wait.
     fn put_control(&mut self, out: &mut BytesMut) {
         if std::mem::take(&mut self.output.settings_due) {
-            Frame::Settings(self.settings.encode().freeze()).put(out);
+            put_payload(out, kind::SETTINGS, false, 0, &self.settings.encode());
         }
         if let Some((last, code)) = self.output.go_away.take() {
             Frame::GoAway { last, code }.put(out);
@@ -212,11 +212,12 @@ impl Connection {
             let Some(head) = state.send.head.take() else {
                 continue;
             };
-            if stream.is_of(self.side) {
-                Frame::Open { stream, head, end }.put(out);
+            let kind = if stream.is_of(self.side) {
+                kind::OPEN
             } else {
-                Frame::Reply { stream, head, end }.put(out);
-            }
+                kind::REPLY
+            };
+            put_payload(out, kind, end, stream.0, &head);
             if end {
                 state.send.phase = SendPhase::Done;
                 self.settle(stream);
