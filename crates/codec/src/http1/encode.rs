@@ -1,7 +1,5 @@
 //! Writing messages. What is written can always be read back in only one way.
 
-use std::io::Write as _;
-
 use bytes::{BufMut, BytesMut};
 
 use super::{Body, RequestHead, ResponseHead};
@@ -41,12 +39,18 @@ pub fn encode_request(
     if body == Body::UntilClose {
         return Err(Unsendable::EndlessRequest);
     }
-    out.put_slice(&head.method);
-    out.put_u8(b' ');
-    out.put_slice(&head.target);
-    out.put_slice(b" HTTP/1.1\r\n");
-    put_fields(&head.fields, false, out);
-    Ok(put_framing(body, out))
+    let line = head.method.len() + head.target.len() + VERSION.len() + 3;
+    append(out, line + most_of(&head.fields), |room| {
+        room.put(&head.method);
+        room.put(b" ");
+        room.put(&head.target);
+        room.put(b" ");
+        room.put(VERSION);
+        room.put(b"\r\n");
+        put_fields(&head.fields, false, room);
+        put_framing(body, room);
+    });
+    Ok(BodyEncoder::new(body))
 }
 
 /// Writes the head of a response, as HTTP/1.1. Content-Length and Transfer-Encoding are written
@@ -64,19 +68,76 @@ pub fn encode_response(
     }
     let bodiless = matches!(head.status, 100..=199 | 204);
     let body = if bodiless { Body::None } else { body };
-    put(
-        out,
-        format_args!("HTTP/1.1 {} {}\r\n", head.status, reason(head.status)),
-    );
-    put_fields(&head.fields, body == Body::None && !bodiless, out);
-    Ok(put_framing(body, out))
+    let reason = reason(head.status);
+    let line = VERSION.len() + DIGITS + reason.len() + 4;
+    append(out, line + most_of(&head.fields), |room| {
+        room.put(VERSION);
+        room.put(b" ");
+        room.put_number::<10>(head.status.into());
+        room.put(b" ");
+        room.put(reason.as_bytes());
+        room.put(b"\r\n");
+        put_fields(&head.fields, body == Body::None && !bodiless, room);
+        put_framing(body, room);
+    });
+    Ok(BodyEncoder::new(body))
 }
 
-fn put_fields(fields: &Fields, keep_length: bool, out: &mut BytesMut) {
+const VERSION: &[u8] = b"HTTP/1.1";
+
+/// The most digits that a number has.
+const DIGITS: usize = 20;
+
+/// Room at the end of a buffer. It is made once for all that is written one after the other, since much
+/// of that is a few bytes.
+struct Room<'a>(&'a mut [u8]);
+
+/// Appends what `write` puts into room for `most` bytes.
+fn append(out: &mut BytesMut, most: usize, write: impl FnOnce(&mut Room<'_>)) {
+    let start = out.len();
+    out.resize(start + most, 0);
+    let mut room = Room(&mut out[start..]);
+    write(&mut room);
+    let left = room.0.len();
+    out.truncate(out.len() - left);
+}
+
+impl Room<'_> {
+    fn put(&mut self, part: &[u8]) {
+        let (place, rest) = std::mem::take(&mut self.0).split_at_mut(part.len());
+        place.copy_from_slice(part);
+        self.0 = rest;
+    }
+
+    fn put_number<const RADIX: u64>(&mut self, mut number: u64) {
+        let mut digits = [0; DIGITS];
+        let mut first = DIGITS;
+        while first == DIGITS || number > 0 {
+            first -= 1;
+            let [digit, ..] = (number % RADIX).to_le_bytes();
+            digits[first] = b"0123456789abcdef"[usize::from(digit)];
+            number /= RADIX;
+        }
+        self.put(&digits[first..]);
+    }
+}
+
+/// The most that `fields` and the end of a head take.
+fn most_of(fields: &Fields) -> usize {
+    let lengths = fields
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 4);
+    lengths.sum::<usize>() + CHUNKED.len() + LENGTH.len() + DIGITS + 4
+}
+
+fn put_fields(fields: &Fields, keep_length: bool, room: &mut Room<'_>) {
     for (name, value) in fields.iter() {
         let framing = is_framing(name);
         if !framing || (keep_length && name.eq_ignore_ascii_case(b"content-length")) {
-            put_field(name, value, out);
+            room.put(name);
+            room.put(b": ");
+            room.put(value);
+            room.put(b"\r\n");
         }
     }
 }
@@ -85,29 +146,19 @@ fn is_framing(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"transfer-encoding")
 }
 
-fn put_field(name: &[u8], value: &[u8], out: &mut BytesMut) {
-    out.put_slice(name);
-    out.put_slice(b": ");
-    out.put_slice(value);
-    out.put_slice(b"\r\n");
-}
+const CHUNKED: &[u8] = b"transfer-encoding: chunked\r\n\r\n";
+const LENGTH: &[u8] = b"content-length: ";
 
-fn put_framing(body: Body, out: &mut BytesMut) -> BodyEncoder {
+fn put_framing(body: Body, room: &mut Room<'_>) {
     match body {
-        Body::None | Body::UntilClose => out.put_slice(b"\r\n"),
-        Body::Length(length) => put(out, format_args!("content-length: {length}\r\n\r\n")),
-        Body::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n\r\n"),
+        Body::None | Body::UntilClose => room.put(b"\r\n"),
+        Body::Length(length) => {
+            room.put(LENGTH);
+            room.put_number::<10>(length);
+            room.put(b"\r\n\r\n");
+        }
+        Body::Chunked => room.put(CHUNKED),
     }
-    BodyEncoder(match body {
-        Body::None => Body::Length(0),
-        body => body,
-    })
-}
-
-fn put(out: &mut BytesMut, text: std::fmt::Arguments<'_>) {
-    out.writer()
-        .write_fmt(text)
-        .expect("a BytesMut takes every write");
 }
 
 /// Phrases for people who look at a wire.
@@ -146,6 +197,13 @@ fn reason(status: u16) -> &'static str {
 pub struct BodyEncoder(Body);
 
 impl BodyEncoder {
+    fn new(body: Body) -> Self {
+        Self(match body {
+            Body::None => Body::Length(0),
+            body => body,
+        })
+    }
+
     /// Writes some of the body. Errors leave `out` as it was.
     pub fn data(&mut self, data: &[u8], out: &mut BytesMut) -> Result<(), Unsendable> {
         match &mut self.0 {
@@ -159,11 +217,12 @@ impl BodyEncoder {
             Body::UntilClose => out.put_slice(data),
             // A chunk of no bytes would be the end of the body.
             Body::Chunked if data.is_empty() => {}
-            Body::Chunked => {
-                put(out, format_args!("{:x}\r\n", data.len()));
-                out.put_slice(data);
-                out.put_slice(b"\r\n");
-            }
+            Body::Chunked => append(out, DIGITS + data.len() + 4, |room| {
+                room.put_number::<16>(data.len() as u64);
+                room.put(b"\r\n");
+                room.put(data);
+                room.put(b"\r\n");
+            }),
         }
         Ok(())
     }
@@ -177,7 +236,9 @@ impl BodyEncoder {
             Body::Chunked => {
                 out.put_slice(b"0\r\n");
                 if let Some(trailers) = trailers {
-                    put_fields(trailers, false, out);
+                    append(out, most_of(trailers), |room| {
+                        put_fields(trailers, false, room);
+                    });
                 }
                 out.put_slice(b"\r\n");
                 Ok(())
