@@ -1,13 +1,29 @@
-//! A queue of pieces of a body.
+//! Pieces of what was read, and a queue of them.
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 /// Small ones are put together until they are so large, which is also what is read from a socket at once.
 const MOST: usize = 16 * 1024;
 /// What is smaller is not worth the block that it lies in.
 const SMALL: usize = MOST / 2;
+
+/// What is at most so large is copied off what was read, where it may be kept for long.
+const COPIED: usize = 2 * 1024;
+
+/// Takes `length` bytes off the front of what was read, to be kept for as long as a stream or a request
+/// lasts. A few are copied: they do not keep all that was read with them, and the buffer stays its
+/// reader's own, so that the next read needs no other.
+pub(crate) fn take_off(input: &mut BytesMut, length: usize) -> Bytes {
+    if length <= COPIED {
+        let copy = Bytes::copy_from_slice(&input[..length]);
+        input.advance(length);
+        copy
+    } else {
+        input.split_to(length).freeze()
+    }
+}
 
 /// Pieces of a body that wait. A small one behind others is copied: it may be all that is left of a
 /// large block that was read from a socket, and who sends byte by byte would have one held for each.

@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::head::{HeadScan, parse_trailers};
 use super::{Body, Item, Malformed};
+use crate::pieces::take_off;
 
 /// The longest line of a chunk size with its extensions, which are read and dropped.
 const MAX_CHUNK_LINE: usize = 256;
@@ -87,7 +88,7 @@ impl Chunk {
                 Self::Trailers(scan) => match scan.find_end(input, trailer_limit, None)? {
                     None => return Ok(None),
                     Some(end) => {
-                        let trailers = parse_trailers(&input.split_to(end).freeze())?;
+                        let trailers = parse_trailers(&take_off(input, end))?;
                         *self = Self::Done;
                         if !trailers.is_empty() {
                             return Ok(Some(Item::Trailers(trailers)));

@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::body::BodyDecoder;
 use super::head::{Asked, HeadScan, MAX_FIELDS, MAX_REQUEST_LINE, parse_request, parse_response};
 use super::{Body, Item, Malformed, RequestHead, ResponseHead};
+use crate::pieces::take_off;
 
 /// What a decoder holds a peer to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,7 +240,7 @@ impl Machine {
                 let Some(end) = scan.find_end(input, self.limits.head, self.first_line)? else {
                     return Ok(None);
                 };
-                match read(&input.split_to(end).freeze())? {
+                match read(&take_off(input, end))? {
                     // RFC 9112 section 2.2: one empty line before a request is forgiven.
                     Read::EmptyLine if *skipped_line => Err(Malformed::RequestLine),
                     Read::EmptyLine => {

@@ -3,14 +3,12 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{ConnectionError, LeaveCode, MAX_DATA, MAX_INTERIM, ResetCode, StreamId};
+use crate::pieces::take_off;
 
 /// Bytes before each payload.
 pub(super) const HEADER: usize = 8;
 
 const END: u8 = 1;
-
-/// Bytes below which a payload is copied.
-const SMALL: usize = 1024;
 
 /// Types of frames; those from 128 on may be skipped by who does not know them.
 pub(super) mod kind {
@@ -99,29 +97,29 @@ impl Frame {
         input.advance(HEADER);
         let (end, stream) = (flags & END != 0, StreamId(stream));
         let frame = match kind {
-            kind::SETTINGS => Self::Settings(take_payload(input, length)),
+            kind::SETTINGS => Self::Settings(take_off(input, length)),
             kind::OPEN => Self::Open {
                 stream,
-                head: take_payload(input, length),
+                head: take_off(input, length),
                 end,
             },
             kind::REPLY => Self::Reply {
                 stream,
-                head: take_payload(input, length),
+                head: take_off(input, length),
                 end,
             },
             kind::INTERIM => Self::Interim {
                 stream,
-                head: take_payload(input, length),
+                head: take_off(input, length),
             },
             kind::DATA => Self::Data {
                 stream,
-                bytes: take_payload(input, length),
+                bytes: take_off(input, length),
                 end,
             },
             kind::TRAILERS => Self::Trailers {
                 stream,
-                fields: take_payload(input, length),
+                fields: take_off(input, length),
             },
             _ => {
                 let control = Self::control(kind, stream, &input[..length]);
@@ -204,18 +202,6 @@ impl Frame {
             }
             Self::Unknown => {}
         }
-    }
-}
-
-/// Splits a payload off. A small one is copied, so that a few bytes that somebody keeps do not keep
-/// the whole buffer that they came in.
-fn take_payload(input: &mut BytesMut, length: usize) -> Bytes {
-    if length < SMALL {
-        let payload = Bytes::copy_from_slice(&input[..length]);
-        input.advance(length);
-        payload
-    } else {
-        input.split_to(length).freeze()
     }
 }
 
