@@ -30,7 +30,9 @@ pub(crate) fn take_off(input: &mut BytesMut, length: usize) -> Bytes {
 /// So they take at most twice what they hold, and one block.
 #[derive(Debug, Default)]
 pub struct Pieces {
-    pieces: VecDeque<Bytes>,
+    /// Empty only if nothing waits. Mostly there is no other, and so no queue to allocate.
+    first: Bytes,
+    more: VecDeque<Bytes>,
     length: usize,
 }
 
@@ -47,16 +49,23 @@ impl Pieces {
     /// Puts `bytes` behind all others.
     pub fn push(&mut self, bytes: Bytes) {
         if !self.join(&bytes) {
-            self.length += bytes.len();
-            self.pieces.push_back(bytes);
+            self.put(bytes);
         }
     }
 
     /// As [`Pieces::push`], of what is to hold no memory but its own.
     pub fn push_copy(&mut self, bytes: &[u8]) {
         if !self.join(bytes) {
-            self.length += bytes.len();
-            self.pieces.push_back(Bytes::copy_from_slice(bytes));
+            self.put(Bytes::copy_from_slice(bytes));
+        }
+    }
+
+    fn put(&mut self, bytes: Bytes) {
+        self.length += bytes.len();
+        if self.first.is_empty() {
+            self.first = bytes;
+        } else {
+            self.more.push_back(bytes);
         }
     }
 
@@ -65,10 +74,9 @@ impl Pieces {
         if bytes.is_empty() {
             return true;
         }
-        let Some(last) = self.pieces.back_mut() else {
-            return false;
-        };
-        let fits = bytes.len() < SMALL && last.len() + bytes.len() <= MOST;
+        let last = self.more.back_mut().unwrap_or(&mut self.first);
+        let waits = !last.is_empty();
+        let fits = waits && bytes.len() < SMALL && last.len() + bytes.len() <= MOST;
         if fits {
             let own = std::mem::take(last).try_into_mut();
             let mut own = own.unwrap_or_else(|shared| BytesMut::from(&shared[..]));
@@ -81,10 +89,12 @@ impl Pieces {
 
     /// Takes the first piece, at most `most` bytes of it; `None` when nothing waits.
     pub fn pop(&mut self, most: usize) -> Option<Bytes> {
-        let first = self.pieces.front_mut()?;
-        let part = first.split_to(most.min(first.len()));
-        if first.is_empty() {
-            self.pieces.pop_front();
+        if self.is_empty() {
+            return None;
+        }
+        let part = self.first.split_to(most.min(self.first.len()));
+        if self.first.is_empty() {
+            self.first = self.more.pop_front().unwrap_or_default();
         }
         self.length -= part.len();
         Some(part)
@@ -92,13 +102,13 @@ impl Pieces {
 
     /// All of them, in their order.
     pub fn all(&self) -> impl Iterator<Item = &Bytes> {
-        self.pieces.iter()
+        let first = Some(&self.first).filter(|first| !first.is_empty());
+        first.into_iter().chain(&self.more)
     }
 
     /// Drops all of them.
     pub fn clear(&mut self) {
-        self.pieces.clear();
-        self.length = 0;
+        *self = Self::default();
     }
 }
 

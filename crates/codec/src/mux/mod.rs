@@ -36,6 +36,7 @@
 //! begins with, and in queues, is counted in the budget as long as it is. What goes beyond ends the connection with a [`ConnectionError`].
 
 mod budget;
+mod by_stream;
 mod connection;
 mod frame;
 mod liveness;

@@ -5,12 +5,13 @@ mod receive;
 mod relief;
 mod transmit;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::budget::Budget;
+use super::by_stream::ByStream;
 use super::liveness::{Liveness, Verdict};
 use super::stream::{ReceivePhase, SendPhase, Stream};
 use super::window::ReceiveWindow;
@@ -42,7 +43,7 @@ pub struct Connection {
     peer: PeerSettings,
     peer_spoke: bool,
     /// Ordered, so that what concerns all streams happens in the same order every time.
-    streams: BTreeMap<StreamId, Stream>,
+    streams: ByStream<Box<Stream>>,
     /// Number of the next stream opened here; beyond `u32` when all are used.
     next_here: u64,
     /// Highest number that the peer has opened.
@@ -61,7 +62,7 @@ pub struct Connection {
     budget: MemoryBudget,
     /// Of streams that are no more: bytes that the driver still holds. They count against the
     /// connection's credit until they have left our memory, or short streams would be free.
-    lingering: BTreeMap<StreamId, Lingering>,
+    lingering: ByStream<Lingering>,
     /// The latest moment that the driver has told.
     clock: Instant,
     /// Not before is there anything to gain from streams that stand still.
@@ -107,7 +108,7 @@ impl Connection {
             held: budget.share(),
             queued: 0,
             budget: budget.clone(),
-            lingering: BTreeMap::new(),
+            lingering: ByStream::new(),
             clock: now,
             next_look: now,
             send_window: peer.connection_credit.into(),
@@ -120,7 +121,7 @@ impl Connection {
             error: None,
             events: VecDeque::new(),
             output: Output::new(ping),
-            streams: BTreeMap::new(),
+            streams: ByStream::new(),
             peer_spoke: false,
             settings,
             peer,
@@ -184,14 +185,14 @@ impl Connection {
         self.held_here += 1;
         let (credit, window) = (self.settings.stream_credit, self.peer.stream_credit.into());
         let state = Stream::opened_here(head, end, credit, window, self.clock);
-        self.streams.insert(stream, state);
+        self.streams.insert(stream, Box::new(state));
         self.output.heads.push_back(stream);
         Ok(stream)
     }
 
     /// Answers a stream that the peer opened. With `end` nothing follows from this side.
     pub fn reply(&mut self, stream: StreamId, reply: &Reply, end: bool) -> Result<(), CannotSend> {
-        let state = self.streams.get_mut(&stream).ok_or(CannotSend::Gone)?;
+        let state = self.streams.find_mut(stream).ok_or(CannotSend::Gone)?;
         if state.send.phase != SendPhase::Owed {
             return Err(CannotSend::ReplyUnasked);
         }
@@ -210,7 +211,7 @@ impl Connection {
     /// Gives the peer a hint before the answer to a stream that it opened. Hints are small, few, and
     /// dropped where they would have to wait: False says so.
     pub fn interim(&mut self, stream: StreamId, interim: &Interim) -> bool {
-        let Some(state) = self.streams.get_mut(&stream) else {
+        let Some(state) = self.streams.find_mut(stream) else {
             return false;
         };
         let head = interim.encoded();
@@ -225,8 +226,8 @@ impl Connection {
     /// Asks for the body of a stream that the peer opened, and that is not answered yet. To be called
     /// once, and only where the peer has said that it waits for it.
     pub fn want_body(&mut self, stream: StreamId) {
-        let owed = |state: &Stream| state.send.phase == SendPhase::Owed;
-        if self.streams.get(&stream).is_some_and(owed) {
+        let state = self.streams.find(stream);
+        if state.is_some_and(|state| state.send.phase == SendPhase::Owed) {
             self.output.wanted.push_back(stream);
         }
     }
@@ -235,7 +236,7 @@ impl Connection {
     /// our own queue. 0 when the stream takes no data.
     pub fn capacity(&self, stream: StreamId) -> usize {
         self.streams
-            .get(&stream)
+            .find(stream)
             .map_or(0, |state| state.send.capacity(self.queue_limit()))
     }
 
@@ -273,7 +274,7 @@ impl Connection {
     /// Data of a stream that has ended counts as well, until it is told to be consumed or the stream
     /// is stopped or reset.
     pub fn consumed(&mut self, stream: StreamId, count: usize) {
-        let Some(state) = self.streams.get_mut(&stream) else {
+        let Some(state) = self.streams.find_mut(stream) else {
             return self.consumed_late(stream, count as u64);
         };
         let receive = &mut state.receive;
@@ -292,12 +293,12 @@ impl Connection {
     }
 
     fn consumed_late(&mut self, stream: StreamId, count: u64) {
-        if let Some(lingering) = self.lingering.get_mut(&stream) {
+        if let Some(lingering) = self.lingering.find_mut(stream) {
             let count = count.min(lingering.held);
             lingering.held -= count;
             lingering.moved = self.clock;
             if lingering.held == 0 {
-                self.lingering.remove(&stream);
+                self.lingering.remove(stream);
             }
             self.receive_window.release(count);
             self.count_held();
@@ -308,7 +309,7 @@ impl Connection {
     /// whose body is still coming. Data is dropped from now on, and once this side's half is sent,
     /// [`ResetCode::Complete`] ends the stream. Of the stream, no more events need to be awaited.
     pub fn stop(&mut self, stream: StreamId) {
-        let Some(state) = self.streams.get_mut(&stream) else {
+        let Some(state) = self.streams.find_mut(stream) else {
             return self.consumed_late(stream, u64::MAX);
         };
         state.receive.stopped = true;
@@ -393,7 +394,7 @@ impl Connection {
     /// Ends everything for `error`. What remains to be transmitted is why.
     fn fail(&mut self, error: ConnectionError) -> ConnectionError {
         self.error = Some(error.clone());
-        for (stream, state) in std::mem::take(&mut self.streams) {
+        for (stream, state) in self.streams.take() {
             let is_unsent = stream.is_of(self.side) && state.send.head.is_some();
             self.events.push_back(if is_unsent {
                 let code = ResetCode::Refused;
@@ -411,7 +412,7 @@ impl Connection {
 
     /// A stream on which this side may send data.
     fn sendable(&mut self, stream: StreamId) -> Result<&mut Stream, CannotSend> {
-        let state = self.streams.get_mut(&stream).ok_or(CannotSend::Gone)?;
+        let state = self.streams.find_mut(stream).ok_or(CannotSend::Gone)?;
         match state.send.phase {
             SendPhase::Owed => Err(CannotSend::ReplyOwed),
             SendPhase::Body => Ok(state),
@@ -421,7 +422,7 @@ impl Connection {
 
     /// Puts the stream among those with something to transmit behind their head.
     fn list(&mut self, stream: StreamId) {
-        if let Some(state) = self.streams.get_mut(&stream)
+        if let Some(state) = self.streams.find_mut(stream)
             && state.send.has_more()
             && !state.send.listed
         {
@@ -433,7 +434,7 @@ impl Connection {
     /// Tells the driver when a stream that was full has room again.
     fn notice_room(&mut self, stream: StreamId) {
         let limit = self.queue_limit();
-        if let Some(state) = self.streams.get_mut(&stream)
+        if let Some(state) = self.streams.find_mut(stream)
             && state.send.blocked
             && state.send.capacity(limit) > 0
         {
@@ -444,7 +445,7 @@ impl Connection {
 
     /// Removes the stream if both halves are done, or if nobody waits for the other one.
     fn settle(&mut self, stream: StreamId) {
-        let Some(state) = self.streams.get(&stream) else {
+        let Some(state) = self.streams.find(stream) else {
             return;
         };
         if state.is_done() {
@@ -456,8 +457,8 @@ impl Connection {
     }
 
     /// Takes the stream out of every list, and makes room for what is still under way.
-    fn forget(&mut self, stream: StreamId) -> Option<Stream> {
-        let state = self.streams.remove(&stream)?;
+    fn forget(&mut self, stream: StreamId) -> Option<Box<Stream>> {
+        let state = self.streams.remove(stream)?;
         self.output.forget(stream, &state);
         self.queued -= state.send.queued() as u64;
         self.count_held();

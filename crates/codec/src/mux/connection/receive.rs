@@ -22,7 +22,7 @@ const MAX_WINDOW: u64 = 1 << 40;
 
 impl Connection {
     /// Takes all complete frames off the front of `input`; the rest stays until more has come.
-    /// Data shares the memory of `input`. Errors are final; the driver transmits once more, which
+    /// Much data shares the memory of `input`. Errors are final; the driver transmits once more, which
     /// tells the peer, and closes.
     pub fn receive(&mut self, input: &mut BytesMut, now: Instant) -> Result<(), ConnectionError> {
         if let Some(error) = &self.error {
@@ -98,7 +98,7 @@ impl Connection {
             self.drawn.less(all.shrink(surplus));
         }
         let most = all.size();
-        if let Some(state) = self.streams.get_mut(&stream) {
+        if let Some(state) = self.streams.find_mut(stream) {
             let window = &mut state.receive.window;
             let target = window.measure(rtt, now).unwrap_or(0).min(most);
             window.grow(window.missing(target));
@@ -116,9 +116,9 @@ impl Connection {
             .saturating_sub(self.peer.connection_credit);
         self.peer = peer;
         self.peer_spoke = true;
-        let streams: Vec<StreamId> = self.streams.keys().copied().collect();
+        let streams: Vec<StreamId> = self.streams.iter().map(|(stream, _)| stream).collect();
         for stream in streams {
-            if let Some(state) = self.streams.get_mut(&stream) {
+            if let Some(state) = self.streams.find_mut(stream) {
                 state.send.window += gained;
             }
             self.notice_room(stream);
@@ -152,7 +152,7 @@ impl Connection {
         match Open::decode(head) {
             Ok(open) => {
                 let state = Stream::opened_there(end, credit, self.peer.stream_credit.into(), now);
-                self.streams.insert(stream, state);
+                self.streams.insert(stream, Box::new(state));
                 self.events.push_back(Event::Opened {
                     stream,
                     open: Box::new(open),
@@ -354,7 +354,7 @@ impl Connection {
         self.send_window += amount;
         if self.send_window > 0 {
             for stream in self.output.starved.drain(..) {
-                if let Some(state) = self.streams.get(&stream) {
+                if let Some(state) = self.streams.find(stream) {
                     self.output.ready.push(stream, state);
                 }
             }
@@ -369,7 +369,8 @@ impl Connection {
         }
         self.peer_left = Some(last);
         let beyond = |stream: &StreamId| stream.is_of(self.side) && stream.0 > last;
-        let refused: Vec<StreamId> = self.streams.keys().copied().filter(beyond).collect();
+        let streams = self.streams.iter().map(|(stream, _)| stream);
+        let refused: Vec<StreamId> = streams.filter(beyond).collect();
         for stream in refused {
             self.forget(stream);
             self.release_slot(stream);
@@ -392,7 +393,7 @@ impl Connection {
 
     /// The peer's half is complete.
     fn complete(&mut self, stream: StreamId) {
-        if let Some(state) = self.streams.get_mut(&stream) {
+        if let Some(state) = self.streams.find_mut(stream) {
             state.receive.phase = ReceivePhase::Done;
         }
         self.settle(stream);
@@ -445,7 +446,7 @@ impl Connection {
                 stream: stream.0,
             });
         }
-        match self.streams.get_mut(&stream) {
+        match self.streams.find_mut(stream) {
             // The peer cannot know a stream whose `Open` it has not been sent.
             Some(state) if here && state.send.head.is_some() => Err(ConnectionError::WrongStream {
                 kind,

@@ -47,11 +47,11 @@ impl Connection {
             .streams
             .iter()
             .filter(|(_, state)| state.receive.unconsumed > 0)
-            .map(|(stream, state)| (state.receive.moved, *stream));
+            .map(|(stream, state)| (state.receive.moved, stream));
         let ended = self
             .lingering
             .iter()
-            .map(|(stream, lingering)| (lingering.moved, *stream));
+            .map(|(stream, lingering)| (lingering.moved, stream));
         let stands = |(moved, _): &(Instant, StreamId)| {
             self.clock.saturating_duration_since(*moved) >= STANDSTILL
         };

@@ -82,7 +82,9 @@ impl Output {
     /// Takes a stream out of every list that it stands in.
     pub(super) fn forget(&mut self, stream: StreamId, state: &Stream) {
         let other = |listed: &StreamId| *listed != stream;
-        self.wanted.retain(other);
+        if !self.wanted.is_empty() {
+            self.wanted.retain(other);
+        }
         if state.send.interims > 0 {
             self.drop_hints(stream);
         }
@@ -178,7 +180,7 @@ impl Connection {
             let Some(stream) = self.output.credits.pop_front() else {
                 return;
             };
-            if let Some(state) = self.streams.get_mut(&stream) {
+            if let Some(state) = self.streams.find_mut(stream) {
                 state.receive.credit_listed = false;
                 let amount = state.receive.window.grant();
                 Frame::Credit {
@@ -205,7 +207,7 @@ impl Connection {
             let Some(stream) = self.output.heads.pop_front() else {
                 return;
             };
-            let Some(state) = self.streams.get_mut(&stream) else {
+            let Some(state) = self.streams.find_mut(stream) else {
                 continue;
             };
             let end = state.send.ends_with_head();
@@ -232,7 +234,7 @@ impl Connection {
             let Some(stream) = self.output.ready.pop() else {
                 return;
             };
-            let Some(state) = self.streams.get_mut(&stream) else {
+            let Some(state) = self.streams.find_mut(stream) else {
                 continue;
             };
             if state.send.has_data() && self.send_window == 0 {
