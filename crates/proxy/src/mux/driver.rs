@@ -135,20 +135,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         let timer = self
             .timer
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due.into())));
-        if timer.deadline().into_std() != due {
+        // It is put off with everything that comes. One that goes off too early costs less than one that
+        // is set anew each time.
+        if timer.deadline().into_std() > due {
             timer.as_mut().reset(due.into());
         }
-        match timer.as_mut().poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(()) => {
-                let outcome = shared.machine.on_timeout(Instant::now());
+        while timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if now >= due {
+                let outcome = shared.machine.on_timeout(now);
                 drop(shared);
                 self.link.deliver();
                 // A timer is due only when nothing has come for a while.
                 self.rest();
-                Poll::Ready(outcome.map_err(Closed::Broken))
+                return Poll::Ready(outcome.map_err(Closed::Broken));
             }
+            timer.as_mut().reset(due.into());
         }
+        Poll::Pending
     }
 }
 
