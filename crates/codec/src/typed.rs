@@ -63,6 +63,11 @@ fn integer_length(value: u64) -> usize {
 /// Appends `value`, at most 2^62 - 1; what is above is written as that.
 pub(crate) fn put_integer(out: &mut Vec<u8>, value: u64) {
     let length = integer_length(value);
+    if length == 1 {
+        // Nearly all are so short.
+        let [byte, ..] = value.to_le_bytes();
+        return out.push(byte);
+    }
     let prefix = u64::from(length.ilog2()) << (8 * length - 2);
     let bytes = (value.min(MAX_INTEGER) | prefix).to_be_bytes();
     out.extend_from_slice(&bytes[bytes.len() - length..]);
@@ -70,6 +75,10 @@ pub(crate) fn put_integer(out: &mut Vec<u8>, value: u64) {
 
 /// Takes an integer off the front.
 pub(crate) fn take_integer(input: &mut &[u8], field: &'static str) -> Result<u64, DecodeError> {
+    if let [first @ ..0x40, rest @ ..] = *input {
+        *input = rest;
+        return Ok(u64::from(*first));
+    }
     let taken = input.first().and_then(|first| {
         let (bytes, rest) = input.split_at_checked(1 << (first >> 6))?;
         *input = rest;
