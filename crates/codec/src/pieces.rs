@@ -16,12 +16,43 @@ const COPIED: usize = 2 * 1024;
 /// lasts. A few are copied: they do not keep all that was read with them, and the buffer stays its
 /// reader's own, so that the next read needs no other.
 pub(crate) fn take_off(input: &mut BytesMut, length: usize) -> Bytes {
-    if length <= COPIED {
-        let copy = Bytes::copy_from_slice(&input[..length]);
-        input.advance(length);
-        copy
-    } else {
-        input.split_to(length).freeze()
+    if length > COPIED {
+        return input.split_to(length).freeze();
+    }
+    let bytes = &input[..length];
+    let copy = match length {
+        0 => Bytes::new(),
+        1..=112 => Block::<112>::holding(bytes),
+        113..=240 => Block::<240>::holding(bytes),
+        241..=496 => Block::<496>::holding(bytes),
+        497..=1008 => Block::<1008>::holding(bytes),
+        _ => Bytes::copy_from_slice(bytes),
+    };
+    input.advance(length);
+    copy
+}
+
+/// Bytes in one allocation with the count of those who share them, which `Bytes` by itself allocates
+/// when the first of them comes. With the two numbers it fills a size that allocators have at hand.
+struct Block<const SIZE: usize> {
+    length: usize,
+    bytes: [u8; SIZE],
+}
+
+impl<const SIZE: usize> Block<SIZE> {
+    fn holding(bytes: &[u8]) -> Bytes {
+        let mut block = Self {
+            length: bytes.len(),
+            bytes: [0; SIZE],
+        };
+        block.bytes[..bytes.len()].copy_from_slice(bytes);
+        Bytes::from_owner(block)
+    }
+}
+
+impl<const SIZE: usize> AsRef<[u8]> for Block<SIZE> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 }
 
