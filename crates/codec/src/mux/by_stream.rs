@@ -5,8 +5,9 @@ use super::StreamId;
 /// Room that an empty table keeps: most are soon used again.
 const KEPT: usize = 8;
 
-/// What there is of streams. Numbers ascend, so that what is new goes to the end and what ends is, of
-/// many, near the front; a table of this kind is small, and looked into several times for each frame.
+/// What there is of streams that are open, looked into several times for each frame. Numbers ascend, so
+/// that what is new goes to the end; what ends moves those behind it, and they are no more than both
+/// sides may have open.
 #[derive(Debug)]
 pub(super) struct ByStream<T>(Vec<(StreamId, T)>);
 

@@ -5,7 +5,7 @@ mod receive;
 mod relief;
 mod transmit;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -62,7 +62,7 @@ pub struct Connection {
     budget: MemoryBudget,
     /// Of streams that are no more: bytes that the driver still holds. They count against the
     /// connection's credit until they have left our memory, or short streams would be free.
-    lingering: ByStream<Lingering>,
+    lingering: BTreeMap<StreamId, Lingering>,
     /// The latest moment that the driver has told.
     clock: Instant,
     /// Not before is there anything to gain from streams that stand still.
@@ -108,7 +108,7 @@ impl Connection {
             held: budget.share(),
             queued: 0,
             budget: budget.clone(),
-            lingering: ByStream::new(),
+            lingering: BTreeMap::new(),
             clock: now,
             next_look: now,
             send_window: peer.connection_credit.into(),
@@ -293,12 +293,12 @@ impl Connection {
     }
 
     fn consumed_late(&mut self, stream: StreamId, count: u64) {
-        if let Some(lingering) = self.lingering.find_mut(stream) {
+        if let Some(lingering) = self.lingering.get_mut(&stream) {
             let count = count.min(lingering.held);
             lingering.held -= count;
             lingering.moved = self.clock;
             if lingering.held == 0 {
-                self.lingering.remove(stream);
+                self.lingering.remove(&stream);
             }
             self.receive_window.release(count);
             self.count_held();

@@ -51,7 +51,7 @@ impl Connection {
         let ended = self
             .lingering
             .iter()
-            .map(|(stream, lingering)| (lingering.moved, stream));
+            .map(|(stream, lingering)| (lingering.moved, *stream));
         let stands = |(moved, _): &(Instant, StreamId)| {
             self.clock.saturating_duration_since(*moved) >= STANDSTILL
         };
