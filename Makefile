@@ -95,6 +95,12 @@ lab:
 	@$(MAKE) --no-print-directory compile
 	@$(PROFILE_DIR)/$(PROGRAM) $(ARGS)
 
+# ARGS=--accept moves the baseline; the commit that does so says why.
+.PHONY: counts
+counts: ## instructions of what every request pays for, against counts.txt
+	@scripts/bootstrap counts
+	@$(CARGO) run $(LOCKED) -q --package xtask -- counts $(ARGS)
+
 # SECONDS=… for each target, TARGETS="…" for some of them only.
 .PHONY: fuzz
 fuzz: ## look for input that a decoder does not stand

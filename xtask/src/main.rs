@@ -1,10 +1,12 @@
 //! Chores of this repository. `cargo xtask tidy` checks what the compiler cannot: that layers point
-//! down, that documents tell the truth about the code, that nothing refers outside.
+//! down, that documents tell the truth about the code, that nothing refers outside. `cargo xtask counts`
+//! counts the instructions of what every request pays for.
 //!
-//! It never changes a file.
+//! Changes no file, but for the baseline of the counts where it is told to.
 
 #![allow(clippy::case_sensitive_file_extension_comparisons)] // names in this repository are lower case
 
+mod counts;
 mod documents;
 mod finding;
 mod modules;
@@ -20,16 +22,23 @@ use finding::Finding;
 use packages::Package;
 use tree::Tree;
 
-const USAGE: &str = "usage: cargo xtask tidy";
+const USAGE: &str = "usage: cargo xtask tidy | counts [--accept]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments != ["tidy"] {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
-    }
-    match read(&root()) {
-        Ok((tree, packages)) => report(&tidy(&tree, &packages)),
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments[..] {
+        ["tidy"] => read(&root()).map(|(tree, packages)| report(&tidy(&tree, &packages))),
+        ["counts"] => counts::run(&root(), false),
+        ["counts", "--accept"] => counts::run(&root(), true),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("xtask: {error}");
             ExitCode::FAILURE
@@ -55,18 +64,18 @@ fn tidy(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
     findings
 }
 
-fn report(findings: &[Finding]) -> ExitCode {
+/// Is everything in order?
+fn report(findings: &[Finding]) -> bool {
     for finding in findings {
         println!("{finding}");
     }
     let errors = findings.iter().filter(|finding| finding.is_error()).count();
     if errors == 0 {
         println!("tidy");
-        ExitCode::SUCCESS
     } else {
         println!("{errors} to put in order");
-        ExitCode::FAILURE
     }
+    errors == 0
 }
 
 #[cfg(test)]
