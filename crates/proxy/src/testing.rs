@@ -5,6 +5,7 @@
 //! client ─ text ─► caller's outbound ─► [gateway of east ─►] callee's inbound ─► program
 //! ```
 
+pub(crate) mod counts;
 pub(crate) mod crowd;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 /// Crates with counts.
-const PACKAGES: [&str; 1] = ["isthmus-codec"];
+const PACKAGES: [&str; 2] = ["isthmus-codec", "isthmus-proxy"];
 
 /// How often each test does what it is named for.
 const TIMES: u64 = 100;

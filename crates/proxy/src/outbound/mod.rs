@@ -9,6 +9,8 @@ mod affinity;
 mod call;
 mod connect;
 mod connection;
+#[cfg(test)]
+mod counts;
 mod decided;
 mod deliver;
 mod exchange;

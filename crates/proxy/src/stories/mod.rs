@@ -2,6 +2,7 @@
 
 mod bridged;
 mod chain;
+mod counts;
 mod deadlines;
 mod decreed;
 mod ends;
