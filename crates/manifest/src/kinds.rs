@@ -13,6 +13,16 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct MeshSpec {
     /// SPIFFE trust domain of every identity in the mesh.
     pub(crate) trust_domain: String,
+    /// What becomes of requests of the mesh's programs to hosts outside of it. `Deny`: their proxies refuse
+    /// them. `Allow`: they carry them, in nobody's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) egress: Option<EgressName>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+pub(crate) enum EgressName {
+    Deny,
+    Allow,
 }
 
 /// A cluster of the mesh: a failure and locality domain with its own control plane.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use isthmus_model::{
-    Algorithm, HashOn, HealthProbe, Kind, LocalityOrder, RetryOn, TrafficSettings,
+    Algorithm, Egress, HashOn, HealthProbe, Kind, LocalityOrder, RetryOn, TrafficSettings,
 };
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
@@ -176,7 +176,7 @@ fn form<'a>(field: &'a Value, definitions: &'a Value) -> (String, Option<&'a Val
     }
 }
 
-/// The built-in default of a field of TrafficPolicy, as it would be written.
+/// The built-in default of a field, as it would be written.
 fn default(path: &str) -> Option<String> {
     let TrafficSettings {
         algorithm,
@@ -189,6 +189,10 @@ fn default(path: &str) -> Option<String> {
         health_check,
     } = TrafficSettings::default();
     let text = match path {
+        "spec.egress" => match Egress::default() {
+            Egress::Deny => "Deny".to_owned(),
+            Egress::Allow => "Allow".to_owned(),
+        },
         "spec.loadBalancing.algorithm" => match algorithm {
             Algorithm::PeakEwma => "PeakEWMA".to_owned(),
             Algorithm::RoundRobin => "RoundRobin".to_owned(),
@@ -286,6 +290,7 @@ mod tests {
             .lines()
             .filter(|line| line.starts_with("| `spec.") && line.contains("| `"));
         for field in [
+            "egress",
             "algorithm",
             "hashOn",
             "order",

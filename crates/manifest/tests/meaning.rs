@@ -6,9 +6,9 @@ use isthmus_manifest::{
     Object, ServerMetadata, cluster_object, parse_files, parse_object, workload_object,
 };
 use isthmus_model::{
-    AccountName, Algorithm, AppProtocol, Cluster, Handle, HashOn, Health, HealthCheck, HealthProbe,
-    LocalityOrder, Namespace, ObjectName, Origin, PathMatch, Percent, Resource, RetryOn,
-    ServiceName, Target, TrafficPolicy, Workload,
+    AccountName, Algorithm, AppProtocol, Cluster, Egress, Handle, HashOn, Health, HealthCheck,
+    HealthProbe, LocalityOrder, Namespace, ObjectName, Origin, PathMatch, Percent, Resource,
+    RetryOn, ServiceName, Target, TrafficPolicy, Workload,
 };
 
 fn resource(text: &str) -> Resource {
@@ -35,6 +35,24 @@ fn nothing() -> TrafficPolicy {
         ObjectName::new("p").expect("a name"),
         vec![Target::Mesh],
     )
+}
+
+#[test]
+fn a_mesh_lets_nothing_out_that_does_not_say_so() {
+    for (spec, expect) in [
+        ("", Egress::Deny),
+        ("  egress: Deny\n", Egress::Deny),
+        ("  egress: Allow\n", Egress::Allow),
+    ] {
+        let text = format!(
+            "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: m}}\nspec:\n  \
+             trustDomain: m.mesh\n{spec}"
+        );
+        match resource(&text) {
+            Resource::Mesh(mesh) => assert_eq!(mesh.egress, expect, "{spec}"),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -356,6 +356,14 @@ fn clusters_and_links() {
         ),
         (
             own(
+                "Mesh",
+                "name: m",
+                "  trustDomain: m.mesh\n  egress: allow\n",
+            ),
+            vec!["f:6:11: spec.egress: `allow` is none of Deny, Allow; did you mean `Allow`?"],
+        ),
+        (
+            own(
                 "Cluster",
                 "name: a.b",
                 "  regoin: us\n  control: localhost:15012\n  coordinates: {latitude: 91, \

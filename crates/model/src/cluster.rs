@@ -10,6 +10,17 @@ use crate::{ClusterName, MeshName, Namespace, RegionName, TrustDomain};
 pub struct Mesh {
     pub name: MeshName,
     pub trust_domain: TrustDomain,
+    pub egress: Egress,
+}
+
+/// What becomes of requests of the mesh's programs to hosts outside of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Egress {
+    /// They are refused.
+    #[default]
+    Deny,
+    /// They are carried, in nobody's name.
+    Allow,
 }
 
 /// A cluster as declared.

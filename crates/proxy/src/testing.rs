@@ -19,9 +19,9 @@ use isthmus_identity::{
     Leaf, LeafCell, MeshKey, TrustCell, gateway_identity,
 };
 use isthmus_model::{
-    AccountName, AppProtocol, Cluster, ClusterName, Gateway, Handle, Health, Identity, Labels,
-    Mesh, MeshName, Namespace, ObjectName, RegionName, Route, Service, ServiceName, ServicePort,
-    Share, Subset, Target, TrafficPolicy, TrustDomain, Workload,
+    AccountName, AppProtocol, Cluster, ClusterName, Egress, Gateway, Handle, Health, Identity,
+    Labels, Mesh, MeshName, Namespace, ObjectName, RegionName, Route, Service, ServiceName,
+    ServicePort, Share, Subset, Target, TrafficPolicy, TrustDomain, Workload,
 };
 use isthmus_telemetry::Metrics;
 use isthmus_wire::{Body, ClusterView, Topic};
@@ -365,6 +365,7 @@ impl Facts {
         let mesh = Mesh {
             name: MeshName::new("test").unwrap(),
             trust_domain: TrustDomain::new("test.mesh").unwrap(),
+            egress: Egress::Deny,
         };
         let clusters = self.clusters.iter().cloned().map(Body::Cluster);
         let mut builder = ViewBuilder::new(own);

@@ -86,7 +86,7 @@ impl Body {
 #[cfg(test)]
 mod tests {
     use isthmus_model::{
-        Algorithm, AppProtocol, Backend, Handle, HashOn, HeaderMatch, Health, HealthCheck,
+        Algorithm, AppProtocol, Backend, Egress, Handle, HashOn, HeaderMatch, Health, HealthCheck,
         HealthProbe, Identity, LocalityOrder, Method, PathMatch, Percent, RetryOn, RouteMatch,
         RouteRule, ServiceName, ServicePort, Subset, Target,
     };
@@ -123,6 +123,7 @@ mod tests {
             Body::Mesh(Mesh {
                 name: "shop".parse().unwrap(),
                 trust_domain: "shop.mesh".parse().unwrap(),
+                egress: Egress::Allow,
             }),
             Body::Cluster(ClusterView {
                 cluster: Cluster {
@@ -244,6 +245,17 @@ mod tests {
             Body::decode(&body.encode_to_vec()),
             Err(BodyError::Feature("time-travel".to_owned()))
         );
+    }
+
+    #[test]
+    fn a_mesh_whose_control_plane_says_nothing_of_egress_denies_it() {
+        let older = proto::Mesh {
+            name: "shop".to_owned(),
+            trust_domain: "shop.mesh".to_owned(),
+            ..Default::default()
+        };
+        let mesh = Mesh::try_from(older).unwrap();
+        assert_eq!(mesh.egress, Egress::Deny);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use isthmus_model::{
-    AppProtocol, Backend, Health, Identity, LabelKey, Link, Mesh, Origin, PathMatch, Reach, Route,
-    RouteMatch, RouteRule, Service, ServicePort, Target, TrafficPolicy,
+    AppProtocol, Backend, Egress, Health, Identity, LabelKey, Link, Mesh, Origin, PathMatch, Reach,
+    Route, RouteMatch, RouteRule, Service, ServicePort, Target, TrafficPolicy,
 };
 use isthmus_wire::ClusterView;
 
@@ -166,15 +166,20 @@ fn foreign(from: &str, fact: Fact) -> Change {
     }
 }
 
-/// Two clusters, an exported cart, a payment that is not.
-fn shop() -> Index {
-    let mut index = Index::new("west".parse().unwrap());
+fn mesh(egress: Egress) -> Change {
     let mesh = Mesh {
         name: "shop".parse().unwrap(),
         trust_domain: "shop.mesh".parse().unwrap(),
+        egress,
     };
+    config(Kind::Mesh, "shop", Resource::Mesh(mesh))
+}
+
+/// Two clusters, an exported cart, a payment that is not.
+fn shop() -> Index {
+    let mut index = Index::new("west".parse().unwrap());
     for change in [
-        config(Kind::Mesh, "shop", Resource::Mesh(mesh)),
+        mesh(Egress::Deny),
         config(Kind::Cluster, "west", Resource::Cluster(cluster("west"))),
         config(Kind::Cluster, "east", Resource::Cluster(cluster("east"))),
         service("cart"),
@@ -237,6 +242,8 @@ fn each_change_touches_exactly_what_shows_it() {
     let steps: Vec<(&str, Change, Vec<&str>, Vec<String>)> = vec![
         ("same again", service("cart"), vec![], vec![]),
         ("not declared", export("ghost"), vec![], vec![]),
+        ("as denied", mesh(Egress::Deny), vec![], vec![]),
+        ("egress", mesh(Egress::Allow), vec!["mesh"], vec![]),
         ("route", route("cart", &["v1"]), vec![CART], vec![]),
         (
             "runs here",

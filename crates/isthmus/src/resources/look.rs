@@ -82,7 +82,10 @@ type Column = (&'static str, fn(&Value) -> String);
 
 fn columns(kind: Kind) -> &'static [Column] {
     match kind {
-        Kind::Mesh => &[("TRUST DOMAIN", |object| field(object, "/spec/trustDomain"))],
+        Kind::Mesh => &[
+            ("TRUST DOMAIN", |object| field(object, "/spec/trustDomain")),
+            ("EGRESS", |object| field(object, "/spec/egress")),
+        ],
         Kind::Cluster => &[
             ("REGION", |object| field(object, "/spec/region")),
             ("CONTROL", |object| field(object, "/spec/control")),

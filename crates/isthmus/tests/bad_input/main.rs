@@ -223,7 +223,9 @@ fn resources_are_refused_with_their_place(mesh: &Mesh) -> Result<()> {
                  parentRefs: [{group: \"\", kind: Service, name: frontend}]\n  rules:\n  \
                  - backendRefs: [{name: catalgo, port: 80}]\n";
     let mistyped = service.replace("Service", "Servce");
-    let cases: [(i32, String, &[&str]); 6] = [
+    let lets_out = "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: Mesh\nmetadata: {name: shop}\n\
+                    spec: {trustDomain: shop.example, egress: allow}\n";
+    let cases: [(i32, String, &[&str]); 7] = [
         (
             1,
             "a: [1\nb: 2\n".to_owned(),
@@ -248,6 +250,11 @@ fn resources_are_refused_with_their_place(mesh: &Mesh) -> Result<()> {
                 "file.yaml:7:11: spec.ports[0].port:",
                 "file.yaml:10:7: kind:",
             ],
+        ),
+        (
+            1,
+            lets_out.to_owned(),
+            &["file.yaml:4:43: spec.egress: `allow` is none of Deny, Allow; did you mean `Allow`?"],
         ),
         (
             1,

@@ -1,9 +1,9 @@
 //! Mesh, Cluster and Link.
 
-use isthmus_model::{Cluster, ClusterName, Link, Mesh, Namespace, Reach, Resource};
+use isthmus_model::{Cluster, ClusterName, Egress, Link, Mesh, Namespace, Reach, Resource};
 
 use super::{maybe_duration, own_name, socket, spec};
-use crate::kinds::{ClusterSpec, Coordinates, LinkSpec, MeshSpec, ReachSpec};
+use crate::kinds::{ClusterSpec, Coordinates, EgressName, LinkSpec, MeshSpec, ReachSpec};
 use crate::problem::{Problems, quoted};
 use crate::{FieldPath, Object};
 
@@ -14,7 +14,15 @@ pub(super) fn mesh(object: &Object, mesh: &MeshSpec, problems: &mut Problems) ->
     Some(Resource::Mesh(Mesh {
         name: name?,
         trust_domain: trust_domain?,
+        egress: mesh.egress.map_or_else(Egress::default, egress),
     }))
+}
+
+fn egress(name: EgressName) -> Egress {
+    match name {
+        EgressName::Deny => Egress::Deny,
+        EgressName::Allow => Egress::Allow,
+    }
 }
 
 pub(super) fn cluster(

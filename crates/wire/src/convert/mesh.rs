@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use isthmus_model::{Cluster, Gateway, Mesh, Namespace};
+use isthmus_model::{Cluster, Egress, Gateway, Mesh, Namespace};
 
 use crate::body::{BodyError, ClusterView};
 use crate::field::{Parsed, all, micros, millis, parse, parse_all, strings, text};
@@ -13,6 +13,7 @@ impl From<&Mesh> for proto::Mesh {
         Self {
             name: mesh.name.to_string(),
             trust_domain: mesh.trust_domain.to_string(),
+            allows_egress: mesh.egress == Egress::Allow,
         }
     }
 }
@@ -24,6 +25,11 @@ impl TryFrom<proto::Mesh> for Mesh {
         Ok(Self {
             name: parse("mesh.name", &mesh.name)?,
             trust_domain: parse("mesh.trust_domain", &mesh.trust_domain)?,
+            egress: if mesh.allows_egress {
+                Egress::Allow
+            } else {
+                Egress::Deny
+            },
         })
     }
 }
