@@ -165,7 +165,7 @@ impl GiveUp {
 }
 
 /// RFC 9110 section 9.2.2. Methods are case-sensitive.
-fn is_idempotent(method: &str) -> bool {
+pub fn is_idempotent(method: &str) -> bool {
     matches!(
         method,
         "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"

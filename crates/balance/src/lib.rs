@@ -34,7 +34,7 @@ pub use admission::{
     Admission, Admitted, Arrival, Importance, Served, Shed, ShedReason, Ticket, Turn,
 };
 pub use affinity::hash_key;
-pub use attempts::{Attempts, Avoid, Committed, GiveUp, Relief, Verdict};
+pub use attempts::{Attempts, Avoid, Committed, GiveUp, Relief, Verdict, is_idempotent};
 pub use budget::{Budget, Inbound, Retried};
 pub use choice::{Barred, ClusterShare, Considered, Decision, Hot, Possible, Reason};
 pub use endpoints::{Endpoints, Picked, WorkloadReason, WorkloadView};

@@ -1,6 +1,7 @@
 //! Services: what callers call.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use crate::{AccountName, NameError, Namespace, PortName, ServiceLabel};
@@ -45,40 +46,67 @@ impl FromStr for ServiceName {
 
 /// What the authority of a request names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Host {
+pub enum Host<'a> {
     /// A service of the mesh, by `<service>.<namespace>.mesh` or
     /// `<service>.<namespace>.svc.clusterset.local` (KEP-1645).
     Service {
         service: ServiceName,
         port: Option<u16>,
     },
-    /// Any other host: outside the mesh.
-    Foreign,
+    /// A name or an address outside the mesh; that of IPv6 in brackets.
+    Outside { host: &'a str, port: Option<u16> },
+    /// Ends like the names of services and is none, or is no host at all. Leads nowhere.
+    Nowhere,
 }
 
-impl Host {
+impl<'a> Host<'a> {
     /// Reads `host[:port]` as it stands in an HTTP authority. Letter case and one trailing dot do
-    /// not matter. A name that ends like one of the mesh but is none is `Foreign`.
-    pub fn parse(authority: &str) -> Self {
+    /// not matter.
+    pub fn parse(authority: &'a str) -> Self {
         let (host, port) = match authority.rsplit_once(':') {
+            // The colons in brackets are the address's own.
+            Some((_, digits)) if digits.ends_with(']') => (authority, None),
             Some((host, digits)) => match digits.parse::<u16>() {
                 Ok(port) => (host, Some(port)),
-                Err(_) => return Self::Foreign,
+                Err(_) => return Self::Nowhere,
             },
             None => (authority, None),
         };
-        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        let name = host
-            .strip_suffix(".mesh")
-            .or_else(|| host.strip_suffix(".svc.clusterset.local"));
-        match name.and_then(|name| name.split_once('.')) {
-            Some((service, namespace)) => match ServiceName::new(namespace, service) {
-                Ok(service) => Self::Service { service, port },
-                Err(_) => Self::Foreign,
-            },
-            None => Self::Foreign,
+        let Some(name) = in_mesh(host.strip_suffix('.').unwrap_or(host)) else {
+            return if is_host(host) {
+                Self::Outside { host, port }
+            } else {
+                Self::Nowhere
+            };
+        };
+        let name = name.to_ascii_lowercase();
+        let named = name.split_once('.');
+        match named.map(|(service, namespace)| ServiceName::new(namespace, service)) {
+            Some(Ok(service)) => Self::Service { service, port },
+            Some(Err(_)) | None => Self::Nowhere,
         }
     }
+}
+
+/// What stands before the end that names of services have in common.
+fn in_mesh(host: &str) -> Option<&str> {
+    [".mesh", ".svc.clusterset.local"].iter().find_map(|end| {
+        let (name, rest) = host.split_at_checked(host.len().checked_sub(end.len())?)?;
+        rest.eq_ignore_ascii_case(end).then_some(name)
+    })
+}
+
+/// Is this what somebody could know the address of?
+fn is_host(host: &str) -> bool {
+    if let Some(address) = host.strip_prefix('[') {
+        let address = address.strip_suffix(']');
+        return address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+    }
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_part);
+    // RFC 1035 section 2.3.4.
+    let name = host.strip_suffix('.').unwrap_or(host);
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 /// What a program speaks on a port, and so how its callers' bytes are read.
@@ -156,17 +184,36 @@ mod tests {
             service: cart.clone(),
             port,
         };
+        let outside = |host, port| Host::Outside { host, port };
         for (text, expect) in [
             ("cart.shop.mesh", mesh(None)),
             ("Cart.Shop.Mesh.", mesh(None)),
             ("cart.shop.mesh:8080", mesh(Some(8080))),
             ("cart.shop.svc.clusterset.local", mesh(None)),
-            ("cart.shop.mesh:http", Host::Foreign),
-            ("cart.mesh", Host::Foreign),
-            ("a.cart.shop.mesh", Host::Foreign),
-            ("example.com:80", Host::Foreign),
-            ("[::1]:80", Host::Foreign),
-            ("", Host::Foreign),
+            ("cart.shop.mesh:http", Host::Nowhere),
+            ("cart.mesh", Host::Nowhere),
+            (".mesh", Host::Nowhere),
+            ("a.cart.shop.mesh", Host::Nowhere),
+            ("A.Cart.Shop.Mesh.", Host::Nowhere),
+            ("shop.SVC.clusterset.local:80", Host::Nowhere),
+            ("mesh", outside("mesh", None)),
+            ("example.com:80", outside("example.com", Some(80))),
+            ("Example.com.", outside("Example.com.", None)),
+            ("a_b.example", outside("a_b.example", None)),
+            ("192.0.2.1:8080", outside("192.0.2.1", Some(8080))),
+            ("[::1]:80", outside("[::1]", Some(80))),
+            ("[2001:db8::1]", outside("[2001:db8::1]", None)),
+            ("example.com..", Host::Nowhere),
+            ("example..com", Host::Nowhere),
+            ("example.com:", Host::Nowhere),
+            ("example.com:65536", Host::Nowhere),
+            ("::1", Host::Nowhere),
+            ("[::1", Host::Nowhere),
+            ("[cart.shop.mesh]", Host::Nowhere),
+            ("a%2eb", Host::Nowhere),
+            ("\u{e9}.example", Host::Nowhere),
+            ("\u{e9}mesh", Host::Nowhere),
+            ("", Host::Nowhere),
         ] {
             assert_eq!(Host::parse(text), expect, "{text}");
         }

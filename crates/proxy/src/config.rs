@@ -143,6 +143,21 @@ impl Config {
         SocketAddr::new(self.address, port)
     }
 
+    /// Does this process listen there?
+    pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
+        let Ports {
+            outbound,
+            mesh,
+            metrics,
+        } = self.ports;
+        let ip = address.ip().to_canonical();
+        let here = ip.is_unspecified() || ip == self.address.to_canonical();
+        let listeners = self.sidecar().map_or(&[][..], |sidecar| &sidecar.listeners);
+        let listens = |listener: &Listener| listener.address == SocketAddr::new(ip, address.port());
+        (here && [outbound, mesh, metrics].contains(&address.port()))
+            || listeners.iter().any(listens)
+    }
+
     pub(crate) fn sidecar(&self) -> Option<&Sidecar> {
         match &self.role {
             Role::Sidecar(sidecar) => Some(sidecar),

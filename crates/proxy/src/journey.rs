@@ -79,6 +79,7 @@ impl Journey {
                 destination_service: None,
                 destination_cluster: None,
                 destination_workload: None,
+                outside: false,
                 method: None,
                 authority: None,
                 path: None,
@@ -181,6 +182,7 @@ impl Journey {
             source_cluster: record.source_cluster,
             destination_service: record.destination_service,
             destination_cluster: record.destination_cluster,
+            outside: record.outside,
         };
         recorder.with_flow(key, |flow| {
             if record.protocol == "tcp" {

@@ -17,11 +17,8 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::http::{Exchange, Guarded, HttpError, http1, http2};
+use crate::kept::Kept;
 
-/// Programs close idle connections when it suits them; one that was idle for longer is not used.
-const IDLE: Duration = Duration::from_secs(4);
-/// Idle connections to one port.
-const MAX_IDLE: usize = 64;
 /// HTTP/2 connections to one port; beyond, requests wait for one another.
 const MAX_SHARED: usize = 16;
 /// The program is on this machine and answers at once, unless more wait for it than it lets wait: then
@@ -32,12 +29,12 @@ const CONNECT: Duration = Duration::from_millis(1500);
 pub(crate) struct Program {
     address: Option<IpAddr>,
     metrics: Arc<Metrics>,
+    kept: Kept<u16, http1::ProgramConnection>,
     ports: RefCell<HashMap<u16, Rc<Port>>>,
 }
 
 #[derive(Default)]
 struct Port {
-    idle: RefCell<Vec<(http1::ProgramConnection, Instant)>>,
     /// A connection was given back.
     returned: Notify,
     /// Connections that carry many requests at a time.
@@ -71,6 +68,7 @@ impl Program {
         Self {
             address: config.sidecar().map(|sidecar| sidecar.program),
             metrics,
+            kept: Kept::new(),
             ports: RefCell::default(),
         }
     }
@@ -119,10 +117,10 @@ impl Program {
     /// queue of unaccepted ones holds, the kernel drops the rest for a second; the first few are free
     /// again long before that.
     async fn connection(&self, port: u16) -> io::Result<http1::ProgramConnection> {
-        let kept = self.port(port);
-        if let Some(connection) = kept.take() {
+        if let Some(connection) = self.kept.take(&port) {
             return Ok(connection);
         }
+        let kept = self.port(port);
         let mut connecting = pin!(self.connect(port));
         loop {
             tokio::select! {
@@ -131,7 +129,7 @@ impl Program {
                     return connected.map(http1::ProgramConnection::new);
                 }
                 () = kept.returned.notified() => {
-                    if let Some(connection) = kept.take() {
+                    if let Some(connection) = self.kept.take(&port) {
                         return Ok(connection);
                     }
                 }
@@ -209,11 +207,8 @@ impl Program {
 
     /// A connection whose response is complete.
     pub(crate) fn give_back(&self, port: u16, connection: http1::ProgramConnection) {
-        let port = self.port(port);
-        let mut idle = port.idle.borrow_mut();
-        if idle.len() < MAX_IDLE {
-            idle.push((connection, Instant::now()));
-            port.returned.notify_one();
+        if self.kept.give_back(port, connection) {
+            self.port(port).returned.notify_one();
         }
     }
 
@@ -238,9 +233,8 @@ impl Program {
     }
 
     pub(crate) fn tidy(&self, now: Instant) {
+        self.kept.tidy(now);
         for port in self.ports.borrow().values() {
-            let fresh = |since: Instant| now.saturating_duration_since(since) < IDLE;
-            port.idle.borrow_mut().retain(|(_, since)| fresh(*since));
             // One is kept: programs that speak HTTP/2 say so before they close.
             let mut kept = 0;
             port.shared.borrow_mut().retain(|connection| {
@@ -252,14 +246,6 @@ impl Program {
 }
 
 impl Port {
-    fn take(&self) -> Option<http1::ProgramConnection> {
-        let mut idle = self.idle.borrow_mut();
-        let good = |(connection, since): (http1::ProgramConnection, Instant)| {
-            (since.elapsed() < IDLE && connection.is_reusable()).then_some(connection)
-        };
-        std::iter::from_fn(|| idle.pop()).find_map(good)
-    }
-
     /// A shared connection with room, or the least busy one when there may be no more.
     fn roomy(&self) -> Option<http2::ProgramConnection> {
         let shared = self.shared.borrow();

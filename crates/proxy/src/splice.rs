@@ -158,6 +158,119 @@ pub(crate) async fn splice(
     carried
 }
 
+/// One end of opaque bytes that go to another one.
+pub(crate) struct End<R, W> {
+    pub(crate) read: R,
+    pub(crate) write: W,
+    /// Was read from it before.
+    pub(crate) early: Bytes,
+}
+
+/// Who has been told that nothing follows.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) near: bool,
+    pub(crate) far: bool,
+}
+
+/// As [`splice`], between two ends that are both at hand. Sent is what goes from `near` to `far`.
+pub(crate) async fn join(
+    mut near: End<impl AsyncRead + Unpin, impl AsyncWrite + Unpin>,
+    mut far: End<impl AsyncRead + Unpin, impl AsyncWrite + Unpin>,
+    idle: Duration,
+    told: &mut Told,
+) -> Carried {
+    let (sent, received) = (Cell::new(0), Cell::new(0));
+    let quiet = Quiet::new();
+    let both = async {
+        let up = pump(&mut near.read, near.early, &mut far.write, &sent, &quiet);
+        let down = pump(&mut far.read, far.early, &mut near.write, &received, &quiet);
+        let (mut up, mut down) = (pin!(up), pin!(down));
+        // Who takes nothing more may still have said something before.
+        tokio::select! {
+            ended = &mut up => {
+                told.far = ended.is_ok();
+                if !matches!(ended, Err(Deaf::Source)) {
+                    told.near = down.await.is_ok();
+                }
+            }
+            ended = &mut down => {
+                told.near = ended.is_ok();
+                if !matches!(ended, Err(Deaf::Source)) {
+                    told.far = up.await.is_ok();
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = both => {}
+        () = quiet.lasts(idle), if !idle.is_zero() => {
+            tracing::info!(?idle, "a connection that carried nothing is ended");
+        }
+    }
+    Carried {
+        sent: sent.get(),
+        received: received.get(),
+    }
+}
+
+/// As [`join`], of two sockets that are carried to their end.
+pub(crate) async fn join_sockets(
+    mut near: TcpStream,
+    early: Bytes,
+    mut far: TcpStream,
+    idle: Duration,
+) -> Carried {
+    owe(&near, true);
+    owe(&far, true);
+    let mut told = Told::default();
+    let carried = {
+        let (read, write) = near.split();
+        let near = End { read, write, early };
+        let (read, write) = far.split();
+        let early = Bytes::new();
+        join(near, End { read, write, early }, idle, &mut told).await
+    };
+    tokio::join!(leave(near, told.near), leave(far, told.far));
+    carried
+}
+
+/// Ends a connection; it is reset if its peer has not been told all.
+pub(crate) async fn leave(mut socket: TcpStream, has_all: bool) {
+    if has_all {
+        owe(&socket, false);
+        hear_out(&mut socket).await;
+    }
+}
+
+/// The side of a pump that has failed.
+enum Deaf {
+    Source,
+    Sink,
+}
+
+/// Carries what one side says to the other, and then its end.
+async fn pump(
+    mut source: impl AsyncRead + Unpin,
+    early: Bytes,
+    mut sink: impl AsyncWrite + Unpin,
+    carried: &Cell<u64>,
+    quiet: &Quiet,
+) -> Result<(), Deaf> {
+    let mut buffer = BytesMut::from(early);
+    loop {
+        carried.set(carried.get() + buffer.len() as u64);
+        quiet.broken();
+        sink.write_all(&buffer).await.map_err(|_| Deaf::Sink)?;
+        buffer.clear();
+        buffer.reserve(READ_SIZE);
+        let read = source.read_buf(&mut buffer).await;
+        if read.map_err(|_| Deaf::Source)? == 0 {
+            return sink.shutdown().await.map_err(|_| Deaf::Sink);
+        }
+    }
+}
+
 /// Since when nothing has come.
 #[derive(Debug)]
 pub(crate) struct Quiet(Cell<Instant>);

@@ -87,6 +87,7 @@ pub(crate) struct Facts {
     /// Of the service.
     pub(crate) policy: Option<TrafficPolicy>,
     pub(crate) routes: Vec<Route>,
+    pub(crate) egress: Egress,
 }
 
 /// Memory that no test takes all of.
@@ -140,6 +141,7 @@ impl Scene {
             shares: Vec::new(),
             policy: None,
             routes: Vec::new(),
+            egress: Egress::Deny,
         };
         let cart = sidecar("cart", Some(HOST), program.ip());
         let frontend = sidecar("frontend", None, program.ip());
@@ -211,6 +213,12 @@ impl Scene {
         self.facts.policy = Some(policy);
         self.facts.workloads.iter_mut().for_each(&change);
         self.publish();
+    }
+
+    /// From now on the mesh lets its programs out, or not.
+    pub(crate) fn let_out(&mut self, egress: Egress) {
+        self.seen_by_caller.egress = egress;
+        self.caller.learn(&self.seen_by_caller);
     }
 
     /// Sends `request` on a connection of its own and reads until the proxy closes it.
@@ -365,7 +373,7 @@ impl Facts {
         let mesh = Mesh {
             name: MeshName::new("test").unwrap(),
             trust_domain: TrustDomain::new("test.mesh").unwrap(),
-            egress: Egress::Deny,
+            egress: self.egress,
         };
         let clusters = self.clusters.iter().cloned().map(Body::Cluster);
         let mut builder = ViewBuilder::new(own);

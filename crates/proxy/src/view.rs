@@ -11,7 +11,8 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use isthmus_authz::Policies;
 use isthmus_model::{
-    ClusterName, Route, Service, ServiceName, Share, TrafficPolicy, TrafficSettings, Workload,
+    ClusterName, Egress, Route, Service, ServiceName, Share, TrafficPolicy, TrafficSettings,
+    Workload,
 };
 use isthmus_route::{RouteId, RouteTable, Rule, settings};
 use isthmus_wire::{Body, ClusterView, Topic};
@@ -21,6 +22,7 @@ use isthmus_wire::{Body, ClusterView, Topic};
 pub(crate) struct View {
     own: ClusterName,
     policies: Option<Policies>,
+    egress: Egress,
     clusters: BTreeMap<ClusterName, Arc<ClusterView>>,
     services: HashMap<ServiceName, Arc<Known>>,
 }
@@ -54,6 +56,7 @@ impl View {
         Self {
             own,
             policies: None,
+            egress: Egress::default(),
             clusters: BTreeMap::new(),
             services: HashMap::default(),
         }
@@ -66,6 +69,11 @@ impl View {
     /// `None` until the mesh itself is known: then nobody is permitted anything.
     pub(crate) fn policies(&self) -> Option<&Policies> {
         self.policies.as_ref()
+    }
+
+    /// What becomes of requests that lead out of the mesh; as long as the mesh is not known, they are refused.
+    pub(crate) fn egress(&self) -> Egress {
+        self.egress
     }
 
     pub(crate) fn cluster(&self, name: &ClusterName) -> Option<&Arc<ClusterView>> {
@@ -111,6 +119,7 @@ impl ServiceView {
 pub(crate) struct ViewBuilder {
     own: ClusterName,
     policies: Option<Policies>,
+    egress: Egress,
     clusters: BTreeMap<ClusterName, Arc<ClusterView>>,
     services: HashMap<ServiceName, Arc<Known>>,
 }
@@ -120,6 +129,7 @@ impl ViewBuilder {
         Self {
             own,
             policies: None,
+            egress: Egress::default(),
             clusters: BTreeMap::new(),
             services: HashMap::default(),
         }
@@ -139,9 +149,11 @@ impl ViewBuilder {
 
     fn compile_mesh(&mut self, bodies: Vec<Body>) {
         self.clusters.clear();
+        self.egress = Egress::default();
         for body in bodies {
             match body {
                 Body::Mesh(mesh) => {
+                    self.egress = mesh.egress;
                     self.policies = Some(Policies::compile(mesh.trust_domain, self.own.clone()));
                 }
                 Body::Cluster(view) => {
@@ -157,6 +169,7 @@ impl ViewBuilder {
         View {
             own: self.own.clone(),
             policies: self.policies.clone(),
+            egress: self.egress,
             clusters: self.clusters.clone(),
             services: self.services.clone(),
         }

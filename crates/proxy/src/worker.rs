@@ -24,6 +24,7 @@ use crate::gate::Gates;
 use crate::intake::Intake;
 use crate::journey::Recorder;
 use crate::memory::Memory;
+use crate::outside::Outside;
 use crate::program::Program;
 use crate::reach::Reach;
 use crate::refusal::Refusal;
@@ -90,6 +91,7 @@ pub(crate) struct Worker {
     pub(crate) sessions: Rc<Sessions>,
     pub(crate) destinations: Destinations,
     pub(crate) program: Program,
+    pub(crate) outside: Outside,
     pub(crate) gates: Gates,
     pub(crate) memory: Rc<Memory>,
     pub(crate) alarms: Alarms,
@@ -113,6 +115,7 @@ impl Worker {
             caller: caller.into(),
             alarms: Alarms::default(),
             program: Program::of(&common.config, Arc::clone(&common.metrics)),
+            outside: Outside::new(Arc::clone(&common.config)),
             gates: Gates::default(),
             memory: Memory::new(common.memory.clone()),
             told: RefCell::default(),
@@ -201,6 +204,7 @@ impl Worker {
             self.reach.tidy(IDLE, now);
             self.destinations.tidy(IDLE, TUNNEL_LIFE, now);
             self.program.tidy(now);
+            self.outside.tidy(now);
         }
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use isthmus_model::{ClusterName, Handle, Identity, ServiceName};
 use serde_json::{Map, Value};
 
+use crate::flow::OUTSIDE;
 use crate::{RefusalReason, Reporter};
 
 /// What is known about a request or connection when it has ended. `None` is logged as `null`, so
@@ -26,6 +27,8 @@ pub struct AccessRecord {
     pub destination_service: Option<ServiceName>,
     pub destination_cluster: Option<ClusterName>,
     pub destination_workload: Option<Handle>,
+    /// The destination is no service of the mesh.
+    pub outside: bool,
     pub method: Option<Bytes>,
     pub authority: Option<Bytes>,
     pub path: Option<Bytes>,
@@ -74,7 +77,10 @@ impl AccessRecord {
         ),
         field("source_service", "`namespace/name`"),
         field("source_cluster", "where the caller runs"),
-        field("destination_service", "`namespace/name`"),
+        field(
+            "destination_service",
+            "`namespace/name`; `outside` if it is none of the mesh",
+        ),
         field("destination_cluster", "where it was served"),
         field(
             "destination_workload",
@@ -104,7 +110,11 @@ impl AccessRecord {
             text(self.source_identity.as_ref()),
             text(self.source_service.as_ref()),
             text(self.source_cluster.as_ref()),
-            text(self.destination_service.as_ref()),
+            if self.outside {
+                OUTSIDE.into()
+            } else {
+                text(self.destination_service.as_ref())
+            },
             text(self.destination_cluster.as_ref()),
             text(self.destination_workload.as_ref()),
             lossy(self.method.as_ref()),
@@ -197,6 +207,7 @@ mod tests {
             destination_service: None,
             destination_cluster: None,
             destination_workload: Some(Handle::new("w1")),
+            outside: false,
             method: Some("GET".into()),
             authority: None,
             path: Some("/".into()),
@@ -228,5 +239,11 @@ mod tests {
         ] {
             assert_eq!(parsed[name], expect, "{name}");
         }
+        let left = AccessRecord {
+            outside: true,
+            ..record
+        };
+        let parsed: Value = serde_json::from_str(&left.to_json_line()).unwrap();
+        assert_eq!(parsed["destination_service"], "outside");
     }
 }

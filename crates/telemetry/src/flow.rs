@@ -39,6 +39,8 @@ pub struct FlowKey {
     pub source_cluster: Option<ClusterName>,
     pub destination_service: Option<ServiceName>,
     pub destination_cluster: Option<ClusterName>,
+    /// The destination is no service of the mesh.
+    pub outside: bool,
 }
 
 /// How a request ended.
@@ -125,6 +127,8 @@ impl Flow {
 
 const OTHER: &str = "other";
 const UNKNOWN: &str = "unknown";
+/// Stands for the service where there is none: every host outside the mesh.
+pub(crate) const OUTSIDE: &str = "outside";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct FlowLabels {
@@ -144,7 +148,11 @@ impl FlowLabels {
             reporter: key.reporter,
             source_service: show(key.source_service.as_ref()),
             source_cluster: show(key.source_cluster.as_ref()),
-            destination_service: show(key.destination_service.as_ref()),
+            destination_service: if key.outside {
+                OUTSIDE.to_owned()
+            } else {
+                show(key.destination_service.as_ref())
+            },
             destination_cluster: show(key.destination_cluster.as_ref()),
         }
     }

@@ -224,6 +224,7 @@ mod tests {
             source_cluster: Some(ClusterName::new(cluster).unwrap()),
             destination_service: Some(ServiceName::new("shop", "cart").unwrap()),
             destination_cluster: None,
+            outside: false,
         }
     }
 

@@ -14,7 +14,8 @@ pub fn metrics() -> String {
         "Every proxy, gateway and control plane serves these in the OpenMetrics text format at \
          `http://<its address>:15020/metrics`.\n\n\
          `reporter` says which side of a call counted it: `source`, `destination` or `gateway`. \
-         Services are `namespace/name`; what a side cannot know is `unknown`. A process tells a \
+         Services are `namespace/name`; what a side cannot know is `unknown`, and a host outside \
+         the mesh `outside`. A process tells a \
          bounded number of label sets apart; the rest are counted as `other`, and how many that \
          were in `isthmus_label_overflow_total`.\n\n\
          | metric | type | labels | meaning |\n|---|---|---|---|\n",

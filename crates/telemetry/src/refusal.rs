@@ -109,8 +109,11 @@ reasons! {
         "The client asked for a tunnel or another protocol where there can be none.",
         "WebSocket needs a program that takes it, by Upgrade (`appProtocol: http`) or by extended CONNECT (`http2`); any other CONNECT, a client of HTTP/1.1.";
     ForeignDestination: "foreign-destination", 403, Caller, Pointless,
-        "The host is no name of this mesh, and the proxy forwards nowhere else.",
-        "Call <service>.<namespace>.mesh; put other hosts into the client's NO_PROXY.";
+        "The host ends like the names of services and is none, or is no host at all.",
+        "Call <service>.<namespace>.mesh, or a host as a URL has it.";
+    OutsideDenied: "outside-denied", 403, Configuration, Pointless,
+        "The host is outside the mesh, and the mesh lets no program out.",
+        "Call <service>.<namespace>.mesh; or set `egress: Allow` in the Mesh, or put the host into the client's NO_PROXY.";
     NoSuchService: "no-such-service", 404, Configuration, Pointless,
         "The control plane knows no service of this name.",
         "Check the name with `isthmus get services`; declare the service if it is new.";
@@ -148,10 +151,10 @@ reasons! {
         "The proxy is stopping and takes nothing new.",
         "Try again on a new connection.";
     ConnectFailed: "connect-failed", 503, Destination, Safe,
-        "No connection to the chosen workload, nor to another one within the allowed attempts.",
-        "Check that the program listens on its declared port and that the gateways are up.";
+        "No connection to the chosen workload, nor to another one within the allowed attempts; or none to a host outside.",
+        "Check that the program listens on its declared port and that the gateways are up; of a host outside, that its name is known.";
     ConnectTimeout: "connect-timeout", 504, Destination, Safe,
-        "Connecting took longer than timeout.connect.",
+        "Connecting took longer than timeout.connect; to a host outside, than five seconds.",
         "Look for a link or a firewall that swallows packets; `isthmus check` tests the links.";
     PeerNotVerified: "peer-not-verified", 502, Destination, Safe,
         "The workload that answered could not prove that it may be this service.",

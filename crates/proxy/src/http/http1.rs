@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{HttpError, Piece, blocks};
+use crate::kept::Reusable;
 use crate::splice::{Quiet, hear_out, owe};
 
 /// How long a client that has said that nothing follows can wait for its reply. Most that say so have
@@ -297,6 +298,10 @@ impl<'c> Reply<'c> {
         self.writer.set_ends_by_closing(false);
     }
 
+    pub(super) fn queued(&self) -> usize {
+        self.writer.output.len()
+    }
+
     pub(super) fn is_last(&self) -> bool {
         self.writer.unread.get()
     }
@@ -406,9 +411,11 @@ impl ProgramConnection {
         }
         Ok(Exchange { connection: self })
     }
+}
 
+impl Reusable for ProgramConnection {
     /// Nothing has arrived that nobody asked for, and the program has not closed.
-    pub(crate) fn is_reusable(&self) -> bool {
+    fn is_reusable(&self) -> bool {
         let mut byte = [0];
         let nothing = self.reader.socket.try_read(&mut byte);
         self.reader.input.is_empty()
@@ -436,26 +443,48 @@ impl Exchange {
 
 impl RequestWriter {
     pub(super) async fn data(&mut self, data: &[u8]) -> Result<(), HttpError> {
-        if let Some(encoder) = &mut self.encoder {
-            encoder.data(data, &mut self.output)?;
-        }
+        self.queue(data)?;
         Ok(self.flush().await?)
     }
 
     pub(crate) async fn end(&mut self, trailers: Option<&Fields>) -> Result<(), HttpError> {
-        if let Some(encoder) = self.encoder.take() {
-            encoder.end(trailers, &mut self.output)?;
-        }
+        self.queue_end(trailers)?;
         Ok(self.flush().await?)
     }
 
+    /// Queues some of the body.
+    pub(crate) fn queue(&mut self, data: &[u8]) -> Result<(), HttpError> {
+        if let Some(encoder) = &mut self.encoder {
+            encoder.data(data, &mut self.output)?;
+        }
+        Ok(())
+    }
+
+    /// Queues the end of the request.
+    pub(crate) fn queue_end(&mut self, trailers: Option<&Fields>) -> Result<(), HttpError> {
+        if let Some(encoder) = self.encoder.take() {
+            encoder.end(trailers, &mut self.output)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that have not been sent yet.
+    pub(crate) fn queued(&self) -> usize {
+        self.output.len()
+    }
+
     /// Sends what is queued.
-    pub(super) async fn flush(&mut self) -> io::Result<()> {
+    pub(crate) async fn flush(&mut self) -> io::Result<()> {
         blocks::write(&mut self.socket, &mut self.output).await
     }
 }
 
 impl ResponseReader {
+    /// Has the program said nothing that was not read?
+    pub(crate) fn is_silent(&self) -> bool {
+        self.input.is_empty()
+    }
+
     /// The head of the final response, or of one that comes before. Safe to give up on and call again.
     pub(crate) async fn head(&mut self) -> Result<(ResponseHead, Body), HttpError> {
         loop {

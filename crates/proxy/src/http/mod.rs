@@ -14,6 +14,7 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 mod prefixed;
 pub(crate) mod remaining;
+pub(crate) mod upgrade;
 
 use std::io;
 use std::time::Duration;
@@ -323,6 +324,36 @@ impl ClientReply<'_> {
             Self::Http1(reply) => reply.end(trailers),
             Self::Http2(reply) => reply.end(trailers),
         }
+    }
+
+    /// Bytes that the client has not been sent yet; of HTTP/2 the connection's task looks after them.
+    pub(crate) fn queued(&self) -> usize {
+        match self {
+            Self::Http1(reply) => reply.queued(),
+            Self::Http2(_) => 0,
+        }
+    }
+
+    /// Tells the client that what follows is what it asked for instead of HTTP. `head`: without what
+    /// concerns only one connection; `upgrade`: what was agreed to.
+    pub(crate) fn agree(
+        &mut self,
+        mut head: ResponseHead,
+        upgrade: Option<Bytes>,
+    ) -> Result<(), HttpError> {
+        if self.is_http2() {
+            // RFC 8441 section 5: it is agreed to by 2xx, and nobody has to prove that it understands.
+            head.status = 200;
+            head.fields.remove("sec-websocket-accept");
+            return self.head(&head, Body::UntilClose);
+        }
+        // What was read as the value of a field is one.
+        let _ = head.fields.push("connection", "upgrade");
+        if let Some(upgrade) = upgrade {
+            let _ = head.fields.push("upgrade", upgrade);
+        }
+        self.head(&head, Body::None)?;
+        self.end(None)
     }
 
     /// Sends what is queued.

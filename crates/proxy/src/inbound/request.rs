@@ -21,9 +21,10 @@ use isthmus_model::AppProtocol;
 use isthmus_telemetry::RefusalReason;
 use tokio::sync::Notify;
 
-use self::tunnel::{Asked, Tunnel};
+use self::tunnel::Tunnel;
 use super::{Target, authorize, denied, withdrawn};
 use crate::gate::{Busy, Pass};
+use crate::http::upgrade::Asked;
 use crate::http::{
     Exchange, HttpError, Piece, ProgramReply, ProgramRequest, content_length, grpc, http2,
     is_stream, remaining,
@@ -299,7 +300,9 @@ async fn exchange(
     streams: &Streams,
 ) -> Result<Option<Tunnel>, Broken> {
     let (mut head, body) = to_program(request, end, target.protocol);
-    let asked = Asked::of(request, target.protocol, || worker.draw(), &mut head);
+    let wanted = request.upgrade.as_ref();
+    let asked =
+        wanted.and_then(|wanted| Asked::of(wanted, target.protocol, || worker.draw(), &mut head));
     let (port, program) = (target.port, &worker.program);
     let begun = match target.protocol {
         AppProtocol::Http2 => {

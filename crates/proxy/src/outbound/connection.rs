@@ -23,10 +23,10 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
-use super::decided::{Entry, detect as detect_service};
+use super::decided::{Entry, Named, detect as detect_service};
 use super::deliver::{Ended, KeepAlive};
 use super::tcp::Found;
-use super::{request, tcp, undeclared};
+use super::{outside, request, tcp, undeclared};
 use crate::alarm::Alarm;
 use crate::config::{Listener, Patience};
 use crate::http::http1::{self, RequestReader, ResponseWriter};
@@ -256,7 +256,13 @@ async fn connect(
     let mut journey = tcp::start(&worker);
     journey.record.authority = Some(head.target.clone());
     let opened = async {
-        let (service, port) = detect_service(&head.target)?;
+        let (service, port) = match detect_service(&head.target)? {
+            Named::Service(service, port) => (service, port),
+            Named::Outside(host, port) => {
+                let place = outside::permit(&worker, &mut journey, host, port)?;
+                return Ok(Tunnel::Outside(outside::open(&worker, &place).await?));
+            }
+        };
         let found = tcp::find(&worker, &mut journey, service, port).await?;
         if found.protocol.is_http() {
             return Ok(Tunnel::Http(found.into_entry()));
@@ -287,6 +293,11 @@ async fn connect(
                 tcp::carry(&mut journey, socket, early, opened).await;
             }
         }
+        Ok(Tunnel::Outside(opened)) => {
+            if let Some((socket, early)) = accept(reader, writer).await {
+                outside::carry(&worker, &mut journey, socket, early, opened).await;
+            }
+        }
         Err(refusal) => {
             let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, head.version));
             // The client may be gone; it is counted all the same.
@@ -308,6 +319,7 @@ enum Tunnel {
     Http(Entry),
     Undeclared(Found),
     Tcp(tcp::Opened),
+    Outside(outside::Opened),
 }
 
 /// Tells the client that the tunnel stands. RFC 9110 section 9.3.6: a successful answer to CONNECT has

@@ -106,13 +106,19 @@ pub(super) fn decide_backend(
     })
 }
 
-/// The service that an authority names.
-pub(super) fn detect(authority: &[u8]) -> Result<(ServiceName, Option<u16>), Refusal> {
+/// What an authority names.
+pub(super) enum Named<'a> {
+    /// The port that a URL does not show is the service's own default.
+    Service(ServiceName, Option<u16>),
+    Outside(&'a str, Option<u16>),
+}
+
+pub(super) fn detect(authority: &[u8]) -> Result<Named<'_>, Refusal> {
     let authority = std::str::from_utf8(authority).unwrap_or_default();
     match Host::parse(authority) {
-        // The port that a URL does not show is the service's own default.
-        Host::Service { service, port } => Ok((service, port)),
-        Host::Foreign => {
+        Host::Service { service, port } => Ok(Named::Service(service, port)),
+        Host::Outside { host, port } => Ok(Named::Outside(host, port)),
+        Host::Nowhere => {
             let detail = format!("{authority:?} is not a name of this mesh");
             Err(Refusal::new(RefusalReason::ForeignDestination, detail))
         }

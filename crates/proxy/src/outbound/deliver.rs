@@ -213,21 +213,8 @@ impl Upgraded {
         let Self { mut head, stream } = self;
         strip_hop_by_hop(&mut head.fields);
         let upgrade = head.upgrade.take();
-        if reply.is_http2() {
-            // RFC 8441 section 5: it is agreed to by 2xx, and nobody has to prove that it understands.
-            head.status = 200;
-            head.fields.remove("sec-websocket-accept");
-            reply.head(&response_head(&head), Body::UntilClose)?;
-        } else {
-            // What was read as the value of a field is one.
-            let _ = head.fields.push("connection", "upgrade");
-            if let Some(upgrade) = upgrade {
-                let _ = head.fields.push("upgrade", upgrade);
-            }
-            reply.head(&response_head(&head), Body::None)?;
-            reply.end(None)?;
-        }
-        journey.record.response_code = Some(head.status);
+        reply.agree(response_head(&head), upgrade)?;
+        journey.record.response_code = Some(if reply.is_http2() { 200 } else { 101 });
         reply.flush().await?;
         let has_all = Cell::new(false);
         let carried = match ClientTunnel::over(body, reply) {

@@ -2,8 +2,8 @@
 //! them to a workload of the service they name, wherever it runs.
 //!
 //! The outbound listener is an explicit HTTP proxy (absolute-form, Host, CONNECT, HTTP/2 with prior
-//! knowledge); further listeners lead to one port of one service. Never forwards to anything outside the mesh, and lends
-//! its identity to no other machine.
+//! knowledge); further listeners lead to one port of one service. Forwards to hosts outside
+//! the mesh only where the mesh says so, and lends its identity to no other machine.
 
 mod affinity;
 mod call;
@@ -16,6 +16,7 @@ mod deliver;
 mod exchange;
 mod explain;
 mod hedge;
+mod outside;
 mod request;
 mod settle;
 mod tcp;

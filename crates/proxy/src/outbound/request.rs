@@ -7,16 +7,18 @@ use bytes::Bytes;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, Malformed, RequestHead, Target, Version, strip_hop_by_hop};
 use isthmus_codec::message::{Context, Priority, Request};
+use isthmus_model::ServiceName;
 use isthmus_route::{Headers, RequestView};
 use isthmus_telemetry::RefusalReason;
 
 use super::affinity::Affinity;
 use super::call::Call;
 use super::decided::{
-    Decided, Entry, decide_backend, detect, find_port, find_rule, find_service, pick_backend,
+    Decided, Entry, Named, decide_backend, detect, find_port, find_rule, find_service, pick_backend,
 };
 use super::deliver::{Ended, KeepAlive};
 use super::exchange;
+use super::outside;
 use super::upload::Upload;
 use crate::http::{ClientBody, ClientReply, upgradable};
 use crate::journey::{Journey, without_query};
@@ -60,7 +62,26 @@ pub(super) async fn serve(
         return Err(Refusal::new(RefusalReason::UpgradeNotSupported, detail).into());
     }
     strip_hop_by_hop(&mut head.fields);
-    let decided = decide(worker, journey, entry, &head, &authority, &path).await?;
+    let (service, port) = match entry {
+        Entry::Explicit => match detect(&authority)? {
+            Named::Service(service, port) => (service, port),
+            Named::Outside(host, port) => {
+                let place = outside::permit(worker, journey, host, port)?;
+                head.target = path;
+                let request = outside::Request {
+                    head,
+                    authority: authority.clone(),
+                    body,
+                    expects: expects_continue,
+                    upgrade,
+                };
+                return outside::serve(worker, journey, &place, request, client, reply).await;
+            }
+        },
+        // Host decides only the route.
+        Entry::Service { service, port } => (service.clone(), Some(*port)),
+    };
+    let decided = decide(worker, journey, service, port, &head, &path).await?;
     let window = if body == Body::None {
         0
     } else {
@@ -155,16 +176,11 @@ fn upgrade_of(head: &RequestHead, body: Body) -> Option<Bytes> {
 async fn decide(
     worker: &Worker,
     journey: &mut Journey,
-    entry: &Entry,
+    service: ServiceName,
+    port: Option<u16>,
     head: &RequestHead,
-    authority: &[u8],
     path: &[u8],
 ) -> Result<Decided, Refusal> {
-    let (service, port) = match entry {
-        Entry::Explicit => detect(authority)?,
-        // Host decides only the route.
-        Entry::Service { service, port } => (service.clone(), Some(*port)),
-    };
     journey.record.destination_service = Some(service.clone());
     let view = worker.view_with(&service).await?;
     let called = find_service(&view, &service)?;

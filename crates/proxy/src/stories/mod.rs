@@ -18,6 +18,7 @@ mod limits;
 mod many;
 mod memory;
 mod outliers;
+mod outside;
 mod priorities;
 mod queue;
 mod rejudged;

@@ -1,0 +1,68 @@
+//! Connections that wait for their next request, by where they lead.
+
+use std::borrow::Borrow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+/// Servers close idle connections when it suits them; one that was idle for longer is not used.
+const IDLE: Duration = Duration::from_secs(4);
+/// Idle connections to one place.
+const MAX_IDLE: usize = 64;
+/// Places that connections are kept to; of more, none are.
+const MAX_PLACES: usize = 1024;
+
+/// A connection that may have gone stale while it waited.
+pub(crate) trait Reusable {
+    fn is_reusable(&self) -> bool;
+}
+
+/// What one worker keeps.
+pub(crate) struct Kept<K, C> {
+    places: RefCell<HashMap<K, Vec<(C, Instant)>>>,
+}
+
+impl<K: Eq + Hash, C: Reusable> Kept<K, C> {
+    pub(crate) fn new() -> Self {
+        Self {
+            places: RefCell::default(),
+        }
+    }
+
+    /// The one that was used last, as far as it is still good.
+    pub(crate) fn take<Q: Eq + Hash + ?Sized>(&self, place: &Q) -> Option<C>
+    where
+        K: Borrow<Q>,
+    {
+        let mut places = self.places.borrow_mut();
+        let idle = places.get_mut(place)?;
+        let good = |(connection, since): (C, Instant)| {
+            (since.elapsed() < IDLE && connection.is_reusable()).then_some(connection)
+        };
+        std::iter::from_fn(|| idle.pop()).find_map(good)
+    }
+
+    /// Keeps a connection whose response is complete. False: there are enough.
+    pub(crate) fn give_back(&self, place: K, connection: C) -> bool {
+        let mut places = self.places.borrow_mut();
+        if places.len() >= MAX_PLACES && !places.contains_key(&place) {
+            return false;
+        }
+        let idle = places.entry(place).or_default();
+        let has_room = idle.len() < MAX_IDLE;
+        if has_room {
+            idle.push((connection, Instant::now()));
+        }
+        has_room
+    }
+
+    /// Closes what has waited for too long.
+    pub(crate) fn tidy(&self, now: Instant) {
+        let fresh = |since: Instant| now.saturating_duration_since(since) < IDLE;
+        self.places.borrow_mut().retain(|_, idle| {
+            idle.retain(|(_, since)| fresh(*since));
+            !idle.is_empty()
+        });
+    }
+}
