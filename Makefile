@@ -85,9 +85,19 @@ skew: ## the previous release and this one in one mesh
 	@scripts/skew $(SKEW_DIR)
 	@$(MAKE) --no-print-directory lab PROGRAM=skew ARGS="--other $(SKEW_DIR)/programs"
 
+# Where peers go that Debian does not have.
+BENCH_DIR := $(abspath $(TARGET_DIR))/bench
+
+# ARGS="--only pair-http1,hop" measures some figures only; ARGS=--help has the rest.
 .PHONY: bench
-bench: ## requests per second, CPU per request and latency of each path
-	@$(MAKE) --no-print-directory lab PROGRAM=bench RELEASE=1
+bench: ## CPU, latency and memory per request, beside Envoy, HAProxy and nginx
+	@scripts/bootstrap bench $(BENCH_DIR)
+	@$(MAKE) --no-print-directory lab PROGRAM=bench RELEASE=1 ARGS="--envoy $(BENCH_DIR)/venv/bin/envoy $(ARGS)"
+
+.PHONY: bench-quick
+bench-quick: ## the main figure of bench in two minutes: the pair, beside HAProxy's
+	@$(MAKE) --no-print-directory bench \
+	    ARGS="--only pair-http1 --connections 64 --who isthmus,haproxy-http2 --duration 4 $(ARGS)"
 
 .PHONY: lab
 lab:

@@ -101,6 +101,12 @@ impl Process {
         Ok(Duration::from_millis(ticks.saturating_mul(10)))
     }
 
+    /// Processor time of its children that have ended and that it has waited for.
+    pub fn children_cpu(&self) -> Result<Duration> {
+        let ticks = stat(self.pid)?.children_ticks;
+        Ok(Duration::from_millis(ticks.saturating_mul(10)))
+    }
+
     /// Resident memory, in bytes.
     pub fn resident(&self) -> Result<u64> {
         let text =
@@ -221,9 +227,10 @@ fn readable_region(line: &str) -> Option<(u64, u64)> {
 struct Stat {
     parent: u32,
     ticks: u64,
+    children_ticks: u64,
 }
 
-/// Of /proc/PID/stat (man 5 proc_pid_stat): ppid is field 4, utime 14 and stime 15.
+/// Of /proc/PID/stat (man 5 proc_pid_stat): ppid is field 4, utime, stime, cutime and cstime 14 to 17.
 fn stat(pid: u32) -> Result<Stat> {
     let text = fs::read_to_string(file(pid, "stat")).during(|| format!("process {pid}"))?;
     // The name, field 2, is in parentheses and may hold anything.
@@ -231,10 +238,12 @@ fn stat(pid: u32) -> Result<Stat> {
         .rsplit_once(')')
         .map_or(Vec::new(), |(_, rest)| rest.split_whitespace().collect());
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    match (number(4), number(14), number(15)) {
-        (Some(parent), Some(user), Some(system)) => Ok(Stat {
+    let both = |field| Some(number(field)? + number(field + 1)?);
+    match (number(4), both(14), both(16)) {
+        (Some(parent), Some(ticks), Some(children_ticks)) => Ok(Stat {
             parent: u32::try_from(parent).unwrap_or(0),
-            ticks: user + system,
+            ticks,
+            children_ticks,
         }),
         _ => trouble(format!("/proc/{pid}/stat is odd: {text}")),
     }

@@ -2,12 +2,12 @@
 //!
 //! Linux only.
 
-use std::fs;
+use std::fs::{self, File};
 use std::time::Duration;
 
 use isthmus_lab::processes::Process;
 use isthmus_lab::trouble::{During, Result, Trouble};
-use rustix::process::Pid;
+use rustix::process::{Pid, Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// One processor makes the load, another carries the mesh.
@@ -34,6 +34,36 @@ impl Split {
 /// Keeps this thread, and what it starts from now on, on one processor.
 pub(crate) fn keep_to(cpu: usize) -> Result<()> {
     pin(None, cpu)
+}
+
+/// Does something on one processor, whose starting of processes keeps them there.
+pub(crate) fn on<T>(cpu: Option<usize>, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(cpu) = cpu else { return act() };
+    let before = sched_getaffinity(None).during(|| "asking for processors".to_owned())?;
+    pin(None, cpu)?;
+    let done = act();
+    sched_setaffinity(None, &before).during(|| "going back".to_owned())?;
+    done
+}
+
+/// Waits until no other measurement runs here, and keeps others waiting as long as what this returns
+/// is held.
+pub(crate) fn alone() -> Result<File> {
+    let path = std::env::temp_dir().join("isthmus-bench.lock");
+    let during = || path.display().to_string();
+    let file = File::create(&path).during(during)?;
+    if file.try_lock().is_err() {
+        eprintln!("waiting for another measurement to end");
+        file.lock().during(during)?;
+    }
+    Ok(file)
+}
+
+/// Lets this process, and what it starts from now on, have as many descriptors as it may.
+pub(crate) fn allow_descriptors() -> Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).during(|| "raising the limit of descriptors".to_owned())
 }
 
 /// Keeps a process with one thread on one processor.

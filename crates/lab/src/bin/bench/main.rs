@@ -1,15 +1,17 @@
-//! `make bench`: what a request costs, in requests per second, processor time and latency: to a
-//! program directly, through one proxy, through two, and into another cluster.
+//! `make bench`: what a request costs through this mesh and through others, side by side.
 //!
-//! It has a mesh of its own, made of `crates/lab/bench`, and promises nothing: bounds are checked by
-//! `verify`. It takes a machine that is otherwise idle.
+//! It runs peers as they come and a mesh of its own, made of `crates/lab/bench`, and promises
+//! nothing: bounds are checked by `verify`. It takes a machine that is otherwise idle.
 
-mod client;
-mod figures;
+mod load;
 mod machine;
-mod paths;
+mod peers;
+mod plan;
 mod program;
 mod report;
+mod samples;
+mod stage;
+mod table;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,27 +19,35 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use isthmus_lab::mesh::Mesh;
-use isthmus_lab::trouble::{During, Result, Trouble, ensure};
+use isthmus_lab::trouble::{During, Result, ensure};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::client::Load;
-use crate::figures::{Run, Runs};
 use crate::machine::Split;
-use crate::paths::Path;
+use crate::plan::{FIGURES, Who};
 use crate::report::Report;
+use crate::samples::{Measure, Row, Sample};
+use crate::stage::{Stage, Way};
 
-/// Measure what a request costs on each way to a program.
+/// Measure what a request costs through this mesh and through others.
 #[derive(Debug, Parser)]
 #[command(name = "bench", disable_version_flag = true)]
 struct Arguments {
     #[command(subcommand)]
     role: Option<Role>,
 
-    /// Connections of the client, one run for each number.
-    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_values_t = [1, 16, 64])]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
-    connections: Vec<u16>,
+    /// Only these figures.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(value_parser = FIGURES.iter().map(|figure| figure.name).collect::<Vec<_>>())]
+    only: Vec<String>,
+
+    /// Only these, where they take part.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(value_parser = Who::ALL.map(Who::name))]
+    who: Vec<String>,
+
+    /// Only these numbers of connections, where they are measured.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
+    connections: Vec<usize>,
 
     /// How long each run counts.
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
@@ -45,7 +55,7 @@ struct Arguments {
     duration: u64,
 
     /// How often everything is run; figures are medians over the rounds.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
 
@@ -55,6 +65,10 @@ struct Arguments {
     /// Also write a page with figures and method to this file, such as docs/performance.md.
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
+
+    /// Where Envoy is.
+    #[arg(long, value_name = "FILE", default_value = "envoy")]
+    envoy: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -77,6 +91,8 @@ enum Role {
 const WARM_UP: Duration = Duration::from_secs(1);
 /// A run in which all else took more of one processor is not to be trusted.
 pub(crate) const DISTURBED_PERCENT: f64 = 10.0;
+/// Where others never rest, a run is not repeated for ever.
+const MOST_AGAIN: usize = 2;
 const PROFILE: &str = if cfg!(debug_assertions) {
     "debug"
 } else {
@@ -102,24 +118,27 @@ fn bench(arguments: &Arguments) -> Result<()> {
     ensure(arguments.write.is_none() || PROFILE == "release", || {
         "--write takes a release build: run `make bench`".to_owned()
     })?;
+    let mut rows = arguments.rows();
+    ensure(!rows.is_empty(), || "nothing is left to measure".to_owned())?;
+    let _alone = machine::alone()?;
+    machine::allow_descriptors()?;
     let split = Split::find()?;
-    let mesh = paths::start(split)?;
-    let runs = measure(&mesh, arguments)?;
+    let whos: Vec<Who> = rows.iter().map(|row| row.entrant.who).collect();
+    let stage = Stage::start(&whos, &arguments.envoy, split)?;
+    if let Some(split) = split {
+        machine::keep_to(split.load)?;
+    }
+    measure(&stage, arguments, &mut rows)?;
     let report = Report {
         machine: machine::describe(),
         split,
         profile: PROFILE,
-        version: mesh
-            .isthmus(&["--version"])?
-            .expect(0)?
-            .out
-            .trim()
-            .to_owned(),
+        versions: stage.versions(&arguments.envoy)?,
         rounds: arguments.rounds.into(),
         seconds: arguments.duration,
-        rows: figures::rows(&runs),
+        rows,
     };
-    mesh.pass();
+    stage.pass();
     match arguments.output {
         Output::Table => print!("{}", report.text()),
         Output::Json => println!("{:#}", report.json()),
@@ -132,64 +151,92 @@ fn bench(arguments: &Arguments) -> Result<()> {
 }
 
 /// Everything in turn, round after round, so that an hour in which the machine is slow is one for all.
-fn measure(mesh: &Mesh, arguments: &Arguments) -> Result<Runs> {
-    let paths = paths::find(mesh)?;
+fn measure(stage: &Stage, arguments: &Arguments, rows: &mut [Row]) -> Result<()> {
+    let ways = rows.iter().map(|row| stage.way(&row.entrant));
+    let ways: Vec<Way> = ways.collect::<Result<_>>()?;
+    let duration = Duration::from_secs(arguments.duration);
     let rounds = arguments.rounds;
-    let mut spare = usize::from(rounds) * arguments.connections.len() * paths.len();
-    let mut runs = Runs::new();
+    let mut spare = usize::from(rounds) * rows.len();
     for round in 1..=rounds {
-        for &connections in &arguments.connections {
-            let load = Load {
-                connections: connections.into(),
-                warm_up: WARM_UP,
-                duration: Duration::from_secs(arguments.duration),
-            };
-            let mut ways = Vec::new();
-            for path in &paths {
-                let what = format!("{}, {connections} connections", path.way.name);
-                eprintln!("round {round} of {rounds}: {what}");
-                let run = undisturbed(path, load, &mut spare);
-                ways.push(run.during(|| what)?);
-            }
-            let ways = ways.try_into();
-            let ways =
-                ways.map_err(|_| Trouble("there are not as many paths as ways".to_owned()))?;
-            runs.entry(connections.into()).or_default().push(ways);
+        for (row, way) in rows.iter_mut().zip(&ways) {
+            let what = row.what();
+            eprintln!("round {round} of {rounds}: {what}");
+            let sample = undisturbed(way, row, duration, &mut spare);
+            row.samples.push(sample.during(|| what)?);
         }
     }
-    Ok(runs)
+    Ok(())
 }
 
-/// Runs again what others have disturbed, as long as there are runs to `spare`.
-fn undisturbed(path: &Path, load: Load, spare: &mut usize) -> Result<Run> {
+/// Runs again what others have disturbed, twice at most, as long as there are runs to `spare`.
+fn undisturbed(way: &Way, row: &Row, duration: Duration, spare: &mut usize) -> Result<Sample> {
+    let load = row.figure.load;
+    let run = |duration| load.run(way.address, way.host, row.connections, duration);
+    let mut again = MOST_AGAIN;
     loop {
-        let measured = client::run(&path.target, load, || path.usage())?;
-        let run = Run::of(path.way, &measured)?;
+        run(WARM_UP)?;
+        let before = way.usage()?;
+        let done = run(duration)?;
+        let sample = samples::sample(&done, &before, &way.usage()?)?;
+        let measured = |measure| sample.get(&measure).copied().unwrap_or_default();
         eprintln!(
-            "  {:.0} requests/s, proxies {:.1} CPU µs",
-            run.requests_per_second, run.proxies
+            "  {:.0} {}s/s, proxies {:.1} CPU µs",
+            measured(Measure::Rate),
+            load.unit(),
+            measured(Measure::Cpu)
         );
-        if run.others_percent <= DISTURBED_PERCENT || *spare == 0 {
-            return Ok(run);
+        let others = measured(Measure::Others);
+        if others <= DISTURBED_PERCENT || *spare == 0 || again == 0 {
+            return Ok(sample);
         }
         *spare -= 1;
-        eprintln!(
-            "  once more: others took {:.0} % of a processor",
-            run.others_percent
-        );
+        again -= 1;
+        eprintln!("  once more: others took {others:.0} % of a processor");
     }
 }
 
 impl Arguments {
+    /// What is to be measured, without samples so far.
+    fn rows(&self) -> Vec<Row> {
+        let is_wanted = |names: &[String], name: &str| {
+            names.is_empty() || names.iter().any(|wanted| wanted == name)
+        };
+        let mut rows = Vec::new();
+        for figure in FIGURES.iter().filter(|it| is_wanted(&self.only, it.name)) {
+            for &connections in figure.connections {
+                if !self.connections.is_empty() && !self.connections.contains(&connections) {
+                    continue;
+                }
+                let entrants = figure.entrants.iter();
+                let entrants = entrants.filter(|it| is_wanted(&self.who, it.who.name()));
+                rows.extend(entrants.map(|&entrant| Row {
+                    figure,
+                    connections,
+                    entrant,
+                    samples: Vec::new(),
+                }));
+            }
+        }
+        rows
+    }
+
     /// What to type for the same measurement.
     fn command(&self) -> String {
-        let connections: Vec<String> = self.connections.iter().map(u16::to_string).collect();
-        format!(
-            "make bench ARGS='--connections {} --duration {} --rounds {}'",
-            connections.join(","),
-            self.duration,
-            self.rounds
-        )
+        let mut words = vec![format!(
+            "--duration {} --rounds {}",
+            self.duration, self.rounds
+        )];
+        let connections: Vec<String> = self.connections.iter().map(usize::to_string).collect();
+        for (name, list) in [
+            ("only", &self.only),
+            ("who", &self.who),
+            ("connections", &connections),
+        ] {
+            if !list.is_empty() {
+                words.push(format!("--{name} {}", list.join(",")));
+            }
+        }
+        format!("make bench ARGS='{}'", words.join(" "))
     }
 }
 

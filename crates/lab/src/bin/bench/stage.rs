@@ -1,0 +1,224 @@
+//! Everything that runs while it is measured: the mesh, the peers and their program; and the
+//! processes that stand on each way.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use isthmus_lab::http;
+use isthmus_lab::mesh::{Mesh, PATIENCE};
+use isthmus_lab::processes::Process;
+use isthmus_lab::trouble::{During, Result, Trouble, ensure, wait_for};
+
+use crate::machine::{self, Split};
+use crate::peers::{self, Kept, Pair};
+use crate::plan::{Entrant, Peer, Who};
+use crate::program::BODY;
+
+type Name = (&'static str, &'static str);
+
+const CALLER: Name = ("near", "caller-1");
+const NEAR: Name = ("near", "near-1");
+const GATEWAY: Name = ("far", "gateway-1");
+const FAR: Name = ("far", "far-1");
+
+/// What runs. Ends with this value.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    mesh: Option<Mesh>,
+    pairs: Vec<Pair>,
+    program: Kept,
+    /// Last: what is above uses it.
+    _folder: Folder,
+}
+
+/// Files of the peers.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+/// A way from the client to a program.
+#[derive(Debug)]
+pub(crate) struct Way {
+    pub(crate) address: SocketAddr,
+    pub(crate) host: &'static str,
+    /// Of each proxy and gateway all processes.
+    proxies: Vec<Vec<Process>>,
+    program: Process,
+    /// This process; its children are clients too.
+    client: Process,
+    /// `up`, where it carries what goes between clusters, and stands for a network that is none.
+    relay: Option<Process>,
+}
+
+/// Processor time that was used until a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) at: Instant,
+    /// Of each proxy and gateway on the way.
+    pub(crate) proxies: Vec<Duration>,
+    pub(crate) program: Duration,
+    pub(crate) client: Duration,
+    pub(crate) relay: Option<Duration>,
+    /// The whole machine.
+    pub(crate) machine: Duration,
+}
+
+impl Stage {
+    /// Starts whoever takes part, proxies on one processor and programs on the other.
+    pub(crate) fn start(whos: &[Who], envoy: &Path, split: Option<Split>) -> Result<Self> {
+        let own = own_file()?;
+        let folder =
+            Folder(std::env::temp_dir().join(format!("isthmus-bench-{}", std::process::id())));
+        peers::prepare(&folder.0)?;
+        peers::unused(peers::PROGRAM)?;
+        let mut program = Command::new(&own);
+        program.args(["program", "--listen", &peers::PROGRAM.to_string()]);
+        let program = Kept::start(&program, &folder.0, split.map(|it| it.load))?;
+        let mut wanted: Vec<Peer> = whos.iter().filter_map(|who| who.peer()).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let pairs = wanted
+            .into_iter()
+            .map(|peer| Pair::start(peer, &folder.0, envoy, split))
+            .collect::<Result<_>>()?;
+        let takes_mesh = whos.iter().any(|who| who.peer().is_none());
+        Ok(Self {
+            mesh: takes_mesh.then(|| start_mesh(&own, split)).transpose()?,
+            pairs,
+            program,
+            _folder: folder,
+        })
+    }
+
+    /// The way that leads through an entrant, once it has answered as it should.
+    pub(crate) fn way(&self, entrant: &Entrant) -> Result<Way> {
+        let way = match entrant.who.peer() {
+            Some(peer) => self.peers_way(peer, entrant)?,
+            None => self.mesh_way(entrant)?,
+        };
+        wait_for(
+            &format!("answers of {}", entrant.who.name()),
+            PATIENCE,
+            || way.check(),
+        )?;
+        Ok(way)
+    }
+
+    fn peers_way(&self, peer: Peer, entrant: &Entrant) -> Result<Way> {
+        let pair = self.pairs.iter().find(|pair| pair.peer == peer);
+        let pair = pair.ok_or_else(|| Trouble(format!("{peer:?} does not run")))?;
+        let halves = if entrant.is_pair { 2 } else { 1 };
+        let program = self.program.family()?.into_iter().next();
+        Ok(Way {
+            address: (peer.address(), entrant.port).into(),
+            host: entrant.host,
+            proxies: pair.proxies()?.into_iter().take(halves).collect(),
+            program: program.ok_or_else(|| Trouble("the program has ended".to_owned()))?,
+            client: Process::with_id(std::process::id())?,
+            relay: None,
+        })
+    }
+
+    fn mesh_way(&self, entrant: &Entrant) -> Result<Way> {
+        let mesh = self.mesh.as_ref();
+        let mesh = mesh.ok_or_else(|| Trouble("the mesh does not run".to_owned()))?;
+        let (names, crosses) = match entrant.who {
+            Who::IsthmusCross => (&[CALLER, GATEWAY, FAR][..], true),
+            _ => (&[CALLER, NEAR][..], false),
+        };
+        let proxies = names.iter();
+        let proxies = proxies.map(|(cluster, name)| Ok(vec![mesh.process(cluster, name)?]));
+        let callee = names.last().copied().unwrap_or(NEAR);
+        Ok(Way {
+            address: (mesh.address(CALLER.0, CALLER.1)?, entrant.port).into(),
+            host: entrant.host,
+            proxies: proxies.collect::<Result<_>>()?,
+            program: program(mesh, callee)?,
+            client: Process::with_id(std::process::id())?,
+            relay: crosses.then(|| mesh.supervisor()).transpose()?,
+        })
+    }
+
+    /// What says its version.
+    pub(crate) fn versions(&self, envoy: &Path) -> Result<Vec<String>> {
+        let mut versions = Vec::new();
+        if let Some(mesh) = &self.mesh {
+            let said = mesh.isthmus(&["--version"])?.expect(0)?;
+            versions.push(said.out.trim().to_owned());
+        }
+        for pair in &self.pairs {
+            versions.push(pair.peer.version(envoy)?);
+        }
+        Ok(versions)
+    }
+
+    /// All was measured: the mesh's logs are not needed.
+    pub(crate) fn pass(self) {
+        if let Some(mesh) = self.mesh {
+            mesh.pass();
+        }
+    }
+}
+
+/// Starts the mesh on the processor that is for it, and its programs on the other.
+fn start_mesh(own: &Path, split: Option<Split>) -> Result<Mesh> {
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/mesh");
+    let mut mesh = Mesh::of(&own.with_file_name("isthmus"), &files)?;
+    mesh.edit("up.yaml", "BENCH", &own.display().to_string())?;
+    machine::on(split.map(|it| it.mesh), || mesh.up(&[]))?;
+    for cluster in ["near", "far"] {
+        wait_for("the mesh to be whole", PATIENCE, || mesh.is_whole(cluster))?;
+    }
+    if let Some(split) = split {
+        for workload in [NEAR, FAR] {
+            machine::keep_process_to(&program(&mesh, workload)?, split.load)?;
+        }
+    }
+    Ok(mesh)
+}
+
+impl Way {
+    /// Errors: a request is not answered by the program.
+    fn check(&self) -> Result<()> {
+        let host = self.host;
+        let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let reply = http::exchange(self.address, request.as_bytes())?.expect(200)?;
+        ensure(reply.body == BODY, || format!("an odd reply: {reply:?}"))
+    }
+
+    /// What has been used so far.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        let family =
+            |processes: &Vec<Process>| processes.iter().map(Process::cpu).sum::<Result<_>>();
+        Ok(Usage {
+            at: Instant::now(),
+            proxies: self.proxies.iter().map(family).collect::<Result<_>>()?,
+            program: self.program.cpu()?,
+            client: self.client.cpu()? + self.client.children_cpu()?,
+            relay: self.relay.as_ref().map(Process::cpu).transpose()?,
+            machine: machine::busy()?,
+        })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Nothing but what was made here is in it.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The program beside a workload's proxy: this one in another role.
+fn program(mesh: &Mesh, (cluster, workload): Name) -> Result<Process> {
+    let own = own_file()?.display().to_string();
+    let family = mesh.process(cluster, workload)?.family()?;
+    let mut processes = family.into_iter();
+    processes
+        .find(|process| process.command.first() == Some(&own))
+        .ok_or_else(|| Trouble(format!("{cluster}/{workload} has no program")))
+}
+
+fn own_file() -> Result<PathBuf> {
+    std::env::current_exe().during(|| "finding this program's own file".to_owned())
+}
