@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use isthmus_lab::trouble::{During, Result, ensure};
+use isthmus_lab::trouble::{During, Result, ensure, trouble};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::machine::Split;
@@ -30,7 +30,7 @@ use crate::stage::{Stage, Way};
 
 /// Measure what a request costs through this mesh and through others.
 #[derive(Debug, Parser)]
-#[command(name = "bench", disable_version_flag = true)]
+#[command(name = "bench", disable_version_flag = true, args_override_self = true)]
 struct Arguments {
     #[command(subcommand)]
     role: Option<Role>,
@@ -138,7 +138,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
         seconds: arguments.duration,
         rows,
     };
-    stage.pass();
+    if report.failures().is_none() {
+        stage.pass();
+    }
     match arguments.output {
         Output::Table => print!("{}", report.text()),
         Output::Json => println!("{:#}", report.json()),
@@ -147,52 +149,72 @@ fn bench(arguments: &Arguments) -> Result<()> {
         let page = report.page(&arguments.command());
         std::fs::write(path, page).during(|| path.display().to_string())?;
     }
-    Ok(())
+    report.failures().map_or(Ok(()), trouble)
 }
 
 /// Everything in turn, round after round, so that an hour in which the machine is slow is one for all.
 fn measure(stage: &Stage, arguments: &Arguments, rows: &mut [Row]) -> Result<()> {
-    let ways = rows.iter().map(|row| stage.way(&row.entrant));
+    let ways = rows
+        .iter()
+        .map(|row| stage.way(row.figure.load, &row.entrant));
     let ways: Vec<Way> = ways.collect::<Result<_>>()?;
     let duration = Duration::from_secs(arguments.duration);
     let rounds = arguments.rounds;
     let mut spare = usize::from(rounds) * rows.len();
     for round in 1..=rounds {
         for (row, way) in rows.iter_mut().zip(&ways) {
-            let what = row.what();
-            eprintln!("round {round} of {rounds}: {what}");
-            let sample = undisturbed(way, row, duration, &mut spare);
-            row.samples.push(sample.during(|| what)?);
+            eprintln!("round {round} of {rounds}: {}", row.what());
+            let sample = undisturbed(stage, way, row, duration, &mut spare);
+            row.samples.push(sample);
         }
     }
     Ok(())
 }
 
-/// Runs again what others have disturbed, twice at most, as long as there are runs to `spare`.
-fn undisturbed(way: &Way, row: &Row, duration: Duration, spare: &mut usize) -> Result<Sample> {
-    let load = row.figure.load;
-    let run = |duration| load.run(way.address, way.host, row.connections, duration);
+/// Runs again what failed or what others have disturbed, twice at most, as long as there are runs to
+/// `spare`. A sample without anything: it has failed at last.
+fn undisturbed(
+    stage: &Stage,
+    way: &Way,
+    row: &Row,
+    duration: Duration,
+    spare: &mut usize,
+) -> Sample {
     let mut again = MOST_AGAIN;
     loop {
-        run(WARM_UP)?;
-        let before = way.usage()?;
-        let done = run(duration)?;
-        let sample = samples::sample(&done, &before, &way.usage()?)?;
-        let measured = |measure| sample.get(&measure).copied().unwrap_or_default();
-        eprintln!(
-            "  {:.0} {}s/s, proxies {:.1} CPU µs",
-            measured(Measure::Rate),
-            load.unit(),
-            measured(Measure::Cpu)
-        );
-        let others = measured(Measure::Others);
-        if others <= DISTURBED_PERCENT || *spare == 0 || again == 0 {
-            return Ok(sample);
+        let (why, sample) = match run(way, row, duration) {
+            Ok(sample) => {
+                let measured = |measure| sample.get(&measure).copied().unwrap_or_default();
+                eprintln!(
+                    "  {:.0} {}s/s, proxies {:.1} CPU µs",
+                    measured(Measure::Rate),
+                    row.figure.load.unit(),
+                    measured(Measure::Cpu)
+                );
+                let others = measured(Measure::Others);
+                if others <= DISTURBED_PERCENT {
+                    return sample;
+                }
+                (format!("others took {others:.0} % of a processor"), sample)
+            }
+            Err(trouble) => (format!("{trouble}\n{}", stage.refusals()), Sample::new()),
+        };
+        eprintln!("  {why}");
+        if *spare == 0 || again == 0 {
+            return sample;
         }
+        eprintln!("  once more");
         *spare -= 1;
         again -= 1;
-        eprintln!("  once more: others took {others:.0} % of a processor");
     }
+}
+
+fn run(way: &Way, row: &Row, duration: Duration) -> Result<Sample> {
+    let load = row.figure.load;
+    load.run(way, row.connections, WARM_UP)?;
+    let before = way.usage()?;
+    let done = load.run(way, row.connections, duration)?;
+    samples::sample(&done, &before, &way.usage()?)
 }
 
 impl Arguments {

@@ -2,7 +2,7 @@
 //!
 //! Here a figure is added, or somebody to one.
 
-use crate::load::Load;
+use crate::load::{Load, Size};
 
 /// Whoever carries requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,6 +11,7 @@ pub(crate) enum Who {
     IsthmusCross,
     HaproxyHttp2,
     HaproxyHttp1,
+    HaproxyTcp,
     Nginx,
     Envoy,
 }
@@ -52,7 +53,7 @@ pub(crate) const FIGURES: &[Figure] = &[
     Figure {
         name: "hop",
         title: "plain hop, HTTP/1.1",
-        load: Load::Http1 { path: "/" },
+        load: Load::Http1 { size: Size::Small },
         connections: &[1, 16, 64, 256],
         entrants: &[
             hop(Who::Nginx, 8000),
@@ -63,14 +64,64 @@ pub(crate) const FIGURES: &[Figure] = &[
     Figure {
         name: "pair-http1",
         title: "mutual-TLS pair, HTTP/1.1 client",
-        load: Load::Http1 { path: "/" },
+        load: Load::Http1 { size: Size::Small },
         connections: &[1, 16, 64, 256],
         entrants: HTTP1_PAIRS,
     },
     Figure {
+        name: "pair-http1-64k",
+        title: "mutual-TLS pair, HTTP/1.1 client, bodies of 64 KiB",
+        load: Load::Http1 { size: Size::Large },
+        connections: &[1, 64],
+        entrants: HTTP1_PAIRS,
+    },
+    Figure {
+        name: "pair-http2",
+        title: "mutual-TLS pair, HTTP/2 client, 16 requests at a time on each connection",
+        load: Load::Http2,
+        connections: &[1, 4, 16],
+        entrants: &[
+            mesh(Who::Isthmus, "near.bench.mesh:81"),
+            pair(Who::HaproxyHttp2, 8003),
+            pair(Who::Envoy, 8003),
+        ],
+    },
+    Figure {
+        name: "pair-grpc",
+        title: "mutual-TLS pair, gRPC client, 16 calls at a time on each connection",
+        load: Load::Grpc,
+        connections: &[1, 4, 16],
+        entrants: &[
+            mesh(Who::Isthmus, "near.bench.mesh:82"),
+            pair(Who::HaproxyHttp2, 8003),
+            pair(Who::Envoy, 8003),
+        ],
+    },
+    Figure {
+        name: "bulk",
+        title: "bytes through a mutual-TLS pair",
+        load: Load::Bulk,
+        connections: &[1, 16],
+        entrants: TCP_PAIRS,
+    },
+    Figure {
+        name: "new-http1",
+        title: "new client connection through a mutual-TLS pair, one request of HTTP/1.1 on each",
+        load: Load::Http1Once,
+        connections: &[16],
+        entrants: HTTP1_PAIRS,
+    },
+    Figure {
+        name: "new-tcp",
+        title: "new client connection through a mutual-TLS pair, 1 KiB of bytes on each",
+        load: Load::TcpOnce,
+        connections: &[16],
+        entrants: TCP_PAIRS,
+    },
+    Figure {
         name: "cross-cluster",
         title: "into another cluster, HTTP/1.1 client",
-        load: Load::Http1 { path: "/" },
+        load: Load::Http1 { size: Size::Small },
         connections: &[1, 16, 64, 256],
         entrants: &[
             mesh(Who::Isthmus, "near.bench.mesh"),
@@ -85,6 +136,16 @@ const HTTP1_PAIRS: &[Entrant] = &[
     pair(Who::HaproxyHttp1, 8001),
     pair(Who::Nginx, 8001),
     pair(Who::Envoy, 8002),
+];
+
+const TCP_PAIRS: &[Entrant] = &[
+    Entrant {
+        port: 7000,
+        ..mesh(Who::Isthmus, "")
+    },
+    pair(Who::HaproxyTcp, 8004),
+    pair(Who::Nginx, 8004),
+    pair(Who::Envoy, 8004),
 ];
 
 const fn mesh(who: Who, host: &'static str) -> Entrant {
@@ -113,11 +174,12 @@ const fn hop(who: Who, port: u16) -> Entrant {
 }
 
 impl Who {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Isthmus,
         Self::IsthmusCross,
         Self::HaproxyHttp2,
         Self::HaproxyHttp1,
+        Self::HaproxyTcp,
         Self::Nginx,
         Self::Envoy,
     ];
@@ -129,6 +191,7 @@ impl Who {
             Self::IsthmusCross => "isthmus-cross",
             Self::HaproxyHttp2 => "haproxy-http2",
             Self::HaproxyHttp1 => "haproxy-http1",
+            Self::HaproxyTcp => "haproxy-tcp",
             Self::Nginx => "nginx",
             Self::Envoy => "envoy",
         }
@@ -138,7 +201,7 @@ impl Who {
     pub(crate) fn peer(self) -> Option<Peer> {
         match self {
             Self::Isthmus | Self::IsthmusCross => None,
-            Self::HaproxyHttp2 | Self::HaproxyHttp1 => Some(Peer::Haproxy),
+            Self::HaproxyHttp2 | Self::HaproxyHttp1 | Self::HaproxyTcp => Some(Peer::Haproxy),
             Self::Nginx => Some(Peer::Nginx),
             Self::Envoy => Some(Peer::Envoy),
         }

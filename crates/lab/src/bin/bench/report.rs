@@ -31,11 +31,11 @@ impl Report {
             .map(|figure| format!("{}\n\n{}\n", figure.title, self.table(figure)))
             .collect();
         format!(
-            "{}proxies, program, client: CPU µs; p50, p99: µs; ÷: isthmus's CPU µs by this one's, of the same round.\n\
+            "{}proxies, program, client: CPU µs per request, MB or connection; p50, p99: µs; ÷: isthmus's CPU µs by this one's, of the same round.\n\
              Medians over rounds ({}, each run {} s), in parentheses the lowest and the highest.\n\
              {}; {} build, on {}.\n\
              {}\n\
-             All else took at most {} of one processor.\n",
+             All else took at most {} of one processor.\n{}",
             sections.concat(),
             self.rounds,
             self.seconds,
@@ -44,7 +44,24 @@ impl Report {
             self.machine,
             self.processors(),
             self.others(),
+            self.failures()
+                .map_or(String::new(), |failures| failures + "\n"),
         )
+    }
+
+    /// Runs in which not every request was answered as it should be.
+    pub(crate) fn failures(&self) -> Option<String> {
+        let failed = self.rows.iter().filter(|row| row.failures() > 0);
+        let lines = failed.map(|row| {
+            format!(
+                "{} of {} failed: {}",
+                row.failures(),
+                self.rounds,
+                row.what()
+            )
+        });
+        let lines: Vec<String> = lines.collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -102,6 +119,10 @@ impl Report {
             .replace("{others}", &self.others())
             .replace("{disturbed}", &crate::DISTURBED_PERCENT.to_string())
             .replace("{figures}", figures.join("\n").trim_end())
+            .replace(
+                "{failures}",
+                &self.failures().unwrap_or("No run failed.".to_owned()),
+            )
             .replace("{configs}", &configs.join("\n"))
     }
 
@@ -226,6 +247,8 @@ lowest and the highest.
 
 {figures}
 
+{failures}
+
 ## Who takes part
 
 - **isthmus**: client → caller's proxy → mutual TLS → callee's proxy → program, in one cluster, with all defaults.
@@ -242,7 +265,8 @@ certificates of P-256 that both sides verify.
 ## Method
 
 - Everybody has the same client and the same program. wrk is the client of HTTP/1.1: a closed loop, each connection sends its next
-  request when the reply is there. Any request that fails, fails the whole measurement.
+  request when the reply is there. A run in which any request fails is no figure
+  of that round, and is told below the figures.
 - A round runs everybody once for a figure, one after the other: a second that does not count, then {seconds} s that do. A ratio
   is of two runs of the same round.
 - CPU time is user and system time of all processes on the way, from `/proc/PID/stat`. A run in which a proxy on

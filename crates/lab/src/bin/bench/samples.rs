@@ -46,7 +46,7 @@ pub(crate) struct Row {
     pub(crate) figure: &'static Figure,
     pub(crate) connections: usize,
     pub(crate) entrant: Entrant,
-    /// One of each round, in their order.
+    /// One of each round, in their order; of a run that failed it is empty.
     pub(crate) samples: Vec<Sample>,
 }
 
@@ -141,11 +141,12 @@ impl Row {
 
     /// `None`: it has no such measure.
     pub(crate) fn spread(&self, measure: Measure) -> Option<Spread> {
-        let values = self
-            .samples
-            .iter()
-            .map(|sample| sample.get(&measure).copied());
-        Spread::of(values.collect::<Option<_>>()?)
+        let values = self.samples.iter();
+        Spread::of(
+            values
+                .filter_map(|sample| sample.get(&measure).copied())
+                .collect(),
+        )
     }
 
     /// How many times `other`'s, of runs of the same round.
@@ -153,7 +154,15 @@ impl Row {
         let pairs = self.samples.iter().zip(&other.samples);
         let ratio =
             |(own, other): (&Sample, &Sample)| Some(own.get(&measure)? / other.get(&measure)?);
-        Spread::of(pairs.map(ratio).collect::<Option<_>>()?)
+        Spread::of(pairs.filter_map(ratio).collect())
+    }
+
+    /// Rounds in which not every request was answered as it should be.
+    pub(crate) fn failures(&self) -> usize {
+        self.samples
+            .iter()
+            .filter(|sample| sample.is_empty())
+            .count()
     }
 }
 
@@ -250,6 +259,24 @@ mod tests {
             };
             assert_eq!(Spread::of(values.to_vec()), Some(expect));
         }
+    }
+
+    #[test]
+    fn runs_that_failed_are_counted_and_left_out() {
+        let sample = |cpu| Sample::from([(Measure::Cpu, cpu)]);
+        let row = |samples: &[Sample]| Row {
+            figure: &FIGURES[0],
+            connections: 1,
+            entrant: FIGURES[0].entrants[0],
+            samples: samples.to_vec(),
+        };
+        let (one, two) = (
+            row(&[sample(1.0), sample(4.0)]),
+            row(&[Sample::new(), sample(8.0)]),
+        );
+        assert_eq!((one.failures(), two.failures()), (0, 1));
+        assert_eq!(two.spread(Measure::Cpu), Spread::of(vec![8.0]));
+        assert_eq!(one.times(&two, Measure::Cpu), Spread::of(vec![0.5]));
     }
 
     /// What changes from round to round for all alike, changes no ratio.

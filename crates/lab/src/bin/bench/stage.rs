@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use isthmus_lab::http;
 use isthmus_lab::mesh::{Mesh, PATIENCE};
 use isthmus_lab::processes::Process;
-use isthmus_lab::trouble::{During, Result, Trouble, ensure, wait_for};
+use isthmus_lab::trouble::{During, Result, Trouble, wait_for};
 
+use crate::load::Load;
 use crate::machine::{self, Split};
 use crate::peers::{self, Kept, Pair};
 use crate::plan::{Entrant, Peer, Who};
-use crate::program::BODY;
 
 type Name = (&'static str, &'static str);
 
@@ -30,7 +30,7 @@ pub(crate) struct Stage {
     pairs: Vec<Pair>,
     program: Kept,
     /// Last: what is above uses it.
-    _folder: Folder,
+    folder: Folder,
 }
 
 /// Files of the peers.
@@ -42,6 +42,8 @@ struct Folder(PathBuf);
 pub(crate) struct Way {
     pub(crate) address: SocketAddr,
     pub(crate) host: &'static str,
+    /// Where clients may keep files.
+    pub(crate) folder: PathBuf,
     /// Of each proxy and gateway all processes.
     proxies: Vec<Vec<Process>>,
     program: Process,
@@ -87,12 +89,12 @@ impl Stage {
             mesh: takes_mesh.then(|| start_mesh(&own, split)).transpose()?,
             pairs,
             program,
-            _folder: folder,
+            folder,
         })
     }
 
     /// The way that leads through an entrant, once it has answered as it should.
-    pub(crate) fn way(&self, entrant: &Entrant) -> Result<Way> {
+    pub(crate) fn way(&self, load: Load, entrant: &Entrant) -> Result<Way> {
         let way = match entrant.who.peer() {
             Some(peer) => self.peers_way(peer, entrant)?,
             None => self.mesh_way(entrant)?,
@@ -100,7 +102,7 @@ impl Stage {
         wait_for(
             &format!("answers of {}", entrant.who.name()),
             PATIENCE,
-            || way.check(),
+            || load.check(&way),
         )?;
         Ok(way)
     }
@@ -113,6 +115,7 @@ impl Stage {
         Ok(Way {
             address: (peer.address(), entrant.port).into(),
             host: entrant.host,
+            folder: self.folder.0.clone(),
             proxies: pair.proxies()?.into_iter().take(halves).collect(),
             program: program.ok_or_else(|| Trouble("the program has ended".to_owned()))?,
             client: Process::with_id(std::process::id())?,
@@ -133,6 +136,7 @@ impl Stage {
         Ok(Way {
             address: (mesh.address(CALLER.0, CALLER.1)?, entrant.port).into(),
             host: entrant.host,
+            folder: self.folder.0.clone(),
             proxies: proxies.collect::<Result<_>>()?,
             program: program(mesh, callee)?,
             client: Process::with_id(std::process::id())?,
@@ -151,6 +155,20 @@ impl Stage {
             versions.push(pair.peer.version(envoy)?);
         }
         Ok(versions)
+    }
+
+    /// What the mesh's proxies say of what they have refused so far.
+    pub(crate) fn refusals(&self) -> String {
+        let said = |&(cluster, process): &Name| {
+            let admin = self.mesh.as_ref()?.admin(cluster, process).ok()?;
+            let page = http::get(admin, "/metrics", &[]).ok()?.text();
+            let is_refusal = |line: &&str| {
+                line.starts_with("isthmus_requests_total") && !line.contains("refusal=\"\"")
+            };
+            let lines = page.lines().filter(is_refusal);
+            Some(lines.fold(String::new(), |text, line| text + "  " + line + "\n"))
+        };
+        [CALLER, NEAR, FAR].iter().filter_map(said).collect()
     }
 
     /// All was measured: the mesh's logs are not needed.
@@ -179,14 +197,6 @@ fn start_mesh(own: &Path, split: Option<Split>) -> Result<Mesh> {
 }
 
 impl Way {
-    /// Errors: a request is not answered by the program.
-    fn check(&self) -> Result<()> {
-        let host = self.host;
-        let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
-        let reply = http::exchange(self.address, request.as_bytes())?.expect(200)?;
-        ensure(reply.body == BODY, || format!("an odd reply: {reply:?}"))
-    }
-
     /// What has been used so far.
     pub(crate) fn usage(&self) -> Result<Usage> {
         let family =

@@ -1,17 +1,42 @@
 //! Loads: what clients do, and what they saw of it.
 
+mod h2load;
+mod tcp;
+mod threads;
 mod wrk;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use isthmus_lab::trouble::Result;
+use isthmus_lab::http;
+use isthmus_lab::trouble::{Result, ensure};
+
+use crate::program::{BODY, LARGE};
+use crate::stage::Way;
 
 /// What the client does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Load {
     /// GETs of HTTP/1.1 on connections that are kept, each when the one before was answered.
-    Http1 { path: &'static str },
+    Http1 { size: Size },
+    /// One GET of HTTP/1.1 on each connection, and the last one.
+    Http1Once,
+    /// GETs of HTTP/2, sixteen at a time on each connection.
+    Http2,
+    /// The same with unary calls of gRPC.
+    Grpc,
+    /// Bytes in large portions.
+    Bulk,
+    /// 1 KiB on each connection.
+    TcpOnce,
+}
+
+/// Of a reply's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// 1 KiB.
+    Small,
+    /// 64 KiB.
+    Large,
 }
 
 /// What came of a load.
@@ -29,20 +54,52 @@ impl Load {
     /// What is counted.
     pub(crate) fn unit(self) -> &'static str {
         match self {
-            Self::Http1 { .. } => "request",
+            Self::Http1 { .. } | Self::Http2 | Self::Grpc => "request",
+            Self::Http1Once | Self::TcpOnce => "connection",
+            Self::Bulk => "MB",
         }
     }
 
     /// Runs it. Errors: anything that was not answered as it should be.
-    pub(crate) fn run(
-        self,
-        address: SocketAddr,
-        host: &str,
-        connections: usize,
-        duration: Duration,
-    ) -> Result<Done> {
+    pub(crate) fn run(self, way: &Way, connections: usize, duration: Duration) -> Result<Done> {
         match self {
-            Self::Http1 { path } => wrk::run(address, host, path, connections, duration),
+            Self::Http1 { size } => wrk::run(way, size.path(), connections, duration),
+            Self::Http1Once => tcp::request(way, connections, duration),
+            Self::Http2 => h2load::run(way, false, connections, duration),
+            Self::Grpc => h2load::run(way, true, connections, duration),
+            Self::Bulk => tcp::read(way, connections, duration),
+            Self::TcpOnce => tcp::open(way, connections, duration),
         }
+    }
+
+    /// Errors: a way does not lead to the program.
+    pub(crate) fn check(self, way: &Way) -> Result<()> {
+        match self {
+            Self::Http1 { size } => size.check(way),
+            Self::Http1Once | Self::Http2 | Self::Grpc | Self::Bulk | Self::TcpOnce => {
+                self.run(way, 1, Duration::from_secs(1)).map(drop)
+            }
+        }
+    }
+}
+
+impl Size {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Small => "/",
+            Self::Large => "/64k",
+        }
+    }
+
+    /// wrk looks at no body, so one reply is looked at before.
+    fn check(self, way: &Way) -> Result<()> {
+        let (path, host) = (self.path(), way.host);
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let reply = http::exchange(way.address, request.as_bytes())?.expect(200)?;
+        let expect: &[u8] = match self {
+            Self::Small => &BODY,
+            Self::Large => &LARGE,
+        };
+        ensure(reply.body == expect, || format!("an odd reply: {reply:?}"))
     }
 }

@@ -1,6 +1,5 @@
 //! wrk: a closed loop of HTTP/1.1.
 
-use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -8,21 +7,16 @@ use isthmus_lab::mesh::run as run_command;
 use isthmus_lab::trouble::{Result, Trouble, ensure};
 
 use super::Done;
+use crate::stage::Way;
 
 /// Runs wrk with one thread.
-pub(super) fn run(
-    address: SocketAddr,
-    host: &str,
-    path: &str,
-    connections: usize,
-    duration: Duration,
-) -> Result<Done> {
+pub(super) fn run(way: &Way, path: &str, connections: usize, duration: Duration) -> Result<Done> {
     let mut command = Command::new("wrk");
     command.args(["-t1", "--latency"]);
     command.arg(format!("-c{connections}"));
     command.arg(format!("-d{}s", duration.as_secs()));
-    command.arg(format!("-HHost: {host}"));
-    command.arg(format!("http://{address}{path}"));
+    command.arg(format!("-HHost: {}", way.host));
+    command.arg(format!("http://{}{path}", way.address));
     let said = run_command(&mut command)?.expect(0)?;
     parse(&said.out)
 }
