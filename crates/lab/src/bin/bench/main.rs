@@ -3,8 +3,10 @@
 //! It runs peers as they come and a mesh of its own, made of `crates/lab/bench`, and promises
 //! nothing: bounds are checked by `verify`. It takes a machine that is otherwise idle.
 
+mod certificates;
 mod load;
 mod machine;
+mod memory;
 mod peers;
 mod plan;
 mod program;
@@ -12,6 +14,7 @@ mod report;
 mod samples;
 mod stage;
 mod table;
+mod targets;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,6 +25,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use isthmus_lab::trouble::{During, Result, ensure, trouble};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::load::{Load, Pace, Size};
 use crate::machine::Split;
 use crate::plan::{FIGURES, Who};
 use crate::report::Report;
@@ -118,17 +122,29 @@ fn bench(arguments: &Arguments) -> Result<()> {
     ensure(arguments.write.is_none() || PROFILE == "release", || {
         "--write takes a release build: run `make bench`".to_owned()
     })?;
-    let mut rows = arguments.rows();
+    let rows = arguments.rows();
     ensure(!rows.is_empty(), || "nothing is left to measure".to_owned())?;
     let _alone = machine::alone()?;
     machine::allow_descriptors()?;
     let split = Split::find()?;
-    let whos: Vec<Who> = rows.iter().map(|row| row.entrant.who).collect();
-    let stage = Stage::start(&whos, &arguments.envoy, split)?;
     if let Some(split) = split {
         machine::keep_to(split.load)?;
     }
-    measure(&stage, arguments, &mut rows)?;
+    let whos: Vec<Who> = rows.iter().map(|row| row.entrant.who).collect();
+    let start = || Stage::start(&whos, &arguments.envoy, split);
+    let is_memory = |row: &Row| matches!(row.figure.load, Load::Memory(_));
+    let (mut memory, mut others): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(is_memory);
+    for round in 1..=arguments.rounds {
+        // What a process has held once stays with it, so each figure has new ones.
+        for rows in memory.chunk_by_mut(Row::is_like) {
+            let stage = start()?;
+            weigh(&stage, round, arguments, rows)?;
+            stage.pass();
+        }
+    }
+    let stage = start()?;
+    measure(&stage, arguments, &mut others)?;
+    others.append(&mut memory);
     let report = Report {
         machine: machine::describe(),
         split,
@@ -136,7 +152,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
         versions: stage.versions(&arguments.envoy)?,
         rounds: arguments.rounds.into(),
         seconds: arguments.duration,
-        rows,
+        rows: others,
     };
     if report.failures().is_none() {
         stage.pass();
@@ -157,7 +173,8 @@ fn measure(stage: &Stage, arguments: &Arguments, rows: &mut [Row]) -> Result<()>
     let ways = rows
         .iter()
         .map(|row| stage.way(row.figure.load, &row.entrant));
-    let ways: Vec<Way> = ways.collect::<Result<_>>()?;
+    let mut ways: Vec<Way> = ways.collect::<Result<_>>()?;
+    half_load(rows, &mut ways)?;
     let duration = Duration::from_secs(arguments.duration);
     let rounds = arguments.rounds;
     let mut spare = usize::from(rounds) * rows.len();
@@ -167,6 +184,49 @@ fn measure(stage: &Stage, arguments: &Arguments, rows: &mut [Row]) -> Result<()>
             let sample = undisturbed(stage, way, row, duration, &mut spare);
             row.samples.push(sample);
         }
+    }
+    Ok(())
+}
+
+/// Memory, which takes a stage on which nothing has happened yet.
+fn weigh(stage: &Stage, round: u16, arguments: &Arguments, rows: &mut [Row]) -> Result<()> {
+    let duration = Duration::from_secs(arguments.duration);
+    for row in rows {
+        let Load::Memory(held) = row.figure.load else {
+            continue;
+        };
+        let what = row.what();
+        eprintln!("round {round} of {}: {what}", arguments.rounds);
+        let way = stage.way(row.figure.load, &row.entrant)?;
+        let sample = memory::sample(&way, held, row.connections, duration);
+        let sample = sample.unwrap_or_else(|trouble| {
+            eprintln!("  {trouble}\n{}", stage.refusals());
+            Sample::new()
+        });
+        if let Some(resident) = sample.get(&Measure::Resident) {
+            eprintln!("  {resident:.1} MiB");
+        }
+        row.samples.push(sample);
+    }
+    Ok(())
+}
+
+/// Tells those that are asked half as often as the slowest of them sustains how often that is.
+fn half_load(rows: &[Row], ways: &mut [Way]) -> Result<()> {
+    let is_asked = |row: &&Row| row.figure.load == Load::Paced(Pace::HalfOfSlowest);
+    let saturation = Load::Http1 { size: Size::Small };
+    let mut slowest = f64::INFINITY;
+    for (row, way) in rows.iter().zip(&*ways).filter(|(row, _)| is_asked(row)) {
+        let done = saturation.run(way, 64, WARM_UP).during(|| row.what())?;
+        slowest = slowest.min(done.count / done.took.as_secs_f64());
+    }
+    // Infinite if nobody is asked, and then not used.
+    let half = format!("{:.0}", slowest / 2.0).parse().unwrap_or_default();
+    if half > 0 {
+        eprintln!("half of what the slowest sustains is {half}/s");
+    }
+    for way in ways {
+        way.half_load = half;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use isthmus_lab::mesh::{PATIENCE, run};
 use isthmus_lab::processes::Process;
 use isthmus_lab::trouble::{During, Result, ensure, wait_for};
 
+use crate::certificates;
 use crate::machine::{self, Split};
 use crate::plan::Peer;
 
@@ -62,7 +63,7 @@ pub(crate) struct Pair {
 
 impl Peer {
     /// Where the caller's proxy takes connections.
-    pub(crate) fn address(self) -> Ipv4Addr {
+    pub(crate) fn caller(self) -> Ipv4Addr {
         match self {
             Self::Nginx => Ipv4Addr::new(127, 0, 7, 11),
             Self::Haproxy => Ipv4Addr::new(127, 0, 7, 12),
@@ -70,14 +71,13 @@ impl Peer {
         }
     }
 
-    /// A port that is open once the callee's proxy serves.
-    fn callee(self) -> SocketAddr {
+    /// Where the callee's proxy does.
+    pub(crate) fn callee(self) -> Ipv4Addr {
         match self {
-            Self::Nginx => (Ipv4Addr::new(127, 0, 7, 21), 9001),
-            Self::Haproxy => (Ipv4Addr::new(127, 0, 7, 22), 9002),
-            Self::Envoy => (Ipv4Addr::new(127, 0, 7, 23), 9002),
+            Self::Nginx => Ipv4Addr::new(127, 0, 7, 21),
+            Self::Haproxy => Ipv4Addr::new(127, 0, 7, 22),
+            Self::Envoy => Ipv4Addr::new(127, 0, 7, 23),
         }
-        .into()
     }
 
     /// What to type to start one of the pair, `out` or `in`.
@@ -123,16 +123,10 @@ pub(crate) fn prepare(folder: &Path) -> Result<()> {
         let path = folder.join(name);
         fs::write(&path, text).during(|| path.display().to_string())?;
     }
-    // Certificate and key go into one file each, which all three can read.
-    let script = "set -e
-        new='req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30'
-        openssl $new -keyout ca.key -out ca.pem -subj /CN=bench
-        for half in out in; do
-            openssl $new -CA ca.pem -CAkey ca.key -keyout $half.key -out $half.crt \\
-                -subj /CN=$half.bench -addext subjectAltName=DNS:$half.bench
-            cat $half.crt $half.key > $half.pem
-        done";
-    run(Command::new("sh").args(["-c", script]).current_dir(&tls))?.expect(0)?;
+    let authority = certificates::authority(&tls)?;
+    for half in ["out", "in"] {
+        certificates::leaf(&tls, &authority, half, &format!("DNS:{half}.bench"))?;
+    }
     Ok(())
 }
 
@@ -144,7 +138,7 @@ impl Pair {
         envoy: &Path,
         split: Option<Split>,
     ) -> Result<Self> {
-        let addresses = [(peer.address(), 8000).into(), peer.callee()];
+        let addresses = [(peer.caller(), 8000).into(), (peer.callee(), 9004).into()];
         for address in addresses {
             unused(address)?;
         }

@@ -2,7 +2,7 @@
 //!
 //! Here a figure is added, or somebody to one.
 
-use crate::load::{Load, Size};
+use crate::load::{Held, Load, Pace, Size};
 
 /// Whoever carries requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,8 +32,18 @@ pub(crate) struct Entrant {
     pub(crate) port: u16,
     /// The name that the client asks for; only the mesh looks at it.
     pub(crate) host: &'static str,
-    /// Does the callee's proxy stand on it too?
-    pub(crate) is_pair: bool,
+    pub(crate) passes: Passes,
+}
+
+/// What stands on a way, apart from the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passes {
+    /// The caller's proxy alone: a plain hop.
+    Caller,
+    /// Both proxies, and the gateway if there is one.
+    All,
+    /// The callee's proxy alone, and no program: the way ends there.
+    Callee,
 }
 
 /// Something to be measured.
@@ -119,6 +129,60 @@ pub(crate) const FIGURES: &[Figure] = &[
         entrants: TCP_PAIRS,
     },
     Figure {
+        name: "handshake",
+        title: "full mutual-TLS handshake by X25519MLKEM768, callee's proxy alone",
+        load: Load::Handshake,
+        connections: &[8],
+        entrants: CALLEES,
+    },
+    Figure {
+        name: "latency",
+        title: "latency of a mutual-TLS pair at 2,000 requests of HTTP/1.1 per second",
+        load: Load::Paced(Pace::PerSecond(2000)),
+        connections: &[0],
+        entrants: HTTP1_PAIRS,
+    },
+    Figure {
+        name: "latency-half",
+        title: "latency of a mutual-TLS pair at half of what the slowest sustains, HTTP/1.1",
+        load: Load::Paced(Pace::HalfOfSlowest),
+        connections: &[0],
+        entrants: HTTP1_PAIRS,
+    },
+    Figure {
+        name: "memory-idle",
+        title: "resident memory of a proxy that was just started",
+        load: Load::Memory(Held::Nothing),
+        connections: &[0],
+        entrants: PROCESSES,
+    },
+    Figure {
+        name: "memory-active",
+        title: "resident memory of a proxy at work, HTTP/1.1",
+        load: Load::Memory(Held::Active),
+        connections: &[256, 1000],
+        entrants: PROCESSES,
+    },
+    Figure {
+        name: "memory-clients",
+        title: "resident memory of a proxy with idle clients of HTTP/1.1",
+        load: Load::Memory(Held::Clients),
+        connections: &[10_000],
+        // HAProxy takes no more than half as many as it may have descriptors.
+        entrants: &[
+            mesh(Who::Isthmus, "near.bench.mesh"),
+            pair(Who::Nginx, 8001),
+            pair(Who::Envoy, 8002),
+        ],
+    },
+    Figure {
+        name: "memory-sessions",
+        title: "resident memory of a callee's proxy with idle sessions of mutual TLS",
+        load: Load::Memory(Held::Sessions),
+        connections: &[2000],
+        entrants: CALLEES,
+    },
+    Figure {
         name: "cross-cluster",
         title: "into another cluster, HTTP/1.1 client",
         load: Load::Http1 { size: Size::Small },
@@ -138,6 +202,26 @@ const HTTP1_PAIRS: &[Entrant] = &[
     pair(Who::Envoy, 8002),
 ];
 
+/// Nobody's processes twice.
+const PROCESSES: &[Entrant] = &[
+    mesh(Who::Isthmus, "near.bench.mesh"),
+    pair(Who::HaproxyHttp2, 8002),
+    pair(Who::Nginx, 8001),
+    pair(Who::Envoy, 8002),
+];
+
+const CALLEES: &[Entrant] = &[
+    Entrant {
+        port: 15008,
+        passes: Passes::Callee,
+        ..mesh(Who::Isthmus, "")
+    },
+    Entrant {
+        passes: Passes::Callee,
+        ..pair(Who::Envoy, 9005)
+    },
+];
+
 const TCP_PAIRS: &[Entrant] = &[
     Entrant {
         port: 7000,
@@ -153,7 +237,7 @@ const fn mesh(who: Who, host: &'static str) -> Entrant {
         who,
         port: 15001,
         host,
-        is_pair: true,
+        passes: Passes::All,
     }
 }
 
@@ -162,13 +246,13 @@ const fn pair(who: Who, port: u16) -> Entrant {
         who,
         port,
         host: "near.bench.mesh",
-        is_pair: true,
+        passes: Passes::All,
     }
 }
 
 const fn hop(who: Who, port: u16) -> Entrant {
     Entrant {
-        is_pair: false,
+        passes: Passes::Caller,
         ..pair(who, port)
     }
 }

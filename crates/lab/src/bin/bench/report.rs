@@ -7,6 +7,7 @@ use crate::peers;
 use crate::plan::{FIGURES, Figure, Who};
 use crate::samples::{Measure, Row, Spread};
 use crate::table::markdown;
+use crate::targets;
 
 /// All figures, and how they came to be.
 #[derive(Debug)]
@@ -23,20 +24,45 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
 }
 
+/// In a cell of which nothing is known.
+const NOTHING: &str = "-";
+
+const HEADINGS: [&str; 11] = [
+    "connections",
+    "who",
+    "proxies",
+    "÷",
+    "per second",
+    "p50",
+    "p99",
+    "program",
+    "client",
+    "MiB",
+    "KiB each",
+];
+
 impl Report {
     /// For the terminal.
     pub(crate) fn text(&self) -> String {
         let sections: Vec<String> = self
             .figures()
-            .map(|figure| format!("{}\n\n{}\n", figure.title, self.table(figure)))
+            .map(|figure| {
+                format!(
+                    "{} ({})\n\n{}\n",
+                    figure.title,
+                    figure.name,
+                    self.table(figure)
+                )
+            })
             .collect();
         format!(
-            "{}proxies, program, client: CPU µs per request, MB or connection; p50, p99: µs; ÷: isthmus's CPU µs by this one's, of the same round.\n\
+            "{}{}\nproxies, program, client: CPU µs per request, MB or connection; p50, p99: µs; ÷: isthmus's CPU µs by this one's, of the same round.\n\
              Medians over rounds ({}, each run {} s), in parentheses the lowest and the highest.\n\
              {}; {} build, on {}.\n\
              {}\n\
-             All else took at most {} of one processor.\n{}",
+             Of one processor, all else took at most {}.\n{}",
             sections.concat(),
+            targets::table(&self.rows),
             self.rounds,
             self.seconds,
             self.versions.join("; "),
@@ -118,6 +144,7 @@ impl Report {
             .replace("{seconds}", &self.seconds.to_string())
             .replace("{others}", &self.others())
             .replace("{disturbed}", &crate::DISTURBED_PERCENT.to_string())
+            .replace("{targets}", targets::table(&self.rows).trim_end())
             .replace("{figures}", figures.join("\n").trim_end())
             .replace(
                 "{failures}",
@@ -135,11 +162,9 @@ impl Report {
 
     /// The mesh's pair, measured as this row.
     fn own(&self, row: &Row) -> Option<&Row> {
-        self.rows.iter().find(|other| {
-            other.entrant.who == Who::Isthmus
-                && other.figure.name == row.figure.name
-                && other.connections == row.connections
-        })
+        self.rows
+            .iter()
+            .find(|other| other.entrant.who == Who::Isthmus && other.is_like(row))
     }
 
     fn own_by(&self, row: &Row) -> Option<Spread> {
@@ -150,30 +175,32 @@ impl Report {
     }
 
     fn table(&self, figure: &Figure) -> String {
-        let headings = [
-            "connections",
-            "who",
-            "proxies",
-            "÷",
-            "per second",
-            "p50",
-            "p99",
-            "program",
-            "client",
-        ];
         let rows = self
             .rows
             .iter()
             .filter(|row| row.figure.name == figure.name);
         let rows: Vec<Vec<String>> = rows.map(|row| self.cells(row)).collect();
-        markdown(&headings, &["who"], &rows)
+        let is_known = |column: &usize| rows.iter().any(|cells| cells[*column] != NOTHING);
+        let columns: Vec<usize> = (0..HEADINGS.len()).filter(is_known).collect();
+        let kept = |cells: &Vec<String>| columns.iter().map(|at| cells[*at].clone()).collect();
+        let headings: Vec<&str> = columns.iter().map(|at| HEADINGS[*at]).collect();
+        markdown(
+            &headings,
+            &["who"],
+            &rows.iter().map(kept).collect::<Vec<_>>(),
+        )
     }
 
+    /// In the order of [`HEADINGS`].
     fn cells(&self, row: &Row) -> Vec<String> {
         let shown = |measure, digits| with_spread(row.spread(measure), digits);
         let median = |measure, digits| just_median(row.spread(measure), digits);
+        let connections = match row.connections {
+            0 => NOTHING.to_owned(),
+            connections => connections.to_string(),
+        };
         vec![
-            row.connections.to_string(),
+            connections,
             row.entrant.who.name().to_owned(),
             shown(Measure::Cpu, 1),
             with_spread(self.own_by(row), 2),
@@ -182,6 +209,8 @@ impl Report {
             median(Measure::P99, 0),
             median(Measure::Program, 1),
             median(Measure::Client, 1),
+            shown(Measure::Resident, 1),
+            median(Measure::PerConnection, 1),
         ]
     }
 
@@ -196,11 +225,15 @@ impl Report {
 
     /// The worst of what disturbed the runs.
     fn others(&self) -> String {
-        let others = self
-            .rows
-            .iter()
-            .filter_map(|row| row.spread(Measure::Others));
-        format!("{:.0} %", others.map(|it| it.highest).fold(0.0, f64::max))
+        let others = self.rows.iter();
+        let others = others.filter_map(|row| row.spread(Measure::Others));
+        let others = others.map(|it| it.highest).fold(0.0, f64::max);
+        let note = if others > crate::DISTURBED_PERCENT {
+            ": it was not idle, and ratios are coarse"
+        } else {
+            ""
+        };
+        format!("{others:.0} %{note}")
     }
 }
 
@@ -216,7 +249,7 @@ fn with_spread(spread: Option<Spread>, digits: usize) -> String {
 }
 
 fn just_median(spread: Option<Spread>, digits: usize) -> String {
-    spread.map_or("-".to_owned(), |spread| {
+    spread.map_or(NOTHING.to_owned(), |spread| {
         format!("{:.digits$}", spread.median)
     })
 }
@@ -239,10 +272,17 @@ CPU time of the proxies, as a ratio of runs of one round.
 
 {versions}
 
+## Targets
+
+Ratios are of runs of one round, with all default features on.
+
+{targets}
+
 ## Figures
 
-`proxies`, `program` and `client` are CPU µs per request, `proxies` of all proxies and gateways on the way together; p50 and
-p99 are µs. `÷` is isthmus's CPU time divided by this one's. Each figure is the median over {rounds} rounds, in parentheses the
+`proxies`, `program` and `client` are CPU µs per request, MB, connection or handshake, `proxies` of all proxies and gateways on
+the way together; p50 and p99 are µs. `MiB` is the resident memory (VmRSS) of the larger of the two proxies, `KiB each` what it
+has grown by for each connection. `÷` is isthmus's CPU time divided by this one's. Each figure is the median over {rounds} rounds, in parentheses the
 lowest and the highest.
 
 {figures}
@@ -260,20 +300,25 @@ lowest and the highest.
 - **envoy**: two Envoy, HTTP/2 between them.
 
 All proxies have one worker, access logs off, kept connections to each other and to the program, TLS 1.3, and
-certificates of P-256 that both sides verify.
+certificates of P-256 that both sides verify. Keys are exchanged by X25519MLKEM768 in the mesh, by X25519 in HAProxy and nginx,
+whose OpenSSL has no other; the handshake figure is by X25519MLKEM768 for both that take part. A chain of the mesh has two
+certificates, one more than those of the others.
 
 ## Method
 
-- Everybody has the same client and the same program. wrk is the client of HTTP/1.1: a closed loop, each connection sends its next
-  request when the reply is there. A run in which any request fails is no figure
+- Everybody has the same client and the same program. wrk is the client of HTTP/1.1, h2load that of HTTP/2 and gRPC: a closed
+  loop, each connection sends its next request when the reply is there. Latency at a rate is measured by an open loop: each request is
+  sent when it is due, whatever became of those before, and its latency counts from then. A run in which any request fails is no figure
   of that round, and is told below the figures.
+- A handshake offers no resumption and counts when the server has said something in the session or taken the goodbye.
+- Memory is looked at in processes that were just started, anew for each figure and round.
 - A round runs everybody once for a figure, one after the other: a second that does not count, then {seconds} s that do. A ratio
   is of two runs of the same round.
 - CPU time is user and system time of all processes on the way, from `/proc/PID/stat`. A run in which a proxy on
   the way used none is refused. The mesh's health checks and its proxies' talk with the control plane are in it.
 - {processors} So requests per second of all proxies on a way together are those of one processor.
-- All else that the machine did in a run, idle proxies and control planes included, took at most {others} of one processor. A run
-  is run again when that was more than {disturbed} %, twice at most.
+- All else that the machine did in a run, idle proxies and control planes included, took of one processor at most {others}. A run is
+  run again when that was more than {disturbed} %, twice at most.
 
 ## Configuration of the others
 
@@ -315,10 +360,10 @@ mod tests {
             let line = text.lines().nth(line).unwrap();
             line.split('|').map(str::trim).collect::<Vec<_>>().join("|")
         };
-        assert_eq!(words(4), "|16|isthmus|20.0 (10.0-30.0)|-|-|-|-|-|-|");
+        assert_eq!(words(4), "|16|isthmus|20.0 (10.0-30.0)|-|");
         assert_eq!(
             words(5),
-            "|16|haproxy-http2|40.0 (20.0-60.0)|0.50 (0.50-0.50)|-|-|-|-|-|"
+            "|16|haproxy-http2|40.0 (20.0-60.0)|0.50 (0.50-0.50)|"
         );
     }
 

@@ -27,6 +27,10 @@ pub(crate) enum Measure {
     Relay,
     /// What else the machine did, in percent of one processor.
     Others,
+    /// Of the largest proxy on the way, in MiB.
+    Resident,
+    /// What it has grown by for each connection, in KiB.
+    PerConnection,
 }
 
 /// One run.
@@ -54,7 +58,7 @@ pub(crate) struct Row {
 const LEAST_MICROS: f64 = 1.0;
 
 impl Measure {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Cpu,
         Self::Rate,
         Self::P50,
@@ -63,6 +67,8 @@ impl Measure {
         Self::Client,
         Self::Relay,
         Self::Others,
+        Self::Resident,
+        Self::PerConnection,
     ];
 
     /// As it stands in JSON.
@@ -76,6 +82,8 @@ impl Measure {
             Self::Client => "clientCpuMicros",
             Self::Relay => "relayCpuMicros",
             Self::Others => "othersPercent",
+            Self::Resident => "residentMib",
+            Self::PerConnection => "perConnectionKib",
         }
     }
 }
@@ -87,31 +95,33 @@ pub(crate) fn sample(done: &Done, before: &Usage, after: &Usage) -> Result<Sampl
     let proxies: Vec<f64> = pairs
         .map(|(before, after)| spent(*before, *after))
         .collect();
-    let program = spent(before.program, after.program);
+    let maybe = |before: Option<Duration>, after: Option<Duration>| {
+        before
+            .zip(after)
+            .map(|(before, after)| spent(before, after))
+    };
+    let program = maybe(before.program, after.program);
+    let relay = maybe(before.relay, after.relay);
     let client = spent(before.client, after.client);
-    let relay = before
-        .relay
-        .zip(after.relay)
-        .map(|(before, after)| spent(before, after));
-    let mut on_the_way = proxies.iter().copied().chain([program]).chain(relay);
+    let mut on_the_way = proxies.iter().copied().chain(program).chain(relay);
     ensure(
         on_the_way.all(|used| used / done.count >= LEAST_MICROS),
         || format!("not all processes on the way were used: {before:?}, {after:?}"),
     )?;
     // Not `sum`: of nothing, that is minus zero.
     let proxies = proxies.iter().fold(0.0, |sum, each| sum + each);
-    let known = proxies + program + client + relay.unwrap_or_default();
+    let known = proxies + client + program.unwrap_or_default() + relay.unwrap_or_default();
     let others = spent(before.machine, after.machine) - known;
     let took = micros(after.at - before.at);
     let mut sample = Sample::from([
         (Measure::Cpu, proxies / done.count),
         (Measure::Rate, done.count / done.took.as_secs_f64()),
-        (Measure::Program, program / done.count),
         (Measure::Client, client / done.count),
         (Measure::Others, (100.0 * others / took).max(0.0)),
     ]);
     sample.extend(done.p50.map(|p50| (Measure::P50, p50)));
     sample.extend(done.p99.map(|p99| (Measure::P99, p99)));
+    sample.extend(program.map(|program| (Measure::Program, program / done.count)));
     sample.extend(relay.map(|relay| (Measure::Relay, relay / done.count)));
     Ok(sample)
 }
@@ -137,6 +147,11 @@ impl Row {
             "{}, {} connections, {who}",
             self.figure.name, self.connections
         )
+    }
+
+    /// Is the other of the same figure and number of connections?
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.figure.name == other.figure.name && self.connections == other.connections
     }
 
     /// `None`: it has no such measure.
@@ -182,7 +197,7 @@ mod tests {
         Usage {
             at,
             proxies: proxies.iter().copied().map(Duration::from_millis).collect(),
-            program,
+            program: Some(program),
             client,
             relay: relay.map(Duration::from_millis),
             machine,

@@ -1,6 +1,7 @@
 //! Everything that runs while it is measured: the mesh, the peers and their program; and the
 //! processes that stand on each way.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,10 +12,11 @@ use isthmus_lab::mesh::{Mesh, PATIENCE};
 use isthmus_lab::processes::Process;
 use isthmus_lab::trouble::{During, Result, Trouble, wait_for};
 
+use crate::certificates::{self, Certificate};
 use crate::load::Load;
 use crate::machine::{self, Split};
 use crate::peers::{self, Kept, Pair};
-use crate::plan::{Entrant, Peer, Who};
+use crate::plan::{Entrant, Passes, Peer, Who};
 
 type Name = (&'static str, &'static str);
 
@@ -44,13 +46,26 @@ pub(crate) struct Way {
     pub(crate) host: &'static str,
     /// Where clients may keep files.
     pub(crate) folder: PathBuf,
+    /// Where the way ends at a proxy: who the client is to it.
+    pub(crate) credentials: Credentials,
+    /// Requests per second.
+    pub(crate) half_load: u32,
     /// Of each proxy and gateway all processes.
     proxies: Vec<Vec<Process>>,
-    program: Process,
+    program: Option<Process>,
     /// This process; its children are clients too.
     client: Process,
     /// `up`, where it carries what goes between clusters, and stands for a network that is none.
     relay: Option<Process>,
+}
+
+/// What a client of mutual TLS shows and speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub(crate) certificate: Certificate,
+    pub(crate) protocol: &'static str,
+    /// Does the server say something first?
+    pub(crate) greets: bool,
 }
 
 /// Processor time that was used until a moment.
@@ -59,7 +74,8 @@ pub(crate) struct Usage {
     pub(crate) at: Instant,
     /// Of each proxy and gateway on the way.
     pub(crate) proxies: Vec<Duration>,
-    pub(crate) program: Duration,
+    /// Where there is one on the way.
+    pub(crate) program: Option<Duration>,
     pub(crate) client: Duration,
     pub(crate) relay: Option<Duration>,
     /// The whole machine.
@@ -110,14 +126,29 @@ impl Stage {
     fn peers_way(&self, peer: Peer, entrant: &Entrant) -> Result<Way> {
         let pair = self.pairs.iter().find(|pair| pair.peer == peer);
         let pair = pair.ok_or_else(|| Trouble(format!("{peer:?} does not run")))?;
-        let halves = if entrant.is_pair { 2 } else { 1 };
+        let [out, inward] = pair.proxies()?;
+        let (address, proxies) = match entrant.passes {
+            Passes::Caller => (peer.caller(), vec![out]),
+            Passes::All => (peer.caller(), vec![out, inward]),
+            Passes::Callee => (peer.callee(), vec![inward]),
+        };
         let program = self.program.family()?.into_iter().next();
+        let tls = self.folder.0.join("tls");
         Ok(Way {
-            address: (peer.address(), entrant.port).into(),
+            address: (address, entrant.port).into(),
             host: entrant.host,
             folder: self.folder.0.clone(),
-            proxies: pair.proxies()?.into_iter().take(halves).collect(),
-            program: program.ok_or_else(|| Trouble("the program has ended".to_owned()))?,
+            credentials: Credentials {
+                certificate: Certificate {
+                    chain: tls.join("out.pem"),
+                    key: tls.join("out.key"),
+                },
+                protocol: "h2",
+                greets: false,
+            },
+            half_load: 0,
+            proxies,
+            program: program.filter(|_| entrant.passes != Passes::Callee),
             client: Process::with_id(std::process::id())?,
             relay: None,
         })
@@ -126,19 +157,29 @@ impl Stage {
     fn mesh_way(&self, entrant: &Entrant) -> Result<Way> {
         let mesh = self.mesh.as_ref();
         let mesh = mesh.ok_or_else(|| Trouble("the mesh does not run".to_owned()))?;
-        let (names, crosses) = match entrant.who {
-            Who::IsthmusCross => (&[CALLER, GATEWAY, FAR][..], true),
-            _ => (&[CALLER, NEAR][..], false),
+        let (names, crosses) = match (entrant.who, entrant.passes) {
+            (Who::IsthmusCross, _) => (&[CALLER, GATEWAY, FAR][..], true),
+            (_, Passes::Callee) => (&[NEAR][..], false),
+            (_, Passes::Caller) => (&[CALLER][..], false),
+            (_, Passes::All) => (&[CALLER, NEAR][..], false),
         };
         let proxies = names.iter();
         let proxies = proxies.map(|(cluster, name)| Ok(vec![mesh.process(cluster, name)?]));
-        let callee = names.last().copied().unwrap_or(NEAR);
+        let first = names.first().copied().unwrap_or(CALLER);
+        let last = names.last().copied().unwrap_or(NEAR);
+        let program = (entrant.passes == Passes::All).then(|| program(mesh, last));
         Ok(Way {
-            address: (mesh.address(CALLER.0, CALLER.1)?, entrant.port).into(),
+            address: (mesh.address(first.0, first.1)?, entrant.port).into(),
             host: entrant.host,
             folder: self.folder.0.clone(),
+            credentials: Credentials {
+                certificate: workload_certificate(mesh, &self.folder.0.join("tls"))?,
+                protocol: "isthmus/1",
+                greets: true,
+            },
+            half_load: 0,
             proxies: proxies.collect::<Result<_>>()?,
-            program: program(mesh, callee)?,
+            program: program.transpose()?,
             client: Process::with_id(std::process::id())?,
             relay: crosses.then(|| mesh.supervisor()).transpose()?,
         })
@@ -196,7 +237,32 @@ fn start_mesh(own: &Path, split: Option<Split>) -> Result<Mesh> {
     Ok(mesh)
 }
 
+/// A certificate of the caller's account, issued as the cluster issues those of its workloads.
+fn workload_certificate(mesh: &Mesh, folder: &Path) -> Result<Certificate> {
+    let control = mesh.home().join("clusters").join(CALLER.0).join("control");
+    let cluster = Certificate {
+        chain: control.join("cluster.pem"),
+        key: control.join("cluster.key"),
+    };
+    let name = "URI:spiffe://bench.mesh/ns/bench/sa/caller";
+    let leaf = certificates::leaf(folder, &cluster, "caller", name)?;
+    let read = |path: &Path| fs::read_to_string(path).during(|| path.display().to_string());
+    let chain = folder.join("caller.chain");
+    let text = read(&leaf.chain)? + &read(&cluster.chain)?;
+    fs::write(&chain, text).during(|| chain.display().to_string())?;
+    Ok(Certificate { chain, ..leaf })
+}
+
 impl Way {
+    /// Bytes of memory of each proxy.
+    pub(crate) fn resident(&self) -> Result<Vec<u64>> {
+        let family = |processes: &Vec<Process>| {
+            let each = processes.iter().map(Process::resident);
+            each.sum::<Result<_>>()
+        };
+        self.proxies.iter().map(family).collect()
+    }
+
     /// What has been used so far.
     pub(crate) fn usage(&self) -> Result<Usage> {
         let family =
@@ -204,7 +270,7 @@ impl Way {
         Ok(Usage {
             at: Instant::now(),
             proxies: self.proxies.iter().map(family).collect::<Result<_>>()?,
-            program: self.program.cpu()?,
+            program: self.program.as_ref().map(Process::cpu).transpose()?,
             client: self.client.cpu()? + self.client.children_cpu()?,
             relay: self.relay.as_ref().map(Process::cpu).transpose()?,
             machine: machine::busy()?,

@@ -1,14 +1,18 @@
 //! Loads: what clients do, and what they saw of it.
 
 mod h2load;
+mod handshake;
+mod paced;
 mod tcp;
 mod threads;
 mod wrk;
 
 use std::time::Duration;
 
+pub(crate) use self::handshake::hold as hold_sessions;
+
 use isthmus_lab::http;
-use isthmus_lab::trouble::{Result, ensure};
+use isthmus_lab::trouble::{Result, ensure, trouble};
 
 use crate::program::{BODY, LARGE};
 use crate::stage::Way;
@@ -28,6 +32,33 @@ pub(crate) enum Load {
     Bulk,
     /// 1 KiB on each connection.
     TcpOnce,
+    /// A full handshake on each connection.
+    Handshake,
+    /// GETs of HTTP/1.1, sent when they are due, whatever became of those before.
+    Paced(Pace),
+    /// What it takes in memory, of which nothing is counted.
+    Memory(Held),
+}
+
+/// What proxies hold while their memory is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// They were just started.
+    Nothing,
+    /// Each client has a request of HTTP/1.1 under way.
+    Active,
+    /// Clients of HTTP/1.1 that want nothing now.
+    Clients,
+    /// Sessions of mutual TLS on which nothing is said.
+    Sessions,
+}
+
+/// How often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    PerSecond(u32),
+    /// Half as often as the slowest of those who take part answers when it is asked as often as it can.
+    HalfOfSlowest,
 }
 
 /// Of a reply's body.
@@ -54,7 +85,9 @@ impl Load {
     /// What is counted.
     pub(crate) fn unit(self) -> &'static str {
         match self {
-            Self::Http1 { .. } | Self::Http2 | Self::Grpc => "request",
+            Self::Http1 { .. } | Self::Http2 | Self::Grpc | Self::Paced(_) => "request",
+            Self::Handshake => "handshake",
+            Self::Memory(_) => "proxy",
             Self::Http1Once | Self::TcpOnce => "connection",
             Self::Bulk => "MB",
         }
@@ -69,6 +102,10 @@ impl Load {
             Self::Grpc => h2load::run(way, true, connections, duration),
             Self::Bulk => tcp::read(way, connections, duration),
             Self::TcpOnce => tcp::open(way, connections, duration),
+            Self::Handshake => handshake::run(way, connections, duration),
+            Self::Memory(_) => trouble("memory is not counted by requests"),
+            Self::Paced(Pace::PerSecond(rate)) => paced::run(way, rate, duration),
+            Self::Paced(Pace::HalfOfSlowest) => paced::run(way, way.half_load, duration),
         }
     }
 
@@ -76,9 +113,14 @@ impl Load {
     pub(crate) fn check(self, way: &Way) -> Result<()> {
         match self {
             Self::Http1 { size } => size.check(way),
-            Self::Http1Once | Self::Http2 | Self::Grpc | Self::Bulk | Self::TcpOnce => {
-                self.run(way, 1, Duration::from_secs(1)).map(drop)
-            }
+            Self::Memory(Held::Nothing | Held::Sessions) => Ok(()),
+            Self::Paced(_) | Self::Memory(_) => Size::Small.check(way),
+            Self::Handshake
+            | Self::Http1Once
+            | Self::Http2
+            | Self::Grpc
+            | Self::Bulk
+            | Self::TcpOnce => self.run(way, 1, Duration::from_secs(1)).map(drop),
         }
     }
 }
