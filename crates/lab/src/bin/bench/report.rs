@@ -318,7 +318,7 @@ certificates, one more than those of the others.
   the way used none is refused. The mesh's health checks and its proxies' talk with the control plane are in it.
 - {processors} So requests per second of all proxies on a way together are those of one processor.
 - All else that the machine did in a run, idle proxies and control planes included, took of one processor at most {others}. A run is
-  run again when that was more than {disturbed} %, twice at most.
+  run again when that was more than {disturbed} %, twice at most; the least disturbed one counts.
 
 ## Configuration of the others
 

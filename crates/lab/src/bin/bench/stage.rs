@@ -132,7 +132,10 @@ impl Stage {
             Passes::All => (peer.caller(), vec![out, inward]),
             Passes::Callee => (peer.callee(), vec![inward]),
         };
-        let program = self.program.family()?.into_iter().next();
+        let program = match entrant.passes {
+            Passes::Caller | Passes::All => Some(self.own_program()?),
+            Passes::Callee => None,
+        };
         let tls = self.folder.0.join("tls");
         Ok(Way {
             address: (address, entrant.port).into(),
@@ -148,10 +151,16 @@ impl Stage {
             },
             half_load: 0,
             proxies,
-            program: program.filter(|_| entrant.passes != Passes::Callee),
+            program,
             client: Process::with_id(std::process::id())?,
             relay: None,
         })
+    }
+
+    /// The program of the peers, which to the mesh is outside of it.
+    fn own_program(&self) -> Result<Process> {
+        let program = self.program.family()?.into_iter().next();
+        program.ok_or_else(|| Trouble("the program has ended".to_owned()))
     }
 
     fn mesh_way(&self, entrant: &Entrant) -> Result<Way> {
@@ -167,7 +176,11 @@ impl Stage {
         let proxies = proxies.map(|(cluster, name)| Ok(vec![mesh.process(cluster, name)?]));
         let first = names.first().copied().unwrap_or(CALLER);
         let last = names.last().copied().unwrap_or(NEAR);
-        let program = (entrant.passes == Passes::All).then(|| program(mesh, last));
+        let program = match entrant.passes {
+            Passes::Caller => self.own_program().map(Some),
+            Passes::All => program(mesh, last).map(Some),
+            Passes::Callee => Ok(None),
+        };
         Ok(Way {
             address: (mesh.address(first.0, first.1)?, entrant.port).into(),
             host: entrant.host,
@@ -179,7 +192,7 @@ impl Stage {
             },
             half_load: 0,
             proxies: proxies.collect::<Result<_>>()?,
-            program: program.transpose()?,
+            program: program?,
             client: Process::with_id(std::process::id())?,
             relay: crosses.then(|| mesh.supervisor()).transpose()?,
         })
