@@ -91,7 +91,6 @@ impl Report {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let spread = |spread: Spread| json!({"median": spread.median, "lowest": spread.lowest, "highest": spread.highest});
         let row = |row: &Row| {
             let mut shown = Map::new();
             shown.insert("figure".to_owned(), row.figure.name.into());
@@ -100,10 +99,10 @@ impl Report {
             shown.insert("unit".to_owned(), row.figure.load.unit().into());
             let measures = Measure::ALL.iter();
             shown.extend(measures.filter_map(|measure| {
-                Some((measure.name().to_owned(), spread(row.spread(*measure)?)))
+                Some((measure.name().to_owned(), row.spread(*measure)?.json()))
             }));
             let ratio = self.own_by(row);
-            shown.extend(ratio.map(|ratio| ("isthmusByThis".to_owned(), spread(ratio))));
+            shown.extend(ratio.map(|ratio| ("isthmusByThis".to_owned(), ratio.json())));
             Value::Object(shown)
         };
         json!({
@@ -113,6 +112,7 @@ impl Report {
             "processors": self.split.map(|split| json!({"load": split.load, "mesh": split.mesh})),
             "rounds": self.rounds,
             "seconds": self.seconds,
+            "targets": targets::json(&self.rows),
             "rows": self.rows.iter().map(row).collect::<Vec<_>>(),
         })
     }
@@ -300,9 +300,9 @@ lowest and the highest.
 - **envoy**: two Envoy, HTTP/2 between them.
 
 All proxies have one worker, access logs off, kept connections to each other and to the program, TLS 1.3, and
-certificates of P-256 that both sides verify. Keys are exchanged by X25519MLKEM768 in the mesh, by X25519 in HAProxy and nginx,
-whose OpenSSL has no other; the handshake figure is by X25519MLKEM768 for both that take part. A chain of the mesh has two
-certificates, one more than those of the others.
+certificates of P-256 that both sides verify. The mesh exchanges keys by X25519MLKEM768, HAProxy and nginx by X25519, since their
+OpenSSL has no better; all three seal with TLS_AES_256_GCM_SHA384. Envoy's BoringSSL chooses for itself. The handshake figure is by
+X25519MLKEM768 for both that take part. A chain of the mesh has two certificates, one more than those of the others.
 
 ## Method
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use isthmus_lab::trouble::{Result, ensure};
 
+use serde_json::{Value, json};
+
 use crate::load::Done;
 use crate::plan::{Entrant, Figure};
 use crate::stage::Usage;
@@ -136,6 +138,10 @@ impl Spread {
             lowest: values[0],
             highest: values[last],
         })
+    }
+
+    pub(crate) fn json(self) -> Value {
+        json!({"median": self.median, "lowest": self.lowest, "highest": self.highest})
     }
 }
 

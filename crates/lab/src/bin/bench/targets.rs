@@ -2,6 +2,8 @@
 //!
 //! Pure: it measures nothing.
 
+use serde_json::{Value, json};
+
 use crate::plan::Who;
 use crate::samples::{Measure, Row, Spread};
 use crate::table::markdown;
@@ -170,16 +172,37 @@ const fn memory(
     }
 }
 
-/// A line for each target of which anything was measured, whoever took part.
-pub(crate) fn table(rows: &[Row]) -> String {
+/// Each target of which anything was measured, whoever took part.
+fn measured(rows: &[Row]) -> impl Iterator<Item = (&'static Target, Option<Outcome>)> {
     let is_measured = |target: &&Target| rows.iter().any(|row| target.is_of(row));
-    let lines: Vec<Vec<String>> = TARGETS
-        .iter()
-        .filter(is_measured)
-        .map(|target| target.cells(target.outcome(rows)))
-        .collect();
+    let targets = TARGETS.iter().filter(is_measured);
+    targets.map(|target| (target, target.outcome(rows)))
+}
+
+/// A line for each target.
+pub(crate) fn table(rows: &[Row]) -> String {
+    let lines = measured(rows).map(|(target, outcome)| target.cells(outcome));
+    let lines: Vec<Vec<String>> = lines.collect();
     let headings = ["figure", "must", "aim", "measured", "times", "outcome"];
     markdown(&headings, &["figure", "times", "outcome"], &lines)
+}
+
+/// The same for programs.
+pub(crate) fn json(rows: &[Row]) -> Vec<Value> {
+    let shown = |(target, outcome): (&Target, Option<Outcome>)| {
+        json!({
+            "what": target.what,
+            "figure": target.figure,
+            "connections": target.connections,
+            "measure": target.measure.name(),
+            "must": target.must,
+            "aim": target.aim,
+            "measured": outcome.map(|outcome| outcome.measured.json()),
+            "times": outcome.and_then(|outcome| outcome.against).map(Who::name),
+            "outcome": target.verdict(outcome),
+        })
+    };
+    measured(rows).map(shown).collect()
 }
 
 impl Target {
@@ -309,6 +332,9 @@ mod tests {
             let rows = [row("memory-idle", 0, Who::Isthmus, [resident; 2])];
             let verdict = verdicts(&rows).join("");
             assert!(verdict.ends_with(expect), "{verdict}");
+            let json = json(&rows);
+            assert_eq!(json[0]["measured"]["median"], resident);
+            assert!(json[0]["outcome"] == expect && json[0]["times"].is_null());
         }
         let theirs = [row("hop", 64, Who::Nginx, [1.0; 2])];
         assert_eq!(verdicts(&theirs), ["- - not measured"]);
