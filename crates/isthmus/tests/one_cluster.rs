@@ -137,7 +137,7 @@ fn any_client_can_use_the_proxy(caller: SocketAddr) -> Result<()> {
 fn what_the_mesh_refuses_has_a_reason(caller: SocketAddr) -> Result<()> {
     http::get(caller, "http://nobody.shop.mesh/", &[])?.expect_refusal(404, "no-such-service")?;
     http::get(caller, "http://catalog.shop.mesh:81/", &[])?.expect_refusal(404, "unknown-port")?;
-    http::get(caller, "http://example.com/", &[])?.expect_refusal(403, "foreign-destination")?;
+    http::get(caller, "http://example.com/", &[])?.expect_refusal(403, "outside-denied")?;
     for (malformed, head) in [
         (
             "no version",
