@@ -66,6 +66,10 @@ pub(crate) const FIGURES: &[Figure] = &[
         load: Load::Http1 { size: Size::Small },
         connections: &[1, 16, 64, 256],
         entrants: &[
+            Entrant {
+                passes: Passes::Caller,
+                ..mesh(Who::Isthmus, OUTSIDE)
+            },
             hop(Who::Nginx, 8000),
             hop(Who::HaproxyHttp1, 8000),
             hop(Who::Envoy, 8000),
@@ -231,6 +235,9 @@ const TCP_PAIRS: &[Entrant] = &[
     pair(Who::Nginx, 8004),
     pair(Who::Envoy, 8004),
 ];
+
+/// The program of the peers, which to the mesh is outside of it.
+const OUTSIDE: &str = "127.0.7.1:8080";
 
 const fn mesh(who: Who, host: &'static str) -> Entrant {
     Entrant {
