@@ -4,14 +4,15 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Timers that are kept for later.
-const MOST: usize = 256;
+/// Timers that are kept for later. Each holds the memory of the task that had it last until it goes off.
+const MOST: usize = 64;
 
 /// The timers of one worker that nobody uses.
 #[derive(Clone, Default)]
@@ -52,7 +53,8 @@ impl Alarm {
         }
     }
 
-    fn poll(&mut self, due: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+    /// As [`Alarm::at`]; `due` may be another each time.
+    pub(crate) fn poll(&mut self, due: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(due) = due else {
             return Poll::Pending;
         };
@@ -60,7 +62,8 @@ impl Alarm {
         if sleep.deadline() > due {
             sleep.as_mut().reset(due);
         }
-        while sleep.as_mut().poll(cx).is_ready() {
+        // Also of a task that has had its share of this turn, what is late is late.
+        while pin!(unconstrained(sleep.as_mut())).poll(cx).is_ready() {
             if Instant::now() >= due {
                 return Poll::Ready(());
             }

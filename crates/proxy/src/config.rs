@@ -153,7 +153,10 @@ impl Config {
         let ip = address.ip().to_canonical();
         let here = ip.is_unspecified() || ip == self.address.to_canonical();
         let listeners = self.sidecar().map_or(&[][..], |sidecar| &sidecar.listeners);
-        let listens = |listener: &Listener| listener.address == SocketAddr::new(ip, address.port());
+        let listens = |listener: &Listener| {
+            let same = listener.address.ip().to_canonical() == ip;
+            listener.address.port() == address.port() && (same || ip.is_unspecified())
+        };
         (here && [outbound, mesh, metrics].contains(&address.port()))
             || listeners.iter().any(listens)
     }

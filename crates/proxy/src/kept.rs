@@ -1,7 +1,7 @@
 //! Connections that wait for their next request, by where they lead.
 
 use std::borrow::Borrow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
@@ -21,12 +21,17 @@ pub(crate) trait Reusable {
 /// What one worker keeps.
 pub(crate) struct Kept<K, C> {
     places: RefCell<HashMap<K, Vec<(C, Instant)>>>,
+    count: Cell<usize>,
+    /// Of all places together.
+    most: usize,
 }
 
 impl<K: Eq + Hash, C: Reusable> Kept<K, C> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self {
             places: RefCell::default(),
+            count: Cell::new(0),
+            most,
         }
     }
 
@@ -40,7 +45,12 @@ impl<K: Eq + Hash, C: Reusable> Kept<K, C> {
         let good = |(connection, since): (C, Instant)| {
             (since.elapsed() < IDLE && connection.is_reusable()).then_some(connection)
         };
-        std::iter::from_fn(|| idle.pop()).find_map(good)
+        let mut pop = || {
+            let one = idle.pop()?;
+            self.count.set(self.count.get() - 1);
+            Some(one)
+        };
+        std::iter::from_fn(&mut pop).find_map(good)
     }
 
     /// Keeps a connection whose response is complete. False: there are enough.
@@ -50,9 +60,10 @@ impl<K: Eq + Hash, C: Reusable> Kept<K, C> {
             return false;
         }
         let idle = places.entry(place).or_default();
-        let has_room = idle.len() < MAX_IDLE;
+        let has_room = idle.len() < MAX_IDLE && self.count.get() < self.most;
         if has_room {
             idle.push((connection, Instant::now()));
+            self.count.set(self.count.get() + 1);
         }
         has_room
     }
@@ -60,9 +71,12 @@ impl<K: Eq + Hash, C: Reusable> Kept<K, C> {
     /// Closes what has waited for too long.
     pub(crate) fn tidy(&self, now: Instant) {
         let fresh = |since: Instant| now.saturating_duration_since(since) < IDLE;
+        let mut count = 0;
         self.places.borrow_mut().retain(|_, idle| {
             idle.retain(|(_, since)| fresh(*since));
+            count += idle.len();
             !idle.is_empty()
         });
+        self.count.set(count);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use isthmus_model::{TimeoutSettings, TrafficSettings};
 use isthmus_telemetry::RefusalReason;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::Config;
 use crate::http::http1::ProgramConnection;
@@ -22,6 +21,8 @@ use crate::refusal::Refusal;
 const CONNECT: Duration = Duration::from_secs(5);
 /// After this time a connection is opened anew: the name may lead elsewhere by now.
 const LIFE: Duration = Duration::from_mins(5);
+/// Connections that wait for their next request, to all places together.
+const MOST_KEPT: usize = 256;
 /// Names that are looked up at a time; each takes a thread.
 const LOOKUPS: usize = 16;
 
@@ -31,11 +32,9 @@ pub(crate) struct Place<'a> {
     pub(crate) port: u16,
 }
 
-/// A connection to a place, and its only timer: it is set anew when it rings too early, not whenever the end
-/// moves.
+/// A connection to a place.
 pub(crate) struct Connection {
     pub(crate) http: ProgramConnection,
-    pub(crate) alarm: Pin<Box<Sleep>>,
     /// As requests write it.
     pub(crate) place: Rc<str>,
     pub(crate) opened: Instant,
@@ -59,7 +58,7 @@ impl Outside {
     pub(crate) fn new(config: Arc<Config>) -> Self {
         Self {
             config,
-            kept: Kept::new(),
+            kept: Kept::new(MOST_KEPT),
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             timeout: TrafficSettings::default().timeout,
         }
@@ -80,17 +79,15 @@ impl Outside {
             .give_back(Rc::clone(&connection.place), connection);
     }
 
-    /// A new connection; `written`: how requests write the place, `end`: when its timer rings first.
+    /// A new connection; `written`: how requests write the place.
     pub(crate) async fn open(
         &self,
         place: &Place<'_>,
         written: &str,
-        end: Instant,
     ) -> Result<Connection, Refusal> {
         let socket = self.connect(place).await?;
         Ok(Connection {
             http: ProgramConnection::new(socket),
-            alarm: Box::pin(sleep_until(end)),
             place: Rc::from(written),
             opened: Instant::now(),
         })

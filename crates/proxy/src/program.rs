@@ -19,6 +19,8 @@ use crate::config::Config;
 use crate::http::{Exchange, Guarded, HttpError, http1, http2};
 use crate::kept::Kept;
 
+/// Idle connections to all ports of it.
+const MAX_KEPT: usize = 1024;
 /// HTTP/2 connections to one port; beyond, requests wait for one another.
 const MAX_SHARED: usize = 16;
 /// The program is on this machine and answers at once, unless more wait for it than it lets wait: then
@@ -68,7 +70,7 @@ impl Program {
         Self {
             address: config.sidecar().map(|sidecar| sidecar.program),
             metrics,
-            kept: Kept::new(),
+            kept: Kept::new(MAX_KEPT),
             ports: RefCell::default(),
         }
     }

@@ -73,9 +73,10 @@ pub(crate) fn borrow(input: &mut BytesMut) {
 /// Gives back the block of `input`, if all that was in it was taken.
 pub(crate) fn give_back(input: &mut BytesMut) {
     if input.is_empty() {
-        let block = std::mem::take(input);
+        let mut block = std::mem::take(input);
+        // What has grown shows only a part of what it holds once some of that was taken.
+        let is_usual = block.capacity() > 0 && !block.try_reclaim(SIZE + 1);
         SPARE.with_borrow_mut(|spare| {
-            let is_usual = (1..=SIZE).contains(&block.capacity());
             if is_usual && spare.len() < MOST {
                 spare.push(block);
             }
@@ -118,5 +119,22 @@ mod tests {
             assert_eq!(within(read(&mut near, &mut input)).await.unwrap(), 0);
             assert_eq!(input.capacity(), 0);
         });
+    }
+
+    #[test]
+    fn a_block_that_has_grown_is_not_kept() {
+        for length in [SIZE, SIZE + 1, 8 * SIZE] {
+            let mut output = BytesMut::new();
+            borrow(&mut output);
+            output.extend_from_slice(&vec![0; length]);
+            output.advance(length - 1);
+            output.clear();
+            give_back(&mut output);
+            let mut kept = SPARE.with_borrow_mut(std::mem::take);
+            assert!(
+                kept.iter_mut().all(|block| !block.try_reclaim(SIZE + 1)),
+                "{length}"
+            );
+        }
     }
 }

@@ -16,7 +16,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::Request;
 use isthmus_codec::Fields;
-use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version};
+use isthmus_codec::http1::{Body, Malformed, RequestHead, ResponseHead, Version};
 use isthmus_model::AppProtocol;
 use isthmus_telemetry::{RefusalReason, Reporter};
 use tokio::io::AsyncReadExt;
@@ -259,7 +259,9 @@ async fn connect(
         let (service, port) = match detect_service(&head.target)? {
             Named::Service(service, port) => (service, port),
             Named::Outside(host, port) => {
-                let place = outside::permit(&worker, &mut journey, host, port)?;
+                // Nothing says which one is meant (RFC 9110 section 9.3.6).
+                let port = port.ok_or_else(|| Refusal::malformed(Malformed::Target))?;
+                let place = outside::permit(&worker, &mut journey, host, Some(port))?;
                 return Ok(Tunnel::Outside(outside::open(&worker, &place).await?));
             }
         };

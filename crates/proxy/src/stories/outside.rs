@@ -59,6 +59,8 @@ fn a_mesh_lets_nobody_out_that_does_not_say_so() {
         let (_, head) = connect(&scene, address).await;
         assert!(head.contains("outside-denied"), "{head}");
         assert!(heads.borrow().is_empty());
+        let (_, head) = connect(&open(), "127.0.0.1").await;
+        assert!(head.starts_with("HTTP/1.1 400 "), "no port: {head}");
         let counted = scene.caller.metrics.encode();
         assert!(
             counted.contains("destination_service=\"outside\""),
@@ -315,7 +317,7 @@ fn what_a_server_says_before_and_after_its_reply_is_handed_on() {
     run(async {
         let address = answering(
             "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\
-             transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n",
+             transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-isthmus-at: mine\r\nx-sum: 7\r\n\r\n",
         )
         .await;
         let scene = open();
@@ -419,6 +421,31 @@ fn a_connection_that_was_closed_while_it_waited_costs_nobody_an_answer() {
         let head = within(read_head(&mut client)).await;
         assert!(head.contains("maybe-executed"), "{head}");
         assert_eq!(heads.borrow().len(), 2);
+    });
+}
+
+/// What follows the end of a body is the next request.
+#[test]
+fn the_end_of_a_body_is_read_once_whatever_becomes_of_its_connection() {
+    run(async {
+        let (address, heads) = closing("").await;
+        let scene = open();
+        let mut client = scene.client().await;
+        let get = format!("GET / HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        client.write_all(get.as_bytes()).await.unwrap();
+        read_hello(&mut client).await;
+        let chunked = "transfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+        let delete = format!("DELETE / HTTP/1.1\r\nhost: {address}\r\n{chunked}{get}");
+        client.write_all(delete.as_bytes()).await.unwrap();
+        let head = within(read_head(&mut client)).await;
+        assert!(head.contains("maybe-executed"), "{head}");
+        let length = head.split("content-length: ").nth(1).unwrap();
+        let length: usize = length.split("\r\n").next().unwrap().parse().unwrap();
+        within(client.read_exact(&mut vec![0; length]))
+            .await
+            .unwrap();
+        read_hello(&mut client).await;
+        assert_eq!(heads.borrow().len(), 3);
     });
 }
 

@@ -4,15 +4,15 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use isthmus_codec::http1::Body;
 use isthmus_telemetry::RefusalReason;
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep, timeout};
+use tokio::time::{Instant, timeout};
 
-use super::{Broken, Call, FAR, MOST_QUEUED};
+use super::{Broken, Call, FAR, MOST_QUEUED, clean_trailers};
+use crate::alarm::Alarm;
 use crate::http::http1::RequestWriter;
 use crate::http::{ClientBody, HttpError, Piece};
 use crate::splice::Quiet;
@@ -33,7 +33,6 @@ pub(super) struct Feed<'c> {
     stopped: Cell<bool>,
     /// The reply has begun.
     replying: Cell<bool>,
-    pub(super) bytes: Cell<u64>,
     /// When what is waited for is late.
     pub(super) ends: Cell<Instant>,
     quiet: Quiet,
@@ -49,7 +48,6 @@ impl<'c> Feed<'c> {
             whole: Cell::new(false),
             stopped: Cell::new(false),
             replying: Cell::new(false),
-            bytes: Cell::new(0),
             ends: Cell::new(call.ends(limit)),
             quiet: Quiet::new(),
         }
@@ -135,13 +133,14 @@ impl<'c> Feed<'c> {
                 flushed = flush(writer), if queued > 0 => { flushed?; continue }
             };
             self.quiet.broken();
+            self.call.untouched.set(false);
             match piece {
                 Piece::Data(data) => {
-                    self.call.untouched.set(false);
-                    self.bytes.set(self.bytes.get() + data.len() as u64);
+                    let sent = &self.call.sent;
+                    sent.set(sent.get() + data.len() as u64);
                     writer.queue(&data).map_err(Broken::Client)?;
                 }
-                Piece::Trailers(fields) => trailers = Some(fields),
+                Piece::Trailers(fields) => trailers = Some(clean_trailers(fields)),
                 Piece::End => return writer.queue_end(trailers.as_ref()).map_err(Broken::Client),
             }
         }
@@ -157,19 +156,6 @@ async fn flush(writer: &mut RequestWriter) -> Result<(), Broken> {
 }
 
 /// Ready at `ends`, wherever that has moved to by then.
-pub(super) async fn rung(alarm: &mut Pin<Box<Sleep>>, ends: &Cell<Instant>) {
-    poll_fn(|cx| {
-        let end = ends.get();
-        if alarm.deadline() > end {
-            alarm.as_mut().reset(end);
-        }
-        while alarm.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= end {
-                return Poll::Ready(());
-            }
-            alarm.as_mut().reset(end);
-        }
-        Poll::Pending
-    })
-    .await;
+pub(super) async fn rung(alarm: &mut Alarm, ends: &Cell<Instant>) {
+    poll_fn(|cx| alarm.poll(Some(ends.get()), cx)).await;
 }

@@ -17,15 +17,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_balance::is_idempotent;
+use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, RequestHead, ResponseHead, Version, strip_hop_by_hop};
 use isthmus_codec::message::Interim;
 use isthmus_model::{AppProtocol, TimeoutSettings};
 use isthmus_telemetry::RefusalReason;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use self::feed::{Feed, rung};
 use self::place::withdrawn;
 use super::deliver::{Ended, KeepAlive};
+use crate::alarm::Alarm;
 use crate::http::http1::{self, ResponseReader};
 use crate::http::upgrade::Asked;
 use crate::http::{ClientBody, ClientReply, ClientTunnel, HttpError, Piece, remaining};
@@ -75,21 +77,25 @@ pub(super) async fn serve(
     let _room = admit(worker, &client, request.body)?;
     let call = Call::of(worker, request);
     let mut kept = worker.outside.take(call.place());
+    let mut alarm = worker.alarms.take();
     loop {
         // What was closed while it waited may have come to nobody.
         let may_be_stale = kept.is_some();
         let connection = match kept.take() {
             Some(kept) => kept,
-            None => {
-                let end = call.ends(call.timeout.request);
-                worker.outside.open(place, call.place(), end).await?
-            }
+            None => tokio::select! {
+                biased;
+                opened = worker.outside.open(place, call.place()) => opened?,
+                () = reply.unwanted() => return Err(Ended::by_client(HttpError::Truncated)),
+                () = alarm.at(call.caller.map(Instant::into_std)) => return Err(call.late().into()),
+            },
         };
         journey.record.attempts += 1;
-        match call
-            .run(worker, journey, connection, &mut client, reply)
-            .await
-        {
+        let done = call
+            .run(worker, journey, connection, &mut alarm, &mut client, reply)
+            .await;
+        journey.record.request_bytes += call.sent.take();
+        match done {
             Ok(keep) => return Ok(keep),
             Err(Broken::Silent) if may_be_stale && call.is_repeatable() => {}
             Err(Broken::Silent) => {
@@ -131,8 +137,10 @@ struct Call {
     /// What the caller's own time ends at.
     caller: Option<Instant>,
     timeout: TimeoutSettings,
-    /// Nothing of the body has been read: it can be sent on another connection.
+    /// Nothing of the body has been read, not even its end: it can be sent on another connection.
     untouched: Cell<bool>,
+    /// Bytes of the body that were sent, and are not in the record yet.
+    sent: Cell<u64>,
 }
 
 impl Call {
@@ -168,6 +176,7 @@ impl Call {
             caller,
             timeout: worker.outside.timeout.clone(),
             untouched: Cell::new(true),
+            sent: Cell::new(0),
         }
     }
 
@@ -193,18 +202,18 @@ impl Call {
         worker: &Worker,
         journey: &mut Journey,
         connection: Connection,
+        alarm: &mut Alarm,
         client: &mut ClientBody<'_>,
         reply: &mut ClientReply<'_>,
     ) -> Result<KeepAlive, Broken> {
         let Connection {
             http,
-            mut alarm,
             place,
             opened,
         } = connection;
         let begun = http.begin(&self.head, self.body);
         let mut exchange = begun.map_err(|error| Broken::Client(error.into()))?;
-        let done = self.converse(journey, &mut exchange, &mut alarm, client, reply);
+        let done = self.converse(journey, &mut exchange, alarm, client, reply);
         let (keep, reusable) = match done.await? {
             Done::Replied { keep, reusable } => (keep, reusable),
             Done::Agreed(head) => {
@@ -216,7 +225,6 @@ impl Call {
         if reusable {
             let connection = Connection {
                 http: exchange.into_connection(),
-                alarm,
                 place,
                 opened,
             };
@@ -230,7 +238,7 @@ impl Call {
         &self,
         journey: &mut Journey,
         exchange: &mut http1::Exchange,
-        alarm: &mut Pin<Box<Sleep>>,
+        alarm: &mut Alarm,
         client: &mut ClientBody<'_>,
         reply: &mut ClientReply<'_>,
     ) -> Result<Done, Broken> {
@@ -288,7 +296,7 @@ impl Call {
                         gone = feed.gone(feeding.as_mut()) => return Err(gone),
                     }
                 }
-                Piece::Trailers(fields) => trailers = Some(fields),
+                Piece::Trailers(fields) => trailers = Some(clean_trailers(fields)),
                 Piece::End => break,
             }
         }
@@ -298,7 +306,6 @@ impl Call {
             flushed = reply.flush() => flushed.map_err(Broken::Client)?,
             gone = feed.gone(feeding.as_mut()) => return Err(gone),
         }
-        journey.record.request_bytes = feed.bytes.get();
         let keep = if framing == Body::UntilClose {
             KeepAlive::No
         } else {
@@ -312,7 +319,7 @@ impl Call {
     async fn head(
         &self,
         reader: &mut ResponseReader,
-        alarm: &mut Pin<Box<Sleep>>,
+        alarm: &mut Alarm,
         feed: &Feed<'_>,
         mut feeding: Pin<&mut impl Future<Output = Result<Infallible, Broken>>>,
         reply: &mut ClientReply<'_>,
@@ -452,6 +459,13 @@ async fn taken(reply: &mut ClientReply<'_>) -> Result<(), HttpError> {
 fn clean(head: &mut ResponseHead) {
     strip_hop_by_hop(&mut head.fields);
     head.fields.retain(|name, _| !is_of_mesh(name));
+}
+
+/// As [`clean`], of what comes behind a body, whichever way it goes.
+fn clean_trailers(mut fields: Fields) -> Fields {
+    strip_hop_by_hop(&mut fields);
+    fields.retain(|name, _| !is_of_mesh(name));
+    fields
 }
 
 /// How the client is shown the end of a body.
