@@ -17,6 +17,8 @@ mod certificate;
 mod crypto;
 mod key;
 mod leaf;
+mod peer;
+mod proofs;
 mod seal;
 mod statement;
 mod time;
@@ -36,6 +38,7 @@ pub use certificate::{CertificateProblem, Certificates, ReadError, RootFingerpri
 pub use crypto::provider;
 pub use key::{CertificateRequest, KeyError, KeyHash, KeyPair, RequestError};
 pub use leaf::{Leaf, LeafCell, LeafError, OtherIdentity};
+pub use peer::{PeerRole, VerifiedPeer};
 pub use seal::{OpenError, SealError, open, seal};
 pub use statement::{BadStatement, STATEMENT_PURPOSE_LIMIT};
 pub use tls::{
@@ -45,4 +48,4 @@ pub use tls::{
 pub use token::{
     JoinToken, JoinTokenError, TokenError, TokenGrant, TokenId, TokenRecord, TokenSecret, TokenUse,
 };
-pub use trust::{PeerError, PeerRole, TrustBundle, TrustCell, TrustError, VerifiedPeer};
+pub use trust::{PeerError, TrustBundle, TrustCell, TrustError};

@@ -19,6 +19,8 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::X509Certificate;
 
 use crate::certificate::{self, CertificateProblem, Certificates, ReadError, RootFingerprint};
+use crate::peer::{PeerRole, VerifiedPeer};
+use crate::proofs::{Proof, Proofs};
 use crate::{provider, time};
 
 /// The roots of one trust domain. During a rotation there are two of them.
@@ -29,6 +31,8 @@ pub struct TrustBundle {
     root_subjects: Vec<Vec<u8>>,
     anchors: Arc<RootCertStore>,
     clients: Arc<dyn ClientCertVerifier>,
+    /// Of these roots: a clone has the same.
+    proofs: Arc<Proofs>,
 }
 
 /// The bundle of the moment, shared by everything that verifies: replacing it changes the next
@@ -55,21 +59,6 @@ pub enum TrustError {
     },
     #[error("the roots cannot be used: {0}")]
     Anchors(String),
-}
-
-/// What the peer is in the handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PeerRole {
-    Client,
-    Server,
-}
-
-/// Who is at the other end, proven. Only [`TrustBundle::verify`] makes one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerifiedPeer {
-    id: SpiffeId,
-    cluster: ClusterName,
-    not_after: SystemTime,
 }
 
 /// Why a peer is not who the mesh knows.
@@ -140,6 +129,7 @@ impl TrustBundle {
             root_subjects,
             anchors,
             clients,
+            proofs: Arc::default(),
         })
     }
 
@@ -164,30 +154,41 @@ impl TrustBundle {
     }
 
     /// Who presented `chain` (the leaf first, then its cluster's intermediate; a root behind them
-    /// may be sent and is ignored), at wall time `now`.
+    /// may be sent and is ignored), at wall time `now`. Signatures of a chain that was good before
+    /// are not checked again.
     pub fn verify(
         &self,
         chain: &[CertificateDer<'_>],
         now: SystemTime,
         role: PeerRole,
     ) -> Result<VerifiedPeer, PeerError> {
-        let (leaf_der, issuer_der) = match chain {
+        let (leaf, issuer) = match chain {
             [] => return Err(PeerError::NoCertificate),
             [leaf, issuer] | [leaf, issuer, _] => (leaf, issuer),
             _ => return Err(PeerError::ChainLength { found: chain.len() }),
         };
+        let prove = || self.prove(leaf, issuer, now, role);
+        self.proofs.find_or(leaf, issuer, role, now, prove)
+    }
+
+    fn prove(
+        &self,
+        leaf_der: &CertificateDer<'_>,
+        issuer_der: &CertificateDer<'_>,
+        now: SystemTime,
+        role: PeerRole,
+    ) -> Result<Proof, PeerError> {
         let leaf = certificate::parse(leaf_der).map_err(PeerError::Leaf)?;
         let issuer = certificate::parse(issuer_der).map_err(PeerError::Issuer)?;
         self.check_issuer(&leaf, &issuer)?;
         self.check_chain(leaf_der, issuer_der, now, role)?;
         let issuer_id = self.issuer_id(&issuer)?;
         let id = self.leaf_id(&leaf, &issuer_id)?;
-        let (_, leaf_end) = certificate::validity(&leaf);
-        let (_, issuer_end) = certificate::validity(&issuer);
-        Ok(VerifiedPeer {
-            id,
-            cluster: issuer_id.cluster,
-            not_after: leaf_end.min(issuer_end),
+        let (leaf_begin, leaf_end) = certificate::validity(&leaf);
+        let (issuer_begin, issuer_end) = certificate::validity(&issuer);
+        Ok(Proof {
+            peer: VerifiedPeer::new(id, issuer_id.cluster, leaf_end.min(issuer_end)),
+            not_before: leaf_begin.max(issuer_begin),
         })
     }
 
@@ -307,22 +308,6 @@ impl TrustCell {
 
     pub fn replace(&self, bundle: TrustBundle) {
         self.0.store(Arc::new(bundle));
-    }
-}
-
-impl VerifiedPeer {
-    pub fn id(&self) -> &SpiffeId {
-        &self.id
-    }
-
-    /// The cluster whose intermediate issued the peer's certificate.
-    pub fn cluster(&self) -> &ClusterName {
-        &self.cluster
-    }
-
-    /// When the first certificate of the chain ends: what hangs on the peer ends then too.
-    pub fn not_after(&self) -> SystemTime {
-        self.not_after
     }
 }
 
