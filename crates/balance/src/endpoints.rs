@@ -30,6 +30,10 @@ pub struct Endpoints<K> {
     tables: Tables,
     /// Whom the last try went to: where round robin goes on.
     last: Option<K>,
+    /// How many of the list are leaving.
+    leaving: usize,
+    /// When the last of those that were ejected returns.
+    out_until: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -44,7 +48,12 @@ struct Endpoint<K> {
     leaving: bool,
 }
 
-type Allowed<'a, K> = &'a dyn Fn(&Endpoint<K>) -> bool;
+/// Those that a choice is among.
+struct Pool<'e, K> {
+    list: &'e [Endpoint<K>],
+    /// Their places in the list; `None`: all of it, as nearly always.
+    places: Option<Vec<usize>>,
+}
 
 /// The choice and its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +95,8 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
             outlier,
             tables: Tables::default(),
             last: None,
+            leaving: 0,
+            out_until: None,
         }
     }
 
@@ -107,7 +118,7 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
             });
             self.list[index].leaving = false;
         }
-        self.list.retain(|e| !e.leaving || e.in_flight > 0);
+        self.let_go();
         self.tables = Tables::default();
     }
 
@@ -139,21 +150,9 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
         now: Instant,
         draw: u64,
     ) -> Option<Picked<'_, K>> {
-        let failed = |e: &Endpoint<K>| avoid.contains(&e.key);
-        let panics = self.panics(now);
-        let ejected = |e: &Endpoint<K>| !panics && e.outlier.ejection(now).is_some();
-        let fresh = |e: &Endpoint<K>| !failed(e) && !ejected(e);
-        // The first tier that anyone belongs to.
-        let tiers: [(Allowed<'_, K>, Option<WorkloadReason>); 4] = [
-            (&fresh, None),
-            (&|e| !ejected(e), Some(WorkloadReason::AllFailed)),
-            (&|e| !failed(e), Some(WorkloadReason::AllEjected)),
-            (&|_| true, Some(WorkloadReason::AllEjected)),
-        ];
-        let (endpoint, alone, fallback) = tiers.into_iter().find_map(|(allowed, reason)| {
-            let (endpoint, alone) = self.pick_among(allowed, algorithm, key, now, draw)?;
-            Some((endpoint, alone, reason))
-        })?;
+        let (pool, fallback) = self.pool(avoid, now)?;
+        let alone = pool.len() == 1;
+        let endpoint = self.pick_among(&pool, algorithm, key, now, draw)?;
         let reason = match fallback {
             Some(reason) => reason,
             None if alone => WorkloadReason::OnlyChoice,
@@ -184,11 +183,6 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
         now: Instant,
     ) -> Option<Ejection> {
         let index = self.find(key).ok()?;
-        let present = self.present().count();
-        let out = self
-            .present()
-            .filter(|e| e.outlier.ejection(now).is_some())
-            .count();
         let endpoint = &mut self.list[index];
         endpoint.in_flight = endpoint.in_flight.saturating_sub(1);
         endpoint.measure(outcome, latency, now);
@@ -197,15 +191,18 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
             .outlier
             .observe(outcome, latency, &self.outlier, now);
         if leaving {
-            self.list.retain(|e| !e.leaving || e.in_flight > 0);
+            self.let_go();
             return None;
         }
         let cause = bad.or_else(|| self.compare(index, now))?;
-        if !has_room(&self.outlier, present, out) {
+        let out = self.present().filter(|e| e.outlier.ejection(now).is_some());
+        let out = out.count();
+        if !has_room(&self.outlier, self.len(), out) {
             return None;
         }
         let outlier = &mut self.list[index].outlier;
         outlier.eject(cause, &self.outlier, now);
+        self.out_until = self.out_until.max(outlier.returns(now));
         outlier.ejection(now)
     }
 
@@ -293,66 +290,106 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
         self.list.binary_search_by(|e| e.key.cmp(key))
     }
 
-    /// Chooses among the present ones that are `allowed`; true if there was only that one.
-    fn pick_among(
-        &self,
-        allowed: Allowed<'_, K>,
+    /// Those that are not ejected and have not failed, and why it is others if there are none of them.
+    fn pool(&self, avoid: &[K], now: Instant) -> Option<(Pool<'_, K>, Option<WorkloadReason>)> {
+        if avoid.is_empty() && self.leaving == 0 && self.out_until.is_none_or(|until| until <= now)
+        {
+            let all = Pool {
+                list: &self.list,
+                places: None,
+            };
+            return (all.len() > 0).then_some((all, None));
+        }
+        let panics = self.panics(now);
+        let failed = |e: &Endpoint<K>| avoid.contains(&e.key);
+        let ejected = |e: &Endpoint<K>| !panics && e.outlier.ejection(now).is_some();
+        for (may_have_failed, may_be_ejected, reason) in [
+            (false, false, None),
+            (true, false, Some(WorkloadReason::AllFailed)),
+            (false, true, Some(WorkloadReason::AllEjected)),
+            (true, true, Some(WorkloadReason::AllEjected)),
+        ] {
+            let belongs = |e: &Endpoint<K>| {
+                !e.leaving && (may_have_failed || !failed(e)) && (may_be_ejected || !ejected(e))
+            };
+            let places = (0..self.list.len()).filter(|place| belongs(&self.list[*place]));
+            let places: Vec<usize> = places.collect();
+            if !places.is_empty() {
+                let some = Pool {
+                    list: &self.list,
+                    places: Some(places),
+                };
+                return Some((some, reason));
+            }
+        }
+        None
+    }
+
+    fn pick_among<'e>(
+        &'e self,
+        pool: &Pool<'e, K>,
         algorithm: Algorithm,
         key: Option<u64>,
         now: Instant,
         draw: u64,
-    ) -> Option<(&Endpoint<K>, bool)> {
-        let owner = || self.owner(algorithm, key?, allowed);
-        let pool = || self.present().filter(|e| allowed(e));
-        let count = pool().count();
-        let picked = match (count, algorithm, owner()) {
-            (0, ..) => return None,
-            (1, ..) => pool().next()?,
-            (_, _, Some(owner)) => owner,
-            (_, Algorithm::RoundRobin, None) => self.next_in_turn(allowed, now, draw)?,
-            (_, _, None) => {
-                let first = draw::below(draw::mix(draw, 1), count);
-                let step = 1 + draw::below(draw::mix(draw, 2), count - 1);
-                let (a, b) = (pool().nth(first)?, pool().nth((first + step) % count)?);
-                let neutral = self.neutral(now);
-                let cost = |e: &Endpoint<K>| e.cost(algorithm, neutral, now);
-                if cost(b) < cost(a) { b } else { a }
-            }
-        };
-        Some((picked, count == 1))
+    ) -> Option<&'e Endpoint<K>> {
+        let count = pool.len();
+        if count <= 1 {
+            return pool.get(0);
+        }
+        if let Some(owner) = key.and_then(|key| self.owner(algorithm, key, pool)) {
+            return Some(owner);
+        }
+        if algorithm == Algorithm::RoundRobin {
+            return self.next_in_turn(pool, now, draw);
+        }
+        let first = draw::below(draw::mix(draw, 1), count);
+        let step = 1 + draw::below(draw::mix(draw, 2), count - 1);
+        let (a, b) = (pool.get(first)?, pool.get((first + step) % count)?);
+        let cost = |e: &Endpoint<K>| e.cost(algorithm, || self.neutral(now), now);
+        Some(if cost(b) < cost(a) { b } else { a })
     }
 
-    /// The first allowed one that the key prefers.
-    fn owner(
-        &self,
+    /// The first of the pool that the key prefers.
+    fn owner<'e>(
+        &'e self,
         algorithm: Algorithm,
         key: u64,
-        allowed: Allowed<'_, K>,
-    ) -> Option<&Endpoint<K>> {
+        pool: &Pool<'e, K>,
+    ) -> Option<&'e Endpoint<K>> {
         let workloads = self.present().map(|e| &e.key);
+        let nth = |number| match self.leaving {
+            0 => self.list.get(number),
+            _ => self.present().nth(number),
+        };
         self.tables
             .of(algorithm, workloads)?
             .preferred(key)
-            .filter_map(|number| self.present().nth(number))
-            .find(|endpoint| allowed(endpoint))
+            .filter_map(nth)
+            .find(|endpoint| pool.has(endpoint))
     }
 
-    /// The first allowed one after the last that got a try, by key. One in its slow start is passed
+    /// The first of the pool after the last that got a try, by key. One in its slow start is passed
     /// over as often as its weight says.
-    fn next_in_turn(
+    fn next_in_turn<'e>(
         &self,
-        allowed: Allowed<'_, K>,
+        pool: &Pool<'e, K>,
         now: Instant,
         draw: u64,
-    ) -> Option<&Endpoint<K>> {
+    ) -> Option<&'e Endpoint<K>> {
         let passed = |e: &&Endpoint<K>| Some(&e.key) <= self.last.as_ref();
-        let pool = || self.present().filter(|e| allowed(e));
-        let ahead = || pool().filter(|e| !passed(e));
-        let turn = || (1..).zip(ahead().chain(pool().filter(passed)));
+        let ahead = || pool.iter().filter(|e| !passed(e));
+        let turn = || (1..).zip(ahead().chain(pool.iter().filter(passed)));
         turn()
             .find(|(salt, e)| draw::unit(draw::mix(draw, *salt)) < e.weight(now))
             .or_else(|| turn().next())
             .map(|(_, endpoint)| endpoint)
+    }
+
+    /// Forgets those that have left.
+    fn let_go(&mut self) {
+        self.list.retain(|e| !e.leaving || e.in_flight > 0);
+        self.leaving = self.list.iter().filter(|e| e.leaving).count();
     }
 
     /// What an unmeasured workload is taken for: the mean of the others; 1 s if nothing is measured,
@@ -361,6 +398,27 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
         let measured = self.present().filter_map(|e| e.latency.estimate(now));
         let (count, sum) = measured.fold((0.0, 0.0), |(count, sum), one| (count + 1.0, sum + one));
         if count > 0.0 { sum / count } else { 1.0 }
+    }
+}
+
+impl<'e, K> Pool<'e, K> {
+    fn len(&self) -> usize {
+        self.places.as_ref().map_or(self.list.len(), Vec::len)
+    }
+
+    fn get(&self, number: usize) -> Option<&'e Endpoint<K>> {
+        match &self.places {
+            Some(places) => self.list.get(*places.get(number)?),
+            None => self.list.get(number),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &'e Endpoint<K>> {
+        (0..self.len()).filter_map(|number| self.get(number))
+    }
+
+    fn has(&self, endpoint: &Endpoint<K>) -> bool {
+        self.places.is_none() || self.iter().any(|other| std::ptr::eq(other, endpoint))
     }
 }
 
@@ -395,10 +453,11 @@ impl<K> Endpoint<K> {
         ramp::share(self.ramp, now).min(ramp::share(self.outlier.ramp(), now))
     }
 
-    fn cost(&self, algorithm: Algorithm, neutral: f64, now: Instant) -> f64 {
+    /// `neutral`: what one is taken for that was never measured.
+    fn cost(&self, algorithm: Algorithm, neutral: impl Fn() -> f64, now: Instant) -> f64 {
         let latency = match algorithm {
             Algorithm::PeakEwma | Algorithm::RingHash | Algorithm::Maglev => {
-                self.latency.estimate(now).unwrap_or(neutral)
+                self.latency.estimate(now).unwrap_or_else(neutral)
             }
             Algorithm::LeastRequest | Algorithm::RoundRobin => 1.0,
         };

@@ -302,10 +302,8 @@ impl Load {
     /// As [`Load::exceeded`], of a single workload, whose silence is nobody else's: also where as many
     /// are overdue as it works on.
     pub(crate) fn is_full(&self, room: Room, now: Instant) -> bool {
-        let siblings = Siblings::none();
-        let limit = self.limit(room, siblings, now);
-        let overdue = || f64::from(self.waiting) > limit && self.is_overdue(room, now);
-        self.exceeded(room, siblings, now).is_some() || overdue()
+        let over = f64::from(self.waiting) > self.limit(room, Siblings::none(), now);
+        over && (self.is_pressed(room, now) || self.is_overdue(room, now))
     }
 
     /// min(L1, L2) of the valve; see docs/decisions/0008.
@@ -429,7 +427,10 @@ impl Load {
 impl Siblings {
     /// There are no others.
     pub(crate) fn none() -> Self {
-        Self::of(std::iter::empty())
+        Self {
+            concurrency: CONCURRENCY_ASSUMED,
+            service: 0.0,
+        }
     }
 
     /// The means of what is known of all clusters of a destination.
@@ -444,8 +445,8 @@ impl Siblings {
             }
         }
         Self {
-            concurrency: concurrency.mean().unwrap_or(CONCURRENCY_ASSUMED),
-            service: time.mean().unwrap_or(0.0),
+            concurrency: concurrency.mean().unwrap_or(Self::none().concurrency),
+            service: time.mean().unwrap_or(Self::none().service),
         }
     }
 }

@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Waker};
 const MOST_IDLE: usize = 64;
 
 /// Tasks of one thread that do one kind of work.
-pub(crate) struct Crew<W, F> {
-    act: fn(W) -> F,
+pub(crate) struct Crew<W, A> {
+    act: A,
     idle: RefCell<Vec<Rc<Seat<W>>>>,
 }
 
@@ -21,8 +21,8 @@ struct Seat<W> {
     waker: Cell<Option<Waker>>,
 }
 
-impl<W: 'static, F: Future<Output = ()> + 'static> Crew<W, F> {
-    pub(crate) fn new(act: fn(W) -> F) -> Rc<Self> {
+impl<W: 'static, A: AsyncFn(W) + 'static> Crew<W, A> {
+    pub(crate) fn new(act: A) -> Rc<Self> {
         let idle = RefCell::default();
         Rc::new(Self { act, idle })
     }
@@ -83,7 +83,7 @@ mod tests {
         type Done = Rc<RefCell<Vec<u32>>>;
         run(async {
             let done = Done::default();
-            let crew = Crew::new(|(number, done): (u32, Done)| async move {
+            let crew = Crew::new(async |(number, done): (u32, Done)| {
                 yield_now().await;
                 done.borrow_mut().push(number);
             });

@@ -3,6 +3,7 @@
 //! The engines of `balance` decide; here they are fed: facts from the view, tunnels as they come
 //! and go, and the outcome of every try. One per worker, so nothing is locked.
 
+mod shares;
 mod tried;
 
 use std::cell::{Cell, RefCell};
@@ -12,22 +13,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use isthmus_authz::Permit;
 use isthmus_balance::{
-    Barred, Budget, ClusterShare, Decision, Endpoints, Hedgeable, Hedging, Inbound, Outcome,
-    Relief, Valve, WorkloadView,
+    Budget, ClusterShare, Decision, Endpoints, Hedgeable, Hedging, Inbound, Outcome, Relief, Valve,
+    WorkloadView,
 };
 use isthmus_model::{
-    Algorithm, AppProtocol, ClusterName, Handle, Health, LocalityOrder, Percent, ServiceName,
-    Subset, TrafficSettings, Workload,
+    Algorithm, ClusterName, Handle, Health, Percent, ServiceName, Subset, TrafficSettings,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use self::shares::Compiled;
 pub(crate) use self::tried::Try;
 use crate::links::Links;
 use crate::mux::Link;
 use crate::reach::{AFTER_FAILURE, Tunnel, Unreachable};
-use crate::view::{Known, ServiceView, View};
+use crate::view::{Known, ServiceView};
 
 /// Distinct workloads of one remote cluster that a worker keeps tunnels to.
 pub(crate) const MAX_TUNNELS: usize = 4;
@@ -81,6 +81,7 @@ struct State {
     groups: BTreeMap<ClusterName, Group>,
     /// The facts that were taken in last.
     seen: Option<Arc<Known>>,
+    compiled: Option<Compiled>,
 }
 
 /// The workloads of one cluster.
@@ -179,79 +180,6 @@ impl Destination {
         Some(Pending(self))
     }
 
-    /// What the facts say of each cluster, as seen by a caller who holds `permit`.
-    pub(crate) fn shares(
-        &self,
-        view: &View,
-        service: &ServiceView,
-        permit: &Permit,
-        settings: &TrafficSettings,
-    ) -> Vec<ClusterShare> {
-        let own = view.own();
-        let protocol = service.service.find_port(Some(self.key.port));
-        let most = match protocol.map(|port| port.protocol) {
-            Some(AppProtocol::Http1 | AppProtocol::Http2) => settings.limits.requests,
-            Some(AppProtocol::Tcp | AppProtocol::Undeclared) | None => settings.limits.connections,
-        };
-        let count = |workloads: &mut dyn Iterator<Item = &Workload>| {
-            workloads.fold((0, 0), |(healthy, total), workload| {
-                (
-                    healthy + u32::from(workload.health.takes_traffic()),
-                    total + 1,
-                )
-            })
-        };
-        let (healthy, total) = count(&mut self.local(service));
-        let local = ClusterShare {
-            cluster: own.clone(),
-            local: true,
-            healthy,
-            total,
-            age: Duration::ZERO,
-            rtt: Some(Duration::ZERO),
-            connected: true,
-            most,
-            barred: None,
-        };
-        let remote = service
-            .shares
-            .iter()
-            .filter(|share| share.cluster != *own && share.subset == self.key.subset);
-        let remote = remote.filter_map(|share| {
-            let cluster = view.cluster(&share.cluster)?;
-            Some(ClusterShare {
-                cluster: share.cluster.clone(),
-                local: false,
-                healthy: share.healthy,
-                total: share.total,
-                age: cluster.age,
-                rtt: cluster.rtt,
-                connected: self.is_tunnelled(&share.cluster),
-                most,
-                barred: if permit.reaches(&share.cluster).is_err() {
-                    Some(Barred::NotExported)
-                } else if settings.locality_order == LocalityOrder::LocalOnly {
-                    Some(Barred::LocalOnly)
-                } else {
-                    None
-                },
-            })
-        });
-        (total > 0)
-            .then_some(local)
-            .into_iter()
-            .chain(remote)
-            .collect()
-    }
-
-    /// Workloads of the own cluster that belong here.
-    fn local<'s>(&'s self, service: &'s ServiceView) -> impl Iterator<Item = &'s Workload> {
-        service
-            .workloads
-            .iter()
-            .filter(|workload| self.key.subset.contains(&workload.labels))
-    }
-
     /// Takes in facts and settings, if they are new.
     pub(crate) fn observe(
         &self,
@@ -345,13 +273,7 @@ impl Destination {
 
     /// Is there a tunnel to `cluster`?
     pub(crate) fn is_tunnelled(&self, cluster: &ClusterName) -> bool {
-        let state = self.state.borrow();
-        let mut tunnels = state
-            .groups
-            .get(cluster)
-            .into_iter()
-            .flat_map(|group| group.tunnels.values());
-        tunnels.any(|links| !links.is_empty())
+        self.state.borrow().is_tunnelled(cluster)
     }
 
     /// Workloads of `cluster` that tunnels stand to.
@@ -504,6 +426,12 @@ fn panics(local: &ClusterShare, shares: &[ClusterShare], below: Percent) -> bool
 }
 
 impl State {
+    fn is_tunnelled(&self, cluster: &ClusterName) -> bool {
+        let group = self.groups.get(cluster);
+        let mut tunnels = group.into_iter().flat_map(|group| group.tunnels.values());
+        tunnels.any(|links| !links.is_empty())
+    }
+
     fn group(&mut self, cluster: &ClusterName, settings: &TrafficSettings) -> &mut Group {
         self.groups.entry(cluster.clone()).or_insert_with(|| Group {
             endpoints: Endpoints::new(settings.algorithm, settings.outlier.clone()),

@@ -98,15 +98,15 @@ impl Gate {
             admission.arrive(importance, attempt, context.remaining, now)
         };
         let arrival = arrive(&mut self.admission.borrow_mut());
-        let admitted = match arrival {
-            Arrival::Admitted(admitted) => admitted,
+        let (admitted, waited) = match arrival {
+            Arrival::Admitted(admitted) => (admitted, Duration::ZERO),
             Arrival::Shed(shed) => return Err(shed),
-            Arrival::Queued(ticket) => self.wait(ticket).await?,
+            Arrival::Queued(ticket) => (self.wait(ticket).await?, now.elapsed()),
         };
         Ok(Pass {
             gate: Rc::clone(self),
             admitted: Some(admitted),
-            waited: Some(now.elapsed()),
+            waited: Some(waited),
         })
     }
 
@@ -157,6 +157,10 @@ impl Gate {
 
     /// Something is due before the watch would see it.
     fn look_sooner(&self) {
+        if self.watch.get().is_none() {
+            // Nobody waits.
+            return;
+        }
         let next = self.next_look();
         if next.is_some() && next < self.watch.get() {
             self.watch.set(next);
@@ -164,11 +168,8 @@ impl Gate {
         }
     }
 
-    fn finish(&self, admitted: Admitted, served: Served) {
-        let turns = self
-            .admission
-            .borrow_mut()
-            .finish(admitted, served, Instant::now());
+    fn finish(&self, admitted: Admitted, served: Served, now: Instant) {
+        let turns = self.admission.borrow_mut().finish(admitted, served, now);
         self.tell(turns);
         self.look_sooner();
     }
@@ -202,12 +203,18 @@ impl Drop for Place<'_> {
             self.gate.admission.borrow_mut().abandon(self.ticket);
         } else if let Ok(Ok(admitted)) = self.answer.try_recv() {
             // Its turn came in the moment in which it went away.
-            self.gate.finish(admitted, Served::Otherwise);
+            self.gate
+                .finish(admitted, Served::Otherwise, Instant::now());
         }
     }
 }
 
 impl Pass {
+    /// How long the request has had to wait for its turn.
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited.unwrap_or_default()
+    }
+
     /// The first byte of a reply with this status is here. What the reply is to say of how busy the
     /// workload is.
     pub(crate) fn replied(&mut self, status: u16) -> Busy {
@@ -217,10 +224,11 @@ impl Pass {
         } else {
             Served::Otherwise
         };
+        let now = Instant::now();
         if let Some(admitted) = self.admitted.take() {
-            self.gate.finish(admitted, served);
+            self.gate.finish(admitted, served, now);
         }
-        let used = self.gate.admission.borrow().utilisation(Instant::now());
+        let used = self.gate.admission.borrow().utilisation(now);
         Busy {
             utilisation: Utilisation::of_fraction(used),
             waited: self.waited,
@@ -231,7 +239,8 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         if let Some(admitted) = self.admitted.take() {
-            self.gate.finish(admitted, Served::Otherwise);
+            self.gate
+                .finish(admitted, Served::Otherwise, Instant::now());
         }
     }
 }

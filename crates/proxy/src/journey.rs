@@ -68,7 +68,8 @@ impl Journey {
             leave: None,
             last: Cell::new(false),
             record: AccessRecord {
-                started: SystemTime::now(),
+                // Known when it is told.
+                started: SystemTime::UNIX_EPOCH,
                 took: std::time::Duration::ZERO,
                 reporter,
                 request_id: None,
@@ -93,6 +94,10 @@ impl Journey {
                 response_bytes: 0,
             },
         }
+    }
+
+    pub(crate) fn started(&self) -> Instant {
+        self.started
     }
 
     pub(crate) fn source(
@@ -170,6 +175,8 @@ impl Journey {
     pub(crate) fn finish(mut self, recorder: &Recorder) {
         self.record.took = self.started.elapsed();
         if recorder.access_log {
+            let started = SystemTime::now().checked_sub(self.record.took);
+            self.record.started = started.unwrap_or(SystemTime::UNIX_EPOCH);
             // Nobody can be told when standard output is gone, and requests go on.
             let _ = std::io::stdout()
                 .lock()

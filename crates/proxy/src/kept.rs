@@ -2,9 +2,10 @@
 
 use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
+
+use foldhash::HashMap;
 
 /// Servers close idle connections when it suits them; one that was idle for longer is not used.
 const IDLE: Duration = Duration::from_secs(4);

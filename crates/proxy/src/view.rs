@@ -11,8 +11,8 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use isthmus_authz::Policies;
 use isthmus_model::{
-    ClusterName, Egress, Route, Service, ServiceName, Share, TrafficPolicy, TrafficSettings,
-    Workload,
+    ClusterName, Egress, Handle, Route, Service, ServiceName, Share, TrafficPolicy,
+    TrafficSettings, Workload,
 };
 use isthmus_route::{RouteId, RouteTable, Rule, settings};
 use isthmus_wire::{Body, ClusterView, Topic};
@@ -42,7 +42,7 @@ pub(crate) enum Known {
 pub(crate) struct ServiceView {
     pub(crate) service: Service,
     pub(crate) routes: RouteTable,
-    /// Workloads of the own cluster.
+    /// Workloads of the own cluster, sorted by handle.
     pub(crate) workloads: Vec<Workload>,
     /// Shares of the other clusters.
     pub(crate) shares: Vec<Share>,
@@ -97,6 +97,12 @@ impl ServiceView {
             rule.outweigh(&mut Arc::make_mut(&mut settings).timeout);
         }
         settings
+    }
+
+    /// The workload of the own cluster that has this handle.
+    pub(crate) fn workload(&self, handle: &Handle) -> Option<&Workload> {
+        let found = self.workloads.binary_search_by(|at| at.handle.cmp(handle));
+        found.ok().map(|index| &self.workloads[index])
     }
 
     /// What holds where no route is looked at: plain TCP, health checks.
@@ -217,6 +223,7 @@ fn compile_service(name: &ServiceName, bodies: Vec<Body>, unusable: Option<Strin
     let Some(service) = service else {
         return unusable.map_or(Known::Absent, Known::Unusable);
     };
+    workloads.sort_by(|a: &Workload, b| a.handle.cmp(&b.handle));
     let routes: Vec<&Route> = routes.iter().collect();
     let policies: Vec<&TrafficPolicy> = policies.iter().collect();
     let resolve = |route: Option<&RouteId>| Arc::new(settings::resolve(&policies, name, route));

@@ -24,6 +24,7 @@ use crate::gate::Gates;
 use crate::intake::Intake;
 use crate::journey::Recorder;
 use crate::memory::Memory;
+use crate::names::Names;
 use crate::outside::Outside;
 use crate::program::Program;
 use crate::reach::Reach;
@@ -92,6 +93,7 @@ pub(crate) struct Worker {
     pub(crate) destinations: Destinations,
     pub(crate) program: Program,
     pub(crate) outside: Outside,
+    pub(crate) names: Names,
     pub(crate) gates: Gates,
     pub(crate) memory: Rc<Memory>,
     pub(crate) alarms: Alarms,
@@ -116,6 +118,7 @@ impl Worker {
             alarms: Alarms::default(),
             program: Program::of(&common.config, Arc::clone(&common.metrics)),
             outside: Outside::new(Arc::clone(&common.config)),
+            names: Names::default(),
             gates: Gates::default(),
             memory: Memory::new(common.memory.clone()),
             told: RefCell::default(),

@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 
 /// Those of the last while. What began in the same short time is counted as one.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Begun(VecDeque<(Instant, u32)>);
+pub(super) struct Begun {
+    steps: VecDeque<(Instant, u32)>,
+    /// Of all steps together.
+    all: u32,
+}
 
 /// So many steps a while has.
 const STEPS: u32 = 64;
@@ -14,22 +18,29 @@ impl Begun {
     /// One begins; what is older than `span` is forgotten.
     pub(super) fn add(&mut self, span: Duration, now: Instant) {
         let old = |at: Instant| now.saturating_duration_since(at) > span;
-        while self.0.front().is_some_and(|(at, _)| old(*at)) {
-            self.0.pop_front();
+        while let Some((at, count)) = self.steps.front().copied()
+            && old(at)
+        {
+            self.steps.pop_front();
+            self.all -= count;
         }
-        match self.0.back_mut() {
-            Some((at, count)) if now.saturating_duration_since(*at) < span / STEPS => {
-                *count = count.saturating_add(1);
-            }
-            _ => self.0.push_back((now, 1)),
+        // Beyond this, what is one more?
+        let Some(all) = self.all.checked_add(1) else {
+            return;
+        };
+        self.all = all;
+        match self.steps.back_mut() {
+            Some((at, count)) if now.saturating_duration_since(*at) < span / STEPS => *count += 1,
+            _ => self.steps.push_back((now, 1)),
         }
     }
 
-    /// How many began within `span` of now.
+    /// How many began within `span` of now. Looks at those that did not, which are few where the span is
+    /// that of [`Begun::add`].
     pub(super) fn within(&self, span: Duration, now: Instant) -> u32 {
-        let recent = self.0.iter().rev();
-        let recent = recent.take_while(|(at, _)| now.saturating_duration_since(*at) <= span);
-        recent.fold(0, |sum, (_, count)| sum.saturating_add(*count))
+        let old = |at: Instant| now.saturating_duration_since(at) > span;
+        let before = self.steps.iter().take_while(|(at, _)| old(*at));
+        before.fold(self.all, |left, (_, count)| left - count)
     }
 }
 
@@ -48,7 +59,7 @@ mod tests {
         let within = begun.within(100 * MS, now);
         // A step is one or two hundredths of the whole.
         assert!((9_800..=10_200).contains(&within), "{within}");
-        assert!(begun.0.len() <= 66, "{}", begun.0.len());
+        assert!(begun.steps.len() <= 66, "{}", begun.steps.len());
         assert_eq!(begun.within(100 * MS, now + 500 * MS), 0);
     }
 }

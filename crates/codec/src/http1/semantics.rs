@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::{Malformed, RequestHead, ResponseHead, Version};
+use crate::fields::marks;
 use crate::{Fields, syntax};
 
 /// What a request is aimed at (RFC 9112 section 3.2).
@@ -130,6 +131,9 @@ fn names(fields: &Fields, option: &[u8]) -> bool {
 /// end in the mesh; Host and Content-Length stay even if named, since taking them away would
 /// change what the message is.
 pub fn strip_hop_by_hop(fields: &mut Fields) {
+    if !fields.may_have(marks(&OF_CONNECTION)) {
+        return;
+    }
     let trailers = fields
         .members("te")
         .any(|word| word.eq_ignore_ascii_case(b"trailers"));
@@ -158,19 +162,21 @@ fn is_of_message(name: &[u8]) -> bool {
     is_one_of(name, &["host", "content-length"])
 }
 
-/// Whether Connection names it or not, this goes. Asked of every field, so lengths are compared first.
+/// Whether Connection names it or not, this goes.
+const OF_CONNECTION: [&str; 9] = [
+    "te",
+    "upgrade",
+    "connection",
+    "keep-alive",
+    "http2-settings",
+    "proxy-connection",
+    "transfer-encoding",
+    "proxy-authenticate",
+    "proxy-authorization",
+];
+
 fn is_of_connection(name: &[u8]) -> bool {
-    match name.len() {
-        2 => is_one_of(name, &["te"]),
-        7 => is_one_of(name, &["upgrade"]),
-        10 => is_one_of(name, &["connection", "keep-alive"]),
-        14 => is_one_of(name, &["http2-settings"]),
-        16 => is_one_of(name, &["proxy-connection"]),
-        17 => is_one_of(name, &["transfer-encoding"]),
-        18 => is_one_of(name, &["proxy-authenticate"]),
-        19 => is_one_of(name, &["proxy-authorization"]),
-        _ => false,
-    }
+    is_one_of(name, &OF_CONNECTION)
 }
 
 fn is_one_of(name: &[u8], list: &[&str]) -> bool {

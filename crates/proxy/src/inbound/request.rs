@@ -95,7 +95,7 @@ pub(super) async fn serve(
         .destinations
         .on_inbound(request.context.attempt > 0, now);
     let remaining = request.context.remaining.unwrap_or(LONGEST).min(LONGEST);
-    let deadline = now + remaining;
+    let deadline = journey.started() + remaining;
     let gate = worker.gates.of(target.port);
     // An upload that is still coming takes as long as its sender does, which says nothing of the
     // program's work.
@@ -118,16 +118,17 @@ pub(super) async fn serve(
             return stream.reset(ResetCode::Overloaded);
         }
     };
-    // What it has waited at the gate is gone.
-    let left = deadline.saturating_duration_since(Instant::now());
+    // What it has waited for the control plane, and at the gate, is gone.
+    let left = deadline.saturating_duration_since(now + pass.waited());
     request.context.remaining = request.context.remaining.map(|_| left);
     let lasts = is_grpc || request.upgrade.is_some();
+    let fields = std::mem::take(&mut request.fields);
     let streams = Streams::default();
     let mut alarm = worker.alarms.take();
     let conversation = async {
         let answered = {
             let answer = exchange(
-                worker, journey, &stream, &request, end, target, &mut pass, &streams,
+                worker, journey, &stream, &request, fields, end, target, &mut pass, &streams,
             );
             let mut answer = pin!(answer);
             match alarm.within(deadline, &mut answer).await {
@@ -294,12 +295,14 @@ async fn exchange(
     journey: &mut Journey,
     stream: &Stream,
     request: &Request,
+    fields: Fields,
     end: bool,
     target: Target,
     pass: &mut Pass,
     streams: &Streams,
 ) -> Result<Option<Tunnel>, Broken> {
-    let (mut head, body) = to_program(request, end, target.protocol);
+    let is_grpc = grpc::is_grpc(&fields);
+    let (mut head, body) = to_program(request, fields, end, target.protocol);
     let wanted = request.upgrade.as_ref();
     let asked =
         wanted.and_then(|wanted| Asked::of(wanted, target.protocol, || worker.draw(), &mut head));
@@ -326,7 +329,16 @@ async fn exchange(
         return tunnel::upgrade(journey, stream, exchange, &asked, target.idle, pass).await;
     }
     let mut exchange = exchange;
-    let keep = converse(journey, stream, &mut exchange, request, pass, streams).await?;
+    let conversation = converse(
+        journey,
+        stream,
+        &mut exchange,
+        request,
+        is_grpc,
+        pass,
+        streams,
+    );
+    let keep = conversation.await?;
     if let Exchange::Http1(exchange) = exchange
         && keep
     {
@@ -353,35 +365,35 @@ fn no_head(error: HttpError) -> Broken {
     }
 }
 
-/// The request as the program is to see it, whatever a peer has put into it: what a client could not
-/// have said through its own proxy is not handed on. `end`: it has no body.
-fn to_program(request: &Request, end: bool, protocol: AppProtocol) -> (RequestHead, Body) {
-    let mut said = request.fields.clone();
-    strip_hop_by_hop(&mut said);
-    if let Some(left) = request.context.remaining {
-        remaining::set_timeout(&mut said, left);
-    }
-    for name in ["host", "expect", TELL_FIELD] {
-        said.remove(name);
-    }
-    let mut fields = Fields::new();
-    // All of these were checked when the message was decoded.
-    let _ = fields.push("host", request.authority.clone());
-    for (name, value) in said.iter() {
-        let _ = fields.push(name.clone(), value.clone());
-    }
-    if request.expects {
-        let _ = fields.push("expect", "100-continue");
-    }
-    if protocol == AppProtocol::Http2 && grpc::is_grpc(&request.fields) && !fields.contains("te") {
-        // Programs of gRPC ask for it, and a caller that speaks HTTP/1.1 need not know.
-        let _ = fields.push("te", "trailers");
-    }
-    let body = match content_length(&request.fields) {
+/// The request as the program is to see it, whatever a peer has put into its `fields`: what a client could
+/// not have said through its own proxy is not handed on. `end`: it has no body.
+fn to_program(
+    request: &Request,
+    mut fields: Fields,
+    end: bool,
+    protocol: AppProtocol,
+) -> (RequestHead, Body) {
+    let body = match content_length(&fields) {
         Some(length) => Body::Length(length),
         None if end || request.upgrade.is_some() => Body::None,
         None => Body::Chunked,
     };
+    strip_hop_by_hop(&mut fields);
+    if let Some(left) = request.context.remaining {
+        remaining::set_timeout(&mut fields, left);
+    }
+    for name in ["expect", TELL_FIELD] {
+        fields.remove(name);
+    }
+    // All of these were checked when the message was decoded.
+    let _ = fields.lead("host", request.authority.clone());
+    if request.expects {
+        let _ = fields.push("expect", "100-continue");
+    }
+    if protocol == AppProtocol::Http2 && grpc::is_grpc(&fields) && !fields.contains("te") {
+        // Programs of gRPC ask for it, and a caller that speaks HTTP/1.1 need not know.
+        let _ = fields.push("te", "trailers");
+    }
     let head = RequestHead {
         method: request.method.clone(),
         target: request.path.clone(),
@@ -398,6 +410,7 @@ async fn converse(
     stream: &Stream,
     exchange: &mut Exchange,
     request: &Request,
+    is_grpc: bool,
     pass: &mut Pass,
     streams: &Streams,
 ) -> Result<bool, Broken> {
@@ -406,8 +419,7 @@ async fn converse(
     let mut uploading = pin!(upload(stream, writer, &sent_bytes));
     let mut uploaded = None;
     // Programs that know nothing of it neither ask for a body nor refuse it.
-    let patience = tokio::time::sleep(UNASKED);
-    tokio::pin!(patience);
+    let mut patience = pin!(async { tokio::time::sleep(UNASKED).await });
     let mut withheld = request.expects;
     let (head, body) = loop {
         tokio::select! {
@@ -436,7 +448,7 @@ async fn converse(
     journey.record.response_code = Some(head.status);
     journey.record.grpc_status = grpc::status(&head.fields);
     let bodiless = body == Body::None || request.method == b"HEAD"[..];
-    if grpc::is_grpc(&request.fields) || is_stream(head.status, &head.fields) {
+    if is_grpc || is_stream(head.status, &head.fields) {
         streams.begin();
     }
     let busy = pass.replied(head.status);
@@ -469,8 +481,7 @@ fn reply(head: ResponseHead, body: Body, busy: Busy) -> Reply {
     strip_hop_by_hop(&mut fields);
     fields.retain(|name, _| !is_of_mesh(name));
     if let Body::Length(length) = body {
-        // One spelling, whatever the program wrote; digits are a field value.
-        let _ = fields.set("content-length", length.to_string());
+        one_length(&mut fields, length);
     }
     Reply::Response(Response {
         status: head.status,
@@ -481,6 +492,20 @@ fn reply(head: ResponseHead, body: Body, busy: Busy) -> Reply {
         refusal: None,
         upgrade,
     })
+}
+
+/// One spelling of it, whatever the program wrote.
+fn one_length(fields: &mut Fields, length: u64) {
+    let digits = length.checked_ilog10().unwrap_or(0) as usize + 1;
+    let mut written = fields.find_all("content-length");
+    // It means this length, so with as many digits it is written as we do.
+    let is_plain = |value: &Bytes| value.len() == digits;
+    if written.next().is_some_and(is_plain) && written.next().is_none() {
+        return;
+    }
+    drop(written);
+    // Digits are a field value.
+    let _ = fields.set("content-length", length.to_string());
 }
 
 async fn upload(

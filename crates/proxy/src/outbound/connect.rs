@@ -18,14 +18,14 @@ use crate::reach::Unreachable;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
-/// The workload of the try and a link to it.
+/// The workload of the try and a link to it. `ways`: where it can go, and what was decided of that.
 pub(super) async fn connect(
     worker: &Rc<Worker>,
-    destination: &Rc<Destination>,
     decided: &Decided,
-    decision: &Decision,
+    (destination, decision): (&Rc<Destination>, &Decision),
     avoided: &Avoided,
     attempts: &Attempts,
+    now: Instant,
 ) -> Result<(Try, Link), (Option<Try>, Failed)> {
     let Some(chosen) = decision.chosen() else {
         return Err((None, unreached(RefusalReason::NoHealthyWorkload.into())));
@@ -44,10 +44,11 @@ pub(super) async fn connect(
     })?;
     let cluster = &chosen.share.cluster;
     keep_next_warm(worker, destination, decided, decision);
-    let mut attempt = destination.begin(cluster, Instant::now());
+    let mut attempt = destination.begin(cluster, now);
     let connecting = async {
         if chosen.share.local {
-            connect_local(worker, destination, decided, cluster, avoided, &mut attempt).await
+            let attempt = &mut attempt;
+            connect_local(worker, destination, decided, cluster, avoided, attempt, now).await
         } else {
             connect_remote(worker, destination, decided, cluster, avoided, &mut attempt).await
         }
@@ -76,9 +77,9 @@ async fn connect_local(
     cluster: &ClusterName,
     avoided: &Avoided,
     attempt: &mut Try,
+    now: Instant,
 ) -> Result<Link, Failed> {
     let service = decided.service().map_err(unreached)?;
-    let now = Instant::now();
     let handle = destination
         .pick_workload(
             cluster,
@@ -90,10 +91,7 @@ async fn connect_local(
         )
         .ok_or_else(|| unreached(RefusalReason::NoHealthyWorkload.into()))?;
     attempt.start(&handle);
-    let workload = service
-        .workloads
-        .iter()
-        .find(|workload| workload.handle == handle);
+    let workload = service.workload(&handle);
     let (Some(workload), Some(view)) = (workload, decided.view.cluster(cluster)) else {
         return Err(unreached(RefusalReason::NoHealthyWorkload.into()));
     };

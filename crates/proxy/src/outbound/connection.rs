@@ -23,17 +23,19 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
-use super::decided::{Entry, Named, detect as detect_service};
+use super::decided::Entry;
 use super::deliver::{Ended, KeepAlive};
 use super::tcp::Found;
 use super::{outside, request, tcp, undeclared};
 use crate::alarm::Alarm;
+use crate::blocks;
 use crate::config::{Listener, Patience};
 use crate::http::http1::{self, RequestReader, ResponseWriter};
 use crate::http::http2::{self, PREFACE};
-use crate::http::{ClientBody, ClientReply, Guarded, HttpError, Prefixed, blocks, grpc};
+use crate::http::{ClientBody, ClientReply, Guarded, HttpError, Prefixed, grpc};
 use crate::intake::Place;
 use crate::journey::Journey;
+use crate::names::Named;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
@@ -256,7 +258,7 @@ async fn connect(
     let mut journey = tcp::start(&worker);
     journey.record.authority = Some(head.target.clone());
     let opened = async {
-        let (service, port) = match detect_service(&head.target)? {
+        let (service, port) = match worker.names.detect(&head.target)? {
             Named::Service(service, port) => (service, port),
             Named::Outside(host, port) => {
                 // Nothing says which one is meant (RFC 9110 section 9.3.6).

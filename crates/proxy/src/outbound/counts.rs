@@ -16,15 +16,14 @@ use isthmus_telemetry::Reporter;
 
 use super::call::Call;
 use super::connect::connect;
-use super::decided::{
-    Decided, Named, decide_backend, find_port, find_rule, find_service, pick_backend,
-};
+use super::decided::{Decided, decide_backend, find_port, find_rule, find_service, pick_backend};
 use super::request::HeaderView;
 use super::settle::{Avoided, Settle, consider};
 use crate::destination::Destination;
 use crate::gate::Gates;
 use crate::journey::Journey;
 use crate::memory::REQUEST;
+use crate::names::{Named, Names};
 use crate::testing::counts::{Thread, count};
 use crate::testing::{Facts, Scene, answering, cluster};
 use crate::view::View;
@@ -109,7 +108,8 @@ impl Caller {
 
 #[test]
 fn detect() {
-    let found = count(|| super::decided::detect(b"cart.shop.mesh:80").unwrap());
+    let names = Names::default();
+    let found = count(|| names.detect(b"cart.shop.mesh:80").unwrap());
     assert!(matches!(found, Named::Service(service, Some(80)) if service == cart()));
 }
 
@@ -229,14 +229,8 @@ fn connect_where_a_link_stands() {
         let now = Instant::now();
         let decision = consider(&destination, &decided, &avoided, now).unwrap();
         let attempts = Call::Plain.attempts(&fields, &decided.settings, "GET", now);
-        let connecting = connect(
-            caller.worker(),
-            &destination,
-            &decided,
-            &decision,
-            &avoided,
-            &attempts,
-        );
+        let ways = (&destination, &decision);
+        let connecting = connect(caller.worker(), &decided, ways, &avoided, &attempts, now);
         caller.thread.run(connecting).ok().unwrap()
     });
     assert!(attempt.workload().is_some() && !link.is_leaving());
@@ -255,7 +249,8 @@ fn judge() {
         retry_unwanted: false,
     };
     let verdict = count(|| {
-        let settle = Settle::new(caller.worker(), &destination, &decided, later);
+        let budget = caller.worker().destinations.budget(&decided.called, later);
+        let settle = Settle::new(&destination, &decided, budget);
         let mut attempts = Call::Plain.attempts(&fields, &decided.settings, "GET", now);
         attempts.begin(now);
         let mut attempt = destination.begin(&own, now);

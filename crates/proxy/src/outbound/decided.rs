@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use isthmus_authz::{Denied, Permit};
 use isthmus_codec::Fields;
-use isthmus_model::{Backend, Host, ServiceName, TrafficSettings};
+use isthmus_model::{Backend, ServiceName, TrafficSettings};
 use isthmus_route::{Headers, RequestView, Rule};
 use isthmus_telemetry::RefusalReason;
 
@@ -104,25 +104,6 @@ pub(super) fn decide_backend(
         draw,
         affinity: None,
     })
-}
-
-/// What an authority names.
-pub(super) enum Named<'a> {
-    /// The port that a URL does not show is the service's own default.
-    Service(ServiceName, Option<u16>),
-    Outside(&'a str, Option<u16>),
-}
-
-pub(super) fn detect(authority: &[u8]) -> Result<Named<'_>, Refusal> {
-    let authority = std::str::from_utf8(authority).unwrap_or_default();
-    match Host::parse(authority) {
-        Host::Service { service, port } => Ok(Named::Service(service, port)),
-        Host::Outside { host, port } => Ok(Named::Outside(host, port)),
-        Host::Nowhere => {
-            let detail = format!("{authority:?} is not a name of this mesh");
-            Err(Refusal::new(RefusalReason::ForeignDestination, detail))
-        }
-    }
 }
 
 pub(super) fn find_service<'v>(

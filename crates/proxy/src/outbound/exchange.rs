@@ -1,12 +1,12 @@
 //! The tries of one HTTP request: pick, connect, send, judge; until one reply is delivered or the
 //! request is given up.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use isthmus_balance::{Attempts, Outcome, Told, Verdict};
+use isthmus_balance::{Attempts, Budget, Outcome, Told, Verdict};
 use isthmus_codec::http1::{Malformed, ResponseHead, Version, strip_hop_by_hop};
 use isthmus_codec::message::{Interim, Open, Reply, Request, Response};
 use isthmus_codec::mux::CannotOpen;
@@ -41,13 +41,14 @@ pub(super) async fn run(
     journey: &mut Journey,
     decided: &Decided,
     attempts: &mut Attempts,
+    budget: Rc<RefCell<Budget>>,
     call: Call,
     mut request: Request,
     mut upload: Upload<'_>,
     reply: &mut ClientReply<'_>,
 ) -> Result<KeepAlive, Ended> {
     let destination = worker.destinations.find(&decided.key);
-    let settle = Settle::new(worker, &destination, decided, Instant::now());
+    let settle = Settle::new(&destination, decided, budget);
     let mut avoided = Avoided::default();
     let (upgraded, attempt) = loop {
         let now = Instant::now();
@@ -61,8 +62,9 @@ pub(super) async fn run(
         request.context.remaining = attempts.remaining(now);
         request.context.attempt = u8::try_from(attempts.attempt()).unwrap_or(u8::MAX);
 
+        let ways = (&destination, &decision);
         let (mut attempt, link) =
-            match connect(worker, &destination, decided, &decision, &avoided, attempts).await {
+            match connect(worker, decided, ways, &avoided, attempts, now).await {
                 Ok(connected) => connected,
                 Err((attempt, failed)) => {
                     settle.failed(attempts, &mut avoided, attempt, failed)?;
@@ -218,7 +220,7 @@ async fn answer<'u>(
         // A stream that failed says why when it is read.
         let _ = waiting.rest.stream.finish(None);
     }
-    let body = waiting.hold(attempts, &head, reply).await?;
+    let body = waiting.hold(attempts, &head, began, reply).await?;
     Ok(Answered::Reply(Held { head, body, began }))
 }
 
@@ -366,13 +368,14 @@ impl<'u> Waiting<'u> {
         mut self,
         attempts: &mut Attempts,
         head: &Response,
+        began: Instant,
         reply: &mut ClientReply<'_>,
     ) -> Result<HeldBody<'u>, Abandoned> {
         if self.rest.stream.has_ended() {
             return Ok(HeldBody::Whole(Bytes::new(), None, None));
         }
         let length = content_length(&head.fields);
-        let short = length.filter(|_| attempts.holds_reply(length, Instant::now()));
+        let short = length.filter(|_| attempts.holds_reply(length, began));
         // What is held, and the same again as it is written.
         let room = short.and_then(|length| self.memory.grow(2 * length));
         let (Some(length), Some(room)) = (short, room) else {

@@ -14,7 +14,7 @@ use isthmus_telemetry::RefusalReason;
 use super::affinity::Affinity;
 use super::call::Call;
 use super::decided::{
-    Decided, Entry, Named, decide_backend, detect, find_port, find_rule, find_service, pick_backend,
+    Decided, Entry, decide_backend, find_port, find_rule, find_service, pick_backend,
 };
 use super::deliver::{Ended, KeepAlive};
 use super::exchange;
@@ -23,6 +23,7 @@ use super::upload::Upload;
 use crate::http::{ClientBody, ClientReply, upgradable};
 use crate::journey::{Journey, without_query};
 use crate::memory::REQUEST;
+use crate::names::Named;
 use crate::refusal::Refusal;
 use crate::told::TELL_FIELD;
 use crate::worker::Worker;
@@ -63,7 +64,7 @@ pub(super) async fn serve(
     }
     strip_hop_by_hop(&mut head.fields);
     let (service, port) = match entry {
-        Entry::Explicit => match detect(&authority)? {
+        Entry::Explicit => match worker.names.detect(&authority)? {
             Named::Service(service, port) => (service, port),
             Named::Outside(host, port) => {
                 let place = outside::permit(worker, journey, host, port)?;
@@ -130,6 +131,7 @@ pub(super) async fn serve(
         journey,
         &decided,
         &mut attempts,
+        budget,
         call,
         request,
         upload,

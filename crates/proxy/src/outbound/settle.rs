@@ -17,7 +17,6 @@ use super::decided::Decided;
 use crate::destination::{Destination, Try};
 use crate::mux::{Link, StreamError};
 use crate::refusal::Refusal;
-use crate::worker::Worker;
 
 /// A timer that is never reached, for requests without any deadline.
 const FAR: Duration = Duration::from_hours(24);
@@ -52,13 +51,12 @@ pub(super) struct Settle<'r> {
 }
 
 impl<'r> Settle<'r> {
+    /// `budget`: of the service that was called.
     pub(super) fn new(
-        worker: &Worker,
         destination: &'r Rc<Destination>,
         decided: &'r Decided,
-        now: Instant,
+        budget: Rc<RefCell<Budget>>,
     ) -> Self {
-        let budget = worker.destinations.budget(&decided.called, now);
         Self {
             destination,
             decided,

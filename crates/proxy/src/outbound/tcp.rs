@@ -180,7 +180,8 @@ async fn until_accepted(
     room: Room,
 ) -> Result<Opened, Refusal> {
     let destination = worker.destinations.find(&decided.key);
-    let settle = Settle::new(worker, &destination, decided, Instant::now());
+    let budget = worker.destinations.budget(&decided.called, Instant::now());
+    let settle = Settle::new(&destination, decided, budget);
     let mut avoided = Avoided::default();
     loop {
         let now = Instant::now();
@@ -188,8 +189,8 @@ async fn until_accepted(
         check_chosen(decided, &decision)?;
         attempts.begin(now);
         journey.record.attempts = attempts.tries();
-        let connected =
-            connect_workload(worker, &destination, decided, &decision, &avoided, attempts).await;
+        let ways = (&destination, &decision);
+        let connected = connect_workload(worker, decided, ways, &avoided, attempts, now).await;
         let (mut attempt, link) = match connected {
             Ok(connected) => connected,
             Err((attempt, failed)) => {
