@@ -11,6 +11,7 @@
 mod admin;
 mod agent;
 mod alarm;
+mod blocks;
 mod config;
 mod crew;
 mod destination;
@@ -28,6 +29,7 @@ mod links;
 mod listeners;
 mod memory;
 mod mux;
+mod names;
 mod outbound;
 mod outside;
 mod process;
@@ -40,6 +42,11 @@ mod splice;
 mod stories;
 #[cfg(test)]
 mod testing;
+
+/// The allocator of the binary, so that `make counts` counts what users run.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod tls;
 mod told;
 mod view;

@@ -3,6 +3,9 @@
 //! A handshake that succeeds yields a `VerifiedPeer`; whether that peer is the right one is judged
 //! before the first byte is sent (`identity::accept_…`). What fails is counted by reason.
 
+mod handshake;
+mod session;
+
 use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,11 +17,15 @@ use isthmus_identity::{
 };
 use isthmus_model::{ClusterName, Identity};
 use isthmus_telemetry::Metrics;
+use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::UnbufferedServerConnection;
 use rustls::time_provider::DefaultTimeProvider;
-use rustls::{ClientConfig, CommonState, ServerConfig};
+use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use self::handshake::{Agreed, Side, shake};
+pub(crate) use self::session::Session;
 
 /// Who this proxy is, and whom it trusts. Both change under way, in their cells.
 pub(crate) struct Me {
@@ -42,11 +49,10 @@ pub(crate) struct Proven {
 
 impl Proven {
     fn of(
-        session: &CommonState,
+        chain: Vec<CertificateDer<'static>>,
         trust: Arc<TrustBundle>,
         role: PeerRole,
     ) -> Result<Self, TlsError> {
-        let chain = session.peer_certificates().unwrap_or_default().to_vec();
         Ok(Self {
             peer: trust.verify(&chain, SystemTime::now(), role)?,
             chain,
@@ -115,14 +121,17 @@ impl Me {
     ) -> Self {
         let time = Arc::new(DefaultTimeProvider);
         let alpn = [mux::ALPN];
-        let server = server_config(
+        let mut server = server_config(
             Arc::clone(&leaf),
             Arc::clone(&trust),
             &alpn,
             ClientAuth::Required,
             time.clone(),
         );
-        let client = client_config(Some(Arc::clone(&leaf)), Arc::clone(&trust), &alpn, time);
+        let mut client = client_config(Some(Arc::clone(&leaf)), Arc::clone(&trust), &alpn, time);
+        // Records are sealed and opened by `codec`.
+        server.enable_secret_extraction = true;
+        client.enable_secret_extraction = true;
         Self {
             identity,
             cluster,
@@ -143,22 +152,13 @@ impl Me {
         &self,
         io: T,
         metrics: &Metrics,
-    ) -> Result<(server::TlsStream<T>, Proven), TlsError>
+    ) -> Result<(Session<T>, Proven), TlsError>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let session = async {
-            let stream = TlsAcceptor::from(Arc::clone(&self.server))
-                .accept(io)
-                .await?;
-            let (_, session) = stream.get_ref();
-            if session.alpn_protocol() != Some(mux::ALPN) {
-                return Err(TlsError::Protocol);
-            }
-            let proven = Proven::of(session, self.trust.load(), PeerRole::Client)?;
-            Ok((stream, proven))
-        };
-        session.await.inspect_err(|error| count(error, metrics))
+        let connection = UnbufferedServerConnection::new(Arc::clone(&self.server));
+        let agreed = self.agree(connection, io, PeerRole::Client).await;
+        agreed.inspect_err(|error| count(error, metrics))
     }
 
     /// Opens a session with a peer. Failures are counted.
@@ -167,22 +167,37 @@ impl Me {
         name: ServerName<'static>,
         io: T,
         metrics: &Metrics,
-    ) -> Result<(client::TlsStream<T>, Proven), TlsError>
+    ) -> Result<(Session<T>, Proven), TlsError>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let session = async {
-            let stream = TlsConnector::from(Arc::clone(&self.client))
-                .connect(name, io)
-                .await?;
-            let (_, session) = stream.get_ref();
-            if session.alpn_protocol() != Some(mux::ALPN) {
-                return Err(TlsError::Protocol);
-            }
-            let proven = Proven::of(session, self.trust.load(), PeerRole::Server)?;
-            Ok((stream, proven))
-        };
-        session.await.inspect_err(|error| count(error, metrics))
+        let connection = UnbufferedClientConnection::new(Arc::clone(&self.client), name);
+        let agreed = self.agree(connection, io, PeerRole::Server).await;
+        agreed.inspect_err(|error| count(error, metrics))
+    }
+
+    /// The handshake, and who is there. `role`: the peer's.
+    async fn agree<S, T>(
+        &self,
+        connection: Result<S, rustls::Error>,
+        io: T,
+        role: PeerRole,
+    ) -> Result<(Session<T>, Proven), TlsError>
+    where
+        S: Side,
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let connection = connection.map_err(io::Error::other)?;
+        let Agreed {
+            session,
+            certificates,
+            alpn,
+        } = shake(connection, io).await?;
+        if alpn.as_deref() != Some(mux::ALPN) {
+            return Err(TlsError::Protocol);
+        }
+        let proven = Proven::of(certificates, self.trust.load(), role)?;
+        Ok((session, proven))
     }
 }
 

@@ -4,13 +4,16 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::frame::{kind, put_data_header, put_payload};
+use super::frame::{HEADER, kind, put_data_header, put_payload};
 use super::window::ReceiveWindow;
 use super::{MAX_DATA, StreamId};
 use crate::Pieces;
 
+/// Data of a frame of ours at most: it fits into one record of TLS, header included.
+const FULL: usize = MAX_DATA - HEADER;
+
 /// Bytes that a stream sends without a pause before it counts as bulk.
-const BULK: u64 = 4 * MAX_DATA as u64;
+const BULK: u64 = 4 * FULL as u64;
 
 /// State of a stream while at least one half is not done.
 #[derive(Debug)]
@@ -199,7 +202,7 @@ impl Send {
             return 0;
         }
         let allowed = usize::try_from(credit.min(self.window)).unwrap_or(usize::MAX);
-        let length = self.queue.len().min(MAX_DATA).min(allowed);
+        let length = self.queue.len().min(FULL).min(allowed);
         let rest = self.queue.len() - length;
         let end = rest == 0 && self.phase == SendPhase::Finishing && self.trailers.is_empty();
         if length == 0 && !end {

@@ -16,7 +16,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{HttpError, Piece, blocks};
+use super::{HttpError, Piece};
+use crate::blocks;
 use crate::kept::Reusable;
 use crate::splice::{Quiet, hear_out, owe};
 

@@ -6,7 +6,6 @@
 //!
 //! Moves bytes; knows nothing of services or routes.
 
-pub(crate) mod blocks;
 mod calm;
 pub(crate) mod grpc;
 mod guarded;

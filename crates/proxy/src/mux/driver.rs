@@ -1,5 +1,6 @@
 //! The task that owns the byte stream under a multiplex.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -22,6 +23,21 @@ const WRITE_SIZE: usize = 64 * 1024;
 /// nothing, and may overtake the farewell.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// The byte stream under a multiplex.
+pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin {
+    /// Reads once, behind what `input` has, at most `most` bytes where it has to make room. 0: nothing more
+    /// will come.
+    fn poll_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut BytesMut,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        input.reserve(most);
+        poll_read_buf(Pin::new(self), cx, input)
+    }
+}
+
 /// The task.
 pub(super) struct Driver<T> {
     io: T,
@@ -34,7 +50,7 @@ pub(super) struct Driver<T> {
     linger: Option<Pin<Box<Sleep>>>,
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
+impl<T: Wire> Driver<T> {
     pub(super) fn new(io: T, link: Link) -> Self {
         Self {
             io,
@@ -49,8 +65,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 
     /// Reads once. Ready when something was read or the connection ended.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
-        self.input.reserve(self.read_size);
-        match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input) {
+        match self.io.poll_input(cx, &mut self.input, self.read_size) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => Poll::Ready(Err(Closed::Io(error.kind()))),
             Poll::Ready(Ok(0)) => Poll::Ready(Err(Closed::Peer)),
@@ -156,7 +171,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
+#[cfg(test)]
+impl Wire for tokio::io::DuplexStream {}
+
+#[cfg(test)]
+impl Wire for tokio::net::TcpStream {}
+
+impl<T: Wire> Future for Driver<T> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -203,7 +224,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::io;
     use std::rc::Rc;
 
     use isthmus_codec::message::{Context as Carried, Open, TcpOpen};
@@ -228,6 +248,8 @@ mod tests {
             Pin::new(&mut self.0).poll_read(cx, buffer)
         }
     }
+
+    impl Wire for Watched {}
 
     impl AsyncWrite for Watched {
         fn poll_write(

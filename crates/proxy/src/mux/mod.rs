@@ -25,10 +25,10 @@ use isthmus_codec::mux::{
     CannotOpen, Connection, ConnectionError, Event, LeaveCode, ResetCode, Settings, Side, StreamId,
     features,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
 use self::driver::Driver;
+pub(crate) use self::driver::Wire;
 use self::round_trips::RoundTrips;
 use self::stream::{Body, MOST_INTERIMS, Slot};
 
@@ -82,7 +82,7 @@ impl Link {
     /// counted in `budget`.
     pub(crate) fn start<T>(io: T, side: Side, settings: Settings, budget: &MemoryBudget) -> Self
     where
-        T: AsyncRead + AsyncWrite + Unpin + 'static,
+        T: Wire + 'static,
     {
         let now = Instant::now();
         let link = Self(Rc::new(RefCell::new(Shared {

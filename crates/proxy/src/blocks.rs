@@ -11,8 +11,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::io::poll_read_buf;
 
-/// Of a block, in bytes: what is asked of a socket at once.
-pub(crate) const SIZE: usize = 16 * 1024;
+/// Of a block, in bytes: what is asked of a socket at once. The longest record of TLS fits.
+pub(crate) const SIZE: usize = 17 * 1024;
 /// Blocks that one thread keeps for later.
 const MOST: usize = 64;
 

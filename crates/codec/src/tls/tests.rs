@@ -1,0 +1,273 @@
+use proptest::prelude::*;
+use rustls::ConnectionTrafficSecrets as Secrets;
+
+use super::*;
+
+/// Keys that follow one another: all bytes of one are the same.
+struct Row {
+    sealing: u8,
+    opening: u8,
+}
+
+fn secrets(of: u8) -> Secrets {
+    Secrets::Aes256Gcm {
+        key: [of; 32].into(),
+        iv: [of; 12].into(),
+    }
+}
+
+impl Keys for Row {
+    fn next_sealing(&mut self) -> Result<Secrets, rustls::Error> {
+        self.sealing += 1;
+        Ok(secrets(self.sealing))
+    }
+
+    fn next_opening(&mut self) -> Result<Secrets, rustls::Error> {
+        self.opening += 1;
+        Ok(secrets(self.opening))
+    }
+}
+
+fn session(sealing: u8, opening: u8, limit: u64) -> Session {
+    let secrets = ExtractedSecrets {
+        tx: (3, secrets(sealing)),
+        rx: (3, secrets(opening)),
+    };
+    Session::new(&secrets, Box::new(Row { sealing, opening }), limit).unwrap()
+}
+
+/// Two ends of one session.
+fn ends() -> (Session, Session) {
+    (session(0, 100, 1 << 20), session(100, 0, 1 << 20))
+}
+
+/// What one end seals of `data`.
+fn sealed(by: &mut Session, data: &[u8]) -> BytesMut {
+    let mut wire = BytesMut::new();
+    by.seal(data, &mut wire).unwrap();
+    wire
+}
+
+/// A record of this kind; `content` may bring its own type and padding, if `kind` is 0.
+fn record(by: &mut Session, kind: u8, content: &[u8]) -> BytesMut {
+    let mut wire = BytesMut::new();
+    by.sealing.seal(kind, content, &mut wire);
+    wire
+}
+
+/// All that `wire` brings: data, and whether the peer has closed.
+fn opened(by: &mut Session, wire: &mut BytesMut) -> Result<(Vec<u8>, bool), Broken> {
+    let mut data = Vec::new();
+    while let Some(length) = Session::first(wire)? {
+        let mut record = wire.split_to(length);
+        match by.open(&mut record)? {
+            Opened::Data(part) => data.extend_from_slice(&record[part]),
+            Opened::Nothing => {}
+            Opened::Closed => return Ok((data, true)),
+        }
+    }
+    Ok((data, false))
+}
+
+#[test]
+fn data_crosses_in_records_of_at_most_16_kib() {
+    let (mut west, mut east) = ends();
+    for length in [0, 1, MAX_DATA, MAX_DATA + 1, 100_000] {
+        let data: Vec<u8> = (0..=u8::MAX).cycle().take(length).collect();
+        let mut wire = sealed(&mut west, &data);
+        assert_eq!(wire.len(), Session::sealed_length(length));
+        assert_eq!(opened(&mut east, &mut wire), Ok((data, false)));
+        assert!(wire.is_empty());
+    }
+}
+
+#[test]
+fn nothing_that_was_changed_is_opened() {
+    let (mut west, _) = ends();
+    let wire = sealed(&mut west, b"data");
+    for place in 0..wire.len() {
+        let mut east = session(100, 0, 1 << 20);
+        let mut changed = wire.clone();
+        changed[place] ^= 1;
+        let found = Session::first(&changed).and_then(|_| east.open(&mut changed));
+        assert!(found.is_err(), "byte {place}");
+    }
+    for length in 0..wire.len() {
+        assert_eq!(Session::first(&wire[..length]), Ok(None));
+        let mut cut = wire[..length].to_vec();
+        assert!(session(100, 0, 1 << 20).open(&mut cut).is_err(), "{length}");
+    }
+}
+
+#[test]
+fn records_come_once_and_in_their_order() {
+    let (mut west, mut east) = ends();
+    let (first, mut second) = (sealed(&mut west, b"a"), sealed(&mut west, b"b"));
+    assert_eq!(east.open(&mut second), Err(Broken::Forged));
+    let (_, mut east) = ends();
+    assert!(east.open(&mut first.clone()).is_ok());
+    assert_eq!(east.open(&mut first.clone()), Err(Broken::Forged));
+}
+
+#[test]
+fn what_may_be_in_a_record() {
+    let too_long = vec![0; MAX_DATA + 1];
+    let data = |part: Range<usize>| Ok(Opened::Data(part));
+    for (name, kind, content, expect) in [
+        ("data", kind::DATA, &b"abc"[..], data(5..8)),
+        ("padded", 0, b"abc\x17\0\0", data(5..8)),
+        ("zeros that are data", 0, b"a\0\x17\0", data(5..7)),
+        ("no data", kind::DATA, b"", data(5..5)),
+        ("too much", kind::DATA, &too_long, Err(Broken::TooLong)),
+        ("only padding", 0, b"\0\0", Err(Broken::Unexpected)),
+        ("change of cipher", 20, b"\x01", Err(Broken::Unexpected)),
+        ("unknown", 99, b"x", Err(Broken::Unexpected)),
+        ("close", kind::ALERT, b"\x01\0", Ok(Opened::Closed)),
+        ("cancel", kind::ALERT, b"\x01\x5a", Ok(Opened::Nothing)),
+        (
+            "failure",
+            kind::ALERT,
+            b"\x02\x28",
+            Err(Broken::Alerted(40)),
+        ),
+        (
+            "half an alert",
+            kind::ALERT,
+            b"\x02",
+            Err(Broken::Undecodable),
+        ),
+        ("no message", kind::HANDSHAKE, b"", Err(Broken::Unexpected)),
+        (
+            "ticket",
+            kind::HANDSHAKE,
+            b"\x04\0\0\x02ab",
+            Ok(Opened::Nothing),
+        ),
+        (
+            "two tickets",
+            kind::HANDSHAKE,
+            b"\x04\0\0\0\x04\0\0\0",
+            Ok(Opened::Nothing),
+        ),
+        (
+            "hello",
+            kind::HANDSHAKE,
+            b"\x01\0\0\0",
+            Err(Broken::Unexpected),
+        ),
+        (
+            "long",
+            kind::HANDSHAKE,
+            b"\x04\x01\0\x01",
+            Err(Broken::TooLong),
+        ),
+        (
+            "update",
+            kind::HANDSHAKE,
+            b"\x18\0\0\x01\0",
+            Ok(Opened::Nothing),
+        ),
+        (
+            "odd update",
+            kind::HANDSHAKE,
+            b"\x18\0\0\x01\x02",
+            Err(Broken::Undecodable),
+        ),
+        (
+            "empty update",
+            kind::HANDSHAKE,
+            b"\x18\0\0\0",
+            Err(Broken::Undecodable),
+        ),
+        (
+            "more after",
+            kind::HANDSHAKE,
+            b"\x18\0\0\x01\0\x04",
+            Err(Broken::Unexpected),
+        ),
+    ] {
+        let (mut west, mut east) = ends();
+        let mut record = record(&mut west, kind, content);
+        assert_eq!(east.open(&mut record), expect, "{name}");
+    }
+}
+
+#[test]
+fn a_message_may_come_in_parts_and_nothing_between_them() {
+    let (mut west, mut east) = ends();
+    let ticket = b"\x04\0\0\x06abcdef";
+    for part in ticket.chunks(3) {
+        let mut record = record(&mut west, kind::HANDSHAKE, part);
+        assert_eq!(east.open(&mut record), Ok(Opened::Nothing));
+    }
+    assert_eq!(
+        opened(&mut east, &mut sealed(&mut west, b"x")),
+        Ok((b"x".to_vec(), false))
+    );
+    east.open(&mut record(&mut west, kind::HANDSHAKE, &ticket[..3]))
+        .unwrap();
+    let found = opened(&mut east, &mut sealed(&mut west, b"x"));
+    assert_eq!(found, Err(Broken::Unexpected));
+}
+
+#[test]
+fn keys_are_updated_before_they_are_used_up_and_when_the_peer_asks() {
+    let (mut west, mut east) = (session(0, 100, 8), session(100, 0, 1 << 20));
+    for number in 0..100_u8 {
+        let mut wire = sealed(&mut west, &[number]);
+        assert!(west.sealing.used() < 8);
+        assert_eq!(opened(&mut east, &mut wire), Ok((vec![number], false)));
+    }
+    // East asks twice; the next that west says brings one update.
+    for _ in 0..2 {
+        let mut asks = record(&mut east, kind::HANDSHAKE, b"\x18\0\0\x01\x01");
+        east.sealing = Sealing::new(&east.keys.next_sealing().unwrap(), 0).unwrap();
+        assert_eq!(west.open(&mut asks), Ok(Opened::Nothing));
+    }
+    let mut wire = sealed(&mut west, b"new");
+    let longer = Session::sealed_length(3) + Session::sealed_length(5);
+    assert_eq!(wire.len(), longer);
+    assert_eq!(opened(&mut east, &mut wire), Ok((b"new".to_vec(), false)));
+    assert_eq!(sealed(&mut west, b"new").len(), Session::sealed_length(3));
+}
+
+#[test]
+fn the_end_is_said_once_and_nothing_after_it() {
+    let (mut west, mut east) = ends();
+    let mut wire = sealed(&mut west, b"last");
+    west.close(&mut wire);
+    west.close(&mut wire);
+    west.break_off(Broken::Forged, &mut wire);
+    assert_eq!(west.seal(b"more", &mut wire), Err(Broken::Over));
+    assert_eq!(opened(&mut east, &mut wire), Ok((b"last".to_vec(), true)));
+    assert!(wire.is_empty());
+    east.break_off(Broken::Forged, &mut wire);
+    assert_eq!(opened(&mut west, &mut wire), Err(Broken::Alerted(20)));
+    // Who was told so is not told in turn.
+    west.break_off(Broken::Alerted(20), &mut wire);
+    assert!(wire.is_empty());
+}
+
+#[test]
+fn who_only_keeps_us_busy_is_left() {
+    let (mut west, mut east) = ends();
+    let mut nothing = |west: &mut Session| east.open(&mut record(west, kind::DATA, b""));
+    for _ in 0..MOST_IDLE {
+        assert!(nothing(&mut west).is_ok());
+    }
+    assert_eq!(nothing(&mut west), Err(Broken::Unexpected));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(
+        wire in prop::collection::vec(any::<u8>(), 0..64),
+        inner in prop::collection::vec(any::<u8>(), 0..64),
+        kind in any::<u8>(),
+    ) {
+        let (mut west, mut east) = ends();
+        let _ = opened(&mut east, &mut BytesMut::from(&wire[..]));
+        let (_, mut east) = ends();
+        let _ = opened(&mut east, &mut record(&mut west, kind, &inner));
+    }
+}
