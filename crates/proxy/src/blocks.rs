@@ -7,12 +7,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::io::poll_read_buf;
 
 /// Of a block, in bytes: what is asked of a socket at once. The longest record of TLS fits.
 pub(crate) const SIZE: usize = 17 * 1024;
+/// What is asked of who says much.
+const MUCH: usize = 64 * 1024;
 /// Blocks that one thread keeps for later.
 const MOST: usize = 64;
 
@@ -39,6 +41,42 @@ fn poll_read(
     let read = poll_read_buf(Pin::new(socket), cx, input);
     give_back(input);
     read
+}
+
+/// How much comes of a source at once.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    /// The last read brought as much as there was room for.
+    is_full: bool,
+}
+
+impl Flow {
+    /// Reads once, behind what `input` has, with room for at least `least` bytes; 0: nothing more will come.
+    /// Where nothing is here to read, nothing is held for it.
+    pub(crate) fn poll_read(
+        &mut self,
+        source: &mut (impl AsyncRead + Unpin),
+        input: &mut BytesMut,
+        least: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        borrow(input);
+        let usual = if self.is_full { MUCH } else { SIZE };
+        input.reserve(if input.is_empty() {
+            usual
+        } else {
+            usual.max(least)
+        });
+        let room = input.capacity() - input.len();
+        let read = poll_read_buf(Pin::new(source), cx, input);
+        let was_full = std::mem::replace(&mut self.is_full, false);
+        match &read {
+            Poll::Ready(read) => self.is_full = read.as_ref().is_ok_and(|read| *read == room),
+            Poll::Pending if input.is_empty() && was_full => *input = BytesMut::new(),
+            Poll::Pending => give_back(input),
+        }
+        read
+    }
 }
 
 /// Writes all of `output`, whose block is given back then. Safe to give up on and call again.

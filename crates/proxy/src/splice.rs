@@ -2,19 +2,23 @@
 //! direction does not end the other.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::blocks::Flow;
 use crate::mux::{Item, Stream};
 
-/// Read from the socket at once.
-const READ_SIZE: usize = 16 * 1024;
+/// Written to the socket at once.
+const WRITE_SIZE: usize = 64 * 1024;
 
 /// How many bytes went each way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -103,27 +107,44 @@ pub(crate) async fn splice(
         *sent += early.len() as u64;
         let stream_broke = |_| Broke::Stream;
         stream.send(early).await.map_err(stream_broke)?;
-        let mut buffer = BytesMut::new();
+        let (mut flow, mut block) = (Flow::default(), BytesMut::new());
         loop {
-            buffer.reserve(READ_SIZE);
-            let read = read.read_buf(&mut buffer).await;
-            let length = read.map_err(|_| Broke::Socket)?;
+            let reading = poll_fn(|cx| flow.poll_read(&mut read, &mut block, 0, cx));
+            let length = reading.await.map_err(|_| Broke::Socket)?;
             if length == 0 {
                 return stream.finish(None).map_err(stream_broke);
             }
             *sent += length as u64;
             quiet.broken();
-            let piece = buffer.split().freeze();
+            let piece = block.split().freeze();
             stream.send(piece).await.map_err(stream_broke)?;
         }
     };
     let down = async {
+        let (mut pieces, mut next) = (VecDeque::new(), None);
         loop {
-            match stream.receive().await.map_err(|_| Broke::Stream)? {
+            let item = match next.take() {
+                Some(item) => item,
+                None => stream.receive().await,
+            };
+            match item.map_err(|_| Broke::Stream)? {
                 Item::Data(data) => {
-                    *received += data.len() as u64;
+                    let mut length = data.len();
+                    pieces.push_back(data);
+                    // What has come together is written together.
+                    while length < WRITE_SIZE && next.is_none() {
+                        match stream.at_hand() {
+                            Some(Ok(Item::Data(data))) => {
+                                length += data.len();
+                                pieces.push_back(data);
+                            }
+                            None => break,
+                            other => next = other,
+                        }
+                    }
+                    *received += length as u64;
                     quiet.broken();
-                    let written = write.write_all(&data).await;
+                    let written = write_all(&mut write, &mut pieces).await;
                     written.map_err(|_| Broke::Socket)?;
                 }
                 Item::End(_) => {
@@ -156,6 +177,30 @@ pub(crate) async fn splice(
         }
     }
     carried
+}
+
+/// Writes all of `pieces`.
+async fn write_all(
+    write: &mut (impl AsyncWrite + Unpin),
+    pieces: &mut VecDeque<Bytes>,
+) -> io::Result<()> {
+    pieces.retain(|piece| !piece.is_empty());
+    while !pieces.is_empty() {
+        let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut written = write.write_vectored(&slices).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        while let Some(piece) = pieces.front_mut() {
+            if written < piece.len() {
+                piece.advance(written);
+                break;
+            }
+            written -= piece.len();
+            pieces.pop_front();
+        }
+    }
+    Ok(())
 }
 
 /// One end of opaque bytes that go to another one.
@@ -257,15 +302,14 @@ async fn pump(
     carried: &Cell<u64>,
     quiet: &Quiet,
 ) -> Result<(), Deaf> {
-    let mut buffer = BytesMut::from(early);
+    let (mut flow, mut block) = (Flow::default(), BytesMut::from(early));
     loop {
-        carried.set(carried.get() + buffer.len() as u64);
+        carried.set(carried.get() + block.len() as u64);
         quiet.broken();
-        sink.write_all(&buffer).await.map_err(|_| Deaf::Sink)?;
-        buffer.clear();
-        buffer.reserve(READ_SIZE);
-        let read = source.read_buf(&mut buffer).await;
-        if read.map_err(|_| Deaf::Source)? == 0 {
+        sink.write_all(&block).await.map_err(|_| Deaf::Sink)?;
+        block.clear();
+        let reading = poll_fn(|cx| flow.poll_read(&mut source, &mut block, 0, cx));
+        if reading.await.map_err(|_| Deaf::Source)? == 0 {
             return sink.shutdown().await.map_err(|_| Deaf::Sink);
         }
     }

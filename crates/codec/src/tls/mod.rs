@@ -24,8 +24,8 @@ const OVERHEAD: usize = HEADER + 1 + TAG;
 const MAX_SEALED: usize = MAX_DATA + 256;
 /// Bytes that the longest record takes.
 pub const MAX_RECORD: usize = HEADER + MAX_SEALED;
-/// Handshake messages that follow the handshake are short; a ticket may be longer.
-const MAX_MESSAGE: usize = 1 << 16;
+/// Bytes before a handshake message's own (section 4).
+const MESSAGE_HEADER: usize = 4;
 
 /// Records without data in a row: who sends more keeps us busy for nothing.
 const MOST_IDLE: u8 = 64;
@@ -37,11 +37,9 @@ mod kind {
     pub(super) const DATA: u8 = 23;
 }
 
-/// Handshake messages that may follow the handshake (section 4).
-mod message {
-    pub(super) const NEW_SESSION_TICKET: u8 = 4;
-    pub(super) const KEY_UPDATE: u8 = 24;
-}
+/// The one handshake message that may follow the handshake (section 4.6). Tickets may not: nobody here says
+/// that it would resume.
+const KEY_UPDATE: u8 = 24;
 
 /// Why a session cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +52,8 @@ pub enum Broken {
     Unexpected,
     #[error("a message of TLS cannot be read")]
     Undecodable,
+    #[error("a message of TLS says what it may not")]
+    Illegal,
     #[error("the peer has ended the session: alert {0} of TLS")]
     Alerted(u8),
     #[error("the session is over")]
@@ -70,6 +70,7 @@ impl Broken {
             Self::TooLong => Some(22),
             Self::Unexpected => Some(10),
             Self::Undecodable => Some(50),
+            Self::Illegal => Some(47),
             Self::KeysUsedUp => Some(80),
             Self::Alerted(_) | Self::Over => None,
         }
@@ -190,7 +191,7 @@ impl Session {
     /// New keys of ours, and the message that says so.
     fn update(&mut self, out: &mut BytesMut) -> Result<(), Broken> {
         let next = self.keys.next_sealing().map_err(|_| Broken::KeysUsedUp)?;
-        let update = [message::KEY_UPDATE, 0, 0, 1, 0];
+        let update = [KEY_UPDATE, 0, 0, 1, 0];
         self.sealing.seal(kind::HANDSHAKE, &update, out);
         self.sealing = Sealing::new(&next, 0)?;
         self.owes_update = false;
@@ -201,17 +202,10 @@ impl Session {
     ///
     /// Errors: it is none that a peer may send.
     pub fn first(wire: &[u8]) -> Result<Option<usize>, Broken> {
-        let [kind, _, _, high, low, rest @ ..] = wire else {
-            return Ok(None);
-        };
-        let length = usize::from(u16::from_be_bytes([*high, *low]));
-        if *kind != kind::DATA {
-            return Err(Broken::Unexpected);
+        match wire.first() {
+            None | Some(&kind::DATA) => first_of_any(wire),
+            Some(_) => Err(Broken::Unexpected),
         }
-        if length > MAX_SEALED {
-            return Err(Broken::TooLong);
-        }
-        Ok((rest.len() >= length).then_some(HEADER + length))
     }
 
     /// Opens a whole record where it lies.
@@ -262,39 +256,43 @@ impl Session {
         }
     }
 
-    /// Takes in what handshake messages are whole.
+    /// Takes in a handshake message, if it is whole.
     fn hear(&mut self) -> Result<(), Broken> {
-        while let [kind, a, b, c, rest @ ..] = &self.message[..] {
-            let length = usize::try_from(u32::from_be_bytes([0, *a, *b, *c]));
-            let length = length.unwrap_or(usize::MAX);
-            if length > MAX_MESSAGE {
-                return Err(Broken::TooLong);
-            }
-            if rest.len() < length {
-                return Ok(());
-            }
-            match (*kind, &rest[..length]) {
-                // Sessions are not resumed.
-                (message::NEW_SESSION_TICKET, _) => drop(self.message.drain(..4 + length)),
-                (message::KEY_UPDATE, [asks @ (0 | 1)]) => {
-                    self.owes_update |= *asks == 1;
-                    // What is sealed by the next key cannot have come with this (section 5.1).
-                    if rest.len() > length {
-                        return Err(Broken::Unexpected);
-                    }
-                    self.message = Vec::new();
-                    let next = self.keys.next_opening().map_err(|_| Broken::KeysUsedUp)?;
-                    self.opening = Opening::new(&next, 0)?;
-                }
-                (message::KEY_UPDATE, _) => return Err(Broken::Undecodable),
-                _ => return Err(Broken::Unexpected),
-            }
+        let (header, body) = self
+            .message
+            .split_at(self.message.len().min(MESSAGE_HEADER));
+        match header {
+            [KEY_UPDATE, 0, 0, 1] => {}
+            [KEY_UPDATE, _, _, _] => return Err(Broken::Undecodable),
+            [KEY_UPDATE, ..] => return Ok(()),
+            _ => return Err(Broken::Unexpected),
         }
-        if self.message.is_empty() {
-            self.message = Vec::new();
+        match body {
+            [] => Ok(()),
+            [asks @ (0 | 1)] => {
+                self.owes_update |= *asks == 1;
+                self.message = Vec::new();
+                let next = self.keys.next_opening().map_err(|_| Broken::KeysUsedUp)?;
+                self.opening = Opening::new(&next, 0)?;
+                Ok(())
+            }
+            [_] => Err(Broken::Illegal),
+            // What is sealed by the next key cannot have come with this (section 5.1).
+            _ => Err(Broken::Unexpected),
         }
-        Ok(())
     }
+}
+
+/// As [`Session::first`], of a record of any kind, such as come while hands are shaken.
+pub fn first_of_any(wire: &[u8]) -> Result<Option<usize>, Broken> {
+    let [_, _, _, high, low, rest @ ..] = wire else {
+        return Ok(None);
+    };
+    let length = usize::from(u16::from_be_bytes([*high, *low]));
+    if length > MAX_SEALED {
+        return Err(Broken::TooLong);
+    }
+    Ok((rest.len() >= length).then_some(HEADER + length))
 }
 
 /// Alerts that end nothing in anger (section 6.1).

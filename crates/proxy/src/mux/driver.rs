@@ -16,8 +16,8 @@ use super::{Closed, Link, Side};
 const READ_SIZE: usize = 64 * 1024;
 /// While little comes this much is: an idle connection holds no more.
 const LITTLE: usize = 2 * 1024;
-/// Sealed and written at once.
-const WRITE_SIZE: usize = 64 * 1024;
+/// Sealed and written at once: all that one stream may have queued, with its headers.
+const WRITE_SIZE: usize = 72 * 1024;
 /// How long who takes streams and has left waits for its peer to go first. What the peer has sent
 /// meanwhile is refused in so many words; a closed socket would answer it with a reset, which says
 /// nothing, and may overtake the farewell.

@@ -1,7 +1,7 @@
 //! The handshake, driven over a byte stream: rustls says what to send and what it waits for.
 
 use std::io;
-use std::ops::DerefMut;
+use std::ops::{DerefMut, RangeInclusive};
 
 use bytes::{Buf, BytesMut};
 use isthmus_codec::tls;
@@ -21,6 +21,9 @@ use crate::blocks;
 
 /// A chain of certificates is a few KiB; what is longer is no handshake.
 const MOST: usize = 128 * 1024;
+
+/// Kinds of records (RFC 8446 section 5.1).
+const KINDS: RangeInclusive<u8> = 20..=24;
 
 /// What a handshake has brought.
 pub(super) struct Agreed<T> {
@@ -72,12 +75,14 @@ enum Wants {
     Nothing,
 }
 
-/// Bytes that came, bytes that are to go, and data that came before the handshake was seen to be over.
+/// Bytes that came, and bytes that are to go.
 #[derive(Default)]
 struct Buffers {
     input: BytesMut,
+    /// So much of the input rustls has seen: one record more each time that it asks for more. What follows
+    /// the handshake is none of its business.
+    shown: usize,
     output: BytesMut,
-    early: BytesMut,
 }
 
 /// Runs the handshake of `connection` over `io`.
@@ -102,6 +107,7 @@ where
                 io.write_all_buf(&mut buffers.output).await?;
                 io.flush().await?;
             }
+            Wants::Peer if buffers.show_more() => {}
             Wants::Peer => {
                 blocks::borrow(&mut buffers.input);
                 buffers.input.reserve(tls::MAX_RECORD);
@@ -124,9 +130,8 @@ where
     let (secrets, keys) = connection.into_keys().map_err(broken)?;
     let machine = tls::Session::new(&secrets, Box::new(keys), limit);
     let machine = machine.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
-    let Buffers { input, early, .. } = buffers;
     Ok(Agreed {
-        session: Session::new(io, machine, early, input),
+        session: Session::new(io, machine, buffers.input),
         certificates,
         alpn,
     })
@@ -136,7 +141,8 @@ impl Buffers {
     /// Goes on until there is something to wait for.
     fn step<S: Side>(&mut self, connection: &mut S) -> Result<Wants, Error> {
         loop {
-            let UnbufferedStatus { discard, state } = connection.process(&mut self.input);
+            let shown = &mut self.input[..self.shown];
+            let UnbufferedStatus { discard, state } = connection.process(shown);
             let wants = match state? {
                 ConnectionState::EncodeTlsData(encode) => {
                     put(encode, &mut self.output);
@@ -147,22 +153,32 @@ impl Buffers {
                     sent.done();
                     Some(Wants::Sending)
                 }
-                // The peer need not wait for us.
-                ConnectionState::ReadTraffic(mut data) => {
-                    while let Some(record) = data.next_record() {
-                        self.early.extend_from_slice(record?.payload);
-                    }
-                    None
-                }
                 ConnectionState::BlockedHandshake => Some(Wants::Peer),
                 ConnectionState::WriteTraffic(_) => Some(Wants::Nothing),
                 _ => return Err(Error::HandshakeNotComplete),
             };
             self.input.advance(discard);
-            if let Some(wants) = wants {
-                return Ok(wants);
+            self.shown -= discard;
+            match wants {
+                None => {}
+                Some(Wants::Nothing) if connection.is_handshaking() => return Ok(Wants::Peer),
+                Some(wants) => return Ok(wants),
             }
         }
+    }
+
+    /// Lets rustls see another record; false: more has to come first.
+    fn show_more(&mut self) -> bool {
+        let unseen = &self.input[self.shown..];
+        let length = match tls::first_of_any(unseen) {
+            Ok(length) => length,
+            // It is for rustls to say what is wrong with it.
+            Err(_) => Some(unseen.len()),
+        };
+        let is_tls = unseen.first().is_none_or(|kind| KINDS.contains(kind));
+        let length = if is_tls { length } else { Some(unseen.len()) };
+        self.shown += length.unwrap_or_default();
+        length.is_some()
     }
 
     /// Why it failed, for the peer. What else has come is not looked at any more.

@@ -8,13 +8,12 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use isthmus_codec::tls::{self, Broken, MAX_RECORD, Opened};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::io::poll_read_buf;
 
 use crate::blocks;
 use crate::mux::Wire;
 
-/// Read at once while much comes, sealed at once.
-const MUCH: usize = 64 * 1024;
+/// Sealed at once.
+const MUCH: usize = 128 * 1024;
 
 /// One end of a session whose handshake is over.
 pub(crate) struct Session<T> {
@@ -24,8 +23,7 @@ pub(crate) struct Session<T> {
     wire: BytesMut,
     open: usize,
     after: usize,
-    /// The last read brought as much as it could.
-    is_busy: bool,
+    flow: blocks::Flow,
     end: Option<End>,
     /// Sealed, and not written yet.
     out: BytesMut,
@@ -41,18 +39,15 @@ enum End {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
-    /// `data`: what the peer has said behind its handshake, as far as it is open; `sealed`: what came after.
-    pub(super) fn new(io: T, machine: tls::Session, data: BytesMut, sealed: BytesMut) -> Self {
-        let open = data.len();
-        let mut wire = data;
-        wire.unsplit(sealed);
+    /// `wire`: what the peer has said behind its handshake.
+    pub(super) fn new(io: T, machine: tls::Session, wire: BytesMut) -> Self {
         Self {
             io,
             machine,
             wire,
-            open,
+            open: 0,
             after: 0,
-            is_busy: false,
+            flow: blocks::Flow::default(),
             end: None,
             out: BytesMut::new(),
         }
@@ -114,31 +109,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
 
     /// Reads once, behind what is here already.
     fn poll_wire(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        blocks::borrow(&mut self.wire);
-        let room = if self.is_busy { MUCH } else { blocks::SIZE };
         // All of the record that has begun fits.
         let missing = MAX_RECORD.saturating_sub(self.wire.len());
-        self.wire.reserve(if self.wire.is_empty() {
-            room
-        } else {
-            missing.max(room)
-        });
-        let before = self.wire.capacity() - self.wire.len();
-        let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.wire);
-        match &read {
-            Poll::Ready(Ok(read)) => self.is_busy = *read == before,
-            // Nothing is held for what may never come.
-            Poll::Pending if self.wire.is_empty() => {
-                if std::mem::take(&mut self.is_busy) {
-                    // It is more than a block.
-                    self.wire = BytesMut::new();
-                }
-                blocks::give_back(&mut self.wire);
-            }
-            Poll::Pending => self.is_busy = false,
-            Poll::Ready(Err(_)) => {}
-        }
-        read
+        let Self { flow, io, wire, .. } = self;
+        flow.poll_read(io, wire, missing, cx)
     }
 
     /// Writes what is sealed.
@@ -385,6 +359,18 @@ mod tests {
             let mut far = far.unwrap().0;
             assert_eq!(hear(&mut far, 5).await, b"early");
             talk(near, far).await;
+
+            let (near, far) = duplex(PIPE);
+            let connecting = async {
+                let (mut session, _) = me.connect(name(), near, &metrics).await.unwrap();
+                session.write_all(b"all").await.unwrap();
+                session.shutdown().await.unwrap();
+            };
+            let ((), far) = tokio::join!(connecting, me.accept(far, &metrics));
+            let mut heard = Vec::new();
+            let hearing = async { far.unwrap().0.read_to_end(&mut heard).await };
+            within(hearing).await.unwrap();
+            assert_eq!(heard, b"all");
         });
     }
 
