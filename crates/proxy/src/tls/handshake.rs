@@ -95,20 +95,13 @@ where
 {
     let mut buffers = Buffers::default();
     loop {
-        let step = buffers.step(&mut connection);
-        if let Err(error) = step {
-            buffers.last_words(&mut connection);
-            // The peer may be gone.
-            let _ = io.write_all_buf(&mut buffers.output).await;
-            return Err(broken(error));
-        }
-        match step.map_err(broken)? {
-            Wants::Sending => {
+        match buffers.step(&mut connection) {
+            Ok(Wants::Sending) => {
                 io.write_all_buf(&mut buffers.output).await?;
                 io.flush().await?;
             }
-            Wants::Peer if buffers.show_more() => {}
-            Wants::Peer => {
+            Ok(Wants::Peer) if buffers.show_more() => {}
+            Ok(Wants::Peer) => {
                 blocks::borrow(&mut buffers.input);
                 buffers.input.reserve(tls::MAX_RECORD);
                 if io.read_buf(&mut buffers.input).await? == 0 {
@@ -118,7 +111,13 @@ where
                     return Err(broken(Error::General("its handshake is too long".into())));
                 }
             }
-            Wants::Nothing => break,
+            Ok(Wants::Nothing) => break,
+            Err(error) => {
+                buffers.last_words(&mut connection);
+                // The peer may be gone.
+                let _ = io.write_all_buf(&mut buffers.output).await;
+                return Err(broken(error));
+            }
         }
     }
     let certificates = connection.peer_certificates().unwrap_or_default().to_vec();
@@ -170,13 +169,12 @@ impl Buffers {
     /// Lets rustls see another record; false: more has to come first.
     fn show_more(&mut self) -> bool {
         let unseen = &self.input[self.shown..];
-        let length = match tls::first_of_any(unseen) {
-            Ok(length) => length,
-            // It is for rustls to say what is wrong with it.
-            Err(_) => Some(unseen.len()),
-        };
         let is_tls = unseen.first().is_none_or(|kind| KINDS.contains(kind));
-        let length = if is_tls { length } else { Some(unseen.len()) };
+        let length = match tls::first_of_any(unseen) {
+            Ok(length) if is_tls => length,
+            // It is for rustls to say what is wrong with it.
+            _ => Some(unseen.len()),
+        };
         self.shown += length.unwrap_or_default();
         length.is_some()
     }

@@ -66,10 +66,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
             Opened::Nothing => self.wire.advance(length),
             Opened::Closed => self.end = Some(End::Closed),
         }
+        self.taken(0);
+        Ok(true)
+    }
+
+    /// So much of what is open is no longer in `wire`; when all of it is gone, so is the rest of its record.
+    fn taken(&mut self, length: usize) {
+        self.open -= length;
         if self.open == 0 {
             self.wire.advance(std::mem::take(&mut self.after));
         }
-        Ok(true)
     }
 
     /// Gives out what is open, as far as there is room.
@@ -77,10 +83,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
         let length = self.open.min(buffer.remaining());
         buffer.put_slice(&self.wire[..length]);
         self.wire.advance(length);
-        self.open -= length;
-        if self.open == 0 {
-            self.wire.advance(std::mem::take(&mut self.after));
-        }
+        self.taken(length);
     }
 
     /// Ready with true when there is open data, with false at an end that was said.
@@ -147,9 +150,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire for Session<T> {
         if !ready!(self.poll_open(cx))? {
             return Poll::Ready(Ok(0));
         }
-        let piece = self.wire.split_to(std::mem::take(&mut self.open));
-        self.wire.advance(std::mem::take(&mut self.after));
-        let length = piece.len();
+        let length = self.open;
+        let piece = self.wire.split_to(length);
+        self.taken(length);
         if input.is_empty() {
             *input = piece;
         } else {
