@@ -5,15 +5,14 @@
 //! proof belongs to one bundle, is found by the digest of everything that was presented, and holds
 //! while every certificate in it is valid.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::mem;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls_pki_types::CertificateDer;
 
+use crate::generations::Generations;
 use crate::peer::{PeerRole, VerifiedPeer};
 
 /// Proofs of one generation; two are kept. Each takes about half a kilobyte.
@@ -32,13 +31,7 @@ pub(crate) struct Proof {
 
 /// The proofs of one bundle, of which those that were asked for last stay.
 #[derive(Default)]
-pub(crate) struct Proofs(Mutex<Generations>);
-
-#[derive(Default)]
-struct Generations {
-    young: HashMap<Presented, Proof>,
-    old: HashMap<Presented, Proof>,
-}
+pub(crate) struct Proofs(Mutex<Generations<Presented, Proof, GENERATION>>);
 
 impl Proof {
     fn holds(&self, now: SystemTime) -> bool {
@@ -58,8 +51,9 @@ impl Proofs {
         verify: impl FnOnce() -> Result<Proof, E>,
     ) -> Result<VerifiedPeer, E> {
         let presented = presented(leaf, issuer, role);
-        if let Some(peer) = self.with(|proofs| proofs.find(&presented, now)) {
-            return Ok(peer);
+        let proven = self.with(|proofs| proofs.find(&presented).cloned());
+        if let Some(proof) = proven.filter(|proof| proof.holds(now)) {
+            return Ok(proof.peer);
         }
         // Nobody waits for this.
         let proof = verify()?;
@@ -68,30 +62,12 @@ impl Proofs {
         Ok(peer)
     }
 
-    fn with<T>(&self, use_them: impl FnOnce(&mut Generations) -> T) -> T {
+    fn with<T>(
+        &self,
+        use_them: impl FnOnce(&mut Generations<Presented, Proof, GENERATION>) -> T,
+    ) -> T {
         // A map is whole between any two calls of it.
         use_them(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Generations {
-    fn find(&mut self, presented: &Presented, now: SystemTime) -> Option<VerifiedPeer> {
-        let proof = match self.young.get(presented) {
-            Some(proof) => proof.clone(),
-            None => {
-                let proof = self.old.remove(presented)?;
-                self.keep(*presented, proof.clone());
-                proof
-            }
-        };
-        proof.holds(now).then_some(proof.peer)
-    }
-
-    fn keep(&mut self, presented: Presented, proof: Proof) {
-        if self.young.len() >= GENERATION {
-            self.old = mem::take(&mut self.young);
-        }
-        self.young.insert(presented, proof);
     }
 }
 
@@ -208,7 +184,7 @@ mod tests {
             assert!(asks(leaf));
             assert!(!asks(1), "{leaf}");
         }
-        proofs.with(|proofs| assert!(proofs.young.len() + proofs.old.len() <= 2 * GENERATION));
+        proofs.with(|proofs| assert!(proofs.len() <= 2 * GENERATION));
         assert!(asks(2), "who has not come for long is forgotten");
     }
 }

@@ -1,8 +1,6 @@
-//! TLS 1.3 between members of a mesh (RFC 8446): identities instead of host names, no resumption.
+//! TLS 1.3 between members of a mesh (RFC 8446): identities instead of host names.
 //!
-//! Sessions are not resumed yet, on either side: connections between proxies live long and a resumed
-//! session would have to be judged again (expiry, revocation, grant) before its first request. So
-//! no ticket outlives a leaf or a trust bundle, because there is none; nor is there early data.
+//! No session is resumed unless tickets are offered and kept (`tickets`); there is no early data.
 //!
 //! A configuration is made once per identity and protocol. What changes while it lives (leaf, trust)
 //! lies in cells, and wall time comes from the caller's [`TimeProvider`].

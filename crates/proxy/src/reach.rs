@@ -148,9 +148,11 @@ impl Reach {
         way.link(|| {
             let dialler = Rc::clone(&self.dialler);
             let (service, cluster) = (service.clone(), cluster.cluster.clone());
+            let handle = workload.handle.clone();
             within(address, limit, async move {
                 let socket = dialler.dial(address).await?;
-                dialler.inner(socket, address, &service, &cluster).await
+                let peer = (&handle, address);
+                dialler.inner(socket, peer, &service, &cluster).await
             })
         })
         .await
@@ -233,7 +235,12 @@ impl Reach {
             };
             let link = self
                 .dialler
-                .inner(Pipe::new(stream), address, service, &cluster.cluster)
+                .inner(
+                    Pipe::new(stream),
+                    (&handle, address),
+                    service,
+                    &cluster.cluster,
+                )
                 .await?;
             tokio::task::spawn_local(leave_with(outer.clone(), link.clone()));
             Ok(Tunnel { handle, link })
@@ -291,9 +298,10 @@ impl Dialler {
     async fn outer(&self, address: SocketAddr, cluster: &ClusterName) -> Result<Link, Unreachable> {
         let socket = self.dial(address).await?;
         let name = gateway_server_name(cluster);
+        let peer = format!("{cluster} {address}");
         let (session, proven) = self
             .me
-            .connect(name, socket, &self.metrics)
+            .connect(name, peer, socket, &self.metrics)
             .await
             .map_err(|error| handshake(address, &error))?;
         accept_gateway(proven.peer(), cluster)
@@ -304,11 +312,12 @@ impl Dialler {
         Ok(link)
     }
 
-    /// The session with the workload's proxy, and the proof that it may be this service.
+    /// The session with the proxy of a workload, which was dialled at the address, and the proof that it
+    /// may be this service.
     async fn inner<T>(
         &self,
         io: T,
-        address: SocketAddr,
+        (workload, address): (&Handle, SocketAddr),
         service: &Service,
         cluster: &Cluster,
     ) -> Result<Link, Unreachable>
@@ -317,9 +326,10 @@ impl Dialler {
     {
         let name = ServerName::try_from(service.name.host())
             .map_err(|_| Unreachable::Ended("the service's name is too long".to_owned()))?;
+        let peer = format!("{} {}", cluster.name, workload.as_str());
         let (session, proven) = self
             .me
-            .connect(name, io, &self.metrics)
+            .connect(name, peer, io, &self.metrics)
             .await
             .map_err(|error| handshake(address, &error))?;
         let callee = Callee {

@@ -12,8 +12,8 @@ use std::time::SystemTime;
 
 use isthmus_codec::mux;
 use isthmus_identity::{
-    ClientAuth, LeafCell, PeerError, PeerRole, TrustBundle, TrustCell, VerifiedPeer, client_config,
-    server_config,
+    ClientAuth, LeafCell, PeerError, PeerRole, Tickets, TrustBundle, TrustCell, VerifiedPeer,
+    client_config, offer_tickets, server_config,
 };
 use isthmus_model::{ClusterName, Identity};
 use isthmus_telemetry::Metrics;
@@ -24,7 +24,7 @@ use rustls::time_provider::DefaultTimeProvider;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use self::handshake::{Agreed, Side, shake};
+use self::handshake::{Side, shake};
 pub(crate) use self::session::Session;
 
 /// Who this proxy is, and whom it trusts. Both change under way, in their cells.
@@ -34,7 +34,8 @@ pub(crate) struct Me {
     pub(crate) leaf: Arc<LeafCell>,
     pub(crate) trust: Arc<TrustCell>,
     server: Arc<ServerConfig>,
-    client: Arc<ClientConfig>,
+    client: ClientConfig,
+    tickets: Arc<Tickets>,
 }
 
 /// Who is at the other end of a session, and what has proven it.
@@ -128,7 +129,9 @@ impl Me {
             ClientAuth::Required,
             time.clone(),
         );
+        offer_tickets(&mut server, Arc::clone(&leaf), Arc::clone(&trust));
         let mut client = client_config(Some(Arc::clone(&leaf)), Arc::clone(&trust), &alpn, time);
+        let tickets = Tickets::new(Arc::clone(&leaf), Arc::clone(&trust));
         // Records are sealed and opened by `codec`.
         server.enable_secret_extraction = true;
         client.enable_secret_extraction = true;
@@ -138,7 +141,8 @@ impl Me {
             leaf,
             trust,
             server: server.into(),
-            client: client.into(),
+            client,
+            tickets,
         }
     }
 
@@ -157,23 +161,24 @@ impl Me {
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let connection = UnbufferedServerConnection::new(Arc::clone(&self.server));
-        let agreed = self.agree(connection, io, PeerRole::Client).await;
-        agreed.inspect_err(|error| count(error, metrics))
+        self.agree(connection, io, PeerRole::Client, metrics).await
     }
 
-    /// Opens a session with a peer. Failures are counted.
+    /// Opens a session with a peer that knows itself as `name`, and we as `peer`: if it has given us a ticket,
+    /// an earlier session goes on. Failures are counted.
     pub(crate) async fn connect<T>(
         &self,
         name: ServerName<'static>,
+        peer: String,
         io: T,
         metrics: &Metrics,
     ) -> Result<(Session<T>, Proven), TlsError>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let connection = UnbufferedClientConnection::new(Arc::clone(&self.client), name);
-        let agreed = self.agree(connection, io, PeerRole::Server).await;
-        agreed.inspect_err(|error| count(error, metrics))
+        let config = self.tickets.toward(peer, &self.client);
+        let connection = UnbufferedClientConnection::new(config.into(), name);
+        self.agree(connection, io, PeerRole::Server, metrics).await
     }
 
     /// The handshake, and who is there. `role`: the peer's.
@@ -182,22 +187,23 @@ impl Me {
         connection: Result<S, rustls::Error>,
         io: T,
         role: PeerRole,
+        metrics: &Metrics,
     ) -> Result<(Session<T>, Proven), TlsError>
     where
         S: Side,
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let connection = connection.map_err(io::Error::other)?;
-        let Agreed {
-            session,
-            certificates,
-            alpn,
-        } = shake(connection, io).await?;
-        if alpn.as_deref() != Some(mux::ALPN) {
-            return Err(TlsError::Protocol);
-        }
-        let proven = Proven::of(certificates, self.trust.load(), role)?;
-        Ok((session, proven))
+        let agreed = async {
+            let agreed = shake(connection.map_err(io::Error::other)?, io).await?;
+            if agreed.alpn.as_deref() != Some(mux::ALPN) {
+                return Err(TlsError::Protocol);
+            }
+            // Of a session that is resumed as of any other.
+            let proven = Proven::of(agreed.certificates, self.trust.load(), role)?;
+            metrics.count_tls_session(agreed.is_resumed);
+            Ok((agreed.session, proven))
+        };
+        agreed.await.inspect_err(|error| count(error, metrics))
     }
 }
 

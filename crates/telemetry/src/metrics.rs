@@ -25,6 +25,7 @@ pub struct Metrics {
     known: Mutex<HashSet<FlowLabels>>,
     max_flows: usize,
     streams_open: Family<ReporterLabel, Gauge>,
+    tls_sessions: Family<HandshakeLabel, Counter>,
     tls_refused: Family<ReasonLabel, Counter>,
     malformed: Family<ReasonLabel, Counter>,
     snapshot_refused: Family<ReasonLabel, Counter>,
@@ -57,6 +58,8 @@ impl Metrics {
 
         let streams_open = Family::default();
         register(&mut registry, names::STREAMS_OPEN, &streams_open);
+        let tls_sessions = Family::default();
+        register(&mut registry, names::TLS_SESSIONS, &tls_sessions);
         let tls_refused = Family::default();
         register(&mut registry, names::TLS_REFUSED, &tls_refused);
         let malformed = Family::default();
@@ -85,6 +88,7 @@ impl Metrics {
             known: Mutex::default(),
             max_flows,
             streams_open,
+            tls_sessions,
             tls_refused,
             malformed,
             snapshot_refused,
@@ -112,6 +116,14 @@ impl Metrics {
     pub fn streams_open(&self, reporter: Reporter) -> Gauge {
         self.streams_open
             .get_or_create_owned(&ReporterLabel { reporter })
+    }
+
+    /// A session with a peer begins, perhaps as one that was resumed.
+    pub fn count_tls_session(&self, is_resumed: bool) {
+        let handshake = if is_resumed { "resumed" } else { "full" };
+        self.tls_sessions
+            .get_or_create(&HandshakeLabel { handshake })
+            .inc();
     }
 
     /// A handshake was refused. `reason` is one of a closed list, hence static.
@@ -197,6 +209,11 @@ struct DetectedLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandshakeLabel {
+    handshake: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
 }
@@ -265,6 +282,7 @@ mod tests {
         flow.count_request_bytes(10);
         flow.count_response_bytes(20);
         metrics.streams_open(Reporter::Gateway).inc();
+        metrics.count_tls_session(true);
         metrics.count_tls_refused("expired");
         metrics.count_malformed("bare-lf");
         metrics.count_snapshot_refused("foreign");

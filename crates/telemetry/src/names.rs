@@ -93,6 +93,13 @@ pub(crate) const STREAMS_OPEN: MetricName = MetricName {
     help: "Streams between proxies that are open now",
 };
 
+pub(crate) const TLS_SESSIONS: MetricName = MetricName {
+    name: "isthmus_tls_sessions_total",
+    kind: MetricKind::Counter,
+    labels: &["handshake"],
+    help: "Sessions with other proxies: `full` handshakes, and those that `resumed` an earlier session",
+};
+
 pub(crate) const TLS_REFUSED: MetricName = MetricName {
     name: "isthmus_tls_refused_total",
     kind: MetricKind::Counter,
@@ -164,13 +171,14 @@ pub(crate) const BUILD_INFO: MetricName = MetricName {
 };
 
 /// Every metric, in the order of the reference page.
-pub const METRICS: [MetricName; 16] = [
+pub const METRICS: [MetricName; 17] = [
     REQUESTS,
     REQUEST_DURATION,
     RETRIES,
     TCP_CONNECTIONS,
     BYTES,
     STREAMS_OPEN,
+    TLS_SESSIONS,
     TLS_REFUSED,
     MALFORMED,
     LEAF_EXPIRY,

@@ -9,7 +9,9 @@ mod protection;
 use std::ops::Range;
 
 use bytes::BytesMut;
+use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
+use rustls::server::ServerConnectionData;
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets};
 
 use self::protection::{Opening, Sealing, TAG};
@@ -24,8 +26,6 @@ const OVERHEAD: usize = HEADER + 1 + TAG;
 const MAX_SEALED: usize = MAX_DATA + 256;
 /// Bytes that the longest record takes.
 pub const MAX_RECORD: usize = HEADER + MAX_SEALED;
-/// Bytes before a handshake message's own (section 4).
-const MESSAGE_HEADER: usize = 4;
 
 /// Records without data in a row: who sends more keeps us busy for nothing.
 const MOST_IDLE: u8 = 64;
@@ -37,9 +37,16 @@ mod kind {
     pub(super) const DATA: u8 = 23;
 }
 
-/// The one handshake message that may follow the handshake (section 4.6). Tickets may not: nobody here says
-/// that it would resume.
-const KEY_UPDATE: u8 = 24;
+/// Handshake messages that may follow the handshake (section 4.6).
+mod message {
+    pub(super) const TICKET: u8 = 4;
+    pub(super) const KEY_UPDATE: u8 = 24;
+}
+
+/// Bytes of a ticket, with what belongs to it. Ours are a tenth of that.
+const MOST_OF_TICKET: usize = 1024;
+/// Tickets of one session: one is asked for.
+const MOST_TICKETS: u8 = 8;
 
 /// Why a session cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -77,15 +84,21 @@ impl Broken {
     }
 }
 
-/// Where the keys after the next key update come from.
-pub trait Keys {
+/// What a session knows of its handshake.
+pub trait Secrets {
+    /// The keys after the next key update.
+    ///
     /// Errors: there are none.
     fn next_sealing(&mut self) -> Result<ConnectionTrafficSecrets, rustls::Error>;
-    /// Errors: there are none.
+    /// As [`Secrets::next_sealing`], of the peer.
     fn next_opening(&mut self) -> Result<ConnectionTrafficSecrets, rustls::Error>;
+    /// The peer has given us a ticket (RFC 8446 section 4.6.1, without the message's header).
+    ///
+    /// Errors: it is none, or the peer may give none.
+    fn keep_ticket(&mut self, ticket: &[u8]) -> Result<(), Broken>;
 }
 
-impl<Data> Keys for KernelConnection<Data> {
+impl<S: Side> Secrets for KernelConnection<S> {
     fn next_sealing(&mut self) -> Result<ConnectionTrafficSecrets, rustls::Error> {
         self.update_tx_secret().map(|(_, secrets)| secrets)
     }
@@ -93,19 +106,43 @@ impl<Data> Keys for KernelConnection<Data> {
     fn next_opening(&mut self) -> Result<ConnectionTrafficSecrets, rustls::Error> {
         self.update_rx_secret().map(|(_, secrets)| secrets)
     }
+
+    fn keep_ticket(&mut self, ticket: &[u8]) -> Result<(), Broken> {
+        S::keep_ticket(self, ticket)
+    }
+}
+
+/// Which end of a session it is, as rustls says it.
+pub trait Side: Sized {
+    /// As [`Secrets::keep_ticket`].
+    fn keep_ticket(secrets: &mut KernelConnection<Self>, ticket: &[u8]) -> Result<(), Broken>;
+}
+
+impl Side for ClientConnectionData {
+    fn keep_ticket(secrets: &mut KernelConnection<Self>, ticket: &[u8]) -> Result<(), Broken> {
+        let kept = secrets.handle_new_session_ticket(ticket);
+        kept.map_err(|_| Broken::Undecodable)
+    }
+}
+
+impl Side for ServerConnectionData {
+    fn keep_ticket(_: &mut KernelConnection<Self>, _: &[u8]) -> Result<(), Broken> {
+        Err(Broken::Unexpected)
+    }
 }
 
 /// One end of a session whose handshake is over.
 pub struct Session {
     sealing: Sealing,
     opening: Opening,
-    keys: Box<dyn Keys>,
+    secrets: Box<dyn Secrets>,
     /// Records that may be sealed by one key.
     limit: u64,
     /// The peer has asked for new keys of ours.
     owes_update: bool,
     /// Of a handshake message of which more is to come.
     message: Vec<u8>,
+    tickets: u8,
     /// Records without data since there was some.
     idle: u8,
     /// We have said that we send nothing more.
@@ -124,22 +161,23 @@ pub enum Opened {
 }
 
 impl Session {
-    /// `limit`: how many records one key may seal (section 5.5).
+    /// `keys`: the first ones; `limit`: how many records one key may seal (section 5.5).
     ///
-    /// Errors: the secrets are of a cipher that is none of TLS 1.3.
+    /// Errors: the keys are of a cipher that is none of TLS 1.3.
     pub fn new(
-        secrets: &ExtractedSecrets,
-        keys: Box<dyn Keys>,
+        keys: &ExtractedSecrets,
+        secrets: Box<dyn Secrets>,
         limit: u64,
     ) -> Result<Self, Broken> {
-        let ((sealed, sealing), (opened, opening)) = (&secrets.tx, &secrets.rx);
+        let ((sealed, sealing), (opened, opening)) = (&keys.tx, &keys.rx);
         Ok(Self {
             sealing: Sealing::new(sealing, *sealed)?,
             opening: Opening::new(opening, *opened)?,
-            keys,
+            secrets,
             limit,
             owes_update: false,
             message: Vec::new(),
+            tickets: 0,
             idle: 0,
             closed: false,
         })
@@ -190,8 +228,9 @@ impl Session {
 
     /// New keys of ours, and the message that says so.
     fn update(&mut self, out: &mut BytesMut) -> Result<(), Broken> {
-        let next = self.keys.next_sealing().map_err(|_| Broken::KeysUsedUp)?;
-        let update = [KEY_UPDATE, 0, 0, 1, 0];
+        let next = self.secrets.next_sealing();
+        let next = next.map_err(|_| Broken::KeysUsedUp)?;
+        let update = [message::KEY_UPDATE, 0, 0, 1, 0];
         self.sealing.seal(kind::HANDSHAKE, &update, out);
         self.sealing = Sealing::new(&next, 0)?;
         self.owes_update = false;
@@ -256,30 +295,48 @@ impl Session {
         }
     }
 
-    /// Takes in a handshake message, if it is whole.
+    /// Takes in what has come of handshake messages, as far as they are whole.
     fn hear(&mut self) -> Result<(), Broken> {
-        let (header, body) = self
-            .message
-            .split_at(self.message.len().min(MESSAGE_HEADER));
-        match header {
-            [KEY_UPDATE, 0, 0, 1] => {}
-            [KEY_UPDATE, _, _, _] => return Err(Broken::Undecodable),
-            [KEY_UPDATE, ..] => return Ok(()),
-            _ => return Err(Broken::Unexpected),
-        }
-        match body {
-            [] => Ok(()),
-            [asks @ (0 | 1)] => {
-                self.owes_update |= *asks == 1;
-                self.message = Vec::new();
-                let next = self.keys.next_opening().map_err(|_| Broken::KeysUsedUp)?;
-                self.opening = Opening::new(&next, 0)?;
-                Ok(())
+        while let Some(&kind) = self.message.first() {
+            if !matches!(kind, message::TICKET | message::KEY_UPDATE) {
+                return Err(Broken::Unexpected);
             }
-            [_] => Err(Broken::Illegal),
-            // What is sealed by the next key cannot have come with this (section 5.1).
-            _ => Err(Broken::Unexpected),
+            let Some((&[_, high, middle, low], body)) = self.message.split_first_chunk() else {
+                return Ok(());
+            };
+            let length = usize::try_from(u32::from_be_bytes([0, high, middle, low]));
+            let length = length.unwrap_or(usize::MAX);
+            match kind {
+                message::KEY_UPDATE if length != 1 => return Err(Broken::Undecodable),
+                message::TICKET if length > MOST_OF_TICKET => return Err(Broken::Illegal),
+                _ => {}
+            }
+            let Some((body, rest)) = body.split_at_checked(length) else {
+                return Ok(());
+            };
+            if let (message::KEY_UPDATE, &[asks]) = (kind, body) {
+                // What is sealed by the next key cannot have come with this (section 5.1).
+                if !rest.is_empty() {
+                    return Err(Broken::Unexpected);
+                }
+                self.owes_update |= match asks {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(Broken::Illegal),
+                };
+                let next = self.secrets.next_opening();
+                let next = next.map_err(|_| Broken::KeysUsedUp)?;
+                self.opening = Opening::new(&next, 0)?;
+            } else {
+                self.tickets += 1;
+                if self.tickets > MOST_TICKETS {
+                    return Err(Broken::Unexpected);
+                }
+                self.secrets.keep_ticket(body)?;
+            }
+            self.message = rest.to_vec();
         }
+        Ok(())
     }
 }
 

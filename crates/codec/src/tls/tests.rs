@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use rustls::ConnectionTrafficSecrets as Secrets;
+use rustls::ConnectionTrafficSecrets as Traffic;
 
 use super::*;
 
@@ -9,22 +9,30 @@ struct Row {
     opening: u8,
 }
 
-fn secrets(of: u8) -> Secrets {
-    Secrets::Aes256Gcm {
+fn secrets(of: u8) -> Traffic {
+    Traffic::Aes256Gcm {
         key: [of; 32].into(),
         iv: [of; 12].into(),
     }
 }
 
-impl Keys for Row {
-    fn next_sealing(&mut self) -> Result<Secrets, rustls::Error> {
+impl Secrets for Row {
+    fn next_sealing(&mut self) -> Result<Traffic, rustls::Error> {
         self.sealing += 1;
         Ok(secrets(self.sealing))
     }
 
-    fn next_opening(&mut self) -> Result<Secrets, rustls::Error> {
+    fn next_opening(&mut self) -> Result<Traffic, rustls::Error> {
         self.opening += 1;
         Ok(secrets(self.opening))
+    }
+
+    /// Tickets of this end begin with `t`.
+    fn keep_ticket(&mut self, ticket: &[u8]) -> Result<(), Broken> {
+        match ticket {
+            [b't', ..] => Ok(()),
+            _ => Err(Broken::Undecodable),
+        }
     }
 }
 
@@ -140,7 +148,37 @@ fn what_may_be_in_a_record() {
         (
             "ticket",
             kind::HANDSHAKE,
-            b"\x04\0\0\x02ab",
+            b"\x04\0\0\x01t",
+            Ok(Opened::Nothing),
+        ),
+        (
+            "tickets",
+            kind::HANDSHAKE,
+            b"\x04\0\0\x02ta\x04\0\0\x02tb",
+            Ok(Opened::Nothing),
+        ),
+        (
+            "ticket and update",
+            kind::HANDSHAKE,
+            b"\x04\0\0\x01t\x18\0\0\x01\0",
+            Ok(Opened::Nothing),
+        ),
+        (
+            "no ticket",
+            kind::HANDSHAKE,
+            b"\x04\0\0\0",
+            Err(Broken::Undecodable),
+        ),
+        (
+            "too long a ticket",
+            kind::HANDSHAKE,
+            b"\x04\0\x04\x01t",
+            Err(Broken::Illegal),
+        ),
+        (
+            "too many tickets",
+            kind::HANDSHAKE,
+            &b"\x04\0\0\x01t".repeat(9),
             Err(Broken::Unexpected),
         ),
         (
@@ -189,7 +227,7 @@ fn a_message_may_come_in_parts_and_nothing_between_them() {
             let mut record = record(&mut west, kind::HANDSHAKE, part);
             assert_eq!(east.open(&mut record), Ok(Opened::Nothing), "{cut}");
         }
-        west.sealing = Sealing::new(&west.keys.next_sealing().unwrap(), 0).unwrap();
+        west.sealing = Sealing::new(&west.secrets.next_sealing().unwrap(), 0).unwrap();
         let found = opened(&mut east, &mut sealed(&mut west, b"x"));
         assert_eq!(found, Ok((b"x".to_vec(), false)));
 
@@ -198,6 +236,20 @@ fn a_message_may_come_in_parts_and_nothing_between_them() {
             .unwrap();
         let found = opened(&mut east, &mut sealed(&mut west, b"x"));
         assert_eq!(found, Err(Broken::Unexpected));
+    }
+}
+
+#[test]
+fn a_ticket_may_come_in_parts() {
+    let tickets = b"\x04\0\0\x02ta\x04\0\0\x02tb";
+    for cut in 1..tickets.len() {
+        let (mut west, mut east) = ends();
+        for part in [&tickets[..cut], &tickets[cut..]] {
+            let mut record = record(&mut west, kind::HANDSHAKE, part);
+            assert_eq!(east.open(&mut record), Ok(Opened::Nothing), "{cut}");
+        }
+        assert_eq!(east.tickets, 2);
+        assert!(east.message.is_empty());
     }
 }
 
@@ -212,7 +264,7 @@ fn keys_are_updated_before_they_are_used_up_and_when_the_peer_asks() {
     // East asks twice; the next that west says brings one update.
     for _ in 0..2 {
         let mut asks = record(&mut east, kind::HANDSHAKE, b"\x18\0\0\x01\x01");
-        east.sealing = Sealing::new(&east.keys.next_sealing().unwrap(), 0).unwrap();
+        east.sealing = Sealing::new(&east.secrets.next_sealing().unwrap(), 0).unwrap();
         assert_eq!(west.open(&mut asks), Ok(Opened::Nothing));
     }
     let mut wire = sealed(&mut west, b"new");

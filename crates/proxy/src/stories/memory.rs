@@ -72,7 +72,7 @@ async fn play_caller(scene: &Scene, gateway: &Node) -> Link {
     let me = scene.issuer.workload(&cluster("west"), "frontend");
     let socket = TcpStream::connect(gateway.mesh).await.unwrap();
     let name = gateway_server_name(&cluster("east"));
-    let connected = me.connect(name, socket, &scene.caller.metrics);
+    let connected = me.connect(name, String::new(), socket, &scene.caller.metrics);
     let (session, _) = within(connected).await.unwrap();
     Link::start(session, Side::Dialler, Settings::default(), &plenty())
 }

@@ -22,6 +22,7 @@ mod outside;
 mod priorities;
 mod queue;
 mod rejudged;
+mod resumed;
 mod slow;
 mod spread;
 mod streams;
@@ -55,7 +56,7 @@ async fn play_caller(scene: &Scene) -> Link {
     let me = scene.issuer.workload(&cluster("west"), "frontend");
     let socket = TcpStream::connect(scene.callee.mesh).await.unwrap();
     let name = HOST.try_into().unwrap();
-    let connected = me.connect(name, socket, &scene.caller.metrics);
+    let connected = me.connect(name, String::new(), socket, &scene.caller.metrics);
     let (session, _) = within(connected).await.unwrap();
     Link::start(
         session,

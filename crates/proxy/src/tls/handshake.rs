@@ -13,7 +13,7 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedConnectionCommon,
     UnbufferedStatus,
 };
-use rustls::{Error, ExtractedSecrets, SupportedCipherSuite};
+use rustls::{Error, ExtractedSecrets, HandshakeKind, SupportedCipherSuite};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::session::Session;
@@ -30,13 +30,14 @@ pub(super) struct Agreed<T> {
     pub(super) session: Session<T>,
     pub(super) certificates: Vec<CertificateDer<'static>>,
     pub(super) alpn: Option<Vec<u8>>,
+    pub(super) is_resumed: bool,
 }
 
 /// A connection of rustls, of either side.
 pub(super) trait Side:
     DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> + Sized
 {
-    type Data: 'static;
+    type Data: tls::Side + 'static;
 
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 
@@ -85,7 +86,8 @@ struct Buffers {
     output: BytesMut,
 }
 
-/// Runs the handshake of `connection` over `io`.
+/// Runs the handshake of `connection` over `io`. What is said last is sent with the session's first data, or
+/// when it is flushed.
 ///
 /// Errors: `io`'s own; or one that holds rustls's, of which the peer was told.
 pub(super) async fn shake<S, T>(mut connection: S, mut io: T) -> io::Result<Agreed<T>>
@@ -96,6 +98,7 @@ where
     let mut buffers = Buffers::default();
     loop {
         match buffers.step(&mut connection) {
+            Ok(Wants::Sending) if !connection.is_handshaking() => {}
             Ok(Wants::Sending) => {
                 io.write_all_buf(&mut buffers.output).await?;
                 io.flush().await?;
@@ -122,17 +125,19 @@ where
     }
     let certificates = connection.peer_certificates().unwrap_or_default().to_vec();
     let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
+    let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
     let suite = connection.negotiated_cipher_suite();
     let suite = suite.as_ref().and_then(SupportedCipherSuite::tls13);
     let suite = suite.ok_or_else(|| broken(Error::HandshakeNotComplete))?;
     let limit = suite.common.confidentiality_limit;
-    let (secrets, keys) = connection.into_keys().map_err(broken)?;
-    let machine = tls::Session::new(&secrets, Box::new(keys), limit);
+    let (keys, secrets) = connection.into_keys().map_err(broken)?;
+    let machine = tls::Session::new(&keys, Box::new(secrets), limit);
     let machine = machine.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
     Ok(Agreed {
-        session: Session::new(io, machine, buffers.input),
+        session: Session::new(io, machine, buffers.input, buffers.output),
         certificates,
         alpn,
+        is_resumed,
     })
 }
 

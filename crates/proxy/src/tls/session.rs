@@ -14,6 +14,8 @@ use crate::mux::Wire;
 
 /// Sealed at once.
 const MUCH: usize = 128 * 1024;
+/// What is sealed and not written yet waits for what is to be sealed next: the last words of a handshake.
+const LITTLE: usize = 8 * 1024;
 
 /// One end of a session whose handshake is over.
 pub(crate) struct Session<T> {
@@ -39,8 +41,8 @@ enum End {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
-    /// `wire`: what the peer has said behind its handshake.
-    pub(super) fn new(io: T, machine: tls::Session, wire: BytesMut) -> Self {
+    /// `wire`: what the peer has said behind its handshake; `out`: what is still to be said of ours.
+    pub(super) fn new(io: T, machine: tls::Session, wire: BytesMut, out: BytesMut) -> Self {
         Self {
             io,
             machine,
@@ -49,7 +51,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
             after: 0,
             flow: blocks::Flow::default(),
             end: None,
-            out: BytesMut::new(),
+            out,
         }
     }
 
@@ -183,7 +185,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Session<T> {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         let session = self.get_mut();
-        ready!(session.poll_out(cx))?;
+        if session.out.len() > LITTLE {
+            ready!(session.poll_out(cx))?;
+        }
         let data = &data[..data.len().min(MUCH)];
         if tls::Session::sealed_length(data.len()) <= blocks::SIZE {
             blocks::borrow(&mut session.out);
@@ -267,9 +271,14 @@ mod tests {
             (ours.unwrap().0, theirs.unwrap().into())
         } else {
             let theirs = server(&me);
-            let (ours, theirs) =
-                tokio::join!(me.connect(name(), near, &metrics), theirs.accept(far));
-            (ours.unwrap().0, theirs.unwrap().into())
+            let connecting = async {
+                let ours = me.connect(name(), String::new(), near, &metrics).await;
+                let (mut ours, _) = ours.unwrap();
+                ours.flush().await.unwrap();
+                ours
+            };
+            let (ours, theirs) = tokio::join!(connecting, theirs.accept(far));
+            (ours, theirs.unwrap().into())
         }
     }
 
@@ -353,7 +362,10 @@ mod tests {
             let metrics = metrics();
             let (near, far) = duplex(PIPE);
             let connecting = async {
-                let (mut session, _) = me.connect(name(), near, &metrics).await.unwrap();
+                let (mut session, _) = me
+                    .connect(name(), String::new(), near, &metrics)
+                    .await
+                    .unwrap();
                 // It comes in one with the end of the handshake.
                 session.write_all(b"early").await.unwrap();
                 session
@@ -365,7 +377,10 @@ mod tests {
 
             let (near, far) = duplex(PIPE);
             let connecting = async {
-                let (mut session, _) = me.connect(name(), near, &metrics).await.unwrap();
+                let (mut session, _) = me
+                    .connect(name(), String::new(), near, &metrics)
+                    .await
+                    .unwrap();
                 session.write_all(b"all").await.unwrap();
                 session.shutdown().await.unwrap();
             };
@@ -437,7 +452,8 @@ mod tests {
             hello
         };
         let metrics = metrics();
-        let (refused, hello) = tokio::join!(me.connect(name(), near, &metrics), hearing);
+        let (refused, hello) =
+            tokio::join!(me.connect(name(), String::new(), near, &metrics), hearing);
         assert!(refused.is_err());
         hello
     }

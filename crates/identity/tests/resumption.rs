@@ -1,0 +1,239 @@
+//! Sessions that go on where an earlier one ended: between whom, and for how long.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use common::{DOMAIN, TestCluster, TestMesh, TestTime, start};
+use isthmus_identity::{
+    ClientAuth, LeafCell, PeerRole, Tickets, TrustCell, client_config, gateway_server_name,
+    offer_tickets, peer, server_config,
+};
+use isthmus_model::ClusterName;
+use rustls::HandshakeKind::{Full, Resumed};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection};
+
+/// One side: what it is and whom it trusts.
+struct End {
+    leaf: Arc<LeafCell>,
+    trust: Arc<TrustCell>,
+}
+
+impl End {
+    fn new(mesh: &TestMesh, cluster: &TestCluster, account: &str) -> Self {
+        Self {
+            leaf: Arc::new(LeafCell::new(cluster.leaf("shop", account))),
+            trust: Arc::new(TrustCell::new(mesh.bundle())),
+        }
+    }
+
+    fn cells(&self) -> (Arc<LeafCell>, Arc<TrustCell>) {
+        (Arc::clone(&self.leaf), Arc::clone(&self.trust))
+    }
+
+    fn server(&self) -> Arc<ServerConfig> {
+        let (leaf, trust) = self.cells();
+        let time = TestTime::at(start());
+        let required = ClientAuth::Required;
+        let mut config = server_config(leaf, trust, &[b"isthmus/1"], required, time);
+        let (leaf, trust) = self.cells();
+        offer_tickets(&mut config, leaf, trust);
+        config.into()
+    }
+
+    fn client(&self) -> ClientConfig {
+        let (leaf, trust) = self.cells();
+        client_config(Some(leaf), trust, &[b"isthmus/1"], TestTime::at(start()))
+    }
+}
+
+struct Stage {
+    mesh: TestMesh,
+    west: TestCluster,
+    caller: End,
+    callee: End,
+    server: Arc<ServerConfig>,
+    client: ClientConfig,
+    tickets: Arc<Tickets>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let mesh = TestMesh::new(DOMAIN);
+        let west = mesh.cluster("us-west");
+        let [frontend, cart] = ["frontend", "cart"].map(|account| End::new(&mesh, &west, account));
+        let (leaf, trust) = frontend.cells();
+        Self {
+            server: cart.server(),
+            client: frontend.client(),
+            tickets: Tickets::new(leaf, trust),
+            mesh,
+            west,
+            caller: frontend,
+            callee: cart,
+        }
+    }
+
+    /// A session with the callee, which is called `name` here.
+    fn shake(&self, name: &str) -> HandshakeKind {
+        let config = self.tickets.toward(name, &self.client);
+        let mut pair = Pair::new(config, &self.server);
+        pair.pump();
+        let (client, server) = (&pair.client, &pair.server);
+        let kind = client.handshake_kind().unwrap();
+        assert_eq!(server.handshake_kind(), Some(kind));
+        // Both know whom they deal with, either way.
+        let bundle = self.mesh.bundle();
+        for (connection, role, account) in [
+            (&***client, PeerRole::Server, "cart"),
+            (&***server, PeerRole::Client, "frontend"),
+        ] {
+            let found = peer(connection, &bundle, role, start()).unwrap();
+            let id = format!("spiffe://{DOMAIN}/ns/shop/sa/{account}");
+            assert_eq!(found.id().to_string(), id);
+        }
+        assert_eq!(client.tls13_tickets_received(), 1);
+        kind
+    }
+}
+
+struct Pair {
+    client: ClientConnection,
+    server: ServerConnection,
+}
+
+impl Pair {
+    fn new(client: ClientConfig, server: &Arc<ServerConfig>) -> Self {
+        let name = gateway_server_name(&ClusterName::new("us-west").unwrap());
+        Self {
+            client: ClientConnection::new(Arc::new(client), name).unwrap(),
+            server: ServerConnection::new(Arc::clone(server)).unwrap(),
+        }
+    }
+
+    fn pump(&mut self) {
+        loop {
+            let mut wire = Vec::new();
+            while self.client.wants_write() {
+                self.client.write_tls(&mut wire).unwrap();
+            }
+            let mut up = &wire[..];
+            while !up.is_empty() {
+                self.server.read_tls(&mut up).unwrap();
+                self.server.process_new_packets().unwrap();
+            }
+            let mut back = Vec::new();
+            while self.server.wants_write() {
+                self.server.write_tls(&mut back).unwrap();
+            }
+            let mut down = &back[..];
+            while !down.is_empty() {
+                self.client.read_tls(&mut down).unwrap();
+                self.client.process_new_packets().unwrap();
+            }
+            if wire.is_empty() && back.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn who_comes_again_goes_on() {
+    let stage = Stage::new();
+    let kinds = ["east", "east", "east", "other", "east"].map(|name| stage.shake(name));
+    assert_eq!(kinds, [Full, Resumed, Resumed, Full, Resumed]);
+}
+
+#[test]
+fn a_ticket_is_good_once() {
+    let stage = Stage::new();
+    assert_eq!(stage.shake("east"), Full);
+    let config = || stage.tickets.toward("east", &stage.client);
+    // Two that are under way at a time have one ticket between them.
+    let mut pairs = [
+        Pair::new(config(), &stage.server),
+        Pair::new(config(), &stage.server),
+    ];
+    for pair in &mut pairs {
+        pair.pump();
+    }
+    let kinds = pairs.map(|pair| pair.client.handshake_kind().unwrap());
+    assert_eq!(kinds, [Resumed, Full]);
+}
+
+/// The same first words again, as somebody would send them who has heard them.
+#[test]
+fn a_ticket_that_was_heard_is_worth_nothing() {
+    let stage = Stage::new();
+    assert_eq!(stage.shake("east"), Full);
+    let config = stage.tickets.toward("east", &stage.client);
+    let mut pair = Pair::new(config, &stage.server);
+    let mut hello = Vec::new();
+    pair.client.write_tls(&mut hello).unwrap();
+    for expect in [Resumed, Full] {
+        let mut server = ServerConnection::new(Arc::clone(&stage.server)).unwrap();
+        server.read_tls(&mut &hello[..]).unwrap();
+        server.process_new_packets().unwrap();
+        let mut answer = Vec::new();
+        server.write_tls(&mut answer).unwrap();
+        assert_eq!(server.handshake_kind(), Some(expect));
+    }
+}
+
+#[test]
+fn nothing_outlives_the_leaf_and_the_bundle_it_was_made_under() {
+    type Change = fn(&Stage);
+    let changes: [(&str, Change); 4] = [
+        ("the caller's leaf", |stage| {
+            let leaf = stage.west.leaf("shop", "frontend");
+            stage.caller.leaf.replace(leaf).unwrap();
+        }),
+        ("the callee's leaf", |stage| {
+            let leaf = stage.west.leaf("shop", "cart");
+            stage.callee.leaf.replace(leaf).unwrap();
+        }),
+        ("whom the caller trusts", |stage| {
+            stage.caller.trust.replace(stage.mesh.bundle());
+        }),
+        ("whom the callee trusts", |stage| {
+            stage.callee.trust.replace(stage.mesh.bundle());
+        }),
+    ];
+    for (name, change) in changes {
+        let stage = Stage::new();
+        assert_eq!(stage.shake("east"), Full);
+        change(&stage);
+        assert_eq!(stage.shake("east"), Full, "{name}");
+        assert_eq!(stage.shake("east"), Resumed, "{name}");
+    }
+}
+
+#[test]
+fn a_server_that_has_forgotten_is_no_failure() {
+    let mut stage = Stage::new();
+    assert_eq!(stage.shake("east"), Full);
+    stage.server = stage.callee.server();
+    assert_eq!(stage.shake("east"), Full);
+    assert_eq!(stage.shake("east"), Resumed);
+}
+
+#[test]
+fn who_does_not_ask_is_given_no_ticket_and_nobody_sends_data_early() {
+    let stage = Stage::new();
+    let mut pair = Pair::new(stage.client.clone(), &stage.server);
+    pair.pump();
+    assert_eq!(pair.client.tls13_tickets_received(), 0);
+
+    assert_eq!(stage.shake("east"), Full);
+    let mut config = stage.tickets.toward("east", &stage.client);
+    config.enable_early_data = true;
+    let mut pair = Pair::new(config, &stage.server);
+    let early = pair
+        .client
+        .early_data()
+        .map(|mut early| early.write(b"GET"));
+    assert!(early.is_none_or(|written| written.is_err()));
+}
