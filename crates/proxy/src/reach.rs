@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use crate::mux::{Item, Link, Pipe, StreamError};
 use crate::refusal::Refusal;
 use crate::sessions::{Rule, Sessions};
-use crate::tls::{Me, TlsError};
+use crate::tls::{Me, TlsError, Turns};
 
 mod gateways;
 mod way;
@@ -49,6 +49,7 @@ pub(crate) struct Reach {
 /// Makes sessions, and links over them.
 struct Dialler {
     me: Arc<Me>,
+    turns: Rc<Turns>,
     metrics: Arc<Metrics>,
     sessions: Rc<Sessions>,
     memory: MemoryBudget,
@@ -118,12 +119,14 @@ impl From<StreamError> for Unreachable {
 impl Reach {
     pub(crate) fn new(
         me: Arc<Me>,
+        turns: Rc<Turns>,
         metrics: Arc<Metrics>,
         sessions: Rc<Sessions>,
         memory: MemoryBudget,
     ) -> Self {
         let dialler = Dialler {
             me,
+            turns,
             metrics,
             sessions,
             memory,
@@ -301,7 +304,7 @@ impl Dialler {
         let peer = format!("{cluster} {address}");
         let (session, proven) = self
             .me
-            .connect(name, peer, socket, &self.metrics)
+            .connect(name, peer, socket, &self.turns, &self.metrics)
             .await
             .map_err(|error| handshake(address, &error))?;
         accept_gateway(proven.peer(), cluster)
@@ -329,7 +332,7 @@ impl Dialler {
         let peer = format!("{} {}", cluster.name, workload.as_str());
         let (session, proven) = self
             .me
-            .connect(name, peer, io, &self.metrics)
+            .connect(name, peer, io, &self.turns, &self.metrics)
             .await
             .map_err(|error| handshake(address, &error))?;
         let callee = Callee {

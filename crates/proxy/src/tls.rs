@@ -5,6 +5,7 @@
 
 mod handshake;
 mod session;
+mod turns;
 
 use std::io;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::handshake::{Side, shake};
 pub(crate) use self::session::Session;
+pub(crate) use self::turns::Turns;
 
 /// Who this proxy is, and whom it trusts. Both change under way, in their cells.
 pub(crate) struct Me {
@@ -155,13 +157,15 @@ impl Me {
     pub(crate) async fn accept<T>(
         &self,
         io: T,
+        turns: &Turns,
         metrics: &Metrics,
     ) -> Result<(Session<T>, Proven), TlsError>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let connection = UnbufferedServerConnection::new(Arc::clone(&self.server));
-        self.agree(connection, io, PeerRole::Client, metrics).await
+        let begin = || UnbufferedServerConnection::new(Arc::clone(&self.server));
+        self.agree(begin, io, PeerRole::Client, turns, metrics)
+            .await
     }
 
     /// Opens a session with a peer that knows itself as `name`, and we as `peer`: if it has given us a ticket,
@@ -171,22 +175,25 @@ impl Me {
         name: ServerName<'static>,
         peer: String,
         io: T,
+        turns: &Turns,
         metrics: &Metrics,
     ) -> Result<(Session<T>, Proven), TlsError>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let config = self.tickets.toward(peer, &self.client);
-        let connection = UnbufferedClientConnection::new(config.into(), name);
-        self.agree(connection, io, PeerRole::Server, metrics).await
+        let begin = || UnbufferedClientConnection::new(config.into(), name);
+        self.agree(begin, io, PeerRole::Server, turns, metrics)
+            .await
     }
 
     /// The handshake, and who is there. `role`: the peer's.
     async fn agree<S, T>(
         &self,
-        connection: Result<S, rustls::Error>,
+        begin: impl FnOnce() -> Result<S, rustls::Error>,
         io: T,
         role: PeerRole,
+        turns: &Turns,
         metrics: &Metrics,
     ) -> Result<(Session<T>, Proven), TlsError>
     where
@@ -194,7 +201,8 @@ impl Me {
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let agreed = async {
-            let agreed = shake(connection.map_err(io::Error::other)?, io).await?;
+            let connection = turns.take(begin).await.map_err(io::Error::other)?;
+            let agreed = shake(connection, io, turns).await?;
             if agreed.alpn.as_deref() != Some(mux::ALPN) {
                 return Err(TlsError::Protocol);
             }

@@ -30,7 +30,7 @@ use crate::program::Program;
 use crate::reach::Reach;
 use crate::refusal::Refusal;
 use crate::sessions::Sessions;
-use crate::tls::Me;
+use crate::tls::{Me, Turns};
 use crate::view::{Known, View};
 
 /// How long a first call waits for the control plane's answer.
@@ -90,6 +90,7 @@ pub(crate) struct Worker {
     pub(crate) recorder: Recorder,
     pub(crate) reach: Reach,
     pub(crate) sessions: Rc<Sessions>,
+    pub(crate) turns: Rc<Turns>,
     pub(crate) destinations: Destinations,
     pub(crate) program: Program,
     pub(crate) outside: Outside,
@@ -109,7 +110,9 @@ impl Worker {
         let recorder = Recorder::new(Arc::clone(&common.metrics), common.config.access_log);
         let sessions = Rc::new(Sessions::default());
         let (me, metrics) = (Arc::clone(&common.me), Arc::clone(&common.metrics));
-        let reach = Reach::new(me, metrics, Rc::clone(&sessions), common.memory.clone());
+        let turns = Rc::new(Turns::default());
+        let (watched, memory) = (Rc::clone(&sessions), common.memory.clone());
+        let reach = Reach::new(me, Rc::clone(&turns), metrics, watched, memory);
         let caller = Caller::Local {
             identity: common.me.identity.clone(),
         };
@@ -125,6 +128,7 @@ impl Worker {
             recorder,
             reach,
             sessions,
+            turns,
             destinations: Destinations::new(Instant::now()),
             chance: RefCell::new(chance),
             common,

@@ -82,8 +82,12 @@ pub(crate) async fn open_session(
     source: Option<IpAddr>,
 ) -> Option<(Link, Arc<Caller>)> {
     let common = &worker.common;
-    let accepted = timeout(HANDSHAKE, common.me.accept(socket, &common.metrics)).await;
-    let (session, proven) = match accepted {
+    if worker.turns.is_crowded() {
+        common.metrics.count_connection_shed("too-many-handshakes");
+        return None;
+    }
+    let accepting = common.me.accept(socket, &worker.turns, &common.metrics);
+    let (session, proven) = match timeout(HANDSHAKE, accepting).await {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
             tracing::debug!(%error, ?source, "a session was not accepted");

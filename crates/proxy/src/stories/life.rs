@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use crate::mux::{Incoming, Link};
 use crate::splice::splice_socket;
 use crate::testing::{HOST, Scene, answering, cluster, program, read_head, run, within};
+use crate::tls::Turns;
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 const LEAVING: [DrainStage; 2] = [DrainStage::Leaving, DrainStage::Draining];
@@ -151,7 +152,10 @@ fn whoever_waits_for_a_way_that_ends_has_lost_no_try() {
         let (callee, metrics) = (scene.callee.mesh, Arc::clone(&scene.callee.metrics));
         tokio::task::spawn_local(async move {
             let (socket, _) = gateway.accept().await.unwrap();
-            let (session, _) = me.accept(socket, &metrics).await.unwrap();
+            let (session, _) = me
+                .accept(socket, &Turns::default(), &metrics)
+                .await
+                .unwrap();
             let link = Link::start(
                 session,
                 Side::Listener,

@@ -15,6 +15,7 @@ use crate::mux::{Item, Link};
 use crate::testing::{
     HOST, Node, Scene, answering, cluster, plenty, program, read_head, run, within,
 };
+use crate::tls::Turns;
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
@@ -72,7 +73,8 @@ async fn play_caller(scene: &Scene, gateway: &Node) -> Link {
     let me = scene.issuer.workload(&cluster("west"), "frontend");
     let socket = TcpStream::connect(gateway.mesh).await.unwrap();
     let name = gateway_server_name(&cluster("east"));
-    let connected = me.connect(name, String::new(), socket, &scene.caller.metrics);
+    let (turns, metrics) = (Turns::default(), &scene.caller.metrics);
+    let connected = me.connect(name, String::new(), socket, &turns, metrics);
     let (session, _) = within(connected).await.unwrap();
     Link::start(session, Side::Dialler, Settings::default(), &plenty())
 }

@@ -44,6 +44,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::mux::{Item, Link};
 use crate::testing::{HOST, Scene, answering, cluster, program, read_head, run, within};
+use crate::tls::Turns;
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
@@ -56,7 +57,8 @@ async fn play_caller(scene: &Scene) -> Link {
     let me = scene.issuer.workload(&cluster("west"), "frontend");
     let socket = TcpStream::connect(scene.callee.mesh).await.unwrap();
     let name = HOST.try_into().unwrap();
-    let connected = me.connect(name, String::new(), socket, &scene.caller.metrics);
+    let (turns, metrics) = (Turns::default(), &scene.caller.metrics);
+    let connected = me.connect(name, String::new(), socket, &turns, metrics);
     let (session, _) = within(connected).await.unwrap();
     Link::start(
         session,
@@ -406,7 +408,10 @@ fn a_callee_that_says_more_than_it_announced_fills_no_memory() {
         let metrics = std::sync::Arc::clone(&scene.callee.metrics);
         tokio::task::spawn_local(async move {
             let (socket, _) = listener.accept().await.unwrap();
-            let (session, _) = me.accept(socket, &metrics).await.unwrap();
+            let (session, _) = me
+                .accept(socket, &Turns::default(), &metrics)
+                .await
+                .unwrap();
             let link = Link::start(
                 session,
                 Side::Listener,

@@ -17,6 +17,7 @@ use rustls::{Error, ExtractedSecrets, HandshakeKind, SupportedCipherSuite};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::session::Session;
+use super::turns::Turns;
 use crate::blocks;
 
 /// A chain of certificates is a few KiB; what is longer is no handshake.
@@ -71,8 +72,6 @@ impl Side for UnbufferedServerConnection {
 /// What a handshake waits for.
 enum Wants {
     Peer,
-    /// What it has to say is to be sent.
-    Sending,
     Nothing,
 }
 
@@ -86,24 +85,38 @@ struct Buffers {
     output: BytesMut,
 }
 
-/// Runs the handshake of `connection` over `io`. What is said last is sent with the session's first data, or
-/// when it is flushed.
+/// Runs the handshake of `connection` over `io`, each step of it when it has its turn. What is said last is
+/// sent with the session's first data, or when it is flushed.
 ///
 /// Errors: `io`'s own; or one that holds rustls's, of which the peer was told.
-pub(super) async fn shake<S, T>(mut connection: S, mut io: T) -> io::Result<Agreed<T>>
+pub(super) async fn shake<S, T>(
+    mut connection: S,
+    mut io: T,
+    turns: &Turns,
+) -> io::Result<Agreed<T>>
 where
     S: Side,
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let mut buffers = Buffers::default();
     loop {
-        match buffers.step(&mut connection) {
-            Ok(Wants::Sending) if !connection.is_handshaking() => {}
-            Ok(Wants::Sending) => {
+        let wants = turns.take(|| buffers.advance(&mut connection)).await;
+        let failed = wants.is_err();
+        let is_over = matches!(wants, Ok(Wants::Nothing));
+        if !is_over && !buffers.output.is_empty() {
+            let sent = async {
                 io.write_all_buf(&mut buffers.output).await?;
-                io.flush().await?;
+                io.flush().await
+            };
+            let sent = sent.await;
+            // Who is refused may be gone.
+            if !failed {
+                sent?;
             }
-            Ok(Wants::Peer) if buffers.show_more() => {}
+        }
+        match wants {
+            Ok(Wants::Nothing) => break,
+            Err(error) => return Err(broken(error)),
             Ok(Wants::Peer) => {
                 blocks::borrow(&mut buffers.input);
                 buffers.input.reserve(tls::MAX_RECORD);
@@ -113,13 +126,6 @@ where
                 if buffers.input.len() > MOST {
                     return Err(broken(Error::General("its handshake is too long".into())));
                 }
-            }
-            Ok(Wants::Nothing) => break,
-            Err(error) => {
-                buffers.last_words(&mut connection);
-                // The peer may be gone.
-                let _ = io.write_all_buf(&mut buffers.output).await;
-                return Err(broken(error));
             }
         }
     }
@@ -142,6 +148,20 @@ where
 }
 
 impl Buffers {
+    /// Goes on as far as what came allows. If it fails, there is a word for the peer.
+    fn advance<S: Side>(&mut self, connection: &mut S) -> Result<Wants, Error> {
+        loop {
+            match self.step(connection) {
+                Ok(Wants::Peer) if self.show_more() => {}
+                Ok(wants) => return Ok(wants),
+                Err(error) => {
+                    self.last_words(connection);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
     /// Goes on until there is something to wait for.
     fn step<S: Side>(&mut self, connection: &mut S) -> Result<Wants, Error> {
         loop {
@@ -153,9 +173,9 @@ impl Buffers {
                     None
                 }
                 ConnectionState::TransmitTlsData(sent) => {
-                    // Sent before anything else happens.
+                    // It goes before anything else does.
                     sent.done();
-                    Some(Wants::Sending)
+                    None
                 }
                 ConnectionState::BlockedHandshake => Some(Wants::Peer),
                 ConnectionState::WriteTraffic(_) => Some(Wants::Nothing),

@@ -228,7 +228,7 @@ mod tests {
 
     use super::*;
     use crate::testing::{Issuer, cluster, run, within};
-    use crate::tls::Me;
+    use crate::tls::{Me, Turns};
 
     type Ours = Session<DuplexStream>;
     type Theirs = TlsStream<DuplexStream>;
@@ -262,17 +262,21 @@ mod tests {
     async fn with_rustls(ours_accepts: bool) -> (Ours, Theirs) {
         let issuer = Issuer::new();
         let me = issuer.workload(&cluster("west"), "cart");
-        let metrics = metrics();
+        let (turns, metrics) = (Turns::default(), metrics());
         let (near, far) = duplex(PIPE);
         if ours_accepts {
             let theirs = client(&me, &me);
-            let (ours, theirs) =
-                tokio::join!(me.accept(near, &metrics), theirs.connect(name(), far));
+            let (ours, theirs) = tokio::join!(
+                me.accept(near, &turns, &metrics),
+                theirs.connect(name(), far)
+            );
             (ours.unwrap().0, theirs.unwrap().into())
         } else {
             let theirs = server(&me);
             let connecting = async {
-                let ours = me.connect(name(), String::new(), near, &metrics).await;
+                let ours = me
+                    .connect(name(), String::new(), near, &turns, &metrics)
+                    .await;
                 let (mut ours, _) = ours.unwrap();
                 ours.flush().await.unwrap();
                 ours
@@ -359,18 +363,18 @@ mod tests {
         run(async {
             let issuer = Issuer::new();
             let me = issuer.workload(&cluster("west"), "cart");
-            let metrics = metrics();
+            let (turns, metrics) = (Turns::default(), metrics());
             let (near, far) = duplex(PIPE);
             let connecting = async {
                 let (mut session, _) = me
-                    .connect(name(), String::new(), near, &metrics)
+                    .connect(name(), String::new(), near, &turns, &metrics)
                     .await
                     .unwrap();
                 // It comes in one with the end of the handshake.
                 session.write_all(b"early").await.unwrap();
                 session
             };
-            let (near, far) = tokio::join!(connecting, me.accept(far, &metrics));
+            let (near, far) = tokio::join!(connecting, me.accept(far, &turns, &metrics));
             let mut far = far.unwrap().0;
             assert_eq!(hear(&mut far, 5).await, b"early");
             talk(near, far).await;
@@ -378,13 +382,13 @@ mod tests {
             let (near, far) = duplex(PIPE);
             let connecting = async {
                 let (mut session, _) = me
-                    .connect(name(), String::new(), near, &metrics)
+                    .connect(name(), String::new(), near, &turns, &metrics)
                     .await
                     .unwrap();
                 session.write_all(b"all").await.unwrap();
                 session.shutdown().await.unwrap();
             };
-            let ((), far) = tokio::join!(connecting, me.accept(far, &metrics));
+            let ((), far) = tokio::join!(connecting, me.accept(far, &turns, &metrics));
             let mut heard = Vec::new();
             let hearing = async { far.unwrap().0.read_to_end(&mut heard).await };
             within(hearing).await.unwrap();
@@ -451,9 +455,11 @@ mod tests {
             drop(far);
             hello
         };
-        let metrics = metrics();
-        let (refused, hello) =
-            tokio::join!(me.connect(name(), String::new(), near, &metrics), hearing);
+        let (turns, metrics) = (Turns::default(), metrics());
+        let (refused, hello) = tokio::join!(
+            me.connect(name(), String::new(), near, &turns, &metrics),
+            hearing
+        );
         assert!(refused.is_err());
         hello
     }
@@ -462,7 +468,7 @@ mod tests {
     fn nothing_that_begins_like_a_handshake_makes_it_panic() {
         run(async {
             let me = Issuer::new().workload(&cluster("west"), "cart");
-            let (hello, metrics) = (hello(&me).await, metrics());
+            let (hello, turns, metrics) = (hello(&me).await, Turns::default(), metrics());
             let mut answered = 0;
             for seed in 0..600_usize {
                 // Cut into records, one of whose bytes is not what it was; and more behind it.
@@ -481,7 +487,7 @@ mod tests {
                 let (near, mut far) = duplex(4 * PIPE);
                 far.write_all(&said).await.unwrap();
                 far.shutdown().await.unwrap();
-                let accepted = within(me.accept(near, &metrics)).await;
+                let accepted = within(me.accept(near, &turns, &metrics)).await;
                 assert!(accepted.is_err());
                 let mut answer = Vec::new();
                 far.read_to_end(&mut answer).await.unwrap();
@@ -496,11 +502,13 @@ mod tests {
         run(async {
             let me = Issuer::new().workload(&cluster("west"), "cart");
             let stranger = Issuer::new().workload(&cluster("west"), "cart");
-            let metrics = metrics();
+            let (turns, metrics) = (Turns::default(), metrics());
             let (near, far) = duplex(PIPE);
             let theirs = client(&stranger, &me);
-            let (ours, theirs) =
-                tokio::join!(me.accept(near, &metrics), theirs.connect(name(), far));
+            let (ours, theirs) = tokio::join!(
+                me.accept(near, &turns, &metrics),
+                theirs.connect(name(), far)
+            );
             assert_eq!(ours.err().unwrap().reason(), "unknown-root");
             // A client of TLS 1.3 is done before it is refused.
             let told = within(theirs.unwrap().read(&mut [0; 9])).await.unwrap_err();
@@ -513,7 +521,7 @@ mod tests {
                 far.read_exact(&mut alert).await.unwrap();
                 assert_eq!(alert[0], 21, "{alert:?}");
             };
-            let (ours, ()) = tokio::join!(me.accept(near, &metrics), talking);
+            let (ours, ()) = tokio::join!(me.accept(near, &turns, &metrics), talking);
             assert_eq!(ours.err().unwrap().reason(), "handshake");
         });
     }
