@@ -59,7 +59,8 @@ impl Fields {
         Self::default()
     }
 
-    pub(crate) fn with_capacity(count: usize) -> Self {
+    /// With room for so many.
+    pub fn with_capacity(count: usize) -> Self {
         Self {
             list: Vec::with_capacity(count),
             marks: 0,

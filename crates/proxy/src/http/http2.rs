@@ -119,8 +119,9 @@ fn upgrade_head(
     limits: Limits,
 ) -> Result<RequestHead, Malformed> {
     let mut head = request_head(&Method::GET, uri, map, limits)?;
-    push(&mut head.fields, b"connection", b"upgrade")?;
-    push(&mut head.fields, b"upgrade", protocol.as_ref())?;
+    let mut copies = Copies(BytesMut::new());
+    copies.push_known(&mut head.fields, "connection", b"upgrade")?;
+    copies.push_known(&mut head.fields, "upgrade", protocol.as_ref())?;
     Ok(head)
 }
 
@@ -131,7 +132,10 @@ fn request_head(
     limits: Limits,
 ) -> Result<RequestHead, Malformed> {
     let authority = uri.authority().map(http::uri::Authority::as_str);
-    let mut fields = Fields::new();
+    let path = uri.path_and_query().map(PathAndQuery::as_str);
+    let line = [method.as_str(), authority.unwrap_or(""), path.unwrap_or("")];
+    let mut copies = Copies::of(map, line.map(str::len).iter().sum());
+    let mut fields = Fields::with_capacity(map.len() + 1);
     // RFC 9113 section 8.3.1: a Host that names something else makes the request malformed.
     let hosts = || map.get_all("host").iter().map(HeaderValue::as_bytes);
     match (authority, hosts().next()) {
@@ -139,16 +143,16 @@ fn request_head(
             if host.is_some_and(|_| hosts().any(|host| host != authority.as_bytes())) {
                 return Err(Malformed::Host);
             }
-            push(&mut fields, b"host", authority.as_bytes())?;
+            copies.push_known(&mut fields, "host", authority.as_bytes())?;
         }
-        (None, Some(host)) if hosts().count() == 1 => push(&mut fields, b"host", host)?,
+        (None, Some(host)) if hosts().count() == 1 => {
+            copies.push_known(&mut fields, "host", host)?;
+        }
         (None, _) => return Err(Malformed::Host),
     }
-    let target = match uri.path_and_query().map(PathAndQuery::as_str) {
-        Some(path) if !path.is_empty() => Bytes::copy_from_slice(path.as_bytes()),
-        _ if *method == Method::CONNECT => {
-            Bytes::copy_from_slice(authority.unwrap_or("").as_bytes())
-        }
+    let target = match path {
+        Some(path) if !path.is_empty() => copies.copy(path.as_bytes()),
+        _ if *method == Method::CONNECT => copies.copy(authority.unwrap_or("").as_bytes()),
         _ => Bytes::from_static(b"/"),
     };
     // What a client of HTTP/1.1 may not send, one of HTTP/2 may not either: it may be read by a program
@@ -166,7 +170,7 @@ fn request_head(
         return Err(Malformed::TooManyFields { limit });
     }
     for (name, value) in others() {
-        push(&mut fields, name.as_str().as_bytes(), value.as_bytes())?;
+        copies.push(&mut fields, name.as_str().as_bytes(), value.as_bytes())?;
     }
     // RFC 9113 section 8.2.3: crumbs become one cookie again.
     let crumbs: Vec<&[u8]> = map
@@ -175,10 +179,10 @@ fn request_head(
         .map(HeaderValue::as_bytes)
         .collect();
     if !crumbs.is_empty() {
-        push(&mut fields, b"cookie", &crumbs.join(&b"; "[..]))?;
+        copies.push_known(&mut fields, "cookie", &crumbs.join(&b"; "[..]))?;
     }
     let head = RequestHead {
-        method: Bytes::copy_from_slice(method.as_str().as_bytes()),
+        method: copies.copy(method.as_str().as_bytes()),
         target,
         version: Version::Http11,
         fields,
@@ -187,18 +191,46 @@ fn request_head(
     Ok(head)
 }
 
-fn push(fields: &mut Fields, name: &[u8], value: &[u8]) -> Result<(), Malformed> {
-    fields
-        .push(Bytes::copy_from_slice(name), Bytes::copy_from_slice(value))
-        .map_err(|_| Malformed::FieldValue)
+/// Parts of a head, copied into one piece of memory.
+struct Copies(BytesMut);
+
+impl Copies {
+    /// There is room for the fields of `map` and `more` bytes.
+    fn of(map: &HeaderMap, more: usize) -> Self {
+        let fields = map
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len());
+        Self(BytesMut::with_capacity(fields.sum::<usize>() + more))
+    }
+
+    fn copy(&mut self, part: &[u8]) -> Bytes {
+        self.0.extend_from_slice(part);
+        self.0.split().freeze()
+    }
+
+    fn push(&mut self, fields: &mut Fields, name: &[u8], value: &[u8]) -> Result<(), Malformed> {
+        let pushed = fields.push(self.copy(name), self.copy(value));
+        pushed.map_err(|_| Malformed::FieldValue)
+    }
+
+    /// As [`Copies::push`], a name that needs no copy.
+    fn push_known(
+        &mut self,
+        fields: &mut Fields,
+        name: &'static str,
+        value: &[u8],
+    ) -> Result<(), Malformed> {
+        let pushed = fields.push(name, self.copy(value));
+        pushed.map_err(|_| Malformed::FieldValue)
+    }
 }
 
 /// Fields as they arrived; names and values were checked by whoever decoded them.
 fn fields_of(map: &HeaderMap) -> Fields {
-    let mut fields = Fields::new();
+    let (mut fields, mut copies) = (Fields::with_capacity(map.len()), Copies::of(map, 0));
     for (name, value) in map {
         // A value that `Fields` does not take breaks no rule of HTTP/2 and says nothing in HTTP/1.1.
-        let _ = push(&mut fields, name.as_str().as_bytes(), value.as_bytes());
+        let _ = copies.push(&mut fields, name.as_str().as_bytes(), value.as_bytes());
     }
     fields
 }

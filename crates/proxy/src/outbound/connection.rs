@@ -30,6 +30,7 @@ use super::{outside, request, tcp, undeclared};
 use crate::alarm::Alarm;
 use crate::blocks;
 use crate::config::{Listener, Patience};
+use crate::crew::Crew;
 use crate::http::http1::{self, RequestReader, ResponseWriter};
 use crate::http::http2::{self, PREFACE};
 use crate::http::{ClientBody, ClientReply, Guarded, HttpError, Prefixed, grpc};
@@ -44,6 +45,21 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// For a client to take what is said to it last.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// Who serves the clients of a listener.
+pub(super) struct Clients {
+    worker: Rc<Worker>,
+    /// Has somebody serve a request that comes beside others.
+    streams: Box<dyn Fn(Asking)>,
+}
+
+impl Clients {
+    pub(super) fn of(worker: Rc<Worker>) -> Rc<Self> {
+        let crew = Crew::new(serve_stream);
+        let streams = Box::new(move |asking| crew.give(asking));
+        Rc::new(Self { worker, streams })
+    }
+}
+
 /// What the first bytes of a client are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spoken {
@@ -55,12 +71,13 @@ enum Spoken {
 
 /// Serves a client of which `input` has been read already.
 pub(super) async fn serve(
-    worker: Rc<Worker>,
+    clients: Rc<Clients>,
     mut socket: TcpStream,
     mut input: BytesMut,
     entry: Entry,
     place: Place,
 ) {
+    let worker = &clients.worker;
     let mut drain = worker.common.drain.clone();
     let spoken = tokio::select! {
         biased;
@@ -72,59 +89,61 @@ pub(super) async fn serve(
         return;
     };
     match (spoken, entry) {
-        (Spoken::Http2, entry) => serve_http2(worker, socket, input, entry, place).await,
+        (Spoken::Http2, entry) => serve_http2(clients, socket, input, entry, place).await,
         (Spoken::Other, Entry::Service { service, port }) => {
-            let mut journey = tcp::start(&worker);
-            match tcp::find(&worker, &mut journey, service.clone(), Some(port)).await {
+            let mut journey = tcp::start(worker);
+            match tcp::find(worker, &mut journey, service.clone(), Some(port)).await {
                 Ok(found) => {
-                    tcp::carry_unread(&worker, journey, socket, input.freeze(), found).await;
+                    tcp::carry_unread(worker, journey, socket, input.freeze(), found).await;
                 }
-                Err(refusal) => tcp::refuse_unread(&worker, journey, &service, &refusal),
+                Err(refusal) => tcp::refuse_unread(worker, journey, &service, &refusal),
             }
         }
         (Spoken::Http1 | Spoken::Other, entry) => {
-            serve_http1(worker, socket, input, entry, place).await;
+            serve_http1(clients, socket, input, entry, place).await;
         }
     }
 }
 
 /// Serves a client of a listener that leads to one port of one service.
 pub(super) async fn serve_listener(
-    worker: Rc<Worker>,
+    clients: Rc<Clients>,
     socket: TcpStream,
     target: Listener,
     place: Place,
 ) {
+    let worker = &clients.worker;
     let Listener { service, port, .. } = target;
-    let mut journey = tcp::start(&worker);
-    match tcp::find(&worker, &mut journey, service.clone(), Some(port)).await {
+    let mut journey = tcp::start(worker);
+    match tcp::find(worker, &mut journey, service.clone(), Some(port)).await {
         Ok(found) if found.protocol.is_http() => {
-            serve(worker, socket, BytesMut::new(), found.into_entry(), place).await;
+            serve(clients, socket, BytesMut::new(), found.into_entry(), place).await;
         }
         Ok(found) if found.protocol == AppProtocol::Undeclared => {
-            serve_undeclared(worker, socket, BytesMut::new(), found, place).await;
+            serve_undeclared(clients, socket, BytesMut::new(), found, place).await;
         }
-        Ok(found) => tcp::carry_unread(&worker, journey, socket, Bytes::new(), found).await,
-        Err(refusal) => tcp::refuse_unread(&worker, journey, &service, &refusal),
+        Ok(found) => tcp::carry_unread(worker, journey, socket, Bytes::new(), found).await,
+        Err(refusal) => tcp::refuse_unread(worker, journey, &service, &refusal),
     }
 }
 
 /// Serves a client of a port of which nobody has said what is spoken on it. `input`: what it has said.
 async fn serve_undeclared(
-    worker: Rc<Worker>,
+    clients: Rc<Clients>,
     mut socket: TcpStream,
     mut input: BytesMut,
     found: Found,
     place: Place,
 ) {
+    let worker = &clients.worker;
     let (service, port) = (&found.service, found.port);
-    match undeclared::detect(&worker, &mut socket, &mut input, service, port).await {
+    match undeclared::detect(worker, &mut socket, &mut input, service, port).await {
         Some(undeclared::Spoken::Http1) => {
-            serve_http1(worker, socket, input, found.into_entry(), place).await;
+            serve_http1(clients, socket, input, found.into_entry(), place).await;
         }
         Some(_) => {
-            let journey = tcp::start(&worker);
-            tcp::carry_unread(&worker, journey, socket, input.freeze(), found).await;
+            let journey = tcp::start(worker);
+            tcp::carry_unread(worker, journey, socket, input.freeze(), found).await;
         }
         None => {}
     }
@@ -160,12 +179,13 @@ fn spoken(input: &[u8]) -> Option<Spoken> {
 /// last: a client that has just sent one would not know what became of it if the connection were
 /// closed instead.
 async fn serve_http1(
-    worker: Rc<Worker>,
+    clients: Rc<Clients>,
     socket: TcpStream,
     input: BytesMut,
     entry: Entry,
     place: Place,
 ) {
+    let worker = &clients.worker;
     let patience = worker.common.config.patience;
     let limits = worker.common.config.limits.head;
     let memory = worker.common.memory.share();
@@ -197,12 +217,12 @@ async fn serve_http1(
             Ok(request) => request,
             Err(refusal) => {
                 let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, Version::Http11));
-                refuse_unreadable(&worker, &mut reply, &refusal).await;
+                refuse_unreadable(worker, &mut reply, &refusal).await;
                 return reader.leave(writer).await;
             }
         };
         if head.method == "CONNECT" && matches!(entry, Entry::Explicit) {
-            return connect(worker, reader, writer, head, place).await;
+            return connect(clients, reader, writer, head, place).await;
         }
         let wants_more = head.keep_alive();
         let keeps = wants_more && head.version == Version::Http10;
@@ -211,7 +231,7 @@ async fn serve_http1(
         let mut journey = Journey::start(Reporter::Source, "http/1.1");
         journey.ends_when_leaving(Rc::clone(&leave));
         let upload = ClientBody::Http1(&mut reader);
-        let served = serve_request(&worker, journey, &entry, head, body, upload, &mut reply).await;
+        let served = serve_request(worker, journey, &entry, head, body, upload, &mut reply).await;
         if let Some(malformed) = reader.malformed() {
             // Its head was good, its body was not.
             worker.common.metrics.count_malformed(malformed.code());
@@ -249,13 +269,14 @@ async fn next_head(
 /// A client asked for a tunnel. What it says in it to a port that speaks HTTP is served as if it had
 /// come here without one; else it is carried unread.
 async fn connect(
-    worker: Rc<Worker>,
+    clients: Rc<Clients>,
     reader: RequestReader,
     mut writer: ResponseWriter,
     head: RequestHead,
     place: Place,
 ) {
-    let mut journey = tcp::start(&worker);
+    let worker = &clients.worker;
+    let mut journey = tcp::start(worker);
     journey.record.authority = Some(head.target.clone());
     let opened = async {
         let (service, port) = match worker.names.detect(&head.target)? {
@@ -263,31 +284,31 @@ async fn connect(
             Named::Outside(host, port) => {
                 // Nothing says which one is meant (RFC 9110 section 9.3.6).
                 let port = port.ok_or_else(|| Refusal::malformed(Malformed::Target))?;
-                let place = outside::permit(&worker, &mut journey, host, Some(port))?;
-                return Ok(Tunnel::Outside(outside::open(&worker, &place).await?));
+                let place = outside::permit(worker, &mut journey, host, Some(port))?;
+                return Ok(Tunnel::Outside(outside::open(worker, &place).await?));
             }
         };
-        let found = tcp::find(&worker, &mut journey, service, port).await?;
+        let found = tcp::find(worker, &mut journey, service, port).await?;
         if found.protocol.is_http() {
             return Ok(Tunnel::Http(found.into_entry()));
         }
         if found.protocol == AppProtocol::Undeclared {
             return Ok(Tunnel::Undeclared(found));
         }
-        let opened = tcp::open(&worker, found, &mut journey).await?;
+        let opened = tcp::open(worker, found, &mut journey).await?;
         Ok(Tunnel::Tcp(opened))
     };
     match opened.await {
         Ok(Tunnel::Http(entry)) => {
             if let Some((socket, early)) = accept(reader, writer).await {
                 // Its requests are counted, not the tunnel that they come in.
-                tokio::task::spawn_local(serve(worker, socket, early.into(), entry, place));
+                tokio::task::spawn_local(serve(clients, socket, early.into(), entry, place));
             }
             return;
         }
         Ok(Tunnel::Undeclared(found)) => {
             if let Some((socket, early)) = accept(reader, writer).await {
-                let client = serve_undeclared(worker, socket, early.into(), found, place);
+                let client = serve_undeclared(clients, socket, early.into(), found, place);
                 tokio::task::spawn_local(client);
             }
             return;
@@ -299,19 +320,13 @@ async fn connect(
         }
         Ok(Tunnel::Outside(opened)) => {
             if let Some((socket, early)) = accept(reader, writer).await {
-                outside::carry(&worker, &mut journey, socket, early, opened).await;
+                outside::carry(worker, &mut journey, socket, early, opened).await;
             }
         }
         Err(refusal) => {
             let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, head.version));
             // The client may be gone; it is counted all the same.
-            let refused = refuse(
-                &worker,
-                &mut journey,
-                &mut reply,
-                &refusal,
-                Asked::default(),
-            );
+            let refused = refuse(worker, &mut journey, &mut reply, &refusal, Asked::default());
             let _ = refused.await;
         }
     }
@@ -344,12 +359,13 @@ async fn accept(reader: RequestReader, mut writer: ResponseWriter) -> Option<(Tc
 
 /// Requests side by side.
 async fn serve_http2(
-    worker: Rc<Worker>,
+    clients: Rc<Clients>,
     socket: TcpStream,
     input: BytesMut,
     entry: Entry,
     _place: Place,
 ) {
+    let worker = &clients.worker;
     let (io, alarm) = Guarded::of_client(Prefixed::new(input, socket));
     let handshake = timeout(
         HANDSHAKE,
@@ -368,7 +384,7 @@ async fn serve_http2(
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
             () = alarm.rung() => {
-                count_flood(&worker);
+                count_flood(worker);
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 // Who takes nothing is not waited for.
                 let _ = timeout(GOODBYE, poll_fn(|cx| connection.poll_closed(cx))).await;
@@ -398,15 +414,19 @@ async fn serve_http2(
         match accepted {
             Some(Ok((request, respond))) => {
                 used = true;
-                let (worker, entry) = (Rc::clone(&worker), Rc::clone(&entry));
-                tokio::task::spawn_local(serve_stream(worker, entry, request, respond));
+                (clients.streams)(Asking {
+                    worker: Rc::clone(worker),
+                    entry: Rc::clone(&entry),
+                    request,
+                    respond,
+                });
                 // One after the other: who opens hundreds at once has them all begin between any two
                 // steps of everybody else's.
                 tokio::task::yield_now().await;
             }
             Some(Err(error)) => {
                 if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) && !error.is_remote() {
-                    count_flood(&worker);
+                    count_flood(worker);
                 }
                 tracing::debug!(%error, "a client's HTTP/2 connection has ended");
                 return;
@@ -421,13 +441,21 @@ fn count_flood(worker: &Worker) {
     worker.common.metrics.count_connection_shed("http2-flood");
 }
 
-/// One request of a client that speaks HTTP/2.
-async fn serve_stream(
+/// A request of a client that speaks HTTP/2.
+struct Asking {
     worker: Rc<Worker>,
     entry: Rc<Entry>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
-) {
+}
+
+async fn serve_stream(asking: Asking) {
+    let Asking {
+        worker,
+        entry,
+        request,
+        respond,
+    } = asking;
     let config = &worker.common.config;
     let stalled = config.patience.stalled_stream;
     let (head, upload, reply) = http2::receive(request, respond, stalled, config.limits.head);

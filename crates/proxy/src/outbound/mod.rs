@@ -34,6 +34,7 @@ use bytes::BytesMut;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::net::{TcpListener, TcpStream};
 
+use self::connection::Clients;
 use self::decided::Entry;
 use crate::config::Listener;
 use crate::intake::{Comers, Place, accept};
@@ -45,10 +46,10 @@ const UNSENT: usize = 256 * 1024;
 
 /// Takes connections until the drain begins.
 pub(crate) async fn listen_http(worker: Rc<Worker>, listener: TcpListener) {
+    let clients = Clients::of(Rc::clone(&worker));
     listen_beside(&worker, listener, |socket, place| {
-        let worker = Rc::clone(&worker);
-        let input = BytesMut::new();
-        let client = connection::serve(worker, socket, input, Entry::Explicit, place);
+        let (clients, input) = (Rc::clone(&clients), BytesMut::new());
+        let client = connection::serve(clients, socket, input, Entry::Explicit, place);
         tokio::task::spawn_local(client);
     })
     .await;
@@ -56,9 +57,10 @@ pub(crate) async fn listen_http(worker: Rc<Worker>, listener: TcpListener) {
 
 /// Takes connections for one port of one service until the drain begins.
 pub(crate) async fn listen_tcp(worker: Rc<Worker>, listener: TcpListener, target: Listener) {
+    let clients = Clients::of(Rc::clone(&worker));
     listen_beside(&worker, listener, |socket, place| {
-        let (worker, target) = (Rc::clone(&worker), target.clone());
-        let client = connection::serve_listener(worker, socket, target, place);
+        let (clients, target) = (Rc::clone(&clients), target.clone());
+        let client = connection::serve_listener(clients, socket, target, place);
         tokio::task::spawn_local(client);
     })
     .await;
