@@ -187,15 +187,17 @@ impl Scene {
         TcpStream::connect(self.caller.outbound).await.unwrap()
     }
 
-    /// The workload is seen as two.
-    pub(crate) fn twin(&mut self) {
+    /// The workload is seen as so many, to each of which there is a link of its own.
+    pub(crate) fn multiply(&mut self, count: usize) {
         for facts in [&mut self.facts, &mut self.seen_by_caller] {
-            let twins = facts.workloads.iter().map(|workload| Workload {
-                handle: Handle::new("cart-2"),
-                ..workload.clone()
+            let others = facts.workloads.iter().flat_map(|workload| {
+                (2..=count).map(|number| Workload {
+                    handle: Handle::new(&format!("cart-{number}")),
+                    ..workload.clone()
+                })
             });
-            let twins: Vec<_> = twins.collect();
-            facts.workloads.extend(twins);
+            let others: Vec<_> = others.collect();
+            facts.workloads.extend(others);
         }
     }
 

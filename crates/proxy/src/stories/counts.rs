@@ -100,6 +100,30 @@ fn a_request_through_a_gateway() {
     count_http1(Scene::stretched, 1024);
 }
 
+/// Links to so many stand, of which any may be chosen.
+#[test]
+fn a_request_to_one_of_five_hundred() {
+    const PEERS: usize = 500;
+    let thread = Thread::new();
+    let scene = thread.scene(async {
+        let mut scene = Scene::local(replying(1024).await);
+        scene.multiply(PEERS);
+        scene
+    });
+    let mut client = thread.run(Client::of(&scene));
+    let mut ask = || {
+        thread.run(async {
+            client.ask().await;
+            client.hear().await
+        })
+    };
+    while scene.caller.worker.sessions.leaving().0 < PEERS {
+        ask();
+    }
+    let came = count(ask);
+    assert!(came > 1024, "{came}");
+}
+
 #[test]
 fn a_reply_of_64_kib_through_a_pair() {
     count_http1(Scene::local, 64 * 1024);

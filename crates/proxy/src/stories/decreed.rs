@@ -207,7 +207,7 @@ fn a_request_that_waits_for_longer_than_most_is_sent_once_more_elsewhere() {
         })
         .await;
         let mut scene = Scene::local(address);
-        scene.twin();
+        scene.multiply(2);
         scene.decree(
             |policy| {
                 policy.hedge = Some(true);

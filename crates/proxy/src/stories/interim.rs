@@ -137,7 +137,7 @@ fn what_failed_after_a_hint_is_tried_again() {
         })
         .await;
         let mut scene = Scene::local(address);
-        scene.twin();
+        scene.multiply(2);
         scene.decree(|_| (), |_| ());
         let mut client = scene.client().await;
         client.write_all(get("/").as_bytes()).await.unwrap();

@@ -259,7 +259,7 @@ fn a_body_that_cannot_be_kept_is_sent_once() {
         })
         .await;
         let mut scene = Scene::local(address);
-        scene.twin();
+        scene.multiply(2);
         scene.decree(|_| {}, |_| {});
         for (short, expect, times) in [(false, "HTTP/1.1 200 ", 2), (true, "HTTP/1.1 502 ", 1)] {
             broken.set(false);
