@@ -43,7 +43,7 @@ pub use leaf::{Leaf, LeafCell, LeafError, OtherIdentity};
 pub use peer::{PeerRole, VerifiedPeer};
 pub use seal::{OpenError, SealError, open, seal};
 pub use statement::{BadStatement, STATEMENT_PURPOSE_LIMIT};
-pub use tickets::{Tickets, offer_tickets};
+pub use tickets::{Sessions, Tickets};
 pub use tls::{
     ClientAuth, FirstContactError, client_config, control_server_name, first_contact,
     gateway_server_name, peer, pinned_client_config, server_config,

@@ -1,8 +1,8 @@
 //! Sessions that are resumed (RFC 8446 section 2.2): who comes again after a cut neither signs nor checks a
 //! signature, and shares a fresh key all the same (`psk_dhe_ke`).
 //!
-//! Invariant: nothing is kept longer than the leaf and the trust bundle under which it was; a renewed leaf and
-//! a changed bundle each make the next handshake a full one. A ticket is good once, for the peer that it came
+//! Invariant: nothing is kept longer than the leaf and the trust bundle under which its handshake began; a
+//! renewed leaf and a changed bundle each make the next handshake a full one. A ticket is good once, for the peer that it came
 //! from. What a resumed session brings is the chain that was presented in the first one; whoever takes
 //! the session judges that chain again, as it judges any other. No early data.
 //!
@@ -23,11 +23,11 @@ use crate::generations::Generations;
 use crate::{Leaf, LeafCell, TrustBundle, TrustCell};
 
 /// Sessions that a server keeps of one generation; two are kept. Each takes about two kilobytes, mostly the
-/// client's chain.
+/// client's chain, of which there is a bound.
 const OF_CLIENTS: usize = 1024;
 /// Peers of one generation of which a client keeps tickets; two are kept.
 const OF_SERVERS: usize = 512;
-/// Tickets of one peer: its connections are made one by one, by any worker.
+/// Tickets of one peer, for as many workers that call it. Each holds the peer's chain.
 const OF_PEER: usize = 4;
 
 /// What a client asks for with each handshake.
@@ -36,12 +36,56 @@ const REQUEST: TicketRequest = TicketRequest {
     resumption_count: 1,
 };
 
-/// Lets clients that ask for it resume their sessions with this server. All connections of `config` share
-/// what is kept. `leaf` and `trust`: those of `config`.
-pub fn offer_tickets(config: &mut ServerConfig, leaf: Arc<LeafCell>, trust: Arc<TrustCell>) {
-    config.session_storage = Arc::new(Sessions(Kept::new(leaf, trust)));
-    config.send_tls13_tickets = 0;
-    config.max_tls13_tickets = 1;
+/// What a server knows of its clients, by their tickets; for all connections of one identity.
+#[derive(Debug)]
+pub struct Sessions(Kept<Vec<u8>, Vec<u8>, OF_CLIENTS>);
+
+impl Sessions {
+    /// `leaf` and `trust`: those of the configurations that are given to [`Sessions::offering`].
+    pub fn new(leaf: Arc<LeafCell>, trust: Arc<TrustCell>) -> Arc<Self> {
+        Arc::new(Self(Kept::new(leaf, trust)))
+    }
+
+    /// `config`, for one connection: clients that ask for it may resume their sessions.
+    pub fn offering(self: &Arc<Self>, config: &ServerConfig) -> ServerConfig {
+        let mut config = config.clone();
+        config.session_storage = Arc::new(Offered {
+            sessions: Arc::clone(self),
+            reign: self.0.reign(),
+        });
+        config.send_tls13_tickets = 0;
+        config.max_tls13_tickets = 1;
+        config
+    }
+}
+
+/// Sessions for a connection that began under a reign.
+#[derive(Debug)]
+struct Offered {
+    sessions: Arc<Sessions>,
+    reign: Reign,
+}
+
+impl StoresServerSessions for Offered {
+    fn put(&self, ticket: Vec<u8>, session: Vec<u8>) -> bool {
+        let kept = &self.sessions.0;
+        let put = kept.under(&self.reign, |kept| kept.keep(ticket, session));
+        put.is_some()
+    }
+
+    /// As `take`: a ticket is good once.
+    fn get(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.take(ticket)
+    }
+
+    fn take(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        let kept = &self.sessions.0;
+        kept.under(&self.reign, |kept| kept.take(ticket))?
+    }
+
+    fn can_cache(&self) -> bool {
+        true
+    }
 }
 
 /// What a client has been given by the servers it knows.
@@ -54,7 +98,7 @@ impl Tickets {
         Arc::new(Self(Kept::new(leaf, trust)))
     }
 
-    /// `config`, for connections to the server that is called `peer` here: its address or the like. With
+    /// `config`, for one connection to the server that is called `peer` here: its address or the like. With
     /// another server a ticket would do no harm, and would be lost.
     pub fn toward(
         self: &Arc<Self>,
@@ -63,6 +107,7 @@ impl Tickets {
     ) -> ClientConfig {
         let toward = Toward {
             tickets: Arc::clone(self),
+            reign: self.0.reign(),
             peer: peer.into(),
         };
         let mut config = config.clone();
@@ -73,16 +118,18 @@ impl Tickets {
     }
 }
 
-/// Tickets of one server.
+/// Tickets of one server, for a connection that began under a reign.
 #[derive(Debug)]
 struct Toward {
     tickets: Arc<Tickets>,
+    reign: Reign,
     peer: Box<str>,
 }
 
 impl ClientSessionStore for Toward {
     fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
-        self.tickets.0.with(|kept| match kept.find(&*self.peer) {
+        let kept = &self.tickets.0;
+        kept.under(&self.reign, |kept| match kept.find(&*self.peer) {
             Some(tickets) => {
                 if tickets.len() >= OF_PEER {
                     tickets.remove(0);
@@ -94,7 +141,8 @@ impl ClientSessionStore for Toward {
     }
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.tickets.0.with(|kept| kept.find(&*self.peer)?.pop())
+        let kept = &self.tickets.0;
+        kept.under(&self.reign, |kept| kept.find(&*self.peer)?.pop())?
     }
 
     // Members of a mesh agree on the group that they prefer.
@@ -114,42 +162,24 @@ impl ClientSessionStore for Toward {
     fn remove_tls12_session(&self, _: &ServerName<'static>) {}
 }
 
-/// What a server knows of its clients, by their tickets.
-#[derive(Debug)]
-struct Sessions(Kept<Vec<u8>, Vec<u8>, OF_CLIENTS>);
-
-impl StoresServerSessions for Sessions {
-    fn put(&self, ticket: Vec<u8>, session: Vec<u8>) -> bool {
-        self.0.with(|kept| kept.keep(ticket, session));
-        true
-    }
-
-    /// As `take`: a ticket is good once.
-    fn get(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        self.take(ticket)
-    }
-
-    fn take(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        self.0.with(|kept| kept.take(ticket))
-    }
-
-    fn can_cache(&self) -> bool {
-        true
-    }
-}
-
 /// Something that is kept while a leaf and a bundle are in force.
 struct Kept<K, V, const EACH: usize> {
     leaf: Arc<LeafCell>,
     trust: Arc<TrustCell>,
-    reign: Mutex<Reign<K, V, EACH>>,
+    of: Mutex<(Reign, Generations<K, V, EACH>)>,
 }
 
-/// What was kept under one leaf and one bundle.
-struct Reign<K, V, const EACH: usize> {
+/// The time of one leaf and one bundle.
+#[derive(Clone)]
+struct Reign {
     leaf: Arc<Leaf>,
     trust: Arc<TrustBundle>,
-    kept: Generations<K, V, EACH>,
+}
+
+impl PartialEq for Reign {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.leaf, &other.leaf) && Arc::ptr_eq(&self.trust, &other.trust)
+    }
 }
 
 impl<K, V, const EACH: usize> Kept<K, V, EACH> {
@@ -157,33 +187,49 @@ impl<K, V, const EACH: usize> Kept<K, V, EACH> {
         let reign = Reign {
             leaf: leaf.load(),
             trust: trust.load(),
-            kept: Generations::default(),
         };
         Self {
             leaf,
             trust,
-            reign: Mutex::new(reign),
+            of: Mutex::new((reign, Generations::default())),
         }
     }
 
-    /// Those of the leaf and the bundle of now.
-    fn with<T>(&self, use_them: impl FnOnce(&mut Generations<K, V, EACH>) -> T) -> T {
-        let (leaf, trust) = (self.leaf.load(), self.trust.load());
-        // A map is whole between any two calls of it.
-        let mut reign = self.reign.lock().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&leaf, &reign.leaf) || !Arc::ptr_eq(&trust, &reign.trust) {
-            *reign = Reign {
-                leaf,
-                trust,
-                kept: Generations::default(),
-            };
+    /// Of now.
+    fn reign(&self) -> Reign {
+        Reign {
+            leaf: self.leaf.load(),
+            trust: self.trust.load(),
         }
-        use_them(&mut reign.kept)
+    }
+
+    /// What was kept under `reign`, if that lasts.
+    fn under<T>(
+        &self,
+        reign: &Reign,
+        use_them: impl FnOnce(&mut Generations<K, V, EACH>) -> T,
+    ) -> Option<T> {
+        let now = self.reign();
+        if *reign != now {
+            return None;
+        }
+        // A map is whole between any two calls of it.
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        if of.0 != now {
+            *of = (now, Generations::default());
+        }
+        Some(use_them(&mut of.1))
     }
 }
 
 impl<K, V, const EACH: usize> fmt::Debug for Kept<K, V, EACH> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kept").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Reign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reign").finish_non_exhaustive()
     }
 }

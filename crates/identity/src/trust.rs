@@ -61,6 +61,10 @@ pub enum TrustError {
     Anchors(String),
 }
 
+/// Bytes of all certificates that a peer presents: they are kept while its session is, or may be resumed. A
+/// usual chain has one or two thousand.
+const MOST_OF_CHAIN: usize = 8 * 1024;
+
 /// Why a peer is not who the mesh knows.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PeerError {
@@ -68,6 +72,8 @@ pub enum PeerError {
     NoCertificate,
     #[error("the peer presented {found} certificates: a leaf and its cluster's are expected")]
     ChainLength { found: usize },
+    #[error("the peer presented certificates of {found} bytes, more than {MOST_OF_CHAIN}")]
+    ChainSize { found: usize },
     #[error("the peer's certificate: {0}")]
     Leaf(CertificateProblem),
     #[error("the certificate of the peer's issuer: {0}")]
@@ -167,6 +173,10 @@ impl TrustBundle {
             [leaf, issuer] | [leaf, issuer, _] => (leaf, issuer),
             _ => return Err(PeerError::ChainLength { found: chain.len() }),
         };
+        let found = chain.iter().map(|certificate| certificate.len()).sum();
+        if found > MOST_OF_CHAIN {
+            return Err(PeerError::ChainSize { found });
+        }
         let prove = || self.prove(leaf, issuer, now, role);
         self.proofs.find_or(leaf, issuer, role, now, prove)
     }
@@ -316,7 +326,7 @@ impl PeerError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoCertificate => "no-certificate",
-            Self::ChainLength { .. } | Self::NotItsIssuer => "wrong-chain",
+            Self::ChainLength { .. } | Self::ChainSize { .. } | Self::NotItsIssuer => "wrong-chain",
             Self::Leaf(_) => "wrong-leaf",
             Self::Issuer(_) => "wrong-issuer",
             Self::UnknownRoot => "unknown-root",

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use common::{DOMAIN, TestCluster, TestMesh, TestTime, start};
 use isthmus_identity::{
-    ClientAuth, LeafCell, PeerRole, Tickets, TrustCell, client_config, gateway_server_name,
-    offer_tickets, peer, server_config,
+    ClientAuth, LeafCell, PeerRole, Sessions, Tickets, TrustCell, client_config,
+    gateway_server_name, peer, server_config,
 };
 use isthmus_model::ClusterName;
 use rustls::HandshakeKind::{Full, Resumed};
@@ -33,14 +33,16 @@ impl End {
         (Arc::clone(&self.leaf), Arc::clone(&self.trust))
     }
 
-    fn server(&self) -> Arc<ServerConfig> {
+    fn server(&self) -> Server {
         let (leaf, trust) = self.cells();
         let time = TestTime::at(start());
         let required = ClientAuth::Required;
-        let mut config = server_config(leaf, trust, &[b"isthmus/1"], required, time);
+        let config = server_config(leaf, trust, &[b"isthmus/1"], required, time);
         let (leaf, trust) = self.cells();
-        offer_tickets(&mut config, leaf, trust);
-        config.into()
+        Server {
+            config,
+            sessions: Sessions::new(leaf, trust),
+        }
     }
 
     fn client(&self) -> ClientConfig {
@@ -49,12 +51,24 @@ impl End {
     }
 }
 
+struct Server {
+    config: ServerConfig,
+    sessions: Arc<Sessions>,
+}
+
+impl Server {
+    fn accept(&self) -> ServerConnection {
+        let config = self.sessions.offering(&self.config);
+        ServerConnection::new(Arc::new(config)).unwrap()
+    }
+}
+
 struct Stage {
     mesh: TestMesh,
     west: TestCluster,
     caller: End,
     callee: End,
-    server: Arc<ServerConfig>,
+    server: Server,
     client: ClientConfig,
     tickets: Arc<Tickets>,
 }
@@ -105,11 +119,11 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(client: ClientConfig, server: &Arc<ServerConfig>) -> Self {
+    fn new(client: ClientConfig, server: &Server) -> Self {
         let name = gateway_server_name(&ClusterName::new("us-west").unwrap());
         Self {
             client: ClientConnection::new(Arc::new(client), name).unwrap(),
-            server: ServerConnection::new(Arc::clone(server)).unwrap(),
+            server: server.accept(),
         }
     }
 
@@ -174,7 +188,7 @@ fn a_ticket_that_was_heard_is_worth_nothing() {
     let mut hello = Vec::new();
     pair.client.write_tls(&mut hello).unwrap();
     for expect in [Resumed, Full] {
-        let mut server = ServerConnection::new(Arc::clone(&stage.server)).unwrap();
+        let mut server = stage.server.accept();
         server.read_tls(&mut &hello[..]).unwrap();
         server.process_new_packets().unwrap();
         let mut answer = Vec::new();
@@ -208,6 +222,25 @@ fn nothing_outlives_the_leaf_and_the_bundle_it_was_made_under() {
         change(&stage);
         assert_eq!(stage.shake("east"), Full, "{name}");
         assert_eq!(stage.shake("east"), Resumed, "{name}");
+    }
+}
+
+/// A handshake that a renewal overtakes leaves nothing behind that could be resumed.
+#[test]
+fn nothing_is_kept_of_a_handshake_that_began_before() {
+    for is_client in [true, false] {
+        let stage = Stage::new();
+        let config = stage.tickets.toward("east", &stage.client);
+        let mut pair = Pair::new(config, &stage.server);
+        let (end, account) = if is_client {
+            (&stage.caller, "frontend")
+        } else {
+            (&stage.callee, "cart")
+        };
+        end.leaf.replace(stage.west.leaf("shop", account)).unwrap();
+        pair.pump();
+        assert_eq!(stage.shake("east"), Full, "{account}");
+        assert_eq!(stage.shake("east"), Resumed, "{account}");
     }
 }
 

@@ -55,12 +55,18 @@ fn chains() {
         "spiffe://shop.mesh/ns/shop/sa/cart of us-west",
         "spiffe://shop.mesh/cluster/eu-central of eu-central",
     );
-    let cases: [Case<'_>; 12] = [
+    let long = || CertificateDer::from(vec![0; 8 * 1024]);
+    let cases: [Case<'_>; 13] = [
         ("workload", chain(&cart), Ok(cart_of_west)),
         ("root too", vec![leaf(), issuer(), root()], Ok(cart_of_west)),
         ("control", chain(&east.control()), Ok(control_of_east)),
         ("nothing", vec![], Err("no-certificate")),
         ("leaf alone", vec![leaf()], Err("wrong-chain")),
+        (
+            "much behind it",
+            vec![leaf(), issuer(), long()],
+            Err("wrong-chain"),
+        ),
         (
             "four",
             vec![leaf(), issuer(), root(), root()],

@@ -402,13 +402,14 @@ fn serve(worker: &std::rc::Rc<Worker>, listeners: WorkerListeners) -> io::Result
             Role::Sidecar(_) => drop(tokio::task::spawn_local(inbound::listen(worker, listener))),
         }
     }
+    let clients = outbound::Clients::of(Rc::clone(worker));
     for listener in listeners.outbound {
         let listener = TcpListener::from_std(listener)?;
-        tokio::task::spawn_local(outbound::listen_http(Rc::clone(worker), listener));
+        tokio::task::spawn_local(outbound::listen_http(Rc::clone(&clients), listener));
     }
     for (listener, target) in listeners.services {
         let listener = TcpListener::from_std(listener)?;
-        tokio::task::spawn_local(outbound::listen_tcp(Rc::clone(worker), listener, target));
+        tokio::task::spawn_local(outbound::listen_tcp(Rc::clone(&clients), listener, target));
     }
     Ok(())
 }

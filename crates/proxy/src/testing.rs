@@ -295,7 +295,8 @@ impl Unbound {
         } else {
             tokio::task::spawn_local(gateway::listen(Rc::clone(&worker), self.mesh));
         }
-        tokio::task::spawn_local(outbound::listen_http(Rc::clone(&worker), self.outbound));
+        let clients = outbound::Clients::of(Rc::clone(&worker));
+        tokio::task::spawn_local(outbound::listen_http(clients, self.outbound));
         Node {
             worker,
             mesh,

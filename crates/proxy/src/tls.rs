@@ -7,14 +7,15 @@ mod handshake;
 mod session;
 mod turns;
 
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use isthmus_codec::mux;
 use isthmus_identity::{
-    ClientAuth, LeafCell, PeerError, PeerRole, Tickets, TrustBundle, TrustCell, VerifiedPeer,
-    client_config, offer_tickets, server_config,
+    ClientAuth, LeafCell, PeerError, PeerRole, Sessions, Tickets, TrustBundle, TrustCell,
+    VerifiedPeer, client_config, server_config,
 };
 use isthmus_model::{ClusterName, Identity};
 use isthmus_telemetry::Metrics;
@@ -27,7 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::handshake::{Side, shake};
 pub(crate) use self::session::Session;
-pub(crate) use self::turns::Turns;
+pub(crate) use self::turns::{Crowded, Turns};
 
 /// Who this proxy is, and whom it trusts. Both change under way, in their cells.
 pub(crate) struct Me {
@@ -35,7 +36,8 @@ pub(crate) struct Me {
     pub(crate) cluster: ClusterName,
     pub(crate) leaf: Arc<LeafCell>,
     pub(crate) trust: Arc<TrustCell>,
-    server: Arc<ServerConfig>,
+    server: ServerConfig,
+    sessions: Arc<Sessions>,
     client: ClientConfig,
     tickets: Arc<Tickets>,
 }
@@ -109,6 +111,16 @@ impl TlsError {
         }
     }
 
+    /// It was turned away because too many shake hands.
+    pub(crate) fn is_crowded(&self) -> bool {
+        match self {
+            Self::Handshake(error) => error
+                .get_ref()
+                .is_some_and(<dyn Error + Send + Sync>::is::<Crowded>),
+            Self::Peer(_) | Self::Protocol => false,
+        }
+    }
+
     /// The connection itself failed; nothing is said about the peer.
     pub(crate) fn is_transport(&self) -> bool {
         matches!(self, Self::Handshake(error) if error.get_ref().is_none_or(|inner| !inner.is::<rustls::Error>()))
@@ -131,8 +143,8 @@ impl Me {
             ClientAuth::Required,
             time.clone(),
         );
-        offer_tickets(&mut server, Arc::clone(&leaf), Arc::clone(&trust));
         let mut client = client_config(Some(Arc::clone(&leaf)), Arc::clone(&trust), &alpn, time);
+        let sessions = Sessions::new(Arc::clone(&leaf), Arc::clone(&trust));
         let tickets = Tickets::new(Arc::clone(&leaf), Arc::clone(&trust));
         // Records are sealed and opened by `codec`.
         server.enable_secret_extraction = true;
@@ -142,7 +154,8 @@ impl Me {
             cluster,
             leaf,
             trust,
-            server: server.into(),
+            server,
+            sessions,
             client,
             tickets,
         }
@@ -163,7 +176,8 @@ impl Me {
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let begin = || UnbufferedServerConnection::new(Arc::clone(&self.server));
+        let config = self.sessions.offering(&self.server);
+        let begin = || UnbufferedServerConnection::new(config.into());
         self.agree(begin, io, PeerRole::Client, turns, metrics)
             .await
     }
@@ -201,14 +215,13 @@ impl Me {
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let agreed = async {
-            let connection = turns.take(begin).await.map_err(io::Error::other)?;
-            let agreed = shake(connection, io, turns).await?;
+            let agreed = shake(begin, io, turns).await?;
             if agreed.alpn.as_deref() != Some(mux::ALPN) {
                 return Err(TlsError::Protocol);
             }
             // Of a session that is resumed as of any other.
             let proven = Proven::of(agreed.certificates, self.trust.load(), role)?;
-            metrics.count_tls_session(agreed.is_resumed);
+            metrics.count_tls_handshake(agreed.is_resumed);
             Ok((agreed.session, proven))
         };
         agreed.await.inspect_err(|error| count(error, metrics))

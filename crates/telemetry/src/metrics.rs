@@ -25,7 +25,7 @@ pub struct Metrics {
     known: Mutex<HashSet<FlowLabels>>,
     max_flows: usize,
     streams_open: Family<ReporterLabel, Gauge>,
-    tls_sessions: Family<HandshakeLabel, Counter>,
+    tls_handshakes: Family<KindLabel, Counter>,
     tls_refused: Family<ReasonLabel, Counter>,
     malformed: Family<ReasonLabel, Counter>,
     snapshot_refused: Family<ReasonLabel, Counter>,
@@ -58,8 +58,8 @@ impl Metrics {
 
         let streams_open = Family::default();
         register(&mut registry, names::STREAMS_OPEN, &streams_open);
-        let tls_sessions = Family::default();
-        register(&mut registry, names::TLS_SESSIONS, &tls_sessions);
+        let tls_handshakes = Family::default();
+        register(&mut registry, names::TLS_HANDSHAKES, &tls_handshakes);
         let tls_refused = Family::default();
         register(&mut registry, names::TLS_REFUSED, &tls_refused);
         let malformed = Family::default();
@@ -88,7 +88,7 @@ impl Metrics {
             known: Mutex::default(),
             max_flows,
             streams_open,
-            tls_sessions,
+            tls_handshakes,
             tls_refused,
             malformed,
             snapshot_refused,
@@ -118,12 +118,10 @@ impl Metrics {
             .get_or_create_owned(&ReporterLabel { reporter })
     }
 
-    /// A session with a peer begins, perhaps as one that was resumed.
-    pub fn count_tls_session(&self, is_resumed: bool) {
-        let handshake = if is_resumed { "resumed" } else { "full" };
-        self.tls_sessions
-            .get_or_create(&HandshakeLabel { handshake })
-            .inc();
+    /// A handshake has proved who the peer is, perhaps by an earlier one.
+    pub fn count_tls_handshake(&self, is_resumed: bool) {
+        let kind = if is_resumed { "resumed" } else { "full" };
+        self.tls_handshakes.get_or_create(&KindLabel { kind }).inc();
     }
 
     /// A handshake was refused. `reason` is one of a closed list, hence static.
@@ -209,8 +207,8 @@ struct DetectedLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HandshakeLabel {
-    handshake: &'static str,
+struct KindLabel {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -282,7 +280,7 @@ mod tests {
         flow.count_request_bytes(10);
         flow.count_response_bytes(20);
         metrics.streams_open(Reporter::Gateway).inc();
-        metrics.count_tls_session(true);
+        metrics.count_tls_handshake(true);
         metrics.count_tls_refused("expired");
         metrics.count_malformed("bare-lf");
         metrics.count_snapshot_refused("foreign");

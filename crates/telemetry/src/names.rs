@@ -93,11 +93,11 @@ pub(crate) const STREAMS_OPEN: MetricName = MetricName {
     help: "Streams between proxies that are open now",
 };
 
-pub(crate) const TLS_SESSIONS: MetricName = MetricName {
-    name: "isthmus_tls_sessions_total",
+pub(crate) const TLS_HANDSHAKES: MetricName = MetricName {
+    name: "isthmus_tls_handshakes_total",
     kind: MetricKind::Counter,
-    labels: &["handshake"],
-    help: "Sessions with other proxies: `full` handshakes, and those that `resumed` an earlier session",
+    labels: &["kind"],
+    help: "Handshakes with other proxies that proved who the peer is, `full` or `resumed`; whether it may is judged after that",
 };
 
 pub(crate) const TLS_REFUSED: MetricName = MetricName {
@@ -132,7 +132,7 @@ pub(crate) const CONNECTIONS_SHED: MetricName = MetricName {
     name: "isthmus_connections_shed_total",
     kind: MetricKind::Counter,
     labels: &["reason"],
-    help: "Connections that were closed as soon as they came: no-descriptors, too-many of this process, too-many-of-source, no-memory; of a load balancer that did not say whose they are: proxy-header; or because of a flood: http2-flood",
+    help: "Connections that were closed as soon as they came: no-descriptors, too-many of this process, too-many-of-source, no-memory; of a load balancer that did not say whose they are: proxy-header; because of a flood: http2-flood; or because hands were not shaken: too-many-handshakes at once, slow-handshake",
 };
 
 pub(crate) const MEMORY_TAKEN: MetricName = MetricName {
@@ -178,7 +178,7 @@ pub const METRICS: [MetricName; 17] = [
     TCP_CONNECTIONS,
     BYTES,
     STREAMS_OPEN,
-    TLS_SESSIONS,
+    TLS_HANDSHAKES,
     TLS_REFUSED,
     MALFORMED,
     LEAF_EXPIRY,

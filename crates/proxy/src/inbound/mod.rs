@@ -82,18 +82,20 @@ pub(crate) async fn open_session(
     source: Option<IpAddr>,
 ) -> Option<(Link, Arc<Caller>)> {
     let common = &worker.common;
-    if worker.turns.is_crowded() {
-        common.metrics.count_connection_shed("too-many-handshakes");
-        return None;
-    }
     let accepting = common.me.accept(socket, &worker.turns, &common.metrics);
     let (session, proven) = match timeout(HANDSHAKE, accepting).await {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
+            if error.is_crowded() {
+                common.metrics.count_connection_shed("too-many-handshakes");
+            }
             tracing::debug!(%error, ?source, "a session was not accepted");
             return None;
         }
-        Err(_) => return None,
+        Err(_) => {
+            common.metrics.count_connection_shed("slow-handshake");
+            return None;
+        }
     };
     let peer = proven.peer();
     match judge(&common.view.load(), peer) {

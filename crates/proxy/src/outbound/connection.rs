@@ -45,15 +45,15 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// For a client to take what is said to it last.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Who serves the clients of a listener.
-pub(super) struct Clients {
-    worker: Rc<Worker>,
+/// What serves the clients of one worker.
+pub(crate) struct Clients {
+    pub(super) worker: Rc<Worker>,
     /// Has somebody serve a request that comes beside others.
     streams: Box<dyn Fn(Asking)>,
 }
 
 impl Clients {
-    pub(super) fn of(worker: Rc<Worker>) -> Rc<Self> {
+    pub(crate) fn of(worker: Rc<Worker>) -> Rc<Self> {
         let crew = Crew::new(serve_stream);
         let streams = Box::new(move |asking| crew.give(asking));
         Rc::new(Self { worker, streams })

@@ -23,6 +23,7 @@ mod tcp;
 mod undeclared;
 mod upload;
 
+pub(crate) use connection::Clients;
 pub(crate) use decided::refuse_denied;
 pub(crate) use explain::explain;
 
@@ -34,7 +35,6 @@ use bytes::BytesMut;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::net::{TcpListener, TcpStream};
 
-use self::connection::Clients;
 use self::decided::Entry;
 use crate::config::Listener;
 use crate::intake::{Comers, Place, accept};
@@ -45,9 +45,8 @@ use crate::worker::Worker;
 const UNSENT: usize = 256 * 1024;
 
 /// Takes connections until the drain begins.
-pub(crate) async fn listen_http(worker: Rc<Worker>, listener: TcpListener) {
-    let clients = Clients::of(Rc::clone(&worker));
-    listen_beside(&worker, listener, |socket, place| {
+pub(crate) async fn listen_http(clients: Rc<Clients>, listener: TcpListener) {
+    listen_beside(&clients.worker, listener, |socket, place| {
         let (clients, input) = (Rc::clone(&clients), BytesMut::new());
         let client = connection::serve(clients, socket, input, Entry::Explicit, place);
         tokio::task::spawn_local(client);
@@ -56,9 +55,8 @@ pub(crate) async fn listen_http(worker: Rc<Worker>, listener: TcpListener) {
 }
 
 /// Takes connections for one port of one service until the drain begins.
-pub(crate) async fn listen_tcp(worker: Rc<Worker>, listener: TcpListener, target: Listener) {
-    let clients = Clients::of(Rc::clone(&worker));
-    listen_beside(&worker, listener, |socket, place| {
+pub(crate) async fn listen_tcp(clients: Rc<Clients>, listener: TcpListener, target: Listener) {
+    listen_beside(&clients.worker, listener, |socket, place| {
         let (clients, target) = (Rc::clone(&clients), target.clone());
         let client = connection::serve_listener(clients, socket, target, place);
         tokio::task::spawn_local(client);

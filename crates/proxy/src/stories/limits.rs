@@ -151,7 +151,10 @@ async fn strict(scene: &Scene) -> SocketAddr {
     let worker = Worker::new(common, RealChance::new().unwrap());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::task::spawn_local(outbound::listen_http(worker, listener));
+    tokio::task::spawn_local(outbound::listen_http(
+        outbound::Clients::of(worker),
+        listener,
+    ));
     address
 }
 

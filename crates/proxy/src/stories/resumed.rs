@@ -13,7 +13,7 @@ use crate::testing::{Scene, answering, run, within};
 fn sessions(metrics: &Metrics) -> (u32, u32) {
     let text = metrics.encode();
     let count = |kind: &str| {
-        let name = format!("isthmus_tls_sessions_total{{handshake=\"{kind}\"}} ");
+        let name = format!("isthmus_tls_handshakes_total{{kind=\"{kind}\"}} ");
         let line = text.lines().find_map(|line| line.strip_prefix(&name));
         line.map_or(0, |count| count.parse().unwrap())
     };

@@ -27,7 +27,11 @@ async fn by_listener(scene: &Scene) -> TcpStream {
         port: 80,
     };
     let worker = Rc::clone(&scene.caller.worker);
-    tokio::task::spawn_local(outbound::listen_tcp(worker, listener, target));
+    tokio::task::spawn_local(outbound::listen_tcp(
+        outbound::Clients::of(worker),
+        listener,
+        target,
+    ));
     TcpStream::connect(address).await.unwrap()
 }
 

@@ -40,6 +40,8 @@ pub(super) trait Side:
 {
     type Data: tls::Side + 'static;
 
+    const SPEAKS_FIRST: bool;
+
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 
     fn into_keys(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), Error>;
@@ -47,6 +49,8 @@ pub(super) trait Side:
 
 impl Side for UnbufferedClientConnection {
     type Data = ClientConnectionData;
+
+    const SPEAKS_FIRST: bool = true;
 
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(input)
@@ -59,6 +63,8 @@ impl Side for UnbufferedClientConnection {
 
 impl Side for UnbufferedServerConnection {
     type Data = ServerConnectionData;
+
+    const SPEAKS_FIRST: bool = false;
 
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(input)
@@ -85,12 +91,12 @@ struct Buffers {
     output: BytesMut,
 }
 
-/// Runs the handshake of `connection` over `io`, each step of it when it has its turn. What is said last is
-/// sent with the session's first data, or when it is flushed.
+/// Shakes hands over `io`, each step when it has its turn: as a server what `begin` makes, once the client has
+/// said something. What is said last is sent with the session's first data, or when it is flushed.
 ///
-/// Errors: `io`'s own; or one that holds rustls's, of which the peer was told.
+/// Errors: `io`'s own; or one that holds rustls's, of which the peer was told, or [`Crowded`].
 pub(super) async fn shake<S, T>(
-    mut connection: S,
+    begin: impl FnOnce() -> Result<S, Error>,
     mut io: T,
     turns: &Turns,
 ) -> io::Result<Agreed<T>>
@@ -99,35 +105,31 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let mut buffers = Buffers::default();
-    loop {
-        let wants = turns.take(|| buffers.advance(&mut connection)).await;
-        let failed = wants.is_err();
-        let is_over = matches!(wants, Ok(Wants::Nothing));
-        if !is_over && !buffers.output.is_empty() {
-            let sent = async {
-                io.write_all_buf(&mut buffers.output).await?;
-                io.flush().await
-            };
-            let sent = sent.await;
-            // Who is refused may be gone.
-            if !failed {
-                sent?;
-            }
-        }
-        match wants {
-            Ok(Wants::Nothing) => break,
-            Err(error) => return Err(broken(error)),
-            Ok(Wants::Peer) => {
-                blocks::borrow(&mut buffers.input);
-                buffers.input.reserve(tls::MAX_RECORD);
-                if io.read_buf(&mut buffers.input).await? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                if buffers.input.len() > MOST {
-                    return Err(broken(Error::General("its handshake is too long".into())));
-                }
-            }
-        }
+    let first = |buffers: &mut Buffers| {
+        let mut connection = begin().map_err(broken)?;
+        let wants = buffers.advance(&mut connection);
+        Ok::<_, io::Error>((connection, wants))
+    };
+    let (mut connection, mut wants) = if S::SPEAKS_FIRST {
+        turns.go_on(|| first(&mut buffers)).await?
+    } else {
+        buffers.read(&mut io).await?;
+        let first = turns.begin(|| first(&mut buffers)).await;
+        first.map_err(io::Error::other)??
+    };
+    while !matches!(wants, Ok(Wants::Nothing)) {
+        let sent = buffers.send(&mut io).await;
+        // Who is refused may be gone.
+        wants.map_err(broken)?;
+        sent?;
+        buffers.read(&mut io).await?;
+        wants = turns.go_on(|| buffers.advance(&mut connection)).await;
+    }
+    // In a block, where the first data fits behind it.
+    let mut last = BytesMut::new();
+    if !buffers.output.is_empty() {
+        blocks::borrow(&mut last);
+        last.extend_from_slice(&buffers.output);
     }
     let certificates = connection.peer_certificates().unwrap_or_default().to_vec();
     let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
@@ -140,7 +142,7 @@ where
     let machine = tls::Session::new(&keys, Box::new(secrets), limit);
     let machine = machine.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
     Ok(Agreed {
-        session: Session::new(io, machine, buffers.input, buffers.output),
+        session: Session::new(io, machine, buffers.input, last),
         certificates,
         alpn,
         is_resumed,
@@ -148,6 +150,27 @@ where
 }
 
 impl Buffers {
+    async fn send(&mut self, io: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        if !self.output.is_empty() {
+            io.write_all_buf(&mut self.output).await?;
+            io.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads once. Errors: nothing more comes; it is too long.
+    async fn read(&mut self, io: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+        blocks::borrow(&mut self.input);
+        self.input.reserve(tls::MAX_RECORD);
+        if io.read_buf(&mut self.input).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if self.input.len() > MOST {
+            return Err(broken(Error::General("its handshake is too long".into())));
+        }
+        Ok(())
+    }
+
     /// Goes on as far as what came allows. If it fails, there is a word for the peer.
     fn advance<S: Side>(&mut self, connection: &mut S) -> Result<Wants, Error> {
         loop {

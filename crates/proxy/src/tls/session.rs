@@ -498,6 +498,28 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_when_too_many_shake_hands_is_let_go_and_no_refusal_is_counted() {
+        run(async {
+            let me = Issuer::new().workload(&cluster("west"), "cart");
+            let (crowded, metrics) = (Turns::crowded(), metrics());
+            let (near, mut far) = duplex(PIPE);
+            far.write_all(&hello(&me).await).await.unwrap();
+            let refused = me.accept(near, &crowded, &metrics).await.err().unwrap();
+            assert!(refused.is_crowded(), "{refused}");
+            assert!(!metrics.encode().contains("isthmus_tls_refused_total{"));
+            // Those of our own are made all the same.
+            let (near, far) = duplex(PIPE);
+            let turns = Turns::default();
+            let connecting = async {
+                let near = me.connect(name(), String::new(), near, &crowded, &metrics);
+                near.await.unwrap().0.flush().await.unwrap();
+            };
+            let ((), far) = tokio::join!(connecting, me.accept(far, &turns, &metrics));
+            far.unwrap();
+        });
+    }
+
+    #[test]
     fn a_peer_whose_handshake_is_refused_is_told_why() {
         run(async {
             let me = Issuer::new().workload(&cluster("west"), "cart");
