@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use isthmus_model::{Algorithm, OutlierSettings};
 
 use crate::affinity::Tables;
-use crate::constants::FAILURE_LATENCY;
+use crate::constants::{FAILURE_LATENCY, GREY_JUDGED};
 use crate::draw;
 use crate::latency::PeakEwma;
 use crate::outcome::{Evidence, Outcome};
-use crate::outlier::{Cause, Ejection, Outlier, Record, has_room};
+use crate::outlier::{Cause, Ejection, Outlier, Siblings, has_room};
 use crate::ramp::{self, Ramp};
 
 /// The workloads of one (service, port, subset) in one cluster. `K` names one: a handle, or a
@@ -34,7 +34,13 @@ pub struct Endpoints<K> {
     leaving: usize,
     /// When the last of those that were ejected returns.
     out_until: Option<Instant>,
+    /// What they did, together, at some time; only of many, see [`FEW`].
+    together: Option<(Instant, Siblings)>,
 }
+
+/// Among so many each is compared with all others. Among more, with all of them as they were a moment ago,
+/// which is the same then, and is known for all after one look at each.
+const FEW: usize = 32;
 
 #[derive(Debug, Clone)]
 struct Endpoint<K> {
@@ -97,6 +103,7 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
             last: None,
             leaving: 0,
             out_until: None,
+            together: None,
         }
     }
 
@@ -211,13 +218,25 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
         if !self.list[index].outlier.is_due(&self.outlier, now) {
             return None;
         }
-        let others = self
-            .list
-            .iter()
-            .enumerate()
-            .filter(|(at, e)| *at != index && !e.leaving && e.outlier.ejection(now).is_none());
-        let siblings: Vec<Record> = others.map(|(_, e)| e.outlier.record(now)).collect();
+        let siblings = if self.list.len() <= FEW {
+            self.siblings(Some(index), now)
+        } else {
+            let is_fresh = |at: Instant| now.saturating_duration_since(at) < GREY_JUDGED;
+            match self.together.filter(|(at, _)| is_fresh(*at)) {
+                Some((_, together)) => together,
+                None => self.together.insert((now, self.siblings(None, now))).1,
+            }
+        };
         self.list[index].outlier.judge(&siblings, now)
+    }
+
+    /// What all that take traffic do, but for the one at a place.
+    fn siblings(&self, but: Option<usize>, now: Instant) -> Siblings {
+        let others =
+            self.list.iter().enumerate().filter(|(at, e)| {
+                Some(*at) != but && !e.leaving && e.outlier.ejection(now).is_none()
+            });
+        Siblings::of(others.map(|(_, e)| e.outlier.record(now)))
     }
 
     /// Is it out now?

@@ -99,38 +99,55 @@ impl Record {
         }
     }
 
+    fn all(self) -> f64 {
+        self.replies + self.failures
+    }
+
     /// What this one does far worse than `siblings`, if anything.
-    fn stands_out(self, siblings: &[Self]) -> Option<Cause> {
-        let count = self.replies + self.failures;
-        let all = siblings
-            .iter()
-            .fold((0.0, 0.0), |(failures, all), sibling| {
-                (
-                    failures + sibling.failures,
-                    all + sibling.failures + sibling.replies,
-                )
-            });
-        if count < GREY_SAMPLES || all.1 < GREY_SAMPLES {
+    fn stands_out(self, siblings: &Siblings) -> Option<Cause> {
+        let count = self.all();
+        if count < GREY_SAMPLES || siblings.all < GREY_SAMPLES {
             return None;
         }
-        let (own, theirs) = (self.failures / count, all.0 / all.1);
+        let (own, theirs) = (self.failures / count, siblings.failures / siblings.all);
         let sigma = (theirs * (1.0 - theirs) / count).sqrt();
         let far = theirs + (GREY_SIGMAS * sigma).max(GREY_SHARE);
         if self.failures >= GREY_FAILURES && own > far {
             return Some(Cause::SuccessRate);
         }
-        let mut means: Vec<f64> = siblings
-            .iter()
-            .filter_map(|sibling| sibling.mean())
-            .collect();
-        means.sort_by(f64::total_cmp);
-        let (own, typical) = (self.mean()?, *means.get(means.len() / 2)?);
-        is_far(own, typical).then_some(Cause::Latency)
+        is_far(self.mean()?, siblings.typical?).then_some(Cause::Latency)
     }
 
     /// Seconds of a good reply; `None`: too few.
     fn mean(self) -> Option<f64> {
         (self.replies >= GREY_SAMPLES).then(|| self.seconds / self.replies)
+    }
+}
+
+/// What became of the tries of several workloads.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Siblings {
+    failures: f64,
+    all: f64,
+    /// The mean time of a good reply of the one in the middle, in seconds.
+    typical: Option<f64>,
+}
+
+impl Siblings {
+    pub(crate) fn of(records: impl Iterator<Item = Record>) -> Self {
+        let mut siblings = Self::default();
+        let mut means = Vec::new();
+        for record in records {
+            siblings.failures += record.failures;
+            siblings.all += record.all();
+            means.extend(record.mean());
+        }
+        let middle = means.len() / 2;
+        if middle < means.len() {
+            let (_, typical, _) = means.select_nth_unstable_by(middle, f64::total_cmp);
+            siblings.typical = Some(*typical);
+        }
+        siblings
     }
 }
 
@@ -204,16 +221,18 @@ impl Outlier {
         self.record.at(now)
     }
 
-    /// Is it time to compare it with its siblings? From time to time only, as there may be many.
+    /// Is it time to compare it with its siblings? From time to time only, and if there is something to
+    /// compare, as there may be many.
     pub(crate) fn is_due(&self, settings: &OutlierSettings, now: Instant) -> bool {
         let passed = |at| now.saturating_duration_since(at) >= GREY_JUDGED;
         settings.consecutive_errors > 0
             && self.ejection(now).is_none()
             && self.judged.is_none_or(passed)
+            && self.record.all() >= GREY_SAMPLES
     }
 
     /// Compares it with its siblings.
-    pub(crate) fn judge(&mut self, siblings: &[Record], now: Instant) -> Option<Cause> {
+    pub(crate) fn judge(&mut self, siblings: &Siblings, now: Instant) -> Option<Cause> {
         self.judged = Some(now);
         self.record(now).stands_out(siblings)
     }
@@ -275,11 +294,13 @@ mod tests {
             (record(6.0, 0.0, 9.0), &few, None),
             (record(6.0, 0.0, 9.0), &[], None),
         ] {
-            assert_eq!(own.stands_out(siblings), expect, "{own:?}");
+            let siblings = Siblings::of(siblings.iter().copied());
+            assert_eq!(own.stands_out(&siblings), expect, "{own:?}");
         }
         // One sibling that is bad itself hides nothing.
         let mixed = [record(100.0, 0.0, 9.0), good[0], good[1]];
         let own = record(100.0, 0.0, 0.5);
+        let mixed = Siblings::of(mixed.into_iter());
         assert_eq!(own.stands_out(&mixed), Some(Cause::Latency));
     }
 
@@ -316,7 +337,7 @@ mod tests {
         let mut outlier = Outlier::default();
         assert_eq!(busy(&mut outlier, start), None);
         assert_eq!(late(&mut outlier, start + second / 2), None);
-        let siblings = [record(1000.0, 0.0, 0.01); 3];
+        let siblings = Siblings::of([record(1000.0, 0.0, 0.01); 3].into_iter());
         assert_eq!(outlier.judge(&siblings, start + second / 2), None);
         // It says nothing any more.
         assert_eq!(

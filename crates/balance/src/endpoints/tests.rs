@@ -411,17 +411,18 @@ fn the_same_key_goes_to_the_same_workload_while_that_can_be_used() {
     }
 }
 
-/// Four workloads that are tried in turn for three seconds; `bad` says how a try at one of them ends.
+/// So many workloads that are tried in turn for three seconds; `bad` says how a try at one of them ends.
 fn compared(
+    count: u32,
     settings: OutlierSettings,
     bad: impl Fn(u32, u32) -> (Outcome, Duration),
 ) -> Vec<Cause> {
     let now = Instant::now();
     let mut table = Endpoints::new(Algorithm::RoundRobin, settings);
-    table.set(0..4, now);
+    table.set(0..count, now);
     let mut causes = vec![];
     for round in 0..150 {
-        for key in 0..4 {
+        for key in 0..count {
             table.start(&key);
             let (outcome, took) = bad(key, round);
             let ejected = table.finish(&key, outcome, took, now + 20 * MS * round);
@@ -438,29 +439,42 @@ fn a_workload_is_ejected_for_what_its_siblings_do_not_do() {
     let every = |n: u32| move |key: u32, round: u32| key == 2 && round.is_multiple_of(n);
     let fails = |hit: bool| if hit { reset } else { well };
     let one_in_ten = |key, round| fails(every(10)(key, round));
-    assert_eq!(compared(outlier(5, 50), one_in_ten), [Cause::SuccessRate]);
-    // Switched off, and not allowed.
-    assert_eq!(compared(outlier(0, 50), one_in_ten), []);
-    assert_eq!(compared(outlier(5, 0), one_in_ten), []);
-    // Two errors can be chance.
-    assert_eq!(
-        compared(outlier(5, 50), |key, round| fails(every(75)(key, round))),
-        []
-    );
-    // All are alike.
-    assert_eq!(
-        compared(outlier(5, 50), |_, round| fails(round.is_multiple_of(10))),
-        []
-    );
-    assert_eq!(compared(outlier(5, 50), |_, _| (OK, 900 * MS)), []);
     let slow = |by| move |key, _| if key == 2 { (OK, by) } else { well };
-    assert_eq!(compared(outlier(5, 50), slow(500 * MS)), [Cause::Latency]);
-    // Too little to matter.
-    assert_eq!(compared(outlier(5, 50), slow(55 * MS)), []);
+    // With few each is compared with all others, with many all with what they do together.
+    for count in [4, 100] {
+        assert_eq!(
+            compared(count, outlier(5, 50), one_in_ten),
+            [Cause::SuccessRate]
+        );
+        // Switched off, and not allowed.
+        assert_eq!(compared(count, outlier(0, 50), one_in_ten), []);
+        assert_eq!(compared(count, outlier(5, 0), one_in_ten), []);
+        // Two errors can be chance.
+        assert_eq!(
+            compared(count, outlier(5, 50), |key, round| fails(every(75)(
+                key, round
+            ))),
+            []
+        );
+        // All are alike.
+        assert_eq!(
+            compared(count, outlier(5, 50), |_, round| fails(
+                round.is_multiple_of(10)
+            )),
+            []
+        );
+        assert_eq!(compared(count, outlier(5, 50), |_, _| (OK, 900 * MS)), []);
+        assert_eq!(
+            compared(count, outlier(5, 50), slow(500 * MS)),
+            [Cause::Latency]
+        );
+        // Too little to matter.
+        assert_eq!(compared(count, outlier(5, 50), slow(55 * MS)), []);
+    }
     // Never more than half of them, however many are bad.
     let most = |key, _| if key == 2 { well } else { reset };
     assert_eq!(
-        compared(outlier(5, 50), most),
+        compared(4, outlier(5, 50), most),
         [Cause::Failures(5), Cause::Failures(5)]
     );
 }
