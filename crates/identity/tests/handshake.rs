@@ -6,20 +6,19 @@ mod common;
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
+use common::pair::{Failed, Pair};
 use common::{DAY, DOMAIN, Forged, HOUR, TestCluster, TestMesh, TestTime, start};
 use isthmus_identity::{
     Certificates, ClientAuth, FirstContactError, KeyPair, Leaf, LeafCell, PeerError, PeerRole,
     RootFingerprint, TrustBundle, TrustCell, client_config, control_server_name, first_contact,
-    gateway_server_name, peer, pinned_client_config, server_config,
+    peer, pinned_client_config, server_config,
 };
-use isthmus_model::ClusterName;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, NamedGroup,
-    ProtocolVersion, ServerConfig, ServerConnection, SignatureScheme, SupportedProtocolVersion,
-    version,
+    ClientConfig, DigitallySignedStruct, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig,
+    SignatureScheme, SupportedProtocolVersion, version,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -27,74 +26,12 @@ const ALPN: &[&[u8]] = &[b"isthmus/1", b"h2"];
 
 type Make<'a> = Box<dyn Fn() -> Leaf + 'a>;
 
-/// Which side gave up first, and why.
-#[derive(Debug)]
-enum Failed {
-    Client(rustls::Error),
-    Server(rustls::Error),
-}
-
-impl Failed {
-    /// `client: expired` and the like.
-    fn reason(&self) -> String {
-        let (side, error) = match self {
-            Self::Client(error) => ("client", error),
-            Self::Server(error) => ("server", error),
-        };
-        let reason =
-            PeerError::of(error).map_or_else(|| error.to_string(), |e| e.reason().to_owned());
-        format!("{side}: {reason}")
-    }
-}
-
-struct Pair {
-    client: ClientConnection,
-    server: ServerConnection,
-}
-
-impl Pair {
-    fn new(client: ClientConfig, server: ServerConfig) -> Self {
-        let name = gateway_server_name(&ClusterName::new("us-west").unwrap());
-        Self {
-            client: ClientConnection::new(Arc::new(client), name).unwrap(),
-            server: ServerConnection::new(Arc::new(server)).unwrap(),
-        }
-    }
-
-    /// Carries bytes both ways until neither side has any.
-    fn pump(&mut self) -> Result<(), Failed> {
-        loop {
-            let mut wire = Vec::new();
-            while self.client.wants_write() {
-                self.client.write_tls(&mut wire).unwrap();
-            }
-            let mut up = &wire[..];
-            while !up.is_empty() {
-                self.server.read_tls(&mut up).unwrap();
-                self.server.process_new_packets().map_err(Failed::Server)?;
-            }
-            let mut wire_back = Vec::new();
-            while self.server.wants_write() {
-                self.server.write_tls(&mut wire_back).unwrap();
-            }
-            let mut down = &wire_back[..];
-            while !down.is_empty() {
-                self.client.read_tls(&mut down).unwrap();
-                self.client.process_new_packets().map_err(Failed::Client)?;
-            }
-            if wire.is_empty() && wire_back.is_empty() {
-                return Ok(());
-            }
-        }
-    }
-
-    fn echo(&mut self, text: &[u8]) {
-        self.client.writer().write_all(text).unwrap();
-        self.pump().unwrap();
-        let mut read = vec![0; text.len()];
-        self.server.reader().read_exact(&mut read).unwrap();
-        assert_eq!(read, text);
-    }
+fn echo(pair: &mut Pair, text: &[u8]) {
+    pair.client.writer().write_all(text).unwrap();
+    pair.pump().unwrap();
+    let mut read = vec![0; text.len()];
+    pair.server.reader().read_exact(&mut read).unwrap();
+    assert_eq!(read, text);
 }
 
 fn shake(client: ClientConfig, server: ServerConfig) -> Result<Pair, Failed> {
@@ -128,7 +65,7 @@ fn two_workloads_know_each_other() {
     let dialler = client(west.leaf("shop", "frontend"), &mesh);
     let listener = server(east.leaf("shop", "cart"), &mesh);
     let mut pair = shake(dialler, listener).unwrap();
-    pair.echo(b"hello");
+    echo(&mut pair, b"hello");
     let bundle = mesh.bundle();
     let found = peer(&pair.client, &bundle, PeerRole::Server, start()).unwrap();
     assert_eq!(found.id().to_string(), "spiffe://shop.mesh/ns/shop/sa/cart");
@@ -375,7 +312,7 @@ fn a_leaf_is_renewed_while_a_session_lives() {
     let new = shake(dialler, listener).unwrap();
     let found = peer(&new.client, &mesh.bundle(), PeerRole::Server, later).unwrap();
     assert_eq!(found.not_after(), later + life);
-    old.echo(b"still here");
+    echo(&mut old, b"still here");
 }
 
 #[test]

@@ -6,14 +6,14 @@ mod common;
 use std::io::Write as _;
 use std::sync::Arc;
 
+use common::pair::Pair;
 use common::{DOMAIN, TestCluster, TestMesh, TestTime, start};
 use isthmus_identity::{
-    ClientAuth, LeafCell, PeerRole, Sessions, Tickets, TrustCell, client_config,
-    gateway_server_name, peer, server_config,
+    ClientAuth, LeafCell, PeerRole, Sessions, Tickets, TrustCell, client_config, peer,
+    server_config,
 };
-use isthmus_model::ClusterName;
 use rustls::HandshakeKind::{Full, Resumed};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, HandshakeKind, ServerConfig, ServerConnection};
 
 /// One side: what it is and whom it trusts.
 struct End {
@@ -57,9 +57,9 @@ struct Server {
 }
 
 impl Server {
-    fn accept(&self) -> ServerConnection {
-        let config = self.sessions.offering(&self.config);
-        ServerConnection::new(Arc::new(config)).unwrap()
+    /// For one connection.
+    fn offering(&self) -> ServerConfig {
+        self.sessions.offering(&self.config)
     }
 }
 
@@ -93,8 +93,8 @@ impl Stage {
     /// A session with the callee, which is called `name` here.
     fn shake(&self, name: &str) -> HandshakeKind {
         let config = self.tickets.toward(name, &self.client);
-        let mut pair = Pair::new(config, &self.server);
-        pair.pump();
+        let mut pair = Pair::new(config, self.server.offering());
+        pair.pump().unwrap();
         let (client, server) = (&pair.client, &pair.server);
         let kind = client.handshake_kind().unwrap();
         assert_eq!(server.handshake_kind(), Some(kind));
@@ -113,47 +113,6 @@ impl Stage {
     }
 }
 
-struct Pair {
-    client: ClientConnection,
-    server: ServerConnection,
-}
-
-impl Pair {
-    fn new(client: ClientConfig, server: &Server) -> Self {
-        let name = gateway_server_name(&ClusterName::new("us-west").unwrap());
-        Self {
-            client: ClientConnection::new(Arc::new(client), name).unwrap(),
-            server: server.accept(),
-        }
-    }
-
-    fn pump(&mut self) {
-        loop {
-            let mut wire = Vec::new();
-            while self.client.wants_write() {
-                self.client.write_tls(&mut wire).unwrap();
-            }
-            let mut up = &wire[..];
-            while !up.is_empty() {
-                self.server.read_tls(&mut up).unwrap();
-                self.server.process_new_packets().unwrap();
-            }
-            let mut back = Vec::new();
-            while self.server.wants_write() {
-                self.server.write_tls(&mut back).unwrap();
-            }
-            let mut down = &back[..];
-            while !down.is_empty() {
-                self.client.read_tls(&mut down).unwrap();
-                self.client.process_new_packets().unwrap();
-            }
-            if wire.is_empty() && back.is_empty() {
-                return;
-            }
-        }
-    }
-}
-
 #[test]
 fn who_comes_again_goes_on() {
     let stage = Stage::new();
@@ -168,11 +127,11 @@ fn a_ticket_is_good_once() {
     let config = || stage.tickets.toward("east", &stage.client);
     // Two that are under way at a time have one ticket between them.
     let mut pairs = [
-        Pair::new(config(), &stage.server),
-        Pair::new(config(), &stage.server),
+        Pair::new(config(), stage.server.offering()),
+        Pair::new(config(), stage.server.offering()),
     ];
     for pair in &mut pairs {
-        pair.pump();
+        pair.pump().unwrap();
     }
     let kinds = pairs.map(|pair| pair.client.handshake_kind().unwrap());
     assert_eq!(kinds, [Resumed, Full]);
@@ -184,11 +143,12 @@ fn a_ticket_that_was_heard_is_worth_nothing() {
     let stage = Stage::new();
     assert_eq!(stage.shake("east"), Full);
     let config = stage.tickets.toward("east", &stage.client);
-    let mut pair = Pair::new(config, &stage.server);
+    let mut pair = Pair::new(config, stage.server.offering());
     let mut hello = Vec::new();
     pair.client.write_tls(&mut hello).unwrap();
     for expect in [Resumed, Full] {
-        let mut server = stage.server.accept();
+        let config = Arc::new(stage.server.offering());
+        let mut server = ServerConnection::new(config).unwrap();
         server.read_tls(&mut &hello[..]).unwrap();
         server.process_new_packets().unwrap();
         let mut answer = Vec::new();
@@ -231,14 +191,14 @@ fn nothing_is_kept_of_a_handshake_that_began_before() {
     for is_client in [true, false] {
         let stage = Stage::new();
         let config = stage.tickets.toward("east", &stage.client);
-        let mut pair = Pair::new(config, &stage.server);
+        let mut pair = Pair::new(config, stage.server.offering());
         let (end, account) = if is_client {
             (&stage.caller, "frontend")
         } else {
             (&stage.callee, "cart")
         };
         end.leaf.replace(stage.west.leaf("shop", account)).unwrap();
-        pair.pump();
+        pair.pump().unwrap();
         assert_eq!(stage.shake("east"), Full, "{account}");
         assert_eq!(stage.shake("east"), Resumed, "{account}");
     }
@@ -256,14 +216,14 @@ fn a_server_that_has_forgotten_is_no_failure() {
 #[test]
 fn who_does_not_ask_is_given_no_ticket_and_nobody_sends_data_early() {
     let stage = Stage::new();
-    let mut pair = Pair::new(stage.client.clone(), &stage.server);
-    pair.pump();
+    let mut pair = Pair::new(stage.client.clone(), stage.server.offering());
+    pair.pump().unwrap();
     assert_eq!(pair.client.tls13_tickets_received(), 0);
 
     assert_eq!(stage.shake("east"), Full);
     let mut config = stage.tickets.toward("east", &stage.client);
     config.enable_early_data = true;
-    let mut pair = Pair::new(config, &stage.server);
+    let mut pair = Pair::new(config, stage.server.offering());
     let early = pair
         .client
         .early_data()

@@ -176,8 +176,7 @@ impl Me {
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = self.sessions.offering(&self.server);
-        let begin = || UnbufferedServerConnection::new(config.into());
+        let begin = || UnbufferedServerConnection::new(self.sessions.offering(&self.server).into());
         self.agree(begin, io, PeerRole::Client, turns, metrics)
             .await
     }

@@ -2,6 +2,8 @@
 //! issues. Time is a number that the test sets.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod pair;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
