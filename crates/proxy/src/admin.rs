@@ -10,14 +10,14 @@ use isthmus_model::Health;
 use isthmus_telemetry::{CONTENT_TYPE, Metrics};
 use isthmus_world::DrainWatch;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::agent::{Report, Status};
 use crate::http::HttpError;
 use crate::http::http1::{self, Reply, ResponseWriter};
-use crate::intake::{Comers, Intake, Place, accept};
+use crate::intake::{Comers, Door, Intake, Place, accept};
 
 /// What the pages show.
 #[derive(Clone)]
@@ -31,17 +31,12 @@ pub(crate) struct Admin {
 }
 
 /// Takes connections until the drain begins: a successor may answer from then on.
-pub(crate) async fn serve(
-    admin: Admin,
-    listener: TcpListener,
-    intake: Arc<Intake>,
-    drain: DrainWatch,
-) {
+pub(crate) async fn serve(admin: Admin, door: Door, intake: Arc<Intake>, drain: DrainWatch) {
     let until = drain.clone();
     accept(
         &intake,
         until,
-        listener,
+        door,
         Comers::Watchers,
         move |socket, place| {
             tokio::spawn(connection(admin.clone(), socket, drain.clone(), place));

@@ -17,11 +17,11 @@ use isthmus_codec::message::{Open, RefusalCode, Reply, TunnelOpen, TunnelReply};
 use isthmus_codec::mux::ResetCode;
 use isthmus_model::{Algorithm, Handle, ServiceName, TrafficSettings, Workload};
 use isthmus_telemetry::Reporter;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::inbound::{open_session, serve_link};
-use crate::intake::{Comers, Place, accept};
+use crate::intake::{Comers, Door, Place, accept};
 use crate::journey::Journey;
 use crate::memory::REQUEST;
 use crate::mux::{Incoming, Stream};
@@ -57,23 +57,17 @@ impl NoTunnel {
 }
 
 /// Takes sessions until the drain begins.
-pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
+pub(crate) async fn listen(worker: Rc<Worker>, door: Door) {
     let behind = Behind::default();
     let (intake, drain) = worker.common.doors();
-    accept(
-        &intake,
-        drain,
-        listener,
-        Comers::Mesh,
-        move |socket, place| {
-            tokio::task::spawn_local(session(
-                Rc::clone(&worker),
-                Rc::clone(&behind),
-                socket,
-                place,
-            ));
-        },
-    )
+    accept(&intake, drain, door, Comers::Mesh, move |socket, place| {
+        tokio::task::spawn_local(session(
+            Rc::clone(&worker),
+            Rc::clone(&behind),
+            socket,
+            place,
+        ));
+    })
     .await;
 }
 

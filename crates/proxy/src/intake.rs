@@ -6,9 +6,11 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use isthmus_codec::memory::{MemoryBudget, Share};
@@ -20,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::config::Config;
+use crate::deal::{Hand, Seat};
 use crate::introduction::{Network, NotIntroduced, introduce};
 use crate::memory::CONNECTION;
 
@@ -76,6 +79,8 @@ pub(crate) struct Place {
     live: Live,
     #[expect(dead_code, reason = "held, never read")]
     memory: Share,
+    /// At the worker that serves it.
+    seat: Option<Seat>,
 }
 
 /// Why a connection is let go.
@@ -169,6 +174,7 @@ impl Intake {
             source,
             live,
             memory,
+            seat: None,
         })
     }
 
@@ -221,20 +227,75 @@ impl Drop for Place {
     }
 }
 
-/// The loop of every listener of a proxy, until the drain begins and whoever came before is let in.
+/// Where one worker takes the connections of one address: from its sockets, and from other workers.
+pub(crate) struct Door {
+    sockets: Sockets,
+    hand: Hand<Place>,
+}
+
+/// More than one where an earlier process had more workers: what waits in the queue of any must be taken.
+struct Sockets {
+    all: Vec<TcpListener>,
+    /// Who is asked first.
+    next: usize,
+}
+
+impl Door {
+    /// Errors: the sockets are no use to this thread's runtime.
+    pub(crate) fn open(sockets: Vec<std::net::TcpListener>, hand: Hand<Place>) -> io::Result<Self> {
+        let all: io::Result<_> = sockets.into_iter().map(TcpListener::from_std).collect();
+        let sockets = Sockets { all: all?, next: 0 };
+        Ok(Self { sockets, hand })
+    }
+}
+
+impl Sockets {
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        poll_fn(|cx| {
+            let first = self.next;
+            for number in (0..self.all.len()).map(|step| (first + step) % self.all.len()) {
+                if let Poll::Ready(accepted) = self.all[number].poll_accept(cx) {
+                    self.next = number + 1;
+                    return Poll::Ready(accepted);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// The loop of every door of a proxy, until the drain begins and whoever came before is let in.
 pub(crate) async fn accept(
     intake: &Arc<Intake>,
     mut drain: DrainWatch,
-    listener: TcpListener,
+    door: Door,
     comers: Comers,
     serve: impl Fn(TcpStream, Place),
 ) {
+    let Door {
+        mut sockets,
+        mut hand,
+    } = door;
     let mut reserve = Reserve::new();
     let mut introduced = JoinSet::new();
-    let receive = |done: Result<Result<_, NotIntroduced>, JoinError>| match done {
+    let let_in = |hand: &Hand<Place>, socket, place: Result<Place, Full>| match place {
+        Ok(mut place) => {
+            let sit = |seat| {
+                place.seat = Some(seat);
+                place
+            };
+            if let Some((socket, place)) = hand.keep(socket, sit) {
+                serve(socket, place);
+            }
+        }
+        Err(full) => intake.shed(full),
+    };
+    let receive = |hand: &Hand<Place>, done: Result<Result<_, NotIntroduced>, JoinError>| match done
+    {
         Ok(Ok((socket, source, live))) => {
             let place = intake.admit(comers, Some(source), live);
-            let_in(intake, socket, place, &serve);
+            let_in(hand, socket, place);
         }
         Ok(Err(error)) => intake.refuse(&error),
         // Its task has been ended, with everything else.
@@ -246,13 +307,19 @@ pub(crate) async fn accept(
         let accepted = tokio::select! {
             () = drain.draining() => break,
             Some(done) = introduced.join_next() => {
-                receive(done);
+                receive(&hand, done);
                 continue;
             }
-            accepted = listener.accept() => accepted,
+            (socket, place) = hand.passed() => {
+                serve(socket, place);
+                continue;
+            }
+            accepted = sockets.accept() => accepted,
         };
         match accepted {
             Ok((socket, peer)) => {
+                // Without it small writes wait for acknowledgements; failing to set it hurts nobody.
+                let _ = socket.set_nodelay(true);
                 let peer = peer.ip().to_canonical();
                 if comers == Comers::Mesh && intake.believes(peer) {
                     if introduced.len() < MOST_UNTOLD {
@@ -268,11 +335,11 @@ pub(crate) async fn accept(
                 }
                 let source = (comers == Comers::Mesh).then_some(peer);
                 let place = intake.admit(comers, source, drain.live());
-                let_in(intake, socket, place, &serve);
+                let_in(&hand, socket, place);
             }
             Err(error) if is_out_of_descriptors(&error) => {
                 intake.shed(Full::Descriptors);
-                if reserve.let_one_go(&listener).await.is_err() {
+                if reserve.let_one_go(&mut sockets).await.is_err() {
                     tokio::time::sleep(ACCEPT_AGAIN).await;
                 }
             }
@@ -284,25 +351,13 @@ pub(crate) async fn accept(
             }
         }
     }
-    drop((listener, open));
+    drop((sockets, open));
     while let Some(done) = introduced.join_next().await {
-        receive(done);
+        receive(&hand, done);
     }
-}
-
-fn let_in(
-    intake: &Intake,
-    socket: TcpStream,
-    place: Result<Place, Full>,
-    serve: impl Fn(TcpStream, Place),
-) {
-    match place {
-        Ok(place) => {
-            // Without it small writes wait for acknowledgements; failing to set it hurts nobody.
-            let _ = socket.set_nodelay(true);
-            serve(socket, place);
-        }
-        Err(full) => intake.shed(full),
+    // Nobody passes anything on behind this: then who would does it itself.
+    for (socket, place) in hand.rest() {
+        serve(socket, place);
     }
 }
 
@@ -321,12 +376,12 @@ impl Reserve {
     }
 
     /// Errors: somebody else has taken the descriptor; nothing was let go.
-    async fn let_one_go(&mut self, listener: &TcpListener) -> io::Result<()> {
+    async fn let_one_go(&mut self, sockets: &mut Sockets) -> io::Result<()> {
         self.0 = None;
         // There was one a moment ago; if its client has gone, there may be none.
         let accepted = tokio::select! {
             biased;
-            accepted = listener.accept() => accepted.map(drop),
+            accepted = sockets.accept() => accepted.map(drop),
             () = std::future::ready(()) => Ok(()),
         };
         *self = Self::new();

@@ -14,6 +14,7 @@ mod alarm;
 mod blocks;
 mod config;
 mod crew;
+mod deal;
 mod destination;
 mod gate;
 mod gateway;

@@ -4,7 +4,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use crate::config::{Config, Listener};
+use crate::deal::Hand;
 use crate::handover::Sockets;
+use crate::intake::{Door, Place};
 use crate::outbound::bind;
 
 /// An address is taken, or is none of this machine.
@@ -23,13 +25,24 @@ pub(crate) struct Listeners {
     pub(crate) shared: Sockets,
 }
 
-/// What one worker accepts from. It may have several sockets of one address, when an earlier process
-/// had more workers: what waits in the queue of any must be taken.
-#[derive(Default)]
+/// What one worker accepts from.
 pub(crate) struct WorkerListeners {
-    pub(crate) mesh: Vec<TcpListener>,
-    pub(crate) outbound: Vec<TcpListener>,
-    pub(crate) services: Vec<(TcpListener, Listener)>,
+    pub(crate) mesh: Queue,
+    pub(crate) outbound: Option<Queue>,
+    pub(crate) services: Vec<(Queue, Listener)>,
+}
+
+/// One worker's part of one address.
+pub(crate) struct Queue {
+    sockets: Vec<TcpListener>,
+    hand: Hand<Place>,
+}
+
+impl Queue {
+    /// Errors: see [`Door::open`].
+    pub(crate) fn open(self) -> io::Result<Door> {
+        Door::open(self.sockets, self.hand)
+    }
 }
 
 impl Listeners {
@@ -41,21 +54,24 @@ impl Listeners {
             shared: Sockets::default(),
         };
         let metrics = opening.at(config.at(config.ports.metrics), 1)?;
-        let mut workers: Vec<_> = (0..count).map(|_| WorkerListeners::default()).collect();
-        let mesh = opening.at(config.at(config.ports.mesh), count)?;
-        deal(mesh, &mut workers, |worker, socket| {
-            worker.mesh.push(socket);
-        });
+        let mesh = opening.queues(config.at(config.ports.mesh), count)?;
+        let mut workers: Vec<_> = mesh
+            .map(|mesh| WorkerListeners {
+                mesh,
+                outbound: None,
+                services: Vec::new(),
+            })
+            .collect();
         if let Some(sidecar) = config.sidecar() {
-            let outbound = opening.at(config.at(config.ports.outbound), count)?;
-            deal(outbound, &mut workers, |worker, socket| {
-                worker.outbound.push(socket);
-            });
+            let outbound = opening.queues(config.at(config.ports.outbound), count)?;
+            for (worker, queue) in workers.iter_mut().zip(outbound) {
+                worker.outbound = Some(queue);
+            }
             for listener in &sidecar.listeners {
-                let sockets = opening.at(listener.address, count)?;
-                deal(sockets, &mut workers, |worker, socket| {
-                    worker.services.push((socket, listener.clone()));
-                });
+                let queues = opening.queues(listener.address, count)?;
+                for (worker, queue) in workers.iter_mut().zip(queues) {
+                    worker.services.push((queue, listener.clone()));
+                }
             }
         }
         let shared = opening.shared;
@@ -73,6 +89,23 @@ struct Opening<'s> {
 }
 
 impl Opening<'_> {
+    /// What each of `count` workers has of `address`.
+    fn queues(
+        &mut self,
+        address: SocketAddr,
+        count: usize,
+    ) -> Result<impl Iterator<Item = Queue>, CannotListen> {
+        let mut dealt: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
+        for (number, socket) in self.at(address, count)?.into_iter().enumerate() {
+            dealt[number % count].push(socket);
+        }
+        let hands = Hand::of_each(count);
+        Ok(dealt
+            .into_iter()
+            .zip(hands)
+            .map(|(sockets, hand)| Queue { sockets, hand }))
+    }
+
     /// At least `count` sockets that listen on `address`.
     fn at(&mut self, address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, CannotListen> {
         self.open(address, count)
@@ -94,17 +127,5 @@ impl Opening<'_> {
             sockets.push(sockets[number].try_clone()?);
         }
         Ok(sockets)
-    }
-}
-
-/// Gives every worker its part.
-fn deal(
-    sockets: Vec<TcpListener>,
-    workers: &mut [WorkerListeners],
-    give: impl Fn(&mut WorkerListeners, TcpListener),
-) {
-    let count = workers.len();
-    for (number, socket) in sockets.into_iter().enumerate() {
-        give(&mut workers[number % count], socket);
     }
 }

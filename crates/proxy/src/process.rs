@@ -13,16 +13,16 @@ use isthmus_codec::memory::MemoryBudget;
 use isthmus_model::Health;
 use isthmus_telemetry::Metrics;
 use isthmus_world::{ChanceError, Drain, DrainStage, RealChance, Snapshot, StillLive};
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use crate::admin::{self, Admin};
 use crate::agent::{Agent, JoinError, Report, Status, Vault, join};
 use crate::config::{Config, Role};
+use crate::deal::Hand;
 use crate::handover::Sockets;
 use crate::health::{self, Found, Judge};
-use crate::intake::Intake;
+use crate::intake::{Door, Intake};
 use crate::listeners::{CannotListen, Listeners, WorkerListeners};
 use crate::tls::Me;
 use crate::view::{Known, View};
@@ -345,11 +345,12 @@ fn show(
     intake: &Arc<Intake>,
     drain: &Drain,
 ) -> io::Result<()> {
-    for listener in listeners {
-        let listener = TcpListener::from_std(listener)?;
-        let (admin, intake) = (admin.clone(), Arc::clone(intake));
-        tokio::spawn(admin::serve(admin, listener, intake, drain.watch()));
+    if listeners.is_empty() {
+        return Ok(());
     }
+    let door = Door::open(listeners, Hand::alone())?;
+    let (admin, intake) = (admin.clone(), Arc::clone(intake));
+    tokio::spawn(admin::serve(admin, door, intake, drain.watch()));
     Ok(())
 }
 
@@ -394,22 +395,20 @@ fn spawn_worker(
 
 fn serve(worker: &std::rc::Rc<Worker>, listeners: WorkerListeners) -> io::Result<()> {
     use std::rc::Rc;
-    for listener in listeners.mesh {
-        let listener = TcpListener::from_std(listener)?;
-        let worker = Rc::clone(worker);
-        match &worker.common.config.role {
-            Role::Gateway => drop(tokio::task::spawn_local(gateway::listen(worker, listener))),
-            Role::Sidecar(_) => drop(tokio::task::spawn_local(inbound::listen(worker, listener))),
-        }
+    let mesh = listeners.mesh.open()?;
+    let gate = Rc::clone(worker);
+    match &worker.common.config.role {
+        Role::Gateway => drop(tokio::task::spawn_local(gateway::listen(gate, mesh))),
+        Role::Sidecar(_) => drop(tokio::task::spawn_local(inbound::listen(gate, mesh))),
     }
     let clients = outbound::Clients::of(Rc::clone(worker));
-    for listener in listeners.outbound {
-        let listener = TcpListener::from_std(listener)?;
-        tokio::task::spawn_local(outbound::listen_http(Rc::clone(&clients), listener));
+    if let Some(queue) = listeners.outbound {
+        let door = queue.open()?;
+        tokio::task::spawn_local(outbound::listen_http(Rc::clone(&clients), door));
     }
-    for (listener, target) in listeners.services {
-        let listener = TcpListener::from_std(listener)?;
-        tokio::task::spawn_local(outbound::listen_tcp(Rc::clone(&clients), listener, target));
+    for (queue, target) in listeners.services {
+        let door = queue.open()?;
+        tokio::task::spawn_local(outbound::listen_tcp(Rc::clone(&clients), door, target));
     }
     Ok(())
 }
@@ -479,7 +478,7 @@ mod tests {
 
     use isthmus_identity::{JoinToken, TokenId, TokenSecret};
     use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::config::Ports;

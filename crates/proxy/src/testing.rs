@@ -32,7 +32,8 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::config::{ClientLimits, Config, Patience, Ports, Role, Sidecar};
-use crate::intake::Intake;
+use crate::deal::Hand;
+use crate::intake::{Door, Intake};
 use crate::tls::Me;
 use crate::view::{View, ViewBuilder};
 use crate::worker::{Common, Interest, Worker};
@@ -291,12 +292,12 @@ impl Unbound {
         let worker = Worker::new(common, RealChance::new().unwrap());
         tokio::task::spawn_local(Rc::clone(&worker).keep_judging());
         if worker.common.config.sidecar().is_some() {
-            tokio::task::spawn_local(inbound::listen(Rc::clone(&worker), self.mesh));
+            tokio::task::spawn_local(inbound::listen(Rc::clone(&worker), door(self.mesh)));
         } else {
-            tokio::task::spawn_local(gateway::listen(Rc::clone(&worker), self.mesh));
+            tokio::task::spawn_local(gateway::listen(Rc::clone(&worker), door(self.mesh)));
         }
         let clients = outbound::Clients::of(Rc::clone(&worker));
-        tokio::task::spawn_local(outbound::listen_http(clients, self.outbound));
+        tokio::task::spawn_local(outbound::listen_http(clients, door(self.outbound)));
         Node {
             worker,
             mesh,
@@ -530,6 +531,11 @@ pub(crate) async fn read_head(socket: &mut TcpStream) -> String {
         }
     }
     String::from_utf8_lossy(&head).into_owned()
+}
+
+/// Of a listener, for a worker without others.
+pub(crate) fn door(listener: TcpListener) -> Door {
+    Door::open(vec![listener.into_std().unwrap()], Hand::alone()).unwrap()
 }
 
 #[cfg(test)]

@@ -18,11 +18,11 @@ use isthmus_codec::mux::{ResetCode, Settings, Side};
 use isthmus_identity::{Unacceptable, VerifiedPeer, accept_caller};
 use isthmus_model::{AppProtocol, ServiceName};
 use isthmus_telemetry::Reporter;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::crew::Crew;
-use crate::intake::{Comers, Place, accept};
+use crate::intake::{Comers, Door, Place, accept};
 use crate::journey::Journey;
 use crate::memory::REQUEST;
 use crate::mux::{Incoming, Link, Stream};
@@ -36,19 +36,13 @@ use crate::worker::Worker;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Takes sessions until the drain begins.
-pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
+pub(crate) async fn listen(worker: Rc<Worker>, door: Door) {
     let (intake, drain) = worker.common.doors();
     let crew = Crew::new(serve);
-    accept(
-        &intake,
-        drain,
-        listener,
-        Comers::Mesh,
-        move |socket, place| {
-            let (worker, crew) = (Rc::clone(&worker), Rc::clone(&crew));
-            tokio::task::spawn_local(session(worker, socket, place, move |work| crew.give(work)));
-        },
-    )
+    accept(&intake, drain, door, Comers::Mesh, move |socket, place| {
+        let (worker, crew) = (Rc::clone(&worker), Rc::clone(&crew));
+        tokio::task::spawn_local(session(worker, socket, place, move |work| crew.give(work)));
+    })
     .await;
 }
 

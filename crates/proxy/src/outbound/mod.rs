@@ -37,7 +37,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use self::decided::Entry;
 use crate::config::Listener;
-use crate::intake::{Comers, Place, accept};
+use crate::intake::{Comers, Door, Place, accept};
 use crate::worker::Worker;
 
 /// What the kernel keeps of a reply that a client does not read; left to itself it keeps megabytes of
@@ -45,8 +45,8 @@ use crate::worker::Worker;
 const UNSENT: usize = 256 * 1024;
 
 /// Takes connections until the drain begins.
-pub(crate) async fn listen_http(clients: Rc<Clients>, listener: TcpListener) {
-    listen_beside(&clients.worker, listener, |socket, place| {
+pub(crate) async fn listen_http(clients: Rc<Clients>, door: Door) {
+    listen_beside(&clients.worker, door, |socket, place| {
         let (clients, input) = (Rc::clone(&clients), BytesMut::new());
         let client = connection::serve(clients, socket, input, Entry::Explicit, place);
         tokio::task::spawn_local(client);
@@ -55,8 +55,8 @@ pub(crate) async fn listen_http(clients: Rc<Clients>, listener: TcpListener) {
 }
 
 /// Takes connections for one port of one service until the drain begins.
-pub(crate) async fn listen_tcp(clients: Rc<Clients>, listener: TcpListener, target: Listener) {
-    listen_beside(&clients.worker, listener, |socket, place| {
+pub(crate) async fn listen_tcp(clients: Rc<Clients>, door: Door, target: Listener) {
+    listen_beside(&clients.worker, door, |socket, place| {
         let (clients, target) = (Rc::clone(&clients), target.clone());
         let client = connection::serve_listener(clients, socket, target, place);
         tokio::task::spawn_local(client);
@@ -65,7 +65,7 @@ pub(crate) async fn listen_tcp(clients: Rc<Clients>, listener: TcpListener, targ
 }
 
 /// Takes programs of this machine, and nobody else.
-async fn listen_beside(worker: &Worker, listener: TcpListener, serve: impl Fn(TcpStream, Place)) {
+async fn listen_beside(worker: &Worker, door: Door, serve: impl Fn(TcpStream, Place)) {
     let (intake, drain) = worker.common.doors();
     let beside = |socket, place| {
         if is_beside(&socket) {
@@ -74,7 +74,7 @@ async fn listen_beside(worker: &Worker, listener: TcpListener, serve: impl Fn(Tc
             serve(socket, place);
         }
     };
-    accept(&intake, drain, listener, Comers::Beside, beside).await;
+    accept(&intake, drain, door, Comers::Beside, beside).await;
 }
 
 /// Does the caller run on this machine? Whoever may call here calls in the name of the program beside

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::intake::{Comers, Intake, accept};
-use crate::testing::{HOST, Scene, answering, plenty, run, within};
+use crate::testing::{HOST, Scene, answering, door, plenty, run, within};
 
 const FROM_ONE: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.2 51000 15008\r\n";
 const FROM_OTHER: &[u8] = b"PROXY TCP4 192.0.2.2 198.51.100.2 51000 15008\r\n";
@@ -38,7 +38,7 @@ async fn port(
         accept(
             &intake,
             drain,
-            listener,
+            door(listener),
             Comers::Mesh,
             |mut socket, place| {
                 let told = told.clone();

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::http2::h2_client;
 use crate::config::Config;
 use crate::outbound;
-use crate::testing::{HOST, Scene, answering, read_head, run, within};
+use crate::testing::{HOST, Scene, answering, door, read_head, run, within};
 use crate::worker::Worker;
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
@@ -153,7 +153,7 @@ async fn strict(scene: &Scene) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tokio::task::spawn_local(outbound::listen_http(
         outbound::Clients::of(worker),
-        listener,
+        door(listener),
     ));
     address
 }

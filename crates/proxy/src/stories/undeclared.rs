@@ -13,7 +13,7 @@ use super::http2::h2_program;
 use super::{HELLO, get};
 use crate::config::Listener;
 use crate::outbound;
-use crate::testing::{HOST, Scene, answering, program, read_head, run, within};
+use crate::testing::{HOST, Scene, answering, door, program, read_head, run, within};
 
 const DETECTED: &str = "isthmus_protocol_detected_total{";
 
@@ -29,7 +29,7 @@ async fn by_listener(scene: &Scene) -> TcpStream {
     let worker = Rc::clone(&scene.caller.worker);
     tokio::task::spawn_local(outbound::listen_tcp(
         outbound::Clients::of(worker),
-        listener,
+        door(listener),
         target,
     ));
     TcpStream::connect(address).await.unwrap()
