@@ -40,6 +40,7 @@ mod by_stream;
 mod connection;
 mod frame;
 mod liveness;
+mod pace;
 mod settings;
 mod stream;
 mod turns;

@@ -192,9 +192,15 @@ impl Send {
         self.in_a_row >= BULK
     }
 
-    /// Appends one frame of data, at most `credit` bytes of it, or what ends the half. Returns the
-    /// bytes of data, for the connection's account.
-    pub(super) fn put_frame(&mut self, stream: StreamId, credit: u64, out: &mut BytesMut) -> u64 {
+    /// Appends one frame of data, at most `credit` bytes of it and `piece` with its header, or what ends the
+    /// half. Returns the bytes of data, for the connection's account.
+    pub(super) fn put_frame(
+        &mut self,
+        stream: StreamId,
+        credit: u64,
+        piece: usize,
+        out: &mut BytesMut,
+    ) -> u64 {
         if self.is_only_end_left() && !self.trailers.is_empty() {
             let trailers = std::mem::take(&mut self.trailers);
             put_payload(out, kind::TRAILERS, true, stream.0, &trailers);
@@ -202,7 +208,7 @@ impl Send {
             return 0;
         }
         let allowed = usize::try_from(credit.min(self.window)).unwrap_or(usize::MAX);
-        let length = self.queue.len().min(FULL).min(allowed);
+        let length = self.queue.len().min(piece - HEADER).min(allowed);
         let rest = self.queue.len() - length;
         let end = rest == 0 && self.phase == SendPhase::Finishing && self.trailers.is_empty();
         if length == 0 && !end {

@@ -183,24 +183,30 @@ impl Session {
         })
     }
 
-    /// Bytes that `data` bytes take when they are sealed, if no key has to be updated.
-    pub fn sealed_length(data: usize) -> usize {
-        data + data.div_ceil(MAX_DATA) * OVERHEAD
+    /// Bytes that `data` bytes take when they are sealed in records of `piece`, if no key has to be updated.
+    pub fn sealed_length(data: usize, piece: usize) -> usize {
+        data + data.div_ceil(piece) * OVERHEAD
     }
 
-    /// Appends `data` as records to `out`.
+    /// Appends `data` to `out` as records of `piece` bytes, which are [`MAX_DATA`] at most and one at least.
     ///
     /// Errors: [`Session::close`] was called; there are no more keys.
-    pub fn seal(&mut self, mut data: &[u8], out: &mut BytesMut) -> Result<(), Broken> {
+    pub fn seal(
+        &mut self,
+        mut data: &[u8],
+        piece: usize,
+        out: &mut BytesMut,
+    ) -> Result<(), Broken> {
+        let piece = piece.clamp(1, MAX_DATA);
         if self.closed {
             return Err(Broken::Over);
         }
-        out.reserve(Self::sealed_length(data.len()));
+        out.reserve(Self::sealed_length(data.len(), piece));
         while !data.is_empty() {
             if self.owes_update || self.sealing.used() + 1 >= self.limit {
                 self.update(out)?;
             }
-            let (record, rest) = data.split_at(data.len().min(MAX_DATA));
+            let (record, rest) = data.split_at(data.len().min(piece));
             self.sealing.seal(kind::DATA, record, out);
             data = rest;
         }

@@ -52,7 +52,7 @@ fn ends() -> (Session, Session) {
 /// What one end seals of `data`.
 fn sealed(by: &mut Session, data: &[u8]) -> BytesMut {
     let mut wire = BytesMut::new();
-    by.seal(data, &mut wire).unwrap();
+    by.seal(data, MAX_DATA, &mut wire).unwrap();
     wire
 }
 
@@ -83,10 +83,21 @@ fn data_crosses_in_records_of_at_most_16_kib() {
     for length in [0, 1, MAX_DATA, MAX_DATA + 1, 100_000] {
         let data: Vec<u8> = (0..=u8::MAX).cycle().take(length).collect();
         let mut wire = sealed(&mut west, &data);
-        assert_eq!(wire.len(), Session::sealed_length(length));
+        assert_eq!(wire.len(), Session::sealed_length(length, MAX_DATA));
         assert_eq!(opened(&mut east, &mut wire), Ok((data, false)));
         assert!(wire.is_empty());
     }
+}
+
+#[test]
+fn a_short_record_is_opened_before_the_next_is_there() {
+    let (mut west, mut east) = ends();
+    let mut wire = BytesMut::new();
+    west.seal(&[7; 3000], 1400, &mut wire).unwrap();
+    assert_eq!(wire.len(), Session::sealed_length(3000, 1400));
+    let mut first = wire.split_to(1400 + OVERHEAD);
+    assert_eq!(opened(&mut east, &mut first), Ok((vec![7; 1400], false)));
+    assert_eq!(opened(&mut east, &mut wire), Ok((vec![7; 1600], false)));
 }
 
 #[test]
@@ -268,10 +279,13 @@ fn keys_are_updated_before_they_are_used_up_and_when_the_peer_asks() {
         assert_eq!(west.open(&mut asks), Ok(Opened::Nothing));
     }
     let mut wire = sealed(&mut west, b"new");
-    let longer = Session::sealed_length(3) + Session::sealed_length(5);
+    let longer = Session::sealed_length(3, MAX_DATA) + Session::sealed_length(5, MAX_DATA);
     assert_eq!(wire.len(), longer);
     assert_eq!(opened(&mut east, &mut wire), Ok((b"new".to_vec(), false)));
-    assert_eq!(sealed(&mut west, b"new").len(), Session::sealed_length(3));
+    assert_eq!(
+        sealed(&mut west, b"new").len(),
+        Session::sealed_length(3, MAX_DATA)
+    );
 }
 
 #[test]
@@ -281,7 +295,7 @@ fn the_end_is_said_once_and_nothing_after_it() {
     west.close(&mut wire);
     west.close(&mut wire);
     west.break_off(Broken::Forged, &mut wire);
-    assert_eq!(west.seal(b"more", &mut wire), Err(Broken::Over));
+    assert_eq!(west.seal(b"more", MAX_DATA, &mut wire), Err(Broken::Over));
     assert_eq!(opened(&mut east, &mut wire), Ok((b"last".to_vec(), true)));
     assert!(wire.is_empty());
     east.break_off(Broken::Forged, &mut wire);

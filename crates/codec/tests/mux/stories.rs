@@ -248,6 +248,40 @@ fn streams_take_turns() {
     assert_eq!(order, streams.repeat(4));
 }
 
+#[test]
+fn frames_are_short_at_the_beginning_and_after_a_pause() {
+    let mut pair = Pair::established();
+    let stream = pair.dialler.connection.open(&tcp(), false).unwrap();
+    for _ in 0..2 {
+        let (mut lengths, mut sent) = (Vec::new(), 0);
+        while sent < 128 * 1024 {
+            let piece = pair.dialler.connection.piece(pair.now);
+            fill(&mut pair.dialler.connection, stream);
+            pair.transmit(Side::Dialler, 1);
+            pair.deliver(Side::Dialler, usize::MAX).unwrap();
+            for event in pair.listener.events() {
+                if let Event::Data { stream, bytes } = event {
+                    pair.listener.connection.consumed(stream, bytes.len());
+                    // Its header belongs to the piece.
+                    assert_eq!(bytes.len() + 8, piece);
+                    sent += bytes.len();
+                    lengths.push(bytes.len());
+                }
+            }
+            pair.transmit(Side::Listener, usize::MAX);
+            pair.deliver(Side::Listener, usize::MAX).unwrap();
+        }
+        // In one segment of TCP, for as long as it may send little.
+        let short = lengths.iter().filter(|length| **length < 1400).count();
+        assert!((48..=52).contains(&short), "{lengths:?}");
+        assert!(
+            lengths.is_sorted() && lengths.ends_with(&[MAX_DATA - 8]),
+            "{lengths:?}"
+        );
+        pair.pass(Duration::from_secs(1));
+    }
+}
+
 /// Keeps `bulk` queued and writes `count` frames of data; gives whose they were.
 fn turns(pair: &mut Pair, bulk: &[StreamId], count: usize) -> Vec<StreamId> {
     let mut order = Vec::new();

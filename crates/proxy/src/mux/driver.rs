@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use isthmus_codec::mux::MAX_DATA;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 use tokio_util::io::poll_read_buf;
@@ -36,6 +37,16 @@ pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin {
         input.reserve(most);
         poll_read_buf(Pin::new(self), cx, input)
     }
+
+    /// Writes of `data` what is taken at once, and returns how much. Where it goes in pieces, none is to be longer than `piece`.
+    fn poll_output(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+        _piece: usize,
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self).poll_write(cx, data)
+    }
 }
 
 /// The task.
@@ -46,6 +57,8 @@ pub(super) struct Driver<T> {
     /// Read at most this much next.
     read_size: usize,
     output: BytesMut,
+    /// Of `output`: how it is to be cut.
+    piece: usize,
     timer: Option<Pin<Box<Sleep>>>,
     linger: Option<Pin<Box<Sleep>>>,
 }
@@ -58,6 +71,7 @@ impl<T: Wire> Driver<T> {
             input: BytesMut::new(),
             read_size: LITTLE,
             output: BytesMut::new(),
+            piece: MAX_DATA,
             timer: None,
             linger: None,
         }
@@ -90,12 +104,14 @@ impl<T: Wire> Driver<T> {
     /// Writes what is queued. Ready when nothing is left, Pending when the socket is full.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
         loop {
-            if self.output.is_empty() {
-                self.link
-                    .0
-                    .borrow_mut()
-                    .machine
-                    .transmit(&mut self.output, WRITE_SIZE);
+            let mut shared = self.link.0.borrow_mut();
+            let has_more = self.output.is_empty() && shared.machine.has_output();
+            if has_more {
+                self.piece = shared.machine.piece(Instant::now());
+                shared.machine.transmit(&mut self.output, WRITE_SIZE);
+            }
+            drop(shared);
+            if has_more {
                 self.link.deliver();
             }
             if self.output.is_empty() {
@@ -105,7 +121,7 @@ impl<T: Wire> Driver<T> {
                     Poll::Pending => Poll::Pending,
                 };
             }
-            match Pin::new(&mut self.io).poll_write(cx, &self.output) {
+            match self.io.poll_output(cx, &self.output, self.piece) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Closed::Peer)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Closed::Io(error.kind()))),
@@ -229,14 +245,14 @@ mod tests {
     use isthmus_codec::message::{Context as Carried, Open, TcpOpen};
     use isthmus_codec::mux::Settings;
     use isthmus_model::ServiceName;
-    use tokio::io::{AsyncWriteExt, DuplexStream, ReadBuf};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};
 
     use super::*;
     use crate::mux::Pipe;
     use crate::testing::{plenty, run};
 
-    /// Tells how much room there was for what is read.
-    struct Watched(DuplexStream, Rc<Cell<usize>>);
+    /// Tells how much room there was for what is read, and in which pieces is written.
+    struct Watched(DuplexStream, Rc<Cell<usize>>, Rc<Cell<usize>>);
 
     impl AsyncRead for Watched {
         fn poll_read(
@@ -249,7 +265,17 @@ mod tests {
         }
     }
 
-    impl Wire for Watched {}
+    impl Wire for Watched {
+        fn poll_output(
+            &mut self,
+            cx: &mut Context<'_>,
+            data: &[u8],
+            piece: usize,
+        ) -> Poll<io::Result<usize>> {
+            self.2.set(piece);
+            Pin::new(&mut self.0).poll_write(cx, data)
+        }
+    }
 
     impl AsyncWrite for Watched {
         fn poll_write(
@@ -278,7 +304,7 @@ mod tests {
                 silence_busy: Duration::from_millis(20),
                 ..Settings::default()
             };
-            let near = Watched(near, Rc::clone(&room));
+            let near = Watched(near, Rc::clone(&room), Rc::default());
             let near = Link::start(near, Side::Listener, quick, &plenty());
             let far = Link::start(far, Side::Dialler, Settings::default(), &plenty());
             let open = Open::Tcp(TcpOpen {
@@ -296,6 +322,31 @@ mod tests {
             while room.get() > 2 * LITTLE {
                 tokio::task::yield_now().await;
             }
+        });
+    }
+
+    #[test]
+    fn what_is_written_is_cut_as_the_machine_says() {
+        run(async {
+            let piece = Rc::new(Cell::new(0));
+            let (near, far) = tokio::io::duplex(1 << 20);
+            let near = Watched(near, Rc::default(), Rc::clone(&piece));
+            let near = Link::start(near, Side::Dialler, Settings::default(), &plenty());
+            let far = Link::start(far, Side::Listener, Settings::default(), &plenty());
+            let open = Open::Tcp(TcpOpen {
+                service: ServiceName::new("shop", "cart").unwrap(),
+                port: 80,
+                context: Carried::default(),
+            });
+            let mut pipe = Pipe::new(near.open(&open, false).unwrap());
+            let mut heard = Pipe::new(far.accept().await.unwrap().stream);
+            assert!((1..1500).contains(&piece.get()));
+            let mut beginning = vec![0; 64 * 1024];
+            pipe.write_all(&beginning).await.unwrap();
+            heard.read_exact(&mut beginning).await.unwrap();
+            pipe.write_all(&[0]).await.unwrap();
+            heard.read_exact(&mut [0]).await.unwrap();
+            assert_eq!(piece.get(), MAX_DATA);
         });
     }
 }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use isthmus_codec::tls::{self, Broken, MAX_RECORD, Opened};
+use isthmus_codec::tls::{self, Broken, MAX_DATA, MAX_RECORD, Opened};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::blocks;
@@ -162,6 +162,28 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire for Session<T> {
         }
         Poll::Ready(Ok(length))
     }
+
+    fn poll_output(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+        piece: usize,
+    ) -> Poll<io::Result<usize>> {
+        if self.out.len() > LITTLE {
+            ready!(self.poll_out(cx))?;
+        }
+        let data = &data[..data.len().min(MUCH)];
+        if tls::Session::sealed_length(data.len(), piece) <= blocks::SIZE {
+            blocks::borrow(&mut self.out);
+        }
+        let sealed = self.machine.seal(data, piece, &mut self.out);
+        sealed.map_err(|why| io::Error::new(io::ErrorKind::BrokenPipe, why))?;
+        // It is taken; an error shows with what comes next.
+        if let Poll::Ready(Err(error)) = self.poll_out(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(data.len()))
+    }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Session<T> {
@@ -184,21 +206,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Session<T> {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let session = self.get_mut();
-        if session.out.len() > LITTLE {
-            ready!(session.poll_out(cx))?;
-        }
-        let data = &data[..data.len().min(MUCH)];
-        if tls::Session::sealed_length(data.len()) <= blocks::SIZE {
-            blocks::borrow(&mut session.out);
-        }
-        let sealed = session.machine.seal(data, &mut session.out);
-        sealed.map_err(|why| io::Error::new(io::ErrorKind::BrokenPipe, why))?;
-        // It is taken; an error shows with what comes next.
-        if let Poll::Ready(Err(error)) = session.poll_out(cx) {
-            return Poll::Ready(Err(error));
-        }
-        Poll::Ready(Ok(data.len()))
+        self.get_mut().poll_output(cx, data, MAX_DATA)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -13,10 +13,11 @@ use bytes::Bytes;
 use super::budget::Budget;
 use super::by_stream::ByStream;
 use super::liveness::{Liveness, Verdict};
+use super::pace::Pace;
 use super::stream::{ReceivePhase, SendPhase, Stream};
 use super::window::ReceiveWindow;
 use super::{
-    CannotOpen, CannotSend, ConnectionError, Event, LeaveCode, MAX_INTERIM, MAX_INTERIMS,
+    CannotOpen, CannotSend, ConnectionError, Event, LeaveCode, MAX_DATA, MAX_INTERIM, MAX_INTERIMS,
     PeerSettings, ResetCode, Settings, Side, StreamId,
 };
 use crate::Fields;
@@ -81,6 +82,9 @@ pub struct Connection {
     error: Option<ConnectionError>,
     events: VecDeque<Event>,
     output: Output,
+    pace: Pace,
+    /// With its header, a frame of data is at most so long.
+    piece: usize,
 }
 
 impl Connection {
@@ -121,6 +125,8 @@ impl Connection {
             error: None,
             events: VecDeque::new(),
             output: Output::new(ping),
+            pace: Pace::new(now),
+            piece: MAX_DATA,
             streams: ByStream::new(),
             peer_spoke: false,
             settings,

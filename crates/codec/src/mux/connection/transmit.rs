@@ -1,6 +1,7 @@
 //! What goes to the peer, and in which order: control, then heads, then data in turns.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::BytesMut;
 
@@ -131,6 +132,7 @@ impl Connection {
     /// Appends frames to `out` until nothing is left to send or `out` holds `limit` bytes; the
     /// last frame may go beyond. True while more waits: call again when `out` has been written.
     pub fn transmit(&mut self, out: &mut BytesMut, limit: usize) -> bool {
+        let before = out.len();
         self.put_control(out);
         self.put_credits(out, limit);
         self.put_resets(out, limit);
@@ -143,11 +145,20 @@ impl Connection {
         self.output.interim_bytes = 0;
         self.put_heads(out, limit);
         self.put_data(out, limit);
+        self.pace.count(out.len() - before);
         self.count_held();
         self.has_output()
     }
 
-    pub(super) fn has_output(&self) -> bool {
+    /// To be asked before [`Connection::transmit`]: frames of data are no longer than this from now on, and so should be what they are
+    /// sealed in. Little is sent in short pieces.
+    pub fn piece(&mut self, now: Instant) -> usize {
+        self.piece = self.pace.piece(now);
+        self.piece
+    }
+
+    /// Is there anything to transmit?
+    pub fn has_output(&self) -> bool {
         !self.output.is_empty() || (self.error.is_none() && self.receive_window.is_due())
     }
 
@@ -241,7 +252,9 @@ impl Connection {
                 self.output.starved.push_back(stream);
                 continue;
             }
-            let sent = state.send.put_frame(stream, self.send_window, out);
+            let sent = state
+                .send
+                .put_frame(stream, self.send_window, self.piece, out);
             self.send_window -= sent;
             self.queued -= sent;
             state.send.listed = false;
