@@ -230,7 +230,8 @@ impl Mesh {
                 .next()
                 .and_then(|text| text.parse::<f64>().ok())
         };
-        Ok(lines.filter_map(value).sum::<f64>())
+        // A sum of nothing is -0.
+        Ok(lines.filter_map(value).sum::<f64>() + 0.0)
     }
 
     /// The running process `cluster/process`: for a workload its proxy, not its program.

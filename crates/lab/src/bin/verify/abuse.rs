@@ -1,12 +1,11 @@
 //! Clients of HTTP/2 that flood a proxy: whether they are stopped, what they make it keep, and what
-//! everyone else notices, held against a program that only burns as much of the processors.
+//! everyone else notices.
 
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{self, sleep};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use isthmus_lab::frames::{
     self, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, GOAWAY, HEADERS, PING,
@@ -17,20 +16,11 @@ use isthmus_lab::mesh::Mesh;
 use isthmus_lab::processes::Process;
 use isthmus_lab::trouble::{During, Result, trouble};
 
-use super::{AUTHORITY, Arguments, Point, on_quiet_mesh, quantile, seconds, whole};
+use super::beside::{CALLER, Others};
+use super::{AUTHORITY, Arguments, Point, on_quiet_mesh, whole};
 
-const CALLER: &str = "frontend-1";
-/// It runs in the caller's cluster, so that what is waited for is not a link.
 const HOST: &str = "payment.shop.mesh";
-const PAYMENT: &str = "http://payment.shop.mesh/";
 
-/// Each flood, and each fire beside it, lasts so long and is repeated so often; medians count.
-const ROUND: Duration = Duration::from_secs(1);
-const ROUNDS: usize = 3;
-/// Good traffic is at most so much slower than beside a fire.
-const SLOWER: u32 = 2;
-/// Below this, twice as slow is noise.
-const NOISE: Duration = Duration::from_millis(20);
 /// What all floods together may leave a proxy with.
 const MEMORY: u64 = 32 << 20;
 /// Frames that are written at once.
@@ -159,8 +149,8 @@ pub(crate) fn abuse(_: &Arguments) -> Result<Vec<Point>> {
         whole(mesh)?;
         let target = Target {
             proxy: mesh.process(AUTHORITY, CALLER)?,
-            all: mesh.supervisor()?,
             caller: mesh.outbound(AUTHORITY, CALLER)?,
+            others: Others::of(mesh)?,
         };
         let before = target.proxy.resident()?;
         let mut points = Vec::new();
@@ -187,83 +177,19 @@ pub(crate) fn abuse(_: &Arguments) -> Result<Vec<Point>> {
 /// Whom it hits.
 struct Target {
     proxy: Process,
-    /// The supervisor, above every process of the mesh.
-    all: Process,
     caller: SocketAddr,
-}
-
-/// What one round has shown.
-struct Round {
-    p99: Duration,
-    failed: usize,
-    asked: usize,
-    /// Processor time of this process and of the mesh.
-    burnt: [Duration; 2],
+    others: Others,
 }
 
 impl Target {
     fn endure(&self, flood: &Flood) -> Result<Vec<Point>> {
-        let (mut floods, mut fires) = (Vec::new(), Vec::new());
-        let (mut failed, mut asked) = (0, 0);
         let ended = Ended::default();
-        for _ in 0..ROUNDS {
-            let round = self.beside(|stop| self.pour(flood, stop, &ended))?;
-            let burnt = round.burnt;
-            failed += round.failed;
-            asked += round.asked;
-            floods.push(round.p99);
-            fires.push(self.beside(|stop| burn(burnt, stop))?.p99);
-        }
-        let (flooded, burning) = (quantile(&mut floods, 0.5), quantile(&mut fires, 0.5));
-        let about = |what: &str| format!("{what} beside {}", flood.name);
-        let beside = about(&format!(
-            "99th percentile of others ({} beside a fire)",
-            seconds(burning)
-        ));
+        let noticed = self.others.compare(|stop| self.pour(flood, stop, &ended))?;
+        let beside = format!("beside {}", flood.name);
+        let [failed, slow] = noticed.points(&beside);
         let (all, told) = (ended.all.into_inner(), ended.told.into_inner());
-        Ok(vec![
-            Point::none(about("failed requests of others"), failed, asked),
-            Point::at_most(beside, flooded, NOISE.max(burning * SLOWER)),
-            Point::none(
-                about("connections that were not told to calm down"),
-                all - told,
-                all,
-            ),
-        ])
-    }
-
-    /// Good traffic for one round, beside what `act` does until it is told to stop.
-    fn beside(&self, act: impl FnOnce(&AtomicBool) + Send) -> Result<Round> {
-        let stop = AtomicBool::new(false);
-        let burnt = || -> Result<[Duration; 2]> {
-            let own = Process::with_id(std::process::id())?.cpu()?;
-            let family = self.all.family()?;
-            // Who has just ended has burnt what does not count any more.
-            let mesh = family.iter().filter_map(|process| process.cpu().ok()).sum();
-            Ok([own, mesh])
-        };
-        let before = burnt()?;
-        let mut times = Vec::new();
-        let mut failed = 0;
-        thread::scope(|scope| {
-            scope.spawn(|| act(&stop));
-            let begun = Instant::now();
-            while begun.elapsed() < ROUND {
-                let asked = Instant::now();
-                let answered = http::get(self.caller, PAYMENT, &[]).and_then(|r| r.expect(200));
-                failed += usize::from(answered.is_err());
-                times.push(asked.elapsed());
-                sleep(Duration::from_millis(1));
-            }
-            stop.store(true, Ordering::Relaxed);
-        });
-        let after = burnt()?;
-        Ok(Round {
-            failed,
-            asked: times.len(),
-            p99: quantile(&mut times, 0.99),
-            burnt: [0, 1].map(|at| after[at].saturating_sub(before[at])),
-        })
+        let untold = format!("connections that were not told to calm down {beside}");
+        Ok(vec![failed, slow, Point::none(untold, all - told, all)])
     }
 
     /// Connection after connection, each until it is ended.
@@ -365,28 +291,4 @@ fn hear_heads(stream: &mut TcpStream, count: u32) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Burns as much processor time in a round as was measured, by as many threads as there were at work.
-fn burn(burnt: [Duration; 2], stop: &AtomicBool) {
-    const TURN: Duration = Duration::from_millis(10);
-    thread::scope(|scope| {
-        for time in burnt {
-            let mut left = time;
-            while left > Duration::ZERO {
-                let one = left.min(ROUND);
-                left -= one;
-                let busy = TURN.mul_f64(one.div_duration_f64(ROUND));
-                scope.spawn(move || {
-                    while !stop.load(Ordering::Relaxed) {
-                        let begun = Instant::now();
-                        while begun.elapsed() < busy {
-                            std::hint::spin_loop();
-                        }
-                        sleep(TURN.saturating_sub(begun.elapsed()));
-                    }
-                });
-            }
-        }
-    });
 }

@@ -5,6 +5,7 @@
 //! idle: what is measured is wall-clock time.
 
 mod abuse;
+mod beside;
 mod controls;
 mod durability;
 mod emulated;
@@ -18,6 +19,7 @@ mod propagation;
 mod relearn;
 mod restarts;
 mod slow;
+mod storm;
 mod surge;
 
 use std::path::{Path, PathBuf};
@@ -68,7 +70,7 @@ pub(crate) struct Point {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 15] = [
+const CHECKS: [(&str, Check); 16] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
@@ -82,6 +84,7 @@ const CHECKS: [(&str, Check); 15] = [
     ("relearn", relearn::relearn),
     ("gateway", gateway::gateway),
     ("abuse", abuse::abuse),
+    ("storm", storm::storm),
     ("controls", controls::controls),
     ("durability", durability::durability),
 ];
