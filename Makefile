@@ -9,6 +9,14 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 PROFILE := $(if $(RELEASE),--release)
 PROFILE_DIR := $(TARGET_DIR)/$(if $(RELEASE),release,debug)
+# What `make profile` has seen of a mesh under load, by this compiler.
+RUSTC_COMMIT := $(shell PATH="$(PATH)" rustc -vV 2>/dev/null | sed -n 's/^commit-hash: //p')
+SEEN := $(if $(RUSTC_COMMIT),$(firstword $(wildcard $(abspath $(TARGET_DIR))/profile/$(RUSTC_COMMIT)-*.profdata)))
+ifneq ($(and $(RELEASE),$(SEEN)),)
+# Once, however many makes call each other.
+export RUSTFLAGS := $(strip $(filter-out -Cprofile-use=%,$(RUSTFLAGS)) -Cprofile-use=$(SEEN))
+export ISTHMUS_LAID_OUT := by a profile
+endif
 # Where nobody watches, the lock file has to be right already.
 CARGO := cargo
 LOCKED := $(if $(CI),--locked)
@@ -34,7 +42,18 @@ build: ## compile every binary
 
 .PHONY: compile
 compile:
+ifdef RELEASE
+	@echo $(if $(SEEN),"laid out by $(SEEN)","without a profile of a mesh under load: \`make profile\` makes one and this a fifth cheaper to run")
+endif
 	$(CARGO) build $(LOCKED) --workspace --bins $(PROFILE)
+
+# Half an hour from cold. Made anew each time: after much has changed it helps less than it could.
+.PHONY: profile
+profile: ## watch a mesh under load; release builds from then on are laid out by it
+	@scripts/bootstrap bench $(BENCH_DIR)
+	@scripts/bootstrap profile
+	@$(MAKE) --no-print-directory compile RELEASE=
+	@scripts/profile $(TARGET_DIR)
 
 .PHONY: install
 install: build ## put the binary into ~/.local/bin
@@ -92,6 +111,7 @@ BENCH_DIR := $(abspath $(TARGET_DIR))/bench
 .PHONY: bench
 bench: ## CPU, latency and memory per request, beside Envoy, HAProxy and nginx
 	@scripts/bootstrap bench $(BENCH_DIR)
+	$(if $(SEEN),,@$(MAKE) --no-print-directory profile)
 	@$(MAKE) --no-print-directory lab PROGRAM=bench RELEASE=1 ARGS="--envoy $(BENCH_DIR)/venv/bin/envoy $(ARGS)"
 
 .PHONY: bench-quick

@@ -96,15 +96,29 @@ impl Process {
 
     /// Processor time that it has used since it began.
     pub fn cpu(&self) -> Result<Duration> {
-        let ticks = stat(self.pid)?.ticks;
-        // USER_HZ is 100 on every architecture that this runs on (man 7 time).
-        Ok(Duration::from_millis(ticks.saturating_mul(10)))
+        Ok(ticks(stat(self.pid)?.ticks))
+    }
+
+    /// Processor time of each of its threads that is called a worker, as those of a proxy are, in no order.
+    pub fn workers_cpu(&self) -> Result<Vec<Duration>> {
+        let tasks = file(self.pid, "task");
+        let mut times = Vec::new();
+        for task in fs::read_dir(&tasks).during(|| tasks.display().to_string())? {
+            let path = task.during(|| tasks.display().to_string())?.path();
+            // A thread may have ended since.
+            let Ok(text) = fs::read_to_string(path.join("stat")) else {
+                continue;
+            };
+            if text.contains("(worker-") {
+                times.push(ticks(parse(&text)?.ticks));
+            }
+        }
+        Ok(times)
     }
 
     /// Processor time of its children that have ended and that it has waited for.
     pub fn children_cpu(&self) -> Result<Duration> {
-        let ticks = stat(self.pid)?.children_ticks;
-        Ok(Duration::from_millis(ticks.saturating_mul(10)))
+        Ok(ticks(stat(self.pid)?.children_ticks))
     }
 
     /// Resident memory, in bytes.
@@ -233,6 +247,16 @@ struct Stat {
 /// Of /proc/PID/stat (man 5 proc_pid_stat): ppid is field 4, utime, stime, cutime and cstime 14 to 17.
 fn stat(pid: u32) -> Result<Stat> {
     let text = fs::read_to_string(file(pid, "stat")).during(|| format!("process {pid}"))?;
+    parse(&text)
+}
+
+/// USER_HZ is 100 on every architecture that this runs on (man 7 time).
+fn ticks(count: u64) -> Duration {
+    Duration::from_millis(count.saturating_mul(10))
+}
+
+/// A line of /proc/PID/stat.
+fn parse(text: &str) -> Result<Stat> {
     // The name, field 2, is in parentheses and may hold anything.
     let fields = text
         .rsplit_once(')')
@@ -245,7 +269,7 @@ fn stat(pid: u32) -> Result<Stat> {
             ticks,
             children_ticks,
         }),
-        _ => trouble(format!("/proc/{pid}/stat is odd: {text}")),
+        _ => trouble(format!("this is no /proc/PID/stat: {text}")),
     }
 }
 

@@ -62,6 +62,9 @@ pub(crate) struct ProcessDeclared {
     pub(crate) labels: BTreeMap<Text<LabelKey>, String>,
     #[serde(default)]
     pub(crate) listeners: Vec<ListenerDeclared>,
+    /// Threads of its proxy that carry traffic; default: one.
+    #[serde(default)]
+    pub(crate) workers: Option<usize>,
 }
 
 /// A local port that stands for a service, for programs that speak plain TCP.
@@ -209,6 +212,10 @@ impl ProcessDeclared {
                 message,
                 "write the targetPort of the service",
             );
+        }
+        if self.workers == Some(0) {
+            let message = "without a worker nothing is served".to_owned();
+            add(at.field("workers"), message, "leave it out, or write 1");
         }
         let base = self.base_name();
         if ClusterName::new(&base).is_err() {
@@ -381,6 +388,10 @@ links:
         for (text, expect) in [
             ("clusters: {}", "at least one"),
             ("clusters: {a: {gateways: 9}}", "at most 8"),
+            (
+                "clusters: {a: {processes: [{account: b/c, command: [a], workers: 0}]}}",
+                "without a worker",
+            ),
             (
                 "clusters: {a: {processes: [{service: x/y, command: [a]}]}}",
                 "port",

@@ -153,7 +153,7 @@ impl Writer<'_> {
             token_file: Some(directory.join("token")),
             state: directory.join("state"),
             access_log: false,
-            workers: None,
+            workers: declared.workers,
             memory: None,
             drain_limit: None,
             clients: ClientsEntry::default(),

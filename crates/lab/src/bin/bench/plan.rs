@@ -8,6 +8,8 @@ use crate::load::{Held, Load, Pace, Size};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Who {
     Isthmus,
+    /// Two workers in each proxy.
+    IsthmusWide,
     IsthmusCross,
     HaproxyHttp2,
     HaproxyHttp1,
@@ -196,6 +198,16 @@ pub(crate) const FIGURES: &[Figure] = &[
             mesh(Who::IsthmusCross, "far.bench.mesh"),
         ],
     },
+    Figure {
+        name: "workers",
+        title: "mutual-TLS pair, HTTP/1.1 client, one worker in each proxy and two",
+        load: Load::Http1 { size: Size::Small },
+        connections: &[64],
+        entrants: &[
+            mesh(Who::Isthmus, "near.bench.mesh"),
+            mesh(Who::IsthmusWide, "wide.bench.mesh"),
+        ],
+    },
 ];
 
 const HTTP1_PAIRS: &[Entrant] = &[
@@ -265,8 +277,9 @@ const fn hop(who: Who, port: u16) -> Entrant {
 }
 
 impl Who {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Isthmus,
+        Self::IsthmusWide,
         Self::IsthmusCross,
         Self::HaproxyHttp2,
         Self::HaproxyHttp1,
@@ -279,6 +292,7 @@ impl Who {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Isthmus => "isthmus",
+            Self::IsthmusWide => "isthmus-wide",
             Self::IsthmusCross => "isthmus-cross",
             Self::HaproxyHttp2 => "haproxy-http2",
             Self::HaproxyHttp1 => "haproxy-http1",
@@ -291,7 +305,7 @@ impl Who {
     /// `None`: the mesh.
     pub(crate) fn peer(self) -> Option<Peer> {
         match self {
-            Self::Isthmus | Self::IsthmusCross => None,
+            Self::Isthmus | Self::IsthmusWide | Self::IsthmusCross => None,
             Self::HaproxyHttp2 | Self::HaproxyHttp1 | Self::HaproxyTcp => Some(Peer::Haproxy),
             Self::Nginx => Some(Peer::Nginx),
             Self::Envoy => Some(Peer::Envoy),

@@ -15,7 +15,7 @@ pub(crate) struct Report {
     /// For people: processors and kernel.
     pub(crate) machine: String,
     pub(crate) split: Option<Split>,
-    /// `release` or `debug`.
+    /// `release`, `profile-guided release` or `debug`.
     pub(crate) profile: &'static str,
     /// What everybody says of itself.
     pub(crate) versions: Vec<String>,
@@ -27,7 +27,7 @@ pub(crate) struct Report {
 /// In a cell of which nothing is known.
 const NOTHING: &str = "-";
 
-const HEADINGS: [&str; 11] = [
+const HEADINGS: [&str; 12] = [
     "connections",
     "who",
     "proxies",
@@ -37,6 +37,7 @@ const HEADINGS: [&str; 11] = [
     "p99",
     "program",
     "client",
+    "busiest worker %",
     "MiB",
     "KiB each",
 ];
@@ -209,6 +210,7 @@ impl Report {
             median(Measure::P99, 0),
             median(Measure::Program, 1),
             median(Measure::Client, 1),
+            shown(Measure::Busiest, 0),
             shown(Measure::Resident, 1),
             median(Measure::PerConnection, 1),
         ]
@@ -292,6 +294,8 @@ lowest and the highest.
 ## Who takes part
 
 - **isthmus**: client → caller's proxy → mutual TLS → callee's proxy → program, in one cluster, with all defaults.
+- **isthmus-wide**: the same with two workers in each proxy, on the one processor of all proxies: what several workers cost each
+  other shows, and how even their parts are; what they win takes more processors than this machine has.
 - **isthmus-cross**: client → caller's proxy → relay → gateway of the other cluster → callee's proxy → program: mutual TLS
   between the proxies inside mutual TLS to the gateway. The relay stands for the network and adds no delay; its CPU time is not counted,
   but it takes turns with the proxies on their processor.
@@ -303,6 +307,9 @@ All proxies have one worker, access logs off, kept connections to each other and
 certificates of P-256 that both sides verify. The mesh exchanges keys by X25519MLKEM768, HAProxy and nginx by X25519, since their
 OpenSSL has no better; all three seal with TLS_AES_256_GCM_SHA384. Envoy's BoringSSL chooses for itself. The handshake figure is by
 X25519MLKEM768 for both that take part. A chain of the mesh has two certificates, one more than those of the others.
+
+A profile-guided release of the mesh is laid out by what it was seen doing under these very loads
+([decision 20](decisions/0020-releases-are-laid-out-by-a-mesh-under-load.md)); the others are as their makers, or Debian, built them for everybody.
 
 ## Method
 

@@ -29,6 +29,8 @@ pub(crate) enum Measure {
     Relay,
     /// What else the machine did, in percent of one processor.
     Others,
+    /// What the busiest worker of a proxy has of what its workers take, in percent; of the worst proxy.
+    Busiest,
     /// Of the largest proxy on the way, in MiB.
     Resident,
     /// What it has grown by for each connection, in KiB.
@@ -60,7 +62,7 @@ pub(crate) struct Row {
 const LEAST_MICROS: f64 = 1.0;
 
 impl Measure {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Cpu,
         Self::Rate,
         Self::P50,
@@ -69,6 +71,7 @@ impl Measure {
         Self::Client,
         Self::Relay,
         Self::Others,
+        Self::Busiest,
         Self::Resident,
         Self::PerConnection,
     ];
@@ -84,6 +87,7 @@ impl Measure {
             Self::Client => "clientCpuMicros",
             Self::Relay => "relayCpuMicros",
             Self::Others => "othersPercent",
+            Self::Busiest => "busiestWorkerPercent",
             Self::Resident => "residentMib",
             Self::PerConnection => "perConnectionKib",
         }
@@ -125,7 +129,21 @@ pub(crate) fn sample(done: &Done, before: &Usage, after: &Usage) -> Result<Sampl
     sample.extend(done.p99.map(|p99| (Measure::P99, p99)));
     sample.extend(program.map(|program| (Measure::Program, program / done.count)));
     sample.extend(relay.map(|relay| (Measure::Relay, relay / done.count)));
+    let workers = before.workers.iter().zip(&after.workers);
+    let busiest = workers.filter_map(|(before, after)| {
+        let each = before.iter().zip(after);
+        busiest(each.map(|(before, after)| spent(*before, *after)).collect())
+    });
+    let busiest = busiest.max_by(f64::total_cmp);
+    sample.extend(busiest.map(|busiest| (Measure::Busiest, busiest)));
     Ok(sample)
+}
+
+/// The largest part of the sum, in percent. `None`: there is but one, or nothing.
+fn busiest(each: Vec<f64>) -> Option<f64> {
+    let all = each.iter().fold(0.0, |sum, each| sum + each);
+    let most = each.iter().copied().fold(0.0, f64::max);
+    (each.len() > 1 && all > 0.0).then_some(100.0 * most / all)
 }
 
 impl Spread {
@@ -203,6 +221,10 @@ mod tests {
         Usage {
             at,
             proxies: proxies.iter().copied().map(Duration::from_millis).collect(),
+            workers: vec![
+                vec![Duration::from_millis(proxies[0])],
+                vec![Duration::ZERO, Duration::from_millis(proxies[1])],
+            ],
             program: Some(program),
             client,
             relay: relay.map(Duration::from_millis),
@@ -232,6 +254,8 @@ mod tests {
             (Measure::Program, 2000.0),
             (Measure::Client, 3000.0),
             (Measure::Relay, 4000.0),
+            // Of the second proxy; the first has but one worker.
+            (Measure::Busiest, 100.0),
             // Of the machine's 13.4 s, 12 s are known; the rest was used within 2 s.
             (Measure::Others, 70.0),
         ]);
@@ -263,6 +287,13 @@ mod tests {
         assert!(run(&[9, 0], Some(9), 9).is_err());
         assert!(run(&[9, 9], Some(0), 9).is_err());
         assert!(run(&[9, 9], Some(9), 0).is_err());
+    }
+
+    #[test]
+    fn one_worker_is_not_the_busiest() {
+        assert_eq!(busiest(vec![3.0]), None);
+        assert_eq!(busiest(vec![0.0, 0.0]), None);
+        assert_eq!(busiest(vec![1.0, 3.0]), Some(75.0));
     }
 
     #[test]

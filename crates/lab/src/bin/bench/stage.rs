@@ -22,6 +22,8 @@ type Name = (&'static str, &'static str);
 
 const CALLER: Name = ("near", "caller-1");
 const NEAR: Name = ("near", "near-1");
+const WIDE_CALLER: Name = ("near", "wide-caller-1");
+const WIDE: Name = ("near", "wide-1");
 const GATEWAY: Name = ("far", "gateway-1");
 const FAR: Name = ("far", "far-1");
 
@@ -74,6 +76,8 @@ pub(crate) struct Usage {
     pub(crate) at: Instant,
     /// Of each proxy and gateway on the way.
     pub(crate) proxies: Vec<Duration>,
+    /// Of the workers of each of the mesh's.
+    pub(crate) workers: Vec<Vec<Duration>>,
     /// Where there is one on the way.
     pub(crate) program: Option<Duration>,
     pub(crate) client: Duration,
@@ -167,6 +171,7 @@ impl Stage {
         let mesh = self.mesh.as_ref();
         let mesh = mesh.ok_or_else(|| Trouble("the mesh does not run".to_owned()))?;
         let (names, crosses) = match (entrant.who, entrant.passes) {
+            (Who::IsthmusWide, _) => (&[WIDE_CALLER, WIDE][..], false),
             (Who::IsthmusCross, _) => (&[CALLER, GATEWAY, FAR][..], true),
             (_, Passes::Callee) => (&[NEAR][..], false),
             (_, Passes::Caller) => (&[CALLER][..], false),
@@ -222,7 +227,10 @@ impl Stage {
             let lines = page.lines().filter(is_refusal);
             Some(lines.fold(String::new(), |text, line| text + "  " + line + "\n"))
         };
-        [CALLER, NEAR, FAR].iter().filter_map(said).collect()
+        [CALLER, NEAR, WIDE_CALLER, WIDE, FAR]
+            .iter()
+            .filter_map(said)
+            .collect()
     }
 
     /// All was measured: the mesh's logs are not needed.
@@ -243,7 +251,7 @@ fn start_mesh(own: &Path, split: Option<Split>) -> Result<Mesh> {
         wait_for("the mesh to be whole", PATIENCE, || mesh.is_whole(cluster))?;
     }
     if let Some(split) = split {
-        for workload in [NEAR, FAR] {
+        for workload in [NEAR, WIDE, FAR] {
             machine::keep_process_to(&program(&mesh, workload)?, split.load)?;
         }
     }
@@ -280,8 +288,10 @@ impl Way {
     pub(crate) fn usage(&self) -> Result<Usage> {
         let family =
             |processes: &Vec<Process>| processes.iter().map(Process::cpu).sum::<Result<_>>();
+        let workers = self.proxies.iter().flatten().map(Process::workers_cpu);
         Ok(Usage {
             at: Instant::now(),
+            workers: workers.collect::<Result<_>>()?,
             proxies: self.proxies.iter().map(family).collect::<Result<_>>()?,
             program: self.program.as_ref().map(Process::cpu).transpose()?,
             client: self.client.cpu()? + self.client.children_cpu()?,
