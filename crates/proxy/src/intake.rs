@@ -352,12 +352,12 @@ pub(crate) async fn accept(
         }
     }
     drop((sockets, open));
+    // Nobody passes anything on to this worker behind this: who would serves it.
+    for (socket, place) in hand.rest().await {
+        serve(socket, place);
+    }
     while let Some(done) = introduced.join_next().await {
         receive(&hand, done);
-    }
-    // Nobody passes anything on behind this: then who would does it itself.
-    for (socket, place) in hand.rest() {
-        serve(socket, place);
     }
 }
 

@@ -104,14 +104,13 @@ impl<T: Wire> Driver<T> {
     /// Writes what is queued. Ready when nothing is left, Pending when the socket is full.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
         loop {
-            let mut shared = self.link.0.borrow_mut();
-            let has_more = self.output.is_empty() && shared.machine.has_output();
-            if has_more {
-                self.piece = shared.machine.piece(Instant::now());
-                shared.machine.transmit(&mut self.output, WRITE_SIZE);
-            }
-            drop(shared);
-            if has_more {
+            if self.output.is_empty() {
+                let mut shared = self.link.0.borrow_mut();
+                if shared.machine.has_output() {
+                    self.piece = shared.machine.piece(Instant::now());
+                    shared.machine.transmit(&mut self.output, WRITE_SIZE);
+                }
+                drop(shared);
                 self.link.deliver();
             }
             if self.output.is_empty() {

@@ -132,7 +132,6 @@ impl Connection {
     /// Appends frames to `out` until nothing is left to send or `out` holds `limit` bytes; the
     /// last frame may go beyond. True while more waits: call again when `out` has been written.
     pub fn transmit(&mut self, out: &mut BytesMut, limit: usize) -> bool {
-        let before = out.len();
         self.put_control(out);
         self.put_credits(out, limit);
         self.put_resets(out, limit);
@@ -143,9 +142,11 @@ impl Connection {
             put_payload(out, kind::INTERIM, false, stream.0, &head);
         }
         self.output.interim_bytes = 0;
+        let before = out.len();
         self.put_heads(out, limit);
         self.put_data(out, limit);
-        self.pace.count(out.len() - before);
+        let waits = !self.output.ready.is_empty() || !self.output.starved.is_empty();
+        self.pace.count(out.len() - before, waits);
         self.count_held();
         self.has_output()
     }

@@ -67,6 +67,8 @@ impl Others {
             failed += round.failed;
             asked += round.asked;
             hurts.push(round.p99);
+            // What it has left for the mesh to do is no part of the fire.
+            sleep(ROUND);
             fires.push(self.beside(|stop| burn(burnt, stop))?.p99);
         }
         Ok(Noticed {

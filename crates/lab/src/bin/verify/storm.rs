@@ -18,9 +18,10 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::beside::Others;
+use super::slow::raise_limit;
 use super::{AUTHORITY, Arguments, Point, on_quiet_mesh, whole};
 
-/// Whom all good traffic goes to.
+/// Whom most of the good traffic goes to.
 const CALLEE: &str = "payment-1";
 /// Where proxies take sessions.
 const MESH: u16 = 15008;
@@ -52,6 +53,7 @@ const STORMS: [Storm; 2] = [
 ];
 
 pub(crate) fn storm(_: &Arguments) -> Result<Vec<Point>> {
+    raise_limit()?;
     on_quiet_mesh(|mesh| {
         whole(mesh)?;
         let others = Others::of(mesh)?;
