@@ -125,34 +125,37 @@ pub(super) async fn serve(
     let fields = std::mem::take(&mut request.fields);
     let streams = Streams::default();
     let mut alarm = worker.alarms.take();
-    let conversation = async {
-        let answered = {
-            let answer = exchange(
-                worker, journey, &stream, &request, fields, end, target, &mut pass, &streams,
-            );
-            let mut answer = pin!(answer);
-            match alarm.within(deadline, &mut answer).await {
-                Some(answered) => answered?,
-                // Its caller watches what goes on for as long as there is something to tell.
-                None if streams.begun.get() => answer.await?,
-                None => return Err(Broken::Late),
+    let outcome = {
+        // Pinned here: it is thousands of bytes, and `select!` moves what it is given.
+        let conversation = pin!(async {
+            let answered = {
+                let answer = exchange(
+                    worker, journey, &stream, &request, fields, end, target, &mut pass, &streams,
+                );
+                let mut answer = pin!(answer);
+                match alarm.within(deadline, &mut answer).await {
+                    Some(answered) => answered?,
+                    // Its caller watches what goes on for as long as there is something to tell.
+                    None if streams.begun.get() => answer.await?,
+                    None => return Err(Broken::Late),
+                }
+            };
+            // What two programs say in another protocol is late for nobody.
+            if let Some(tunnel) = answered {
+                tunnel.carry(journey, &stream).await;
             }
-        };
-        // What two programs say in another protocol is late for nobody.
-        if let Some(tunnel) = answered {
-            tunnel.carry(journey, &stream).await;
-        }
-        Ok(())
-    };
-    let outcome = tokio::select! {
-        outcome = conversation => outcome,
-        // A caller that goes away takes its request along, whatever the program is doing.
-        error = stream.failed() => Err(Broken::Caller(error)),
-        refusal = withdrawn(worker, &request.service, request.port, caller), if lasts => {
-            Err(Broken::Withdrawn(refusal))
-        }
-        refusal = streams.withdrawn(worker, &request, caller), if !lasts => {
-            Err(Broken::Withdrawn(refusal))
+            Ok(())
+        });
+        tokio::select! {
+            outcome = conversation => outcome,
+            // A caller that goes away takes its request along, whatever the program is doing.
+            error = stream.failed() => Err(Broken::Caller(error)),
+            refusal = withdrawn(worker, &request.service, request.port, caller), if lasts => {
+                Err(Broken::Withdrawn(refusal))
+            }
+            refusal = streams.withdrawn(worker, &request, caller), if !lasts => {
+                Err(Broken::Withdrawn(refusal))
+            }
         }
     };
     if let Err(broken) = outcome {
