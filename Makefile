@@ -10,12 +10,19 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 PROFILE := $(if $(RELEASE),--release)
 PROFILE_DIR := $(TARGET_DIR)/$(if $(RELEASE),release,debug)
 # What `make profile` has seen of a mesh under load, by this compiler.
-RUSTC_COMMIT := $(shell PATH="$(PATH)" rustc -vV 2>/dev/null | sed -n 's/^commit-hash: //p')
+RUSTC_COMMIT := $(shell PATH="$(PATH)" rustc -vV 2>/dev/null | sed -n 's/^commit-hash: \([0-9a-f]*\)$$/\1/p')
 SEEN := $(if $(RUSTC_COMMIT),$(firstword $(wildcard $(abspath $(TARGET_DIR))/profile/$(RUSTC_COMMIT)-*.profdata)))
+# Once, however many makes call each other, and gone again in one without RELEASE.
 ifneq ($(and $(RELEASE),$(SEEN)),)
-# Once, however many makes call each other.
-export RUSTFLAGS := $(strip $(filter-out -Cprofile-use=%,$(RUSTFLAGS)) -Cprofile-use=$(SEEN))
+override RUSTFLAGS := $(strip $(filter-out -Cprofile-use=%,$(RUSTFLAGS)) -Cprofile-use=$(SEEN))
+export RUSTFLAGS
 export ISTHMUS_LAID_OUT := by a profile
+else
+ifneq ($(origin RUSTFLAGS),undefined)
+override RUSTFLAGS := $(strip $(filter-out -Cprofile-use=%,$(RUSTFLAGS)))
+export RUSTFLAGS
+endif
+unexport ISTHMUS_LAID_OUT
 endif
 # Where nobody watches, the lock file has to be right already.
 CARGO := cargo
@@ -56,11 +63,10 @@ profile: ## watch a mesh under load; release builds from then on are laid out by
 	@scripts/profile $(TARGET_DIR)
 
 .PHONY: install
-install: build ## put the binary into ~/.local/bin
-	@test -x $(ISTHMUS) || { echo "there is no binary $(ISTHMUS)" >&2; exit 1; }
+install: build ## put the programs into ~/.local/bin
 	@mkdir -p $(BIN_DIR)
-	@install -m 755 $(ISTHMUS) $(BIN_DIR)/isthmus
-	@echo "installed $(BIN_DIR)/isthmus"
+	@install -m 755 $(ISTHMUS) $(ISTHMUS)-proxy $(BIN_DIR)
+	@echo "installed $(BIN_DIR)/isthmus and, beside it, isthmus-proxy"
 	@case ":$$PATH:" in *":$(BIN_DIR):"*) ;; *) echo "add $(BIN_DIR) to your PATH";; esac
 
 .PHONY: test

@@ -13,12 +13,12 @@ use crate::args::{
 };
 use crate::failure::{Failure, Result};
 use crate::home::Home;
-use crate::process::Kind;
+use crate::programs::{Kind, Task};
 use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
     check, explain, faults, found, load, logs, nofile, output, parent, process, resources, run,
-    status, successor, token, up,
+    status, token, up,
 };
 
 /// A command that makes sense.
@@ -128,10 +128,8 @@ fn serve(setting: &Setting, args: ServeArgs, kind: Kind) -> Result<ExitCode> {
         (Some(ServeAction::Restart { process }), _) => {
             faults::ask(setting, &Request::Restart { process })
         }
-        (None, Some(config)) if args.take_over => {
-            successor::serve(kind.read_as_successor(&config)?)
-        }
-        (None, Some(config)) => process::serve(kind, &config),
+        (None, Some(config)) if args.take_over => Err(Task::TakeOver { kind, config }.begin()),
+        (None, Some(config)) => Err(Task::Serve { kind, config }.begin()),
         (None, None) => Err(
             Failure::usage("no-config", "a process needs a configuration file")
                 .next("name it with -c FILE"),

@@ -20,6 +20,7 @@ use crate::failure::{Failure, Result};
 use crate::memory;
 use crate::nofile;
 use crate::notify;
+use crate::programs::Kind;
 use crate::setting::runtime;
 use crate::succession::{Happening, Relaunch, Service};
 
@@ -48,14 +49,6 @@ pub(crate) fn control(path: &Path) -> Result<ExitCode> {
     })
 }
 
-/// Processes that carry traffic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Gateway,
-    /// Beside a program that somebody else runs.
-    Proxy,
-}
-
 /// What such a process is told by its file.
 #[derive(Debug)]
 pub(crate) struct Served {
@@ -65,14 +58,6 @@ pub(crate) struct Served {
 }
 
 impl Kind {
-    /// What it is started with: `isthmus gateway`, `isthmus proxy`.
-    fn command(self) -> &'static str {
-        match self {
-            Self::Gateway => "gateway",
-            Self::Proxy => "proxy",
-        }
-    }
-
     fn read(self, path: &Path) -> Result<Served> {
         if self == Self::Proxy {
             let file: WorkloadFile = config::read(path)?;

@@ -23,6 +23,7 @@ use crate::guest;
 use crate::nofile;
 use crate::notify;
 use crate::process::{self, DRAIN_LIMIT, SUCCESSION_LIMIT};
+use crate::programs::{self, Task};
 use crate::setting::{Setting, runtime};
 use crate::succession::{Happening, Relaunch, Service};
 use crate::up::OUTBOUND_PORT;
@@ -36,7 +37,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 pub(crate) fn run(setting: &Setting, args: RunArgs) -> Result<ExitCode> {
     match args.config {
-        Some(path) => run_file(&path, &config::read(&path)?),
+        Some(config) => Err(Task::Run { config }.begin()),
         None => {
             let guest = guest::admit(setting, args)?;
             run_file(&guest.config, &guest.file)
@@ -44,7 +45,7 @@ pub(crate) fn run(setting: &Setting, args: RunArgs) -> Result<ExitCode> {
     }
 }
 
-fn run_file(path: &Path, file: &WorkloadFile) -> Result<ExitCode> {
+pub(crate) fn run_file(path: &Path, file: &WorkloadFile) -> Result<ExitCode> {
     let command = command_line(path, file)?;
     let config = process::workload_config(path, file)?;
     process::log_to_stderr("info");
@@ -237,9 +238,8 @@ fn spawn(
         )
         .caused_by(&error)
     };
-    let own = std::env::current_exe().map_err(failed)?;
     let proxy = format!("http://{}", SocketAddr::new(file.address, OUTBOUND_PORT));
-    let mut child = Command::new(own);
+    let mut child = Command::new(programs::isthmus()?);
     child
         .arg("--die-with-parent")
         .arg(std::process::id().to_string())

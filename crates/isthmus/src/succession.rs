@@ -18,6 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::failure::{Failure, Result};
+use crate::programs;
 
 /// How long a successor may take until it could serve.
 const TRIAL_LIMIT: Duration = Duration::from_mins(1);
@@ -29,7 +30,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How a successor is started.
 #[derive(Debug, Clone)]
 pub(crate) struct Relaunch {
-    /// Where this program's file was: what stands there now is the successor's.
+    /// Where this release's file was: what stands there now is the successor's.
     binary: PathBuf,
     arguments: Vec<OsString>,
 }
@@ -77,10 +78,7 @@ pub(crate) enum Happening {
 impl Relaunch {
     /// Of this process, as `command -c config`.
     pub(crate) fn of(command: &str, config: &Path) -> Result<Self> {
-        let binary = std::env::current_exe().map_err(|error| {
-            Failure::failed("no-own-path", "the path of this program cannot be known")
-                .caused_by(&error)
-        })?;
+        let binary = programs::isthmus()?;
         let parent = std::process::id().to_string();
         let [bind, command, take_over, flag] =
             ["--die-with-parent", command, "--take-over", "-c"].map(OsString::from);

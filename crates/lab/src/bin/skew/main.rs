@@ -17,7 +17,7 @@ mod ways;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -93,14 +93,14 @@ fn run(other: &Path) -> Result<()> {
     fs::create_dir_all(&folder).during(|| folder.display().to_string())?;
     put(&other.join("isthmus-demo"), &folder.join("isthmus-demo"))?;
     put(&own, &folder.join("skew"))?;
-    put(&other.join("isthmus"), &binary)?;
+    put_release(&other.join("isthmus"), &binary)?;
     let mut mesh = Mesh::of(&binary, Path::new(FILES))?;
     mesh.up(&[])?;
     let mut new = BTreeSet::new();
     everything_works(&mesh, &new)?;
     let back = other.join("isthmus");
     for (direction, program) in [("upgrade", &this), ("way back", &back)] {
-        put(program, &binary)?;
+        put_release(program, &binary)?;
         for process in ORDER {
             let amid_news = knows_news(&new);
             replace(&mesh, process)?;
@@ -123,6 +123,21 @@ fn run(other: &Path) -> Result<()> {
     // Nothing but what was made here is in it.
     let _ = fs::remove_dir_all(folder);
     Ok(())
+}
+
+/// All of a release, which may be one program or two.
+fn put_release(from: &Path, to: &Path) -> Result<()> {
+    put(from, to)?;
+    let [from, to] = [from, to].map(|program| program.with_file_name("isthmus-proxy"));
+    if from.is_file() {
+        return put(&from, &to);
+    }
+    match fs::remove_file(&to) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).during(|| to.display().to_string())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A new file under the same name: what runs keeps the old one.
