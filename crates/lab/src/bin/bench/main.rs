@@ -12,6 +12,7 @@ mod plan;
 mod program;
 mod report;
 mod samples;
+mod sampling;
 mod stage;
 mod table;
 mod targets;
@@ -30,6 +31,7 @@ use crate::machine::Split;
 use crate::plan::{FIGURES, Who};
 use crate::report::Report;
 use crate::samples::{Measure, Row, Sample};
+use crate::sampling::Sampling;
 use crate::stage::{Stage, Way};
 
 /// Measure what a request costs through this mesh and through others.
@@ -69,6 +71,11 @@ struct Arguments {
     /// Also write a page with figures and method to this file, such as docs/performance.md.
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
+
+    /// Also sample what processes on each way do, into a file for each row in this folder; it costs them a little.
+    /// `scripts/where-time-goes FOLDER` makes a table of them.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "write")]
+    sample: Option<PathBuf>,
 
     /// Where Envoy is.
     #[arg(long, value_name = "FILE", default_value = "envoy")]
@@ -124,6 +131,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
     ensure(arguments.write.is_none() || !cfg!(debug_assertions), || {
         "--write takes a release build: run `make bench`".to_owned()
     })?;
+    if let Some(folder) = &arguments.sample {
+        std::fs::create_dir_all(folder).during(|| folder.display().to_string())?;
+    }
     let rows = arguments.rows();
     ensure(!rows.is_empty(), || "nothing is left to measure".to_owned())?;
     let _alone = machine::alone()?;
@@ -183,7 +193,7 @@ fn measure(stage: &Stage, arguments: &Arguments, rows: &mut [Row]) -> Result<()>
     for round in 1..=rounds {
         for (row, way) in rows.iter_mut().zip(&ways) {
             eprintln!("round {round} of {rounds}: {}", row.what());
-            let sample = undisturbed(stage, way, row, duration, &mut spare);
+            let sample = undisturbed(stage, way, row, duration, &mut spare, arguments);
             row.samples.push(sample);
         }
     }
@@ -241,12 +251,13 @@ fn undisturbed(
     row: &Row,
     duration: Duration,
     spare: &mut usize,
+    arguments: &Arguments,
 ) -> Sample {
     let others = |sample: &Sample| sample.get(&Measure::Others).copied();
     let mut best = Sample::new();
     let mut again = MOST_AGAIN;
     loop {
-        match run(way, row, duration) {
+        match run(way, row, duration, arguments) {
             Ok(sample) => {
                 let measured = |measure| sample.get(&measure).copied().unwrap_or_default();
                 eprintln!(
@@ -272,12 +283,22 @@ fn undisturbed(
     }
 }
 
-fn run(way: &Way, row: &Row, duration: Duration) -> Result<Sample> {
+fn run(way: &Way, row: &Row, duration: Duration, arguments: &Arguments) -> Result<Sample> {
     let load = row.figure.load;
     load.run(way, row.connections, WARM_UP)?;
+    let sampling = arguments.sample.as_ref().map(|folder| {
+        let who = row.entrant.who.name();
+        let file = format!("{}-{}-{who}.perf", row.figure.name, row.connections);
+        Sampling::start(&way.all_proxies(), &folder.join(file))
+    });
+    let sampling = sampling.transpose()?;
     let before = way.usage()?;
     let done = load.run(way, row.connections, duration)?;
-    samples::sample(&done, &before, &way.usage()?)
+    let after = way.usage()?;
+    if let Some(sampling) = sampling {
+        sampling.end()?;
+    }
+    samples::sample(&done, &before, &after)
 }
 
 impl Arguments {

@@ -276,7 +276,8 @@ CPU time of the proxies, as a ratio of runs of one round.
 
 ## Targets
 
-Ratios are of runs of one round, with all default features on.
+Ratios are of runs of one round, with all default features on. What the time goes into, and so why some are missed, is in
+[Where the time goes](where-time-goes.md).
 
 {targets}
 
@@ -284,7 +285,7 @@ Ratios are of runs of one round, with all default features on.
 
 `proxies`, `program` and `client` are CPU µs per request, MB, connection or handshake, `proxies` of all proxies and gateways on
 the way together; p50 and p99 are µs. `MiB` is the resident memory (VmRSS) of the larger of the two proxies, `KiB each` what it
-has grown by for each connection. `÷` is isthmus's CPU time divided by this one's. Each figure is the median over {rounds} rounds, in parentheses the
+has grown by for each connection, `busiest worker %` the part of one worker in what all of its process take. `÷` is isthmus's CPU time divided by this one's. Each figure is the median over {rounds} rounds, in parentheses the
 lowest and the highest.
 
 {figures}

@@ -132,7 +132,8 @@ pub(crate) fn sample(done: &Done, before: &Usage, after: &Usage) -> Result<Sampl
     let workers = before.workers.iter().zip(&after.workers);
     let busiest = workers.filter_map(|(before, after)| {
         let each = before.iter().zip(after);
-        busiest(each.map(|(before, after)| spent(*before, *after)).collect())
+        let each: Vec<f64> = each.map(|(before, after)| spent(*before, *after)).collect();
+        busiest(&each)
     });
     let busiest = busiest.max_by(f64::total_cmp);
     sample.extend(busiest.map(|busiest| (Measure::Busiest, busiest)));
@@ -140,7 +141,7 @@ pub(crate) fn sample(done: &Done, before: &Usage, after: &Usage) -> Result<Sampl
 }
 
 /// The largest part of the sum, in percent. `None`: there is but one, or nothing.
-fn busiest(each: Vec<f64>) -> Option<f64> {
+fn busiest(each: &[f64]) -> Option<f64> {
     let all = each.iter().fold(0.0, |sum, each| sum + each);
     let most = each.iter().copied().fold(0.0, f64::max);
     (each.len() > 1 && all > 0.0).then_some(100.0 * most / all)
@@ -291,9 +292,9 @@ mod tests {
 
     #[test]
     fn one_worker_is_not_the_busiest() {
-        assert_eq!(busiest(vec![3.0]), None);
-        assert_eq!(busiest(vec![0.0, 0.0]), None);
-        assert_eq!(busiest(vec![1.0, 3.0]), Some(75.0));
+        assert_eq!(busiest(&[3.0]), None);
+        assert_eq!(busiest(&[0.0, 0.0]), None);
+        assert_eq!(busiest(&[1.0, 3.0]), Some(75.0));
     }
 
     #[test]

@@ -275,6 +275,11 @@ fn workload_certificate(mesh: &Mesh, folder: &Path) -> Result<Certificate> {
 }
 
 impl Way {
+    /// All processes of all proxies and gateways.
+    pub(crate) fn all_proxies(&self) -> Vec<&Process> {
+        self.proxies.iter().flatten().collect()
+    }
+
     /// Bytes of memory of each proxy.
     pub(crate) fn resident(&self) -> Result<Vec<u64>> {
         let family = |processes: &Vec<Process>| {
@@ -288,7 +293,7 @@ impl Way {
     pub(crate) fn usage(&self) -> Result<Usage> {
         let family =
             |processes: &Vec<Process>| processes.iter().map(Process::cpu).sum::<Result<_>>();
-        let workers = self.proxies.iter().flatten().map(Process::workers_cpu);
+        let workers = self.all_proxies().into_iter().map(Process::workers_cpu);
         Ok(Usage {
             at: Instant::now(),
             workers: workers.collect::<Result<_>>()?,
