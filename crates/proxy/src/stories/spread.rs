@@ -164,7 +164,9 @@ fn who_takes_longer_gets_fewer_where_latency_counts() {
     run(async {
         let scene = fast_and_slow(Algorithm::PeakEwma).await;
         let seen = spread(&scene, 40).await;
-        assert!(seen.get(&1).is_none_or(|slow| *slow <= 4), "{seen:?}");
+        // It is one or two, and six or seven where the machine has held the other up for longer than this one
+        // takes: until that is forgotten. Where latency does not count it is half.
+        assert!(seen.get(&1).is_none_or(|slow| *slow <= 10), "{seen:?}");
     });
 }
 
