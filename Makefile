@@ -9,9 +9,9 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 PROFILE := $(if $(RELEASE),--release)
 PROFILE_DIR := $(TARGET_DIR)/$(if $(RELEASE),release,debug)
-# What `make profile` has seen of a mesh under load, by this compiler.
-RUSTC_COMMIT := $(shell PATH="$(PATH)" rustc -vV 2>/dev/null | sed -n 's/^commit-hash: \([0-9a-f]*\)$$/\1/p')
-SEEN := $(if $(RUSTC_COMMIT),$(firstword $(wildcard $(abspath $(TARGET_DIR))/profile/$(RUSTC_COMMIT)-*.profdata)))
+# What `make profile` has seen of a mesh under load, by this compiler. Not asked where it makes no difference.
+RUSTC_COMMIT = $(shell PATH="$(PATH)" rustc -vV 2>/dev/null | sed -n 's/^commit-hash: \([0-9a-f]*\)$$/\1/p')
+SEEN = $(if $(RUSTC_COMMIT),$(firstword $(wildcard $(abspath $(TARGET_DIR))/profile/$(RUSTC_COMMIT)-*.profdata)))
 # Once, however many makes call each other, and gone again in one without RELEASE.
 ifneq ($(and $(RELEASE),$(SEEN)),)
 override RUSTFLAGS := $(strip $(filter-out -Cprofile-use=%,$(RUSTFLAGS)) -Cprofile-use=$(SEEN))
