@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use isthmus_codec::memory::MemoryBudget;
 use isthmus_model::Health;
 use isthmus_telemetry::Metrics;
 use isthmus_world::{ChanceError, Drain, DrainStage, RealChance, Snapshot, StillLive};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::LocalSet;
+use tokio::task::spawn_local;
 
 use crate::admin::{self, Admin};
 use crate::agent::{Agent, JoinError, Report, Status, Vault, join};
@@ -362,59 +364,79 @@ fn spawn_worker(
     stop: oneshot::Receiver<()>,
 ) -> Result<JoinHandle<()>, ProxyError> {
     let chance = RealChance::new()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let (report, begun) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new()
         .name(format!("worker-{index}"))
         .spawn(move || {
-            let local = LocalSet::new();
-            local.block_on(&runtime, async {
+            let runtime = match local_runtime() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(report.send(Err(error))),
+            };
+            runtime.block_on(async {
                 let worker = Worker::new(common, chance);
-                if let Err(error) = serve(&worker, listeners) {
-                    tracing::error!(%error, "a worker cannot listen");
-                    return;
+                let listening = serve(&worker, listeners);
+                let serves = listening.is_ok();
+                if report.send(listening).is_ok() && serves {
+                    work(&worker, asked, stop).await;
                 }
-                tokio::task::spawn_local(std::rc::Rc::clone(&worker).keep_tidy());
-                tokio::task::spawn_local(std::rc::Rc::clone(&worker).keep_judging());
-                if let Some(asked) = asked {
-                    tokio::task::spawn_local(answer(std::rc::Rc::clone(&worker), asked));
-                }
-                let mut drain = worker.common.drain.clone();
-                tokio::task::spawn_local(async move {
-                    drain.closing().await;
-                    worker.reach.drain();
-                    worker.destinations.drain();
-                });
-                // Dropping the sender means the same.
-                let _ = stop.await;
             });
         })?;
+    // What has panicked says nothing.
+    let ended = |_| io::Error::other("a worker ended before it had begun");
+    begun.recv().map_err(ended)??;
     Ok(thread)
 }
 
-fn serve(worker: &std::rc::Rc<Worker>, listeners: WorkerListeners) -> io::Result<()> {
-    use std::rc::Rc;
+/// Tasks need not be `Send`, and are woken without a detour.
+pub(crate) fn local_runtime() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+}
+
+/// Until the process stops.
+async fn work(
+    worker: &Rc<Worker>,
+    asked: Option<mpsc::Receiver<Asked>>,
+    stop: oneshot::Receiver<()>,
+) {
+    spawn_local(Rc::clone(worker).keep_tidy());
+    spawn_local(Rc::clone(worker).keep_judging());
+    if let Some(asked) = asked {
+        spawn_local(answer(Rc::clone(worker), asked));
+    }
+    let mut drain = worker.common.drain.clone();
+    let drained = Rc::clone(worker);
+    spawn_local(async move {
+        drain.closing().await;
+        drained.reach.drain();
+        drained.destinations.drain();
+    });
+    // Dropping the sender means the same.
+    let _ = stop.await;
+}
+
+fn serve(worker: &Rc<Worker>, listeners: WorkerListeners) -> io::Result<()> {
     let mesh = listeners.mesh.open()?;
     let gate = Rc::clone(worker);
     match &worker.common.config.role {
-        Role::Gateway => drop(tokio::task::spawn_local(gateway::listen(gate, mesh))),
-        Role::Sidecar(_) => drop(tokio::task::spawn_local(inbound::listen(gate, mesh))),
+        Role::Gateway => drop(spawn_local(gateway::listen(gate, mesh))),
+        Role::Sidecar(_) => drop(spawn_local(inbound::listen(gate, mesh))),
     }
     let clients = outbound::Clients::of(Rc::clone(worker));
     if let Some(queue) = listeners.outbound {
         let door = queue.open()?;
-        tokio::task::spawn_local(outbound::listen_http(Rc::clone(&clients), door));
+        spawn_local(outbound::listen_http(Rc::clone(&clients), door));
     }
     for (queue, target) in listeners.services {
         let door = queue.open()?;
-        tokio::task::spawn_local(outbound::listen_tcp(Rc::clone(&clients), door, target));
+        spawn_local(outbound::listen_tcp(Rc::clone(&clients), door, target));
     }
     Ok(())
 }
 
 /// Answers questions about the worker's state, one after the other.
-async fn answer(worker: std::rc::Rc<Worker>, mut asked: mpsc::Receiver<Asked>) {
+async fn answer(worker: Rc<Worker>, mut asked: mpsc::Receiver<Asked>) {
     while let Some(Asked { question, answer }) = asked.recv().await {
         // Who asked may have gone away.
         let _ = answer.send(outbound::explain(&worker, &question).await);
@@ -511,7 +533,7 @@ mod tests {
             };
             config.token = Some(token.unwrap().to_text().to_string());
             config.state = state.path().to_owned();
-            let successor = tokio::task::spawn_local(take_over(config, sockets));
+            let successor = spawn_local(take_over(config, sockets));
             drop(within(control.accept()).await.unwrap());
             let mut probe = TcpStream::connect(address).await.unwrap();
             probe.write_all(b"GET /readyz HTTP/1.1\r\n").await.unwrap();

@@ -29,11 +29,11 @@ use isthmus_world::{Drain, RealChance, Snapshot, SnapshotWriter};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
 
 use crate::config::{ClientLimits, Config, Patience, Ports, Role, Sidecar};
 use crate::deal::Hand;
 use crate::intake::{Door, Intake};
+use crate::process::local_runtime;
 use crate::tls::Me;
 use crate::view::{View, ViewBuilder};
 use crate::worker::{Common, Interest, Worker};
@@ -98,11 +98,7 @@ pub(crate) fn plenty() -> MemoryBudget {
 
 /// Runs a test on one thread; a hang is a failure.
 pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, within(test))
+    local_runtime().unwrap().block_on(within(test))
 }
 
 /// What must happen soon.

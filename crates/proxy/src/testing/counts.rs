@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
-use tokio::task::LocalSet;
+use tokio::runtime::LocalRuntime;
 use tokio::time::timeout;
 
 use super::Scene;
+use crate::process::local_runtime;
 
 /// Whatever is counted takes fifty times as long, and is not late for that.
 const PATIENT: Duration = Duration::from_mins(2);
@@ -29,23 +29,16 @@ pub(crate) fn count<T>(mut act: impl FnMut() -> T) -> T {
 }
 
 /// A thread that everything runs on.
-pub(crate) struct Thread {
-    runtime: Runtime,
-    tasks: LocalSet,
-}
+pub(crate) struct Thread(LocalRuntime);
 
 impl Thread {
     pub(crate) fn new() -> Self {
-        let mut runtime = Builder::new_current_thread();
-        Self {
-            runtime: runtime.enable_all().build().unwrap(),
-            tasks: LocalSet::new(),
-        }
+        Self(local_runtime().unwrap())
     }
 
     pub(crate) fn run<T>(&self, act: impl Future<Output = T>) -> T {
         let act = async { timeout(PATIENT, act).await.expect("it hangs") };
-        self.tasks.block_on(&self.runtime, act)
+        self.0.block_on(act)
     }
 
     /// Has callers wait for longer than they do elsewhere.
