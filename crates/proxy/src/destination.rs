@@ -27,7 +27,7 @@ pub(crate) use self::tried::Try;
 use crate::links::Links;
 use crate::mux::Link;
 use crate::reach::{AFTER_FAILURE, Tunnel, Unreachable};
-use crate::view::{Known, ServiceView};
+use crate::view::ServiceView;
 
 /// Distinct workloads of one remote cluster that a worker keeps tunnels to.
 pub(crate) const MAX_TUNNELS: usize = 4;
@@ -80,7 +80,7 @@ struct State {
     valve: Valve,
     groups: BTreeMap<ClusterName, Group>,
     /// The facts that were taken in last.
-    seen: Option<Arc<Known>>,
+    seen: Option<Arc<ServiceView>>,
     compiled: Option<Compiled>,
 }
 
@@ -183,8 +183,7 @@ impl Destination {
     /// Takes in facts and settings, if they are new.
     pub(crate) fn observe(
         &self,
-        known: &Arc<Known>,
-        service: &ServiceView,
+        service: &Arc<ServiceView>,
         shares: &[ClusterShare],
         settings: &TrafficSettings,
         now: Instant,
@@ -193,11 +192,11 @@ impl Destination {
         if state
             .seen
             .as_ref()
-            .is_some_and(|seen| Arc::ptr_eq(seen, known))
+            .is_some_and(|seen| Arc::ptr_eq(seen, service))
         {
             return;
         }
-        state.seen = Some(Arc::clone(known));
+        state.seen = Some(Arc::clone(service));
         state.valve.observe(shares, now);
         for group in state.groups.values_mut() {
             group

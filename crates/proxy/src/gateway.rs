@@ -16,13 +16,13 @@ use isthmus_balance::{Endpoints, Outcome};
 use isthmus_codec::message::{Open, RefusalCode, Reply, TunnelOpen, TunnelReply};
 use isthmus_codec::mux::ResetCode;
 use isthmus_model::{Algorithm, Handle, ServiceName, TrafficSettings, Workload};
-use isthmus_telemetry::Reporter;
+use isthmus_telemetry::{Reporter, Source};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::inbound::{open_session, serve_link};
 use crate::intake::{Comers, Door, Place, accept};
-use crate::journey::Journey;
+use crate::journey::{Journey, source_of};
 use crate::memory::REQUEST;
 use crate::mux::{Incoming, Stream};
 use crate::splice::splice;
@@ -76,29 +76,33 @@ async fn session(worker: Rc<Worker>, behind: Behind, socket: TcpStream, place: P
     let Some((link, caller)) = open_session(&worker, socket, place.source()).await else {
         return;
     };
+    let source = source_of(&caller);
     serve_link(&worker, &link, place, move |worker, incoming| {
         tokio::task::spawn_local(serve(
             worker,
             Rc::clone(&behind),
             incoming,
             Arc::clone(&caller),
+            source.clone(),
         ));
     })
     .await;
 }
 
 /// One tunnel.
-async fn serve(worker: Rc<Worker>, behind: Behind, incoming: Incoming, caller: Arc<Caller>) {
+async fn serve(
+    worker: Rc<Worker>,
+    behind: Behind,
+    incoming: Incoming,
+    caller: Arc<Caller>,
+    source: Option<Rc<Source>>,
+) {
     let Incoming { stream, open, .. } = incoming;
     let Open::Tunnel(open) = open else {
         // Requests are for workloads; a gateway could not answer one without reading it.
         return stream.reset(ResetCode::Refused);
     };
-    let mut journey = Journey::start(Reporter::Gateway, "tcp");
-    if let Caller::Verified { identity, cluster } = &*caller {
-        let service = ServiceName::new(identity.namespace.as_str(), identity.account.as_str());
-        journey.source(identity, service.ok().as_ref(), cluster);
-    }
+    let mut journey = Journey::start(Reporter::Gateway, "tcp", source);
     journey.record.destination_service = Some(open.service.clone());
     journey.record.destination_cluster = Some(worker.common.me.cluster.clone());
     let room = worker.memory.admit(REQUEST);
@@ -217,7 +221,7 @@ fn permitted<'v>(
     open: &TunnelOpen,
     caller: &Arc<Caller>,
 ) -> Result<&'v ServiceView, NoTunnel> {
-    let service = match view.find(&open.service).map(|known| &**known) {
+    let service = match view.find(&open.service) {
         Some(Known::Service(service)) => service,
         Some(Known::Absent | Known::Unusable(_)) | None => {
             return Err(NoTunnel::new(

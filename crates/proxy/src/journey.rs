@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use foldhash::HashMap;
+use isthmus_authz::Caller;
 use isthmus_balance::Decision;
-use isthmus_model::{Backend, ClusterName, Identity, ServiceName};
+use isthmus_model::{Backend, ServiceName};
 use isthmus_route::Rule;
-use isthmus_telemetry::{AccessRecord, Flow, FlowKey, Metrics, Outcome, Reporter};
+use isthmus_telemetry::{AccessRecord, Flow, FlowKey, Metrics, Outcome, Reporter, Source};
 use isthmus_world::DrainWatch;
 
 use crate::refusal::Refusal;
@@ -61,7 +62,11 @@ impl Recorder {
 }
 
 impl Journey {
-    pub(crate) fn start(reporter: Reporter, protocol: &'static str) -> Self {
+    pub(crate) fn start(
+        reporter: Reporter,
+        protocol: &'static str,
+        source: Option<Rc<Source>>,
+    ) -> Self {
         Self {
             started: Instant::now(),
             told: None,
@@ -74,9 +79,7 @@ impl Journey {
                 reporter,
                 request_id: None,
                 protocol,
-                source_identity: None,
-                source_service: None,
-                source_cluster: None,
+                source,
                 destination_service: None,
                 destination_cluster: None,
                 destination_workload: None,
@@ -98,17 +101,6 @@ impl Journey {
 
     pub(crate) fn started(&self) -> Instant {
         self.started
-    }
-
-    pub(crate) fn source(
-        &mut self,
-        identity: &Identity,
-        service: Option<&ServiceName>,
-        cluster: &ClusterName,
-    ) {
-        self.record.source_identity = Some(identity.clone());
-        self.record.source_service = service.cloned();
-        self.record.source_cluster = Some(cluster.clone());
     }
 
     pub(crate) fn refused(&mut self, refusal: &Refusal, at: &str) {
@@ -185,8 +177,7 @@ impl Journey {
         let record = self.record;
         let key = FlowKey {
             reporter: record.reporter,
-            source_service: record.source_service,
-            source_cluster: record.source_cluster,
+            source: record.source,
             destination_service: record.destination_service,
             destination_cluster: record.destination_cluster,
             outside: record.outside,
@@ -209,6 +200,19 @@ impl Journey {
             flow.count_response_bytes(record.response_bytes);
         });
     }
+}
+
+/// Who has proved at the other end of a session to be this caller.
+pub(crate) fn source_of(caller: &Caller) -> Option<Rc<Source>> {
+    let Caller::Verified { identity, cluster } = caller else {
+        return None;
+    };
+    let (namespace, account) = (&identity.namespace, &identity.account);
+    Some(Rc::new(Source {
+        service: ServiceName::new(namespace.as_str(), account.as_str()).ok(),
+        identity: identity.clone(),
+        cluster: cluster.clone(),
+    }))
 }
 
 /// A request target's path.

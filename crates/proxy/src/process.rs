@@ -461,7 +461,7 @@ async fn check_program(config: Arc<Config>, view: Snapshot<View>, report: watch:
     };
     let mut judge = Judge::new();
     loop {
-        let declared = match view.load_full().find(service).map(|known| &**known) {
+        let declared = match view.load_full().find(service) {
             Some(Known::Service(found)) => {
                 let port = found.service.ports.first().map(|port| port.target_port);
                 port.map(|port| (port, found.own_settings().health_check.clone()))

@@ -142,7 +142,7 @@ impl Session {
             }
             Rule::Gateway(cluster) => accept_gateway(peer, cluster)?,
             Rule::Callee { service, cluster } => {
-                let found = view.find(service).map(|known| &**known);
+                let found = view.find(service);
                 let (Some(Known::Service(found)), Some(cluster)) = (found, view.cluster(cluster))
                 else {
                     // What is not known for now says nothing about who the peer is.

@@ -24,13 +24,14 @@ pub(crate) struct View {
     policies: Option<Policies>,
     egress: Egress,
     clusters: BTreeMap<ClusterName, Arc<ClusterView>>,
-    services: HashMap<ServiceName, Arc<Known>>,
+    services: HashMap<ServiceName, Known>,
 }
 
 /// A service that the control plane has answered for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Known {
-    Service(ServiceView),
+    /// The same one, as long as nothing that bears on it has changed.
+    Service(Arc<ServiceView>),
     /// No such service exists.
     Absent,
     /// Its declaration could not be read, and there was no earlier one.
@@ -81,7 +82,7 @@ impl View {
     }
 
     /// `None`: not known yet, which is not the same as [`Known::Absent`].
-    pub(crate) fn find(&self, service: &ServiceName) -> Option<&Arc<Known>> {
+    pub(crate) fn find(&self, service: &ServiceName) -> Option<&Known> {
         self.services.get(service)
     }
 }
@@ -127,7 +128,7 @@ pub(crate) struct ViewBuilder {
     policies: Option<Policies>,
     egress: Egress,
     clusters: BTreeMap<ClusterName, Arc<ClusterView>>,
-    services: HashMap<ServiceName, Arc<Known>>,
+    services: HashMap<ServiceName, Known>,
 }
 
 impl ViewBuilder {
@@ -148,7 +149,7 @@ impl ViewBuilder {
             Topic::Mesh => self.compile_mesh(bodies),
             Topic::Service(service) => {
                 let known = compile_service(service, bodies, unusable);
-                self.services.insert(service.clone(), Arc::new(known));
+                self.services.insert(service.clone(), known);
             }
         }
     }
@@ -188,8 +189,8 @@ impl ViewBuilder {
 
     /// Services that routes of known services lead to.
     pub(crate) fn backends(&self) -> impl Iterator<Item = &ServiceName> {
-        let known = self.services.values().filter_map(|known| match &**known {
-            Known::Service(service) => Some(service),
+        let known = self.services.values().filter_map(|known| match known {
+            Known::Service(service) => Some(&**service),
             Known::Absent | Known::Unusable(_) => None,
         });
         known.flat_map(ServiceView::backends)
@@ -235,12 +236,13 @@ fn compile_service(name: &ServiceName, bodies: Vec<Body>, unusable: Option<Strin
         let settings = resolve(Some(&id));
         (id, settings)
     });
-    Known::Service(ServiceView {
+    let found = ServiceView {
         routes: RouteTable::compile(&service, &routes),
         settings: resolve(None),
         route_settings: route_settings.collect(),
         workloads,
         shares,
         service,
-    })
+    };
+    Known::Service(Arc::new(found))
 }

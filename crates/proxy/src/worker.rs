@@ -11,7 +11,7 @@ use isthmus_api::ExplainReply;
 use isthmus_authz::Caller;
 use isthmus_codec::memory::MemoryBudget;
 use isthmus_model::ServiceName;
-use isthmus_telemetry::{Metrics, RefusalReason};
+use isthmus_telemetry::{Metrics, RefusalReason, Reporter, Source};
 use isthmus_wire::proto;
 use isthmus_world::{Chance, DrainWatch, RealChance, Snapshot};
 use tokio::sync::{mpsc, oneshot};
@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::destination::Destinations;
 use crate::gate::Gates;
 use crate::intake::Intake;
-use crate::journey::Recorder;
+use crate::journey::{Journey, Recorder};
 use crate::memory::Memory;
 use crate::names::Names;
 use crate::outside::Outside;
@@ -100,6 +100,9 @@ pub(crate) struct Worker {
     pub(crate) alarms: Alarms,
     /// The program beside this proxy, as it calls others.
     pub(crate) caller: Arc<Caller>,
+    /// The same, as requests tell of it.
+    source: Rc<Source>,
+    seen: RefCell<Rc<Arc<View>>>,
     /// Ports that would be better off if somebody declared what is spoken on them.
     told: RefCell<HashSet<(ServiceName, u16)>>,
     chance: RefCell<RealChance>,
@@ -116,8 +119,15 @@ impl Worker {
         let caller = Caller::Local {
             identity: common.me.identity.clone(),
         };
+        let source = Source {
+            identity: common.me.identity.clone(),
+            service: common.config.own_service().cloned(),
+            cluster: common.me.cluster.clone(),
+        };
         Rc::new(Self {
             caller: caller.into(),
+            source: source.into(),
+            seen: RefCell::new(Rc::new(common.view.load_full())),
             alarms: Alarms::default(),
             program: Program::of(&common.config, Arc::clone(&common.metrics)),
             outside: Outside::new(Arc::clone(&common.config)),
@@ -140,6 +150,11 @@ impl Worker {
         &self.common.config.name
     }
 
+    /// Something begins that the program beside this proxy calls for.
+    pub(crate) fn begin(&self, protocol: &'static str) -> Journey {
+        Journey::start(Reporter::Source, protocol, Some(Rc::clone(&self.source)))
+    }
+
     /// Is it the first time that this port is to be told of?
     pub(crate) fn first_told(&self, service: &ServiceName, port: u16) -> bool {
         let mut told = self.told.borrow_mut();
@@ -151,12 +166,23 @@ impl Worker {
         self.chance.borrow_mut().draw()
     }
 
+    /// The newest view. Requests of this worker share its hold on it, so that they need not count themselves
+    /// where those of others do.
+    fn view(&self) -> Rc<Arc<View>> {
+        let newest = self.common.view.load();
+        let mut seen = self.seen.borrow_mut();
+        if !Arc::ptr_eq(&newest, &seen) {
+            *seen = Rc::new(Arc::clone(&newest));
+        }
+        Rc::clone(&seen)
+    }
+
     /// A view in which `service` is known, one way or the other. A service that nobody has called
     /// before is asked for, with a bounded wait.
     ///
     /// Errors: the control plane has not answered in time.
-    pub(crate) async fn view_with(&self, service: &ServiceName) -> Result<Arc<View>, Refusal> {
-        let view = self.common.view.load_full();
+    pub(crate) async fn view_with(&self, service: &ServiceName) -> Result<Rc<Arc<View>>, Refusal> {
+        let view = self.view();
         if is_known(&view, service) {
             return Ok(view);
         }
@@ -172,7 +198,7 @@ impl Worker {
             .map_err(|_| late())?
             .map_err(|_| late())?;
         loop {
-            let view = self.common.view.load_full();
+            let view = self.view();
             if is_known(&view, service) {
                 return Ok(view);
             }
@@ -217,7 +243,7 @@ impl Worker {
 }
 
 fn is_known(view: &View, service: &ServiceName) -> bool {
-    match view.find(service).map(|known| &**known) {
+    match view.find(service) {
         // A route may lead to services that were not asked for before.
         Some(Known::Service(found)) => {
             found.backends().all(|backend| view.find(backend).is_some())

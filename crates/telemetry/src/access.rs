@@ -1,14 +1,15 @@
 //! The access log: one record per request or TCP connection, one JSON object per line.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use isthmus_model::{ClusterName, Handle, Identity, ServiceName};
+use isthmus_model::{ClusterName, Handle, ServiceName};
 use serde_json::{Map, Value};
 
 use crate::flow::OUTSIDE;
-use crate::{RefusalReason, Reporter};
+use crate::{RefusalReason, Reporter, Source};
 
 /// What is known about a request or connection when it has ended. `None` is logged as `null`, so
 /// that every line has the same fields.
@@ -21,9 +22,7 @@ pub struct AccessRecord {
     pub request_id: Option<Bytes>,
     /// `http/1.1`, `http/2` or `tcp`: what the program beside the reporter speaks.
     pub protocol: &'static str,
-    pub source_identity: Option<Identity>,
-    pub source_service: Option<ServiceName>,
-    pub source_cluster: Option<ClusterName>,
+    pub source: Option<Rc<Source>>,
     pub destination_service: Option<ServiceName>,
     pub destination_cluster: Option<ClusterName>,
     pub destination_workload: Option<Handle>,
@@ -101,15 +100,16 @@ impl AccessRecord {
 
     /// One JSON object and a newline.
     pub fn to_json_line(&self) -> String {
+        let source = self.source.as_deref();
         let values: [Value; Self::FIELDS.len()] = [
             rfc3339(self.started).into(),
             (self.took.as_secs_f64() * 1e3).into(),
             self.reporter.name().into(),
             lossy(self.request_id.as_ref()),
             self.protocol.into(),
-            text(self.source_identity.as_ref()),
-            text(self.source_service.as_ref()),
-            text(self.source_cluster.as_ref()),
+            text(source.map(|source| &source.identity)),
+            text(source.and_then(|source| source.service.as_ref())),
+            text(source.map(|source| &source.cluster)),
             if self.outside {
                 OUTSIDE.into()
             } else {
@@ -173,6 +173,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::tests::frontend;
 
     #[test]
     fn times() {
@@ -201,9 +202,7 @@ mod tests {
             reporter: Reporter::Source,
             request_id: Some("a\n\"b".into()),
             protocol: "http/1.1",
-            source_identity: None,
-            source_service: Some(ServiceName::new("shop", "frontend").unwrap()),
-            source_cluster: Some(ClusterName::new("us-west").unwrap()),
+            source: Some(frontend("us-west").into()),
             destination_service: None,
             destination_cluster: None,
             destination_workload: Some(Handle::new("w1")),

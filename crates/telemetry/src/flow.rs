@@ -1,14 +1,17 @@
 //! A flow: who calls whom, as one side of the call sees it, with its counters at hand.
 
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
 use std::time::Duration;
 
-use isthmus_model::{ClusterName, ServiceName};
+use isthmus_model::{ClusterName, Identity, ServiceName};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
 use crate::RefusalReason;
-use crate::histogram::DurationHistogram;
+use crate::histogram::{DurationHistogram, Durations};
+use crate::tally::{Hand, Tally};
 
 /// Which side of a call counts it. One call is counted once by each side that it passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,12 +34,36 @@ impl Reporter {
     }
 }
 
+/// Who calls. One per caller and worker, that requests point to: names are counted by who holds them,
+/// and requests that count all names anew would have every core write the same memory.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub identity: Identity,
+    /// By its account; `None` if that is no service's.
+    pub service: Option<ServiceName>,
+    pub cluster: ClusterName,
+}
+
+/// For flows, identities of one service in one cluster are the same.
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.service, &self.cluster) == (&other.service, &other.cluster)
+    }
+}
+
+impl Eq for Source {}
+
+impl Hash for Source {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.service, &self.cluster).hash(state);
+    }
+}
+
 /// Who calls whom. `None` is what the reporter does not know; it is shown as `unknown`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     pub reporter: Reporter,
-    pub source_service: Option<ServiceName>,
-    pub source_cluster: Option<ClusterName>,
+    pub source: Option<Rc<Source>>,
     pub destination_service: Option<ServiceName>,
     pub destination_cluster: Option<ClusterName>,
     /// The destination is no service of the mesh.
@@ -55,18 +82,18 @@ pub struct Outcome {
 }
 
 /// The counters of one flow. Owned by one worker; flows of the same key count into the same
-/// series, whoever holds them. Nothing here formats or locks once an outcome has been seen.
-#[derive(Debug, Clone)]
+/// series, each in memory of its own. Nothing here formats or locks once an outcome has been seen.
+#[derive(Debug)]
 pub struct Flow {
     labels: FlowLabels,
-    requests: Family<RequestLabels, Counter>,
+    requests: Family<RequestLabels, Tally<1>>,
     overflow: Counter,
-    seen: Vec<(Outcome, Counter)>,
-    duration: DurationHistogram,
-    retries: Counter,
-    tcp_connections: Counter,
-    request_bytes: Counter,
-    response_bytes: Counter,
+    seen: Vec<(Outcome, Hand<1>)>,
+    duration: Durations,
+    retries: Hand<1>,
+    tcp_connections: Hand<1>,
+    request_bytes: Hand<1>,
+    response_bytes: Hand<1>,
 }
 
 /// Distinct outcomes of one flow; applications choose status codes, so there must be a bound.
@@ -77,7 +104,7 @@ impl Flow {
     pub fn count_request(&mut self, outcome: Outcome, took: Duration) {
         self.duration.observe(took);
         if let Some((_, counter)) = self.seen.iter().find(|(seen, _)| *seen == outcome) {
-            counter.inc();
+            counter.add(0, 1);
         } else {
             self.count_new(outcome);
         }
@@ -85,21 +112,21 @@ impl Flow {
 
     /// One attempt more.
     pub fn count_retry(&self) {
-        self.retries.inc();
+        self.retries.add(0, 1);
     }
 
     pub fn count_tcp_connection(&self) {
-        self.tcp_connections.inc();
+        self.tcp_connections.add(0, 1);
     }
 
     /// Bytes towards the destination.
     pub fn count_request_bytes(&self, bytes: u64) {
-        self.request_bytes.inc_by(bytes);
+        self.request_bytes.add(0, bytes);
     }
 
     /// Bytes towards the source.
     pub fn count_response_bytes(&self, bytes: u64) {
-        self.response_bytes.inc_by(bytes);
+        self.response_bytes.add(0, bytes);
     }
 
     fn count_new(&mut self, outcome: Outcome) {
@@ -114,13 +141,13 @@ impl Flow {
             let refusal = outcome.refusal.map_or("", RefusalReason::code);
             let grpc = outcome.grpc_status.map(|s| s.to_string());
             let labels = labels(code, refusal, grpc.unwrap_or_default());
-            let counter = self.requests.get_or_create_owned(&labels);
-            counter.inc();
+            let counter = self.requests.get_or_create(&labels).hand();
+            counter.add(0, 1);
             self.seen.push((outcome, counter));
         } else {
             self.overflow.inc();
             let other = labels(OTHER.to_owned(), OTHER, OTHER.to_owned());
-            self.requests.get_or_create(&other).inc();
+            self.requests.get_or_create(&other).hand().add(0, 1);
         }
     }
 }
@@ -144,10 +171,11 @@ impl FlowLabels {
         fn show(name: Option<&impl ToString>) -> String {
             name.map_or(UNKNOWN.to_owned(), ToString::to_string)
         }
+        let source = key.source.as_ref();
         Self {
             reporter: key.reporter,
-            source_service: show(key.source_service.as_ref()),
-            source_cluster: show(key.source_cluster.as_ref()),
+            source_service: show(source.and_then(|source| source.service.as_ref())),
+            source_cluster: show(source.map(|source| &source.cluster)),
             destination_service: if key.outside {
                 OUTSIDE.to_owned()
             } else {
@@ -194,11 +222,11 @@ impl EncodeLabelValue for Reporter {
 /// The families that a flow counts into.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FlowFamilies {
-    pub(crate) requests: Family<RequestLabels, Counter>,
+    pub(crate) requests: Family<RequestLabels, Tally<1>>,
     pub(crate) durations: Family<FlowLabels, DurationHistogram>,
-    pub(crate) retries: Family<FlowLabels, Counter>,
-    pub(crate) tcp_connections: Family<FlowLabels, Counter>,
-    pub(crate) bytes: Family<BytesLabels, Counter>,
+    pub(crate) retries: Family<FlowLabels, Tally<1>>,
+    pub(crate) tcp_connections: Family<FlowLabels, Tally<1>>,
+    pub(crate) bytes: Family<BytesLabels, Tally<1>>,
     pub(crate) overflow: Counter,
 }
 
@@ -207,15 +235,16 @@ impl FlowFamilies {
         let bytes = |direction| {
             let flow = labels.clone();
             self.bytes
-                .get_or_create_owned(&BytesLabels { flow, direction })
+                .get_or_create(&BytesLabels { flow, direction })
+                .hand()
         };
         Flow {
             requests: self.requests.clone(),
             overflow: self.overflow.clone(),
             seen: Vec::new(),
-            duration: self.durations.get_or_create_owned(&labels),
-            retries: self.retries.get_or_create_owned(&labels),
-            tcp_connections: self.tcp_connections.get_or_create_owned(&labels),
+            duration: self.durations.get_or_create(&labels).hand(),
+            retries: self.retries.get_or_create(&labels).hand(),
+            tcp_connections: self.tcp_connections.get_or_create(&labels).hand(),
             request_bytes: bytes("request"),
             response_bytes: bytes("response"),
             labels,

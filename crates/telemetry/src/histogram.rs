@@ -1,12 +1,12 @@
-//! A histogram of durations that many threads fill without a lock.
+//! A histogram of durations.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::{MetricType, TypedMetric};
+
+use crate::tally::{Hand, Tally};
 
 /// Upper bounds in microseconds, inclusive: from a loopback call to a request that hangs.
 const BOUNDS: [u32; 15] = [
@@ -14,33 +14,44 @@ const BOUNDS: [u32; 15] = [
     2_500_000, 5_000_000, 10_000_000, 30_000_000,
 ];
 
-/// Cheap to clone; clones count into the same buckets.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct DurationHistogram(Arc<Buckets>);
+/// One sum per bound, one for what lies above them all, and the sum of all microseconds.
+const SUMS: usize = BOUNDS.len() + 2;
+const MICROS: usize = SUMS - 1;
 
-#[derive(Debug, Default)]
-struct Buckets {
-    /// One per bound, and a last one for what lies above them all.
-    counts: [AtomicU64; BOUNDS.len() + 1],
-    sum_micros: AtomicU64,
-}
+/// Cheap to clone; clones are the same buckets.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DurationHistogram(Tally<SUMS>);
+
+/// One who fills it.
+#[derive(Debug)]
+pub(crate) struct Durations(Hand<SUMS>);
 
 impl DurationHistogram {
+    pub(crate) fn hand(&self) -> Durations {
+        Durations(self.0.hand())
+    }
+}
+
+impl Durations {
     pub(crate) fn observe(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = BOUNDS.partition_point(|&bound| u64::from(bound) < micros);
-        self.0.counts[bucket].fetch_add(1, Relaxed);
-        self.0.sum_micros.fetch_add(micros, Relaxed);
+        self.0.add(bucket, 1);
+        self.0.add(MICROS, micros);
     }
 }
 
 impl EncodeMetric for DurationHistogram {
     fn encode(&self, mut encoder: MetricEncoder) -> fmt::Result {
-        // Read once, so that the count is the sum of the buckets although writers go on.
-        let counts = self.0.counts.each_ref().map(|count| count.load(Relaxed));
+        let sums = self.0.sums();
+        // Their sum is the count, although writers go on.
+        let counts = &sums[..MICROS];
         let bounds = BOUNDS.iter().map(|&micros| f64::from(micros) / 1e6);
-        let buckets: Vec<(f64, u64)> = bounds.chain([f64::INFINITY]).zip(counts).collect();
-        let sum = Duration::from_micros(self.0.sum_micros.load(Relaxed)).as_secs_f64();
+        let buckets: Vec<(f64, u64)> = bounds
+            .chain([f64::INFINITY])
+            .zip(counts.iter().copied())
+            .collect();
+        let sum = Duration::from_micros(sums[MICROS]).as_secs_f64();
         encoder.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
     }
 
@@ -69,9 +80,9 @@ mod tests {
             (u64::MAX, 15),
         ] {
             let histogram = DurationHistogram::default();
-            histogram.observe(Duration::from_micros(micros));
+            histogram.hand().observe(Duration::from_micros(micros));
             let filled: Vec<usize> = (0..=BOUNDS.len())
-                .filter(|&index| histogram.0.counts[index].load(Relaxed) == 1)
+                .filter(|&index| histogram.0.sums()[index] == 1)
                 .collect();
             assert_eq!(filled, [bucket], "{micros} µs");
         }

@@ -13,9 +13,10 @@ mod metrics;
 mod names;
 pub mod reference;
 mod refusal;
+mod tally;
 
 pub use access::{AccessField, AccessRecord, rfc3339};
-pub use flow::{Flow, FlowKey, Outcome, Reporter};
+pub use flow::{Flow, FlowKey, Outcome, Reporter, Source};
 pub use metrics::{CONTENT_TYPE, Metrics};
 pub use names::{METRICS, MetricKind, MetricName};
 pub use refusal::{Fault, RefusalReason, Retry};

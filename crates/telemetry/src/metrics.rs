@@ -222,21 +222,33 @@ struct VersionLabel {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use isthmus_model::{ClusterName, ServiceName};
+    use isthmus_model::{AccountName, ClusterName, Identity, Namespace, ServiceName, TrustDomain};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{METRICS, MetricKind, Outcome, RefusalReason};
+    use crate::{METRICS, MetricKind, Outcome, RefusalReason, Source};
+
+    /// The frontend of the shop.
+    pub(crate) fn frontend(cluster: &str) -> Source {
+        Source {
+            identity: Identity {
+                trust_domain: TrustDomain::new("example.org").unwrap(),
+                namespace: Namespace::new("shop").unwrap(),
+                account: AccountName::new("frontend").unwrap(),
+            },
+            service: Some(ServiceName::new("shop", "frontend").unwrap()),
+            cluster: ClusterName::new(cluster).unwrap(),
+        }
+    }
 
     fn key(cluster: &str) -> FlowKey {
         FlowKey {
             reporter: Reporter::Source,
-            source_service: Some(ServiceName::new("shop", "frontend").unwrap()),
-            source_cluster: Some(ClusterName::new(cluster).unwrap()),
+            source: Some(frontend(cluster).into()),
             destination_service: Some(ServiceName::new("shop", "cart").unwrap()),
             destination_cluster: None,
             outside: false,

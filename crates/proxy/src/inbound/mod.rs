@@ -17,13 +17,13 @@ use isthmus_codec::message::{Open, Reply};
 use isthmus_codec::mux::{ResetCode, Settings, Side};
 use isthmus_identity::{Unacceptable, VerifiedPeer, accept_caller};
 use isthmus_model::{AppProtocol, ServiceName};
-use isthmus_telemetry::Reporter;
+use isthmus_telemetry::{Reporter, Source};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::crew::Crew;
 use crate::intake::{Comers, Door, Place, accept};
-use crate::journey::Journey;
+use crate::journey::{Journey, source_of};
 use crate::memory::REQUEST;
 use crate::mux::{Incoming, Link, Stream};
 use crate::refusal::Refusal;
@@ -150,8 +150,7 @@ async fn serve(work: Work) {
     let is_tcp = matches!(open, Open::Tcp(_));
     // Until it is known what the program speaks.
     let protocol = if is_tcp { "tcp" } else { "http/1.1" };
-    let mut journey = Journey::start(Reporter::Destination, protocol);
-    peer.note(&mut journey);
+    let mut journey = Journey::start(Reporter::Destination, protocol, peer.source.clone());
     journey.record.destination_cluster = Some(worker.common.me.cluster.clone());
     let Some(_room) = worker.memory.admit(REQUEST) else {
         let refusal = Refusal::no_memory(worker.memory.budget());
@@ -184,26 +183,13 @@ async fn serve(work: Work) {
 /// Who is at the other end of a session.
 struct Peer {
     caller: Arc<Caller>,
-    /// By its account.
-    service: Option<ServiceName>,
+    source: Option<Rc<Source>>,
 }
 
 impl Peer {
     fn of(caller: Arc<Caller>) -> Self {
-        let service = match &*caller {
-            Caller::Verified { identity, .. } => {
-                let (namespace, account) = (&identity.namespace, &identity.account);
-                ServiceName::new(namespace.as_str(), account.as_str()).ok()
-            }
-            Caller::Local { .. } => None,
-        };
-        Self { caller, service }
-    }
-
-    fn note(&self, journey: &mut Journey) {
-        if let Caller::Verified { identity, cluster } = &*self.caller {
-            journey.source(identity, self.service.as_ref(), cluster);
-        }
+        let source = source_of(&caller);
+        Self { caller, source }
     }
 }
 
@@ -330,7 +316,7 @@ async fn denied(
 
 fn declared<'v>(view: &'v View, service: &ServiceName) -> Result<&'v ServiceView, Refusal> {
     use isthmus_telemetry::RefusalReason;
-    match view.find(service).map(|known| &**known) {
+    match view.find(service) {
         Some(Known::Service(found)) => Ok(found),
         Some(Known::Absent) => Err(Refusal::new(
             RefusalReason::NoSuchService,

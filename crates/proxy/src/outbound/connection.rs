@@ -18,7 +18,7 @@ use http::Request;
 use isthmus_codec::Fields;
 use isthmus_codec::http1::{Body, Malformed, RequestHead, ResponseHead, Version};
 use isthmus_model::AppProtocol;
-use isthmus_telemetry::{RefusalReason, Reporter};
+use isthmus_telemetry::RefusalReason;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
@@ -228,7 +228,7 @@ async fn serve_http1(
         let keeps = wants_more && head.version == Version::Http10;
         let reply = http1::Reply::new(&mut writer, head.version).keeping(keeps);
         let mut reply = ClientReply::Http1(reply);
-        let mut journey = Journey::start(Reporter::Source, "http/1.1");
+        let mut journey = worker.begin("http/1.1");
         journey.ends_when_leaving(Rc::clone(&leave));
         let upload = ClientBody::Http1(&mut reader);
         let served = serve_request(worker, journey, &entry, head, body, upload, &mut reply).await;
@@ -468,7 +468,7 @@ async fn serve_stream(asking: Asking) {
             return refuse_unreadable(&worker, &mut reply, &refusal).await;
         }
     };
-    let journey = Journey::start(Reporter::Source, "http/2");
+    let journey = worker.begin("http/2");
     let upload = ClientBody::Http2(upload);
     // The stream tells the client how it ended.
     let _ = serve_request(&worker, journey, &entry, head, body, upload, &mut reply).await;
@@ -551,12 +551,7 @@ async fn refuse(
 
 /// Refuses a request that could not be read.
 async fn refuse_unreadable(worker: &Worker, reply: &mut ClientReply<'_>, refusal: &Refusal) {
-    let mut journey = Journey::start(Reporter::Source, "http/1.1");
-    journey.source(
-        &worker.common.me.identity,
-        worker.common.config.own_service(),
-        &worker.common.me.cluster,
-    );
+    let mut journey = worker.begin("http/1.1");
     // The client may be gone; it is counted all the same.
     let _ = refuse(worker, &mut journey, reply, refusal, Asked::default()).await;
     journey.finish(&worker.recorder);

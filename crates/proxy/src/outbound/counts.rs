@@ -12,7 +12,6 @@ use isthmus_model::{
     RouteRule, ServiceName, Subset, Workload,
 };
 use isthmus_route::{RequestView, Rule};
-use isthmus_telemetry::Reporter;
 
 use super::call::Call;
 use super::connect::connect;
@@ -21,7 +20,6 @@ use super::request::HeaderView;
 use super::settle::{Avoided, Settle, consider};
 use crate::destination::Destination;
 use crate::gate::Gates;
-use crate::journey::Journey;
 use crate::memory::REQUEST;
 use crate::names::{Named, Names};
 use crate::testing::counts::{Thread, count};
@@ -54,7 +52,7 @@ fn fields() -> Fields {
 struct Caller {
     thread: Thread,
     scene: Scene,
-    view: Arc<View>,
+    view: Rc<Arc<View>>,
 }
 
 impl Caller {
@@ -67,7 +65,7 @@ impl Caller {
             change(&mut scene.facts);
             scene
         });
-        let view = scene.caller.worker.common.view.load_full();
+        let view = Rc::new(scene.caller.worker.common.view.load_full());
         Self {
             thread,
             scene,
@@ -94,7 +92,7 @@ impl Caller {
 
     fn authorize(&self, rule: &Rule, backend: &Backend) -> Decided {
         let settings = find_service(&self.view, &cart()).unwrap().settings(rule);
-        let view = Arc::clone(&self.view);
+        let view = Rc::clone(&self.view);
         decide_backend(self.worker(), view, &cart(), backend, 80, settings, DRAW).unwrap()
     }
 
@@ -272,12 +270,7 @@ fn finish() {
     let me = &worker.common.me;
     let (rule, backend) = caller.route(&fields());
     count(|| {
-        let mut journey = Journey::start(Reporter::Source, "http/1.1");
-        journey.source(
-            &me.identity,
-            worker.common.config.own_service(),
-            &me.cluster,
-        );
+        let mut journey = worker.begin("http/1.1");
         journey.matched(rule);
         journey.drawn(backend);
         journey.record.destination_service = Some(cart());

@@ -1,6 +1,7 @@
 //! What is decided about a request before its first try: the service, the port, the backend, and
 //! that it may be called. The same for HTTP and plain TCP.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use isthmus_authz::{Denied, Permit};
@@ -26,9 +27,7 @@ pub(super) enum Entry {
 
 /// What has been decided before the first try; holds one view for the whole request.
 pub(super) struct Decided {
-    pub(super) view: Arc<View>,
-    /// The service that the backend names.
-    pub(super) known: Arc<Known>,
+    pub(super) view: Rc<Arc<View>>,
     pub(super) key: DestinationKey,
     pub(super) permit: Permit,
     pub(super) settings: Arc<TrafficSettings>,
@@ -43,8 +42,7 @@ impl Decided {
     /// For work that outlives the request.
     pub(super) fn for_background(&self) -> Self {
         Self {
-            view: Arc::clone(&self.view),
-            known: Arc::clone(&self.known),
+            view: Rc::clone(&self.view),
             key: self.key.clone(),
             permit: self.permit.clone(),
             settings: Arc::clone(&self.settings),
@@ -66,26 +64,23 @@ impl Decided {
         }
     }
 
-    pub(super) fn service(&self) -> Result<&ServiceView, Refusal> {
-        usable(&self.known, &self.key.service)
+    /// The service that the backend names.
+    pub(super) fn service(&self) -> Result<&Arc<ServiceView>, Refusal> {
+        find_service(&self.view, &self.key.service)
     }
 }
 
 /// The last steps, the same for requests and for plain TCP.
 pub(super) fn decide_backend(
     worker: &Worker,
-    view: Arc<View>,
+    view: Rc<Arc<View>>,
     called: &ServiceName,
     backend: &Backend,
     port: u16,
     settings: Arc<TrafficSettings>,
     draw: u64,
 ) -> Result<Decided, Refusal> {
-    let known = view
-        .find(&backend.service)
-        .ok_or_else(|| Refusal::new(RefusalReason::NotKnownYet, backend.service.to_string()))?;
-    let known = Arc::clone(known);
-    let service = usable(&known, &backend.service)?;
+    let service = find_service(&view, &backend.service)?;
     let same = backend.service == *called;
     let port = find_port(service, backend.port.or(same.then_some(port)))?;
     let permit = authorize(worker, &view, service)?;
@@ -96,7 +91,6 @@ pub(super) fn decide_backend(
     };
     Ok(Decided {
         view,
-        known,
         key,
         permit,
         settings,
@@ -109,7 +103,7 @@ pub(super) fn decide_backend(
 pub(super) fn find_service<'v>(
     view: &'v View,
     service: &ServiceName,
-) -> Result<&'v ServiceView, Refusal> {
+) -> Result<&'v Arc<ServiceView>, Refusal> {
     match view.find(service) {
         Some(known) => usable(known, service),
         None => Err(Refusal::new(
@@ -119,7 +113,7 @@ pub(super) fn find_service<'v>(
     }
 }
 
-fn usable<'k>(known: &'k Known, service: &ServiceName) -> Result<&'k ServiceView, Refusal> {
+fn usable<'k>(known: &'k Known, service: &ServiceName) -> Result<&'k Arc<ServiceView>, Refusal> {
     match known {
         Known::Service(found) => Ok(found),
         Known::Absent => Err(Refusal::new(

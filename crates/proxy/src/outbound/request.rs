@@ -37,12 +37,6 @@ pub(super) async fn serve(
     client: ClientBody<'_>,
     reply: &mut ClientReply<'_>,
 ) -> Result<KeepAlive, Ended> {
-    let me = &worker.common.me;
-    journey.source(
-        &me.identity,
-        worker.common.config.own_service(),
-        &me.cluster,
-    );
     note(journey, &head);
     journey.tell(head.fields.remove(TELL_FIELD));
     if head.method == "CONNECT" {
@@ -113,7 +107,7 @@ pub(super) async fn serve(
         expects: false,
         context: Context {
             priority,
-            source_cluster: Some(me.cluster.clone()),
+            source_cluster: Some(worker.common.me.cluster.clone()),
             ..Context::default()
         },
     };

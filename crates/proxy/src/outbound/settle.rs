@@ -229,7 +229,7 @@ pub(super) fn consider(
 ) -> Result<Decision, Refusal> {
     let service = decided.service()?;
     let shares = destination.shares(&decided.view, service, &decided.permit, &decided.settings);
-    destination.observe(&decided.known, service, &shares, &decided.settings, now);
+    destination.observe(service, &shares, &decided.settings, now);
     Ok(destination.pick_cluster(&shares, &avoided.clusters, now, decided.draw))
 }
 

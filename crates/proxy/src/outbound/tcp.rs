@@ -8,7 +8,7 @@ use bytes::Bytes;
 use isthmus_balance::{Attempts, Outcome, Told};
 use isthmus_codec::message::{Context, Open, Reply, TcpOpen};
 use isthmus_model::{AppProtocol, Backend, ServiceName, Subset};
-use isthmus_telemetry::{RefusalReason, Reporter};
+use isthmus_telemetry::RefusalReason;
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
@@ -43,7 +43,7 @@ pub(super) struct Opened {
 
 /// The port of a service that is meant, on the one view that the connection is decided on.
 pub(super) struct Found {
-    view: Arc<View>,
+    view: Rc<Arc<View>>,
     pub(super) service: ServiceName,
     pub(super) port: u16,
     pub(super) protocol: AppProtocol,
@@ -97,14 +97,7 @@ pub(super) fn refuse_unread(
 
 /// One connection begins.
 pub(super) fn start(worker: &Worker) -> Journey {
-    let me = &worker.common.me;
-    let mut journey = Journey::start(Reporter::Source, "tcp");
-    journey.source(
-        &me.identity,
-        worker.common.config.own_service(),
-        &me.cluster,
-    );
-    journey
+    worker.begin("tcp")
 }
 
 /// Carries a connection to its end.

@@ -82,7 +82,7 @@ impl Agent {
 
     fn exists(&self, service: &ServiceName) -> bool {
         let view = self.builder.build();
-        let known = view.find(service).map(|known| &**known);
+        let known = view.find(service);
         matches!(known, Some(Known::Service(_)))
     }
 }
