@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -16,18 +16,58 @@ const MOST: usize = 64;
 
 /// The timers of one worker that nobody uses.
 #[derive(Clone, Default)]
-pub(crate) struct Alarms(Rc<RefCell<Vec<Pin<Box<Sleep>>>>>);
+pub(crate) struct Alarms(Rc<RefCell<Vec<Timer>>>);
 
 /// A timer, for one wait after another.
 pub(crate) struct Alarm {
-    sleep: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
     home: Alarms,
+}
+
+/// Goes off once for many times that it is put off. One that goes off too early costs less than one that
+/// is set anew each time.
+pub(crate) struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    /// Whom it wakes.
+    waker: Option<Waker>,
+}
+
+impl Timer {
+    pub(crate) fn new(due: std::time::Instant) -> Self {
+        Self {
+            sleep: Box::pin(sleep_until(due.into())),
+            waker: None,
+        }
+    }
+
+    /// Ready at `due`, which may be another each time.
+    pub(crate) fn poll(&mut self, due: std::time::Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let due = Instant::from(due);
+        if self.sleep.deadline() > due {
+            self.sleep.as_mut().reset(due);
+        }
+        let wakes = |waker: &Waker| waker.will_wake(cx.waker());
+        // It is set, and knows whom to wake.
+        if self.waker.as_ref().is_some_and(wakes) && !self.sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        // Also of a task that has had its share of this turn, what is late is late.
+        while pin!(unconstrained(self.sleep.as_mut())).poll(cx).is_ready() {
+            self.waker = None;
+            if Instant::now() >= due {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(due);
+        }
+        self.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
 }
 
 impl Alarms {
     pub(crate) fn take(&self) -> Alarm {
         Alarm {
-            sleep: self.0.borrow_mut().pop(),
+            timer: self.0.borrow_mut().pop(),
             home: self.clone(),
         }
     }
@@ -36,7 +76,6 @@ impl Alarms {
 impl Alarm {
     /// Waits until `due`; `None`: for ever.
     pub(crate) async fn at(&mut self, due: Option<std::time::Instant>) {
-        let due = due.map(Instant::from);
         poll_fn(|cx| self.poll(due, cx)).await;
     }
 
@@ -54,32 +93,26 @@ impl Alarm {
     }
 
     /// As [`Alarm::at`]; `due` may be another each time.
-    pub(crate) fn poll(&mut self, due: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(
+        &mut self,
+        due: Option<std::time::Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         let Some(due) = due else {
             return Poll::Pending;
         };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if sleep.deadline() > due {
-            sleep.as_mut().reset(due);
-        }
-        // Also of a task that has had its share of this turn, what is late is late.
-        while pin!(unconstrained(sleep.as_mut())).poll(cx).is_ready() {
-            if Instant::now() >= due {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(due);
-        }
-        Poll::Pending
+        let timer = self.timer.get_or_insert_with(|| Timer::new(due));
+        timer.poll(due, cx)
     }
 }
 
 impl Drop for Alarm {
     fn drop(&mut self) {
         let mut spare = self.home.0.borrow_mut();
-        if let Some(sleep) = self.sleep.take()
+        if let Some(timer) = self.timer.take()
             && spare.len() < MOST
         {
-            spare.push(sleep);
+            spare.push(timer);
         }
     }
 }
@@ -111,7 +144,7 @@ mod tests {
             assert!(early.await.is_some());
             drop(alarm);
             let mut alarm = alarms.take();
-            assert!(alarm.sleep.is_some(), "it is the same");
+            assert!(alarm.timer.is_some(), "it is the same");
             alarm.at(Some(begun + due * SECOND)).await;
             let took = now().duration_since(begun);
             assert!(

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -12,6 +12,7 @@ use tokio::time::Sleep;
 use tokio_util::io::poll_read_buf;
 
 use super::{Closed, Link, Side};
+use crate::alarm::Timer;
 
 /// Read at most this much before others have their turn.
 const READ_SIZE: usize = 64 * 1024;
@@ -59,7 +60,7 @@ pub(super) struct Driver<T> {
     output: BytesMut,
     /// Of `output`: how it is to be cut.
     piece: usize,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
     linger: Option<Pin<Box<Sleep>>>,
 }
 
@@ -106,12 +107,15 @@ impl<T: Wire> Driver<T> {
         loop {
             if self.output.is_empty() {
                 let mut shared = self.link.0.borrow_mut();
-                if shared.machine.has_output() {
+                let is_due = shared.machine.has_output();
+                if is_due {
                     self.piece = shared.machine.piece(Instant::now());
                     shared.machine.transmit(&mut self.output, WRITE_SIZE);
                 }
                 drop(shared);
-                self.link.deliver();
+                if is_due {
+                    self.link.deliver();
+                }
             }
             if self.output.is_empty() {
                 return match Pin::new(&mut self.io).poll_flush(cx) {
@@ -162,27 +166,15 @@ impl<T: Wire> Driver<T> {
             self.timer = None;
             return Poll::Pending;
         };
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due.into())));
-        // It is put off with everything that comes. One that goes off too early costs less than one that
-        // is set anew each time.
-        if timer.deadline().into_std() > due {
-            timer.as_mut().reset(due.into());
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
-            if now >= due {
-                let outcome = shared.machine.on_timeout(now);
-                drop(shared);
-                self.link.deliver();
-                // A timer is due only when nothing has come for a while.
-                self.rest();
-                return Poll::Ready(outcome.map_err(Closed::Broken));
-            }
-            timer.as_mut().reset(due.into());
-        }
-        Poll::Pending
+        // It is put off with everything that comes.
+        let timer = self.timer.get_or_insert_with(|| Timer::new(due));
+        ready!(timer.poll(due, cx));
+        let outcome = shared.machine.on_timeout(Instant::now());
+        drop(shared);
+        self.link.deliver();
+        // A timer is due only when nothing has come for a while.
+        self.rest();
+        Poll::Ready(outcome.map_err(Closed::Broken))
     }
 }
 
@@ -198,12 +190,14 @@ impl<T: Wire> Future for Driver<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
         // Whoever was woken by what came in the turn before has run since.
-        driver.link.0.borrow_mut().settle();
+        let mut shared = driver.link.0.borrow_mut();
+        shared.settle();
+        shared.drive(cx.waker());
+        drop(shared);
         let closed = loop {
             if driver.link.is_closed() {
                 break Closed::Ended;
             }
-            driver.link.0.borrow_mut().driver = Some(cx.waker().clone());
             // What has arrived proves that the peer lives, however late we look; a timer or a read may
             // queue something to write, so writing comes last.
             let read = driver.poll_read(cx);

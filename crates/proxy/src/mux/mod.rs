@@ -10,7 +10,7 @@ mod pipe;
 mod round_trips;
 mod stream;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -30,7 +30,7 @@ use tokio::sync::Notify;
 use self::driver::Driver;
 pub(crate) use self::driver::Wire;
 use self::round_trips::RoundTrips;
-use self::stream::{Body, MOST_INTERIMS, Slot};
+use self::stream::{Body, MOST_INTERIMS, Slot, keep};
 
 pub(crate) use self::pipe::Pipe;
 pub(crate) use self::stream::{Incoming, Item, Stream, StreamError};
@@ -51,6 +51,8 @@ struct Shared {
     acceptor: Option<Waker>,
     /// The peer allows another stream, or never will.
     opener: Rc<Notify>,
+    /// So many wait for that.
+    openers: Rc<Cell<usize>>,
     /// The peer has introduced itself, or never will.
     introduced: Rc<Notify>,
     /// One of the two leaves.
@@ -60,6 +62,8 @@ struct Shared {
     round_trips: RoundTrips,
     /// The task that owns the byte stream.
     driver: Option<Waker>,
+    /// It was woken, and has not run since.
+    is_woken: bool,
     closed: Option<Closed>,
     /// When the last stream ended; `None` while one is open.
     idle_since: Option<Instant>,
@@ -93,11 +97,13 @@ impl Link {
             incoming: VecDeque::new(),
             acceptor: None,
             opener: Rc::default(),
+            openers: Rc::default(),
             introduced: Rc::default(),
             left: Rc::default(),
             shunned: Rc::default(),
             round_trips: RoundTrips::default(),
             driver: None,
+            is_woken: false,
             closed: None,
             idle_since: Some(now),
         })));
@@ -108,7 +114,10 @@ impl Link {
     /// Waits until the peer allows another stream, as it does within a round trip of a connection that
     /// has just come up, and else when one ends. Returns at once when there can be none any more.
     pub(crate) async fn room(&self) {
-        let opener = Rc::clone(&self.0.borrow().opener);
+        let shared = self.0.borrow();
+        let opener = Rc::clone(&shared.opener);
+        let _waits = Waits::count(&shared.openers);
+        drop(shared);
         loop {
             // Who gives up waiting leaves nothing behind.
             let notified = opener.notified();
@@ -151,7 +160,7 @@ impl Link {
             if shared.closed.is_some() {
                 return Poll::Ready(None);
             }
-            shared.acceptor = Some(cx.waker().clone());
+            keep(&mut shared.acceptor, cx.waker());
             Poll::Pending
         })
         .await
@@ -288,7 +297,7 @@ impl Shared {
     fn handed_on(&mut self, id: StreamId, bytes: usize) {
         if bytes > 0 {
             self.machine.consumed(id, bytes);
-            self.wake_driver();
+            self.wake_driver_if_due();
         }
     }
 
@@ -315,6 +324,9 @@ impl Shared {
     }
 
     fn wake_opener(&self) {
+        if self.openers.get() == 0 {
+            return;
+        }
         match self.machine.can_open() {
             Ok(()) => self.opener.notify_one(),
             Err(CannotOpen::TooMany { .. }) => {}
@@ -323,9 +335,24 @@ impl Shared {
     }
 
     fn wake_driver(&mut self) {
-        if let Some(driver) = self.driver.take() {
-            driver.wake();
+        if !std::mem::replace(&mut self.is_woken, true)
+            && let Some(driver) = &self.driver
+        {
+            driver.wake_by_ref();
         }
+    }
+
+    /// Wakes the driver if what was taken or given up leaves it something to do.
+    fn wake_driver_if_due(&mut self) {
+        if self.machine.has_output() || self.machine.is_drained() {
+            self.wake_driver();
+        }
+    }
+
+    /// The driver runs, and is to be woken by this.
+    fn drive(&mut self, waker: &Waker) {
+        self.is_woken = false;
+        keep(&mut self.driver, waker);
     }
 
     fn close(&mut self, closed: Closed) {
@@ -340,9 +367,29 @@ impl Shared {
         }
         self.opener.notify_waiters();
         self.introduced.notify_waiters();
-        if let Some(acceptor) = self.acceptor.take() {
-            acceptor.wake();
+        self.wake_acceptor();
+    }
+
+    fn wake_acceptor(&self) {
+        if let Some(acceptor) = &self.acceptor {
+            acceptor.wake_by_ref();
         }
+    }
+}
+
+/// One who is counted for as long as it waits.
+struct Waits(Rc<Cell<usize>>);
+
+impl Waits {
+    fn count(all: &Rc<Cell<usize>>) -> Self {
+        all.set(all.get() + 1);
+        Self(Rc::clone(all))
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -378,9 +425,7 @@ impl Link {
                         open: *open,
                         end,
                     });
-                    if let Some(acceptor) = shared.acceptor.take() {
-                        acceptor.wake();
-                    }
+                    shared.wake_acceptor();
                 }
                 Event::Replied { stream, reply, end } => shared.slot(stream, |slot| {
                     slot.arrived.reply(*reply);

@@ -210,7 +210,7 @@ impl Stream {
             if let Some(interim) = slot.interims.pop_front() {
                 return Poll::Ready(interim);
             }
-            keep(&mut slot.receiver, cx);
+            keep(&mut slot.receiver, cx.waker());
             Poll::Pending
         })
         .await
@@ -238,8 +238,7 @@ impl Stream {
         // Where it takes nothing, it knows from now on that somebody waits.
         let taken = shared.machine.send(self.id, data)?;
         if taken == 0 {
-            let waker = cx.waker().clone();
-            shared.slot(self.id, |slot| slot.sender = Some(waker));
+            shared.slot(self.id, |slot| keep(&mut slot.sender, cx.waker()));
             return Poll::Pending;
         }
         shared.wake_driver();
@@ -279,7 +278,7 @@ impl Stream {
         };
         let (item, handed_on) = slot.take();
         if item.is_none() {
-            keep(&mut slot.receiver, cx);
+            keep(&mut slot.receiver, cx.waker());
         }
         shared.handed_on(self.id, handed_on);
         item.map_or(Poll::Pending, Poll::Ready)
@@ -311,7 +310,7 @@ impl Stream {
             match shared.streams.get_mut(&self.id) {
                 Some(slot) if slot.body == Body::Wanted => Poll::Ready(()),
                 Some(slot) => {
-                    keep(&mut slot.watcher, cx);
+                    keep(&mut slot.watcher, cx.waker());
                     Poll::Pending
                 }
                 None => Poll::Pending,
@@ -330,7 +329,7 @@ impl Stream {
             if let Some(error) = slot.failed {
                 return Poll::Ready(error);
             }
-            keep(&mut slot.watcher, cx);
+            keep(&mut slot.watcher, cx.waker());
             Poll::Pending
         })
         .await
@@ -348,7 +347,8 @@ impl Stream {
         let mut shared = self.link.0.borrow_mut();
         shared.machine.reset(self.id, code);
         shared.forget(self.id);
-        shared.wake_driver();
+        shared.wake_opener();
+        shared.wake_driver_if_due();
     }
 }
 
@@ -363,15 +363,16 @@ impl Drop for Stream {
             None => {}
         }
         shared.forget(self.id);
-        shared.wake_driver();
+        shared.wake_opener();
+        shared.wake_driver_if_due();
     }
 }
 
 /// Remembers whom to wake. Most wait again and again.
-fn keep(waker: &mut Option<Waker>, cx: &Context<'_>) {
-    match waker {
-        Some(waker) => waker.clone_from(cx.waker()),
-        None => *waker = Some(cx.waker().clone()),
+pub(super) fn keep(kept: &mut Option<Waker>, waker: &Waker) {
+    match kept {
+        Some(kept) => kept.clone_from(waker),
+        None => *kept = Some(waker.clone()),
     }
 }
 

@@ -157,5 +157,5 @@ async fn flush(writer: &mut RequestWriter) -> Result<(), Broken> {
 
 /// Ready at `ends`, wherever that has moved to by then.
 pub(super) async fn rung(alarm: &mut Alarm, ends: &Cell<Instant>) {
-    poll_fn(|cx| alarm.poll(Some(ends.get()), cx)).await;
+    poll_fn(|cx| alarm.poll(Some(ends.get().into_std()), cx)).await;
 }
