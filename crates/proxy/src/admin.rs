@@ -107,7 +107,7 @@ impl Admin {
         };
         let mut reply = Reply::new(writer, Version::Http11);
         reply.head(&head, Body::Length(body.len() as u64))?;
-        reply.data(body.as_bytes())?;
+        reply.data(body.into())?;
         reply.end(None)?;
         reply.flush().await
     }

@@ -2,11 +2,11 @@
 //! read or to write, and given back when all of it was taken, so that an idle connection holds none.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::io::poll_read_buf;
@@ -15,6 +15,8 @@ use tokio_util::io::poll_read_buf;
 pub(crate) const SIZE: usize = 17 * 1024;
 /// What is asked of who says much.
 const MUCH: usize = 64 * 1024;
+/// Data from here on is written from where it lies: that costs less than to copy it.
+pub(crate) const LONG: usize = 4 * 1024;
 /// Blocks that one thread keeps for later.
 const MOST: usize = 64;
 
@@ -23,24 +25,16 @@ thread_local! {
 }
 
 /// Reads once, behind what `input` has already. 0: nothing more will come. Safe to give up on.
-pub(crate) async fn read(socket: &mut OwnedReadHalf, input: &mut BytesMut) -> io::Result<usize> {
-    std::future::poll_fn(|cx| poll_read(socket, input, cx)).await
-}
-
-fn poll_read(
+pub(crate) async fn read(
     socket: &mut OwnedReadHalf,
+    flow: &mut Flow,
     input: &mut BytesMut,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    ready!(socket.as_ref().poll_read_ready(cx))?;
-    if input.is_empty() {
-        borrow(input);
-    } else {
-        input.reserve(SIZE);
-    }
-    let read = poll_read_buf(Pin::new(socket), cx, input);
-    give_back(input);
-    read
+) -> io::Result<usize> {
+    std::future::poll_fn(|cx| {
+        ready!(socket.as_ref().poll_read_ready(cx))?;
+        flow.poll_read(socket, input, SIZE, cx)
+    })
+    .await
 }
 
 /// How much comes of a source at once.
@@ -71,7 +65,10 @@ impl Flow {
         let read = poll_read_buf(Pin::new(source), cx, input);
         let was_full = std::mem::replace(&mut self.is_full, false);
         match &read {
-            Poll::Ready(read) => self.is_full = read.as_ref().is_ok_and(|read| *read == room),
+            Poll::Ready(read) => {
+                self.is_full = read.as_ref().is_ok_and(|read| *read == room);
+                give_back(input);
+            }
             Poll::Pending if input.is_empty() && was_full => *input = BytesMut::new(),
             Poll::Pending => give_back(input),
         }
@@ -79,18 +76,58 @@ impl Flow {
     }
 }
 
-/// Writes all of `output`, whose block is given back then. Safe to give up on and call again.
-pub(crate) async fn write(socket: &mut OwnedWriteHalf, output: &mut BytesMut) -> io::Result<()> {
-    while !output.is_empty() {
-        let written = socket.write(output).await?;
-        if written == output.len() {
-            output.clear();
+/// What is to be written: heads and what is short in a block, and behind it what is long, as it is.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    block: BytesMut,
+    long: Bytes,
+}
+
+impl Output {
+    /// To append to.
+    pub(crate) fn block(&mut self) -> &mut BytesMut {
+        if !self.long.is_empty() {
+            self.block
+                .extend_from_slice(&std::mem::take(&mut self.long));
+        }
+        borrow(&mut self.block);
+        &mut self.block
+    }
+
+    pub(crate) fn push(&mut self, data: Bytes) {
+        if self.long.is_empty() && data.len() >= LONG {
+            self.long = data;
         } else {
-            output.advance(written);
+            self.block().extend_from_slice(&data);
         }
     }
-    give_back(output);
-    Ok(())
+
+    pub(crate) fn len(&self) -> usize {
+        self.block.len() + self.long.len()
+    }
+
+    /// Writes all of it; the block is given back then. Safe to give up on and call again.
+    pub(crate) async fn write(&mut self, socket: &mut OwnedWriteHalf) -> io::Result<()> {
+        while self.len() > 0 {
+            let written = if self.long.is_empty() {
+                socket.write(&self.block).await?
+            } else {
+                let both = [IoSlice::new(&self.block), IoSlice::new(&self.long)];
+                socket.write_vectored(&both).await?
+            };
+            self.advance(written);
+        }
+        give_back(&mut self.block);
+        Ok(())
+    }
+
+    fn advance(&mut self, written: usize) {
+        if written < self.block.len() {
+            return self.block.advance(written);
+        }
+        self.long.advance(written - self.block.len());
+        self.block.clear();
+    }
 }
 
 /// Sees to it that there is a block, if nothing is in it yet.
@@ -124,11 +161,43 @@ pub(crate) fn give_back(input: &mut BytesMut) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::testing::{run, within};
+
+    #[test]
+    fn what_is_long_is_written_in_its_turn() {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let near = TcpStream::connect(listener.local_addr().unwrap());
+            let (_read, mut near) = near.await.unwrap().into_split();
+            let (mut far, _) = listener.accept().await.unwrap();
+            let mut output = Output::default();
+            // More than the socket takes at once.
+            let long = Bytes::from((0..(8 << 20)).map(|at| at as u8).collect::<Vec<_>>());
+            let (mut expect, mut came) = (vec![], vec![]);
+            for data in [
+                Bytes::from_static(b"head"),
+                long.clone(),
+                Bytes::from_static(b"between"),
+                long,
+                Bytes::from_static(b"end"),
+            ] {
+                expect.extend_from_slice(&data);
+                output.push(data);
+            }
+            assert_eq!(output.len(), expect.len());
+            let write = async {
+                output.write(&mut near).await.unwrap();
+                near.shutdown().await.unwrap();
+            };
+            tokio::join!(write, async { far.read_to_end(&mut came).await.unwrap() });
+            assert!(came == expect);
+            assert_eq!((output.len(), output.block.capacity()), (0, 0));
+        });
+    }
 
     #[test]
     fn a_connection_on_which_nothing_comes_holds_no_block() {
@@ -138,23 +207,39 @@ mod tests {
             let mut far = TcpStream::connect(address).await.unwrap();
             let (mut near, _write) = listener.accept().await.unwrap().0.into_split();
             let mut input = BytesMut::new();
+            let mut flow = Flow::default();
             tokio::select! {
                 biased;
-                _ = read(&mut near, &mut input) => panic!("nothing has come"),
+                _ = read(&mut near, &mut flow, &mut input) => panic!("nothing has come"),
                 () = tokio::task::yield_now() => assert_eq!(input.capacity(), 0),
             }
             far.write_all(b"abc").await.unwrap();
-            assert_eq!(within(read(&mut near, &mut input)).await.unwrap(), 3);
+            assert_eq!(
+                within(read(&mut near, &mut Flow::default(), &mut input))
+                    .await
+                    .unwrap(),
+                3
+            );
             let taken = input.split_to(3);
             give_back(&mut input);
             assert_eq!(input.capacity(), 0);
             // What is still held is not written over.
             far.write_all(b"xyz").await.unwrap();
-            assert_eq!(within(read(&mut near, &mut input)).await.unwrap(), 3);
+            assert_eq!(
+                within(read(&mut near, &mut Flow::default(), &mut input))
+                    .await
+                    .unwrap(),
+                3
+            );
             assert_eq!((&taken[..], &input[..]), (&b"abc"[..], &b"xyz"[..]));
             drop(far);
             input.clear();
-            assert_eq!(within(read(&mut near, &mut input)).await.unwrap(), 0);
+            assert_eq!(
+                within(read(&mut near, &mut Flow::default(), &mut input))
+                    .await
+                    .unwrap(),
+                0
+            );
             assert_eq!(input.capacity(), 0);
         });
     }

@@ -206,25 +206,41 @@ impl BodyEncoder {
 
     /// Writes some of the body. Errors leave `out` as it was.
     pub fn data(&mut self, data: &[u8], out: &mut BytesMut) -> Result<(), Unsendable> {
-        match &mut self.0 {
-            Body::None => return Err(Unsendable::BodyTooLong),
-            Body::Length(left) => {
-                *left = left
-                    .checked_sub(data.len() as u64)
-                    .ok_or(Unsendable::BodyTooLong)?;
-                out.put_slice(data);
-            }
-            Body::UntilClose => out.put_slice(data),
-            // A chunk of no bytes would be the end of the body.
-            Body::Chunked if data.is_empty() => {}
-            Body::Chunked => append(out, DIGITS + data.len() + 4, |room| {
-                room.put_number::<16>(data.len() as u64);
-                room.put(b"\r\n");
-                room.put(data);
-                room.put(b"\r\n");
-            }),
+        if self.takes_plain(data.len())? {
+            out.put_slice(data);
+        } else {
+            self.chunk(data, out);
         }
         Ok(())
+    }
+
+    /// Is some of the body, `length` bytes long, written as it is? Then it is taken for written; else it
+    /// has to go as [`BodyEncoder::chunk`].
+    pub fn takes_plain(&mut self, length: usize) -> Result<bool, Unsendable> {
+        match &mut self.0 {
+            Body::None => Err(Unsendable::BodyTooLong),
+            Body::Length(left) => {
+                let rest = left.checked_sub(length as u64);
+                *left = rest.ok_or(Unsendable::BodyTooLong)?;
+                Ok(true)
+            }
+            Body::UntilClose => Ok(true),
+            Body::Chunked => Ok(false),
+        }
+    }
+
+    /// Writes some of a body that goes in chunks.
+    pub fn chunk(&self, data: &[u8], out: &mut BytesMut) {
+        // A chunk of no bytes would be the end of the body.
+        if data.is_empty() {
+            return;
+        }
+        append(out, DIGITS + data.len() + 4, |room| {
+            room.put_number::<16>(data.len() as u64);
+            room.put(b"\r\n");
+            room.put(data);
+            room.put(b"\r\n");
+        });
     }
 
     /// Ends the message. Trailers are written if the body is chunked, else dropped, as RFC 9110

@@ -240,8 +240,8 @@ fn streams_take_turns() {
         .events()
         .iter()
         .filter_map(|event| match event {
-            // With its header it fills a record of TLS; what is left of the queue is less.
-            Event::Data { stream, bytes } if bytes.len() == MAX_DATA - 8 => Some(*stream),
+            // It fills a record of TLS, but for the heads before the first; what is left of the queue is less.
+            Event::Data { stream, bytes } if bytes.len() > MAX_DATA / 2 => Some(*stream),
             _ => None,
         })
         .collect();
@@ -290,6 +290,45 @@ fn frames_are_short_at_the_beginning_and_after_a_pause() {
         assert_eq!(pair.dialler.connection.piece(pair.now), MAX_DATA);
         pair.exchange();
         pair.pass(Duration::from_millis(500));
+    }
+}
+
+#[test]
+fn frames_of_data_end_where_records_do() {
+    let mut pair = Pair::established();
+    let bulk = pair.dialler.connection.open(&tcp(), false).unwrap();
+    for _ in 0..2 {
+        let piece = pair.dialler.connection.piece(pair.now);
+        // Heads of other streams lie before the data.
+        for _ in 0..3 {
+            pair.dialler.connection.open(&tcp(), true).unwrap();
+        }
+        fill(&mut pair.dialler.connection, bulk);
+        let mut out = BytesMut::new();
+        pair.dialler.connection.transmit(&mut out, 4 * piece);
+        let (mut at, mut data) = (0, 0);
+        while at < out.len() {
+            let length = 8 + usize::from(u16::from_be_bytes([out[at], out[at + 1]]));
+            assert!(
+                at % piece + length <= piece,
+                "{length} bytes at {at}, of {piece}"
+            );
+            at += length;
+            data += usize::from(at % piece == 0);
+        }
+        assert!(data >= 4, "{data} frames fill a record to its end");
+        // All that goes in short pieces has gone before the second time.
+        pair.dialler.outgoing = out;
+        for _ in 0..8 {
+            pair.deliver(Side::Dialler, usize::MAX).unwrap();
+            for event in pair.listener.events() {
+                if let Event::Data { stream, bytes } = event {
+                    pair.listener.connection.consumed(stream, bytes.len());
+                }
+            }
+            pair.exchange();
+            fill(&mut pair.dialler.connection, bulk);
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{HttpError, Piece};
-use crate::blocks;
+use crate::blocks::{self, Flow, Output};
 use crate::kept::Reusable;
 use crate::splice::{Quiet, hear_out, owe};
 
@@ -31,6 +31,7 @@ const READ_AHEAD: usize = blocks::SIZE;
 pub(crate) struct RequestReader {
     stalled: Duration,
     socket: OwnedReadHalf,
+    flow: Flow,
     input: BytesMut,
     /// For what is more than a block.
     share: Share,
@@ -58,7 +59,7 @@ impl Unread {
 pub(crate) struct ResponseWriter {
     stalled: Duration,
     socket: OwnedWriteHalf,
-    output: BytesMut,
+    output: Output,
     unread: Unread,
     /// Nothing else shows where it ends what the client is being told.
     ends_by_closing: bool,
@@ -78,6 +79,7 @@ pub(crate) fn serve(
     let reader = RequestReader {
         stalled,
         socket: read,
+        flow: Flow::default(),
         input,
         share,
         decoder: RequestDecoder::new(limits),
@@ -89,7 +91,7 @@ pub(crate) fn serve(
         ResponseWriter {
             stalled,
             socket: write,
-            output: BytesMut::new(),
+            output: Output::default(),
             unread,
             ends_by_closing: false,
         },
@@ -176,7 +178,11 @@ impl RequestReader {
         if beyond > self.share.bytes() && !self.share.all_of(beyond - self.share.bytes()) {
             return Err(HttpError::NoMemory);
         }
-        Ok(blocks::read(&mut self.socket, &mut self.input).await?)
+        // Of requests that nobody has asked for yet, no more is read at once than one block.
+        if self.is_between() {
+            self.flow = Flow::default();
+        }
+        Ok(blocks::read(&mut self.socket, &mut self.flow, &mut self.input).await?)
     }
 
     /// Waits until the client has gone away. What it sends meanwhile is kept for later, within bounds.
@@ -226,13 +232,12 @@ impl ResponseWriter {
         body: Body,
     ) -> Result<BodyEncoder, HttpError> {
         self.set_ends_by_closing(body == Body::UntilClose);
-        blocks::borrow(&mut self.output);
-        Ok(encode_response(head, body, &mut self.output)?)
+        Ok(encode_response(head, body, self.output.block())?)
     }
 
     /// Sends what is queued.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        blocks::write(&mut self.socket, &mut self.output).await
+        self.output.write(&mut self.socket).await
     }
 
     pub(crate) fn into_tunnel(self) -> OwnedWriteHalf {
@@ -252,6 +257,16 @@ impl ResponseWriter {
             self.socket.forget();
         }
     }
+}
+
+/// Some of a body.
+fn put_data(encoder: &mut BodyEncoder, data: Bytes, output: &mut Output) -> Result<(), HttpError> {
+    if encoder.takes_plain(data.len())? {
+        output.push(data);
+    } else {
+        encoder.chunk(&data, output.block());
+    }
+    Ok(())
 }
 
 /// The reply to one request of a client.
@@ -335,16 +350,16 @@ impl<'c> Reply<'c> {
         Ok(())
     }
 
-    pub(crate) fn data(&mut self, data: &[u8]) -> Result<(), HttpError> {
+    pub(crate) fn data(&mut self, data: Bytes) -> Result<(), HttpError> {
         if let Some(encoder) = &mut self.encoder {
-            encoder.data(data, &mut self.writer.output)?;
+            put_data(encoder, data, &mut self.writer.output)?;
         }
         Ok(())
     }
 
     pub(crate) fn end(&mut self, trailers: Option<&Fields>) -> Result<(), HttpError> {
         if let Some(encoder) = self.encoder.take() {
-            encoder.end(trailers, &mut self.writer.output)?;
+            encoder.end(trailers, self.writer.output.block())?;
         }
         Ok(())
     }
@@ -367,6 +382,7 @@ pub(crate) struct ProgramConnection {
 /// Its half that reads responses.
 pub(crate) struct ResponseReader {
     socket: OwnedReadHalf,
+    flow: Flow,
     input: BytesMut,
     decoder: ResponseDecoder,
 }
@@ -374,7 +390,7 @@ pub(crate) struct ResponseReader {
 /// Its half that writes requests.
 pub(crate) struct RequestWriter {
     socket: OwnedWriteHalf,
-    output: BytesMut,
+    output: Output,
     encoder: Option<BodyEncoder>,
 }
 
@@ -390,12 +406,13 @@ impl ProgramConnection {
         Self {
             reader: ResponseReader {
                 socket: read,
+                flow: Flow::default(),
                 input: BytesMut::new(),
                 decoder,
             },
             writer: RequestWriter {
                 socket: write,
-                output: BytesMut::new(),
+                output: Output::default(),
                 encoder: None,
             },
         }
@@ -403,8 +420,7 @@ impl ProgramConnection {
 
     /// Queues the head of a request; it goes out with the first `flush`.
     pub(crate) fn begin(mut self, head: &RequestHead, body: Body) -> Result<Exchange, Unsendable> {
-        blocks::borrow(&mut self.writer.output);
-        self.writer.encoder = Some(encode_request(head, body, &mut self.writer.output)?);
+        self.writer.encoder = Some(encode_request(head, body, self.writer.output.block())?);
         if head.asks_upgrade() {
             self.reader.decoder.expect_upgrade();
         } else {
@@ -443,7 +459,7 @@ impl Exchange {
 }
 
 impl RequestWriter {
-    pub(super) async fn data(&mut self, data: &[u8]) -> Result<(), HttpError> {
+    pub(super) async fn data(&mut self, data: Bytes) -> Result<(), HttpError> {
         self.queue(data)?;
         Ok(self.flush().await?)
     }
@@ -454,9 +470,9 @@ impl RequestWriter {
     }
 
     /// Queues some of the body.
-    pub(crate) fn queue(&mut self, data: &[u8]) -> Result<(), HttpError> {
+    pub(crate) fn queue(&mut self, data: Bytes) -> Result<(), HttpError> {
         if let Some(encoder) = &mut self.encoder {
-            encoder.data(data, &mut self.output)?;
+            put_data(encoder, data, &mut self.output)?;
         }
         Ok(())
     }
@@ -464,7 +480,7 @@ impl RequestWriter {
     /// Queues the end of the request.
     pub(crate) fn queue_end(&mut self, trailers: Option<&Fields>) -> Result<(), HttpError> {
         if let Some(encoder) = self.encoder.take() {
-            encoder.end(trailers, &mut self.output)?;
+            encoder.end(trailers, self.output.block())?;
         }
         Ok(())
     }
@@ -476,7 +492,7 @@ impl RequestWriter {
 
     /// Sends what is queued.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        blocks::write(&mut self.socket, &mut self.output).await
+        self.output.write(&mut self.socket).await
     }
 }
 
@@ -527,6 +543,6 @@ impl ResponseReader {
     }
 
     async fn read(&mut self) -> io::Result<usize> {
-        blocks::read(&mut self.socket, &mut self.input).await
+        blocks::read(&mut self.socket, &mut self.flow, &mut self.input).await
     }
 }

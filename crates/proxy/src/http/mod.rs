@@ -312,7 +312,7 @@ impl ClientReply<'_> {
     /// Queues some of the body, as soon as there is room for it.
     pub(crate) async fn data(&mut self, data: Bytes) -> Result<(), HttpError> {
         match self {
-            Self::Http1(reply) => reply.data(&data),
+            Self::Http1(reply) => reply.data(data),
             Self::Http2(reply) => goes_on(reply.stalled(), reply.data(data)).await,
         }
     }
@@ -458,7 +458,7 @@ impl ProgramRequest<'_> {
 
     pub(crate) async fn data(&mut self, data: Bytes) -> Result<(), HttpError> {
         match self {
-            Self::Http1(writer) => writer.data(&data).await,
+            Self::Http1(writer) => writer.data(data).await,
             Self::Http2(sender) => sender.data(data).await,
         }
     }

@@ -169,10 +169,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire for Session<T> {
         data: &[u8],
         piece: usize,
     ) -> Poll<io::Result<usize>> {
+        let piece = piece.clamp(1, MAX_DATA);
         if self.out.len() > LITTLE {
             ready!(self.poll_out(cx))?;
         }
-        let data = &data[..data.len().min(MUCH)];
+        // What is left begins where a record does.
+        let data = &data[..data.len().min(MUCH / piece * piece)];
         if tls::Session::sealed_length(data.len(), piece) <= blocks::SIZE {
             blocks::borrow(&mut self.out);
         }

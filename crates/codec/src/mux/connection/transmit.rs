@@ -13,6 +13,9 @@ use super::{Connection, ConnectionError, LeaveCode, ResetCode, StreamId};
 /// Bytes of interim responses, of all streams, that wait to be transmitted.
 const MOST_HINTS: usize = 64 * 1024;
 
+/// No frame of data is made shorter than this, with its header, to end where a record does.
+const LEAST: usize = 64;
+
 /// What waits to be transmitted. Every list is bounded: by the streams that either side may have,
 /// and by [`Output::answer`].
 #[derive(Debug)]
@@ -131,7 +134,11 @@ impl Output {
 impl Connection {
     /// Appends frames to `out` until nothing is left to send or `out` holds `limit` bytes; the
     /// last frame may go beyond. True while more waits: call again when `out` has been written.
+    ///
+    /// Frames of data end where records do that are sealed of what one call has appended, each as long as
+    /// [`Connection::piece`] says: of a frame that goes on in the next record the peer has to put the parts together.
     pub fn transmit(&mut self, out: &mut BytesMut, limit: usize) -> bool {
+        let start = out.len();
         self.put_control(out);
         self.put_credits(out, limit);
         self.put_resets(out, limit);
@@ -144,7 +151,7 @@ impl Connection {
         self.output.interim_bytes = 0;
         let before = out.len();
         self.put_heads(out, limit);
-        self.put_data(out, limit);
+        self.put_data(out, start, limit);
         let waits = !self.output.ready.is_empty() || !self.output.starved.is_empty();
         self.pace.count(out.len() - before, waits);
         self.count_held();
@@ -241,7 +248,8 @@ impl Connection {
         }
     }
 
-    fn put_data(&mut self, out: &mut BytesMut, limit: usize) {
+    /// `start`: where in `out` its first record begins.
+    fn put_data(&mut self, out: &mut BytesMut, start: usize, limit: usize) {
         while out.len() < limit {
             let Some(stream) = self.output.ready.pop() else {
                 return;
@@ -253,9 +261,9 @@ impl Connection {
                 self.output.starved.push_back(stream);
                 continue;
             }
-            let sent = state
-                .send
-                .put_frame(stream, self.send_window, self.piece, out);
+            let room = self.piece - (out.len() - start) % self.piece;
+            let piece = if room < LEAST { self.piece } else { room };
+            let sent = state.send.put_frame(stream, self.send_window, piece, out);
             self.send_window -= sent;
             self.queued -= sent;
             state.send.listed = false;

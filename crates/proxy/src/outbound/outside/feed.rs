@@ -138,7 +138,7 @@ impl<'c> Feed<'c> {
                 Piece::Data(data) => {
                     let sent = &self.call.sent;
                     sent.set(sent.get() + data.len() as u64);
-                    writer.queue(&data).map_err(Broken::Client)?;
+                    writer.queue(data).map_err(Broken::Client)?;
                 }
                 Piece::Trailers(fields) => trailers = Some(clean_trailers(fields)),
                 Piece::End => return writer.queue_end(trailers.as_ref()).map_err(Broken::Client),
