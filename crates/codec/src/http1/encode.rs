@@ -229,6 +229,10 @@ impl BodyEncoder {
         }
     }
 
+    pub fn is_chunked(&self) -> bool {
+        self.0 == Body::Chunked
+    }
+
     /// Writes some of a body that goes in chunks.
     pub fn chunk(&self, data: &[u8], out: &mut BytesMut) {
         // A chunk of no bytes would be the end of the body.

@@ -269,6 +269,18 @@ fn put_data(encoder: &mut BodyEncoder, data: Bytes, output: &mut Output) -> Resu
     Ok(())
 }
 
+/// The end of a body. Only a chunked one writes something there, behind what is long.
+fn put_end(
+    encoder: BodyEncoder,
+    trailers: Option<&Fields>,
+    output: &mut Output,
+) -> Result<(), HttpError> {
+    if encoder.is_chunked() {
+        return Ok(encoder.end(trailers, output.block())?);
+    }
+    Ok(encoder.end(None, &mut BytesMut::new())?)
+}
+
 /// The reply to one request of a client.
 pub(crate) struct Reply<'c> {
     writer: &'c mut ResponseWriter,
@@ -359,7 +371,7 @@ impl<'c> Reply<'c> {
 
     pub(crate) fn end(&mut self, trailers: Option<&Fields>) -> Result<(), HttpError> {
         if let Some(encoder) = self.encoder.take() {
-            encoder.end(trailers, self.writer.output.block())?;
+            put_end(encoder, trailers, &mut self.writer.output)?;
         }
         Ok(())
     }
@@ -480,7 +492,7 @@ impl RequestWriter {
     /// Queues the end of the request.
     pub(crate) fn queue_end(&mut self, trailers: Option<&Fields>) -> Result<(), HttpError> {
         if let Some(encoder) = self.encoder.take() {
-            encoder.end(trailers, self.output.block())?;
+            put_end(encoder, trailers, &mut self.output)?;
         }
         Ok(())
     }
