@@ -6,6 +6,8 @@
 //! refuses. Never does I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -49,6 +51,25 @@ pub(crate) struct ServiceView {
     pub(crate) shares: Vec<Share>,
     settings: Arc<TrafficSettings>,
     route_settings: HashMap<RouteId, Arc<TrafficSettings>>,
+}
+
+/// A worker's hold on a view. Its requests share it, so that they need not count themselves where those
+/// of other workers do.
+#[derive(Debug)]
+pub(crate) struct Seen(Arc<View>);
+
+impl Seen {
+    pub(crate) fn hold(view: Arc<View>) -> Rc<Self> {
+        Rc::new(Self(view))
+    }
+}
+
+impl Deref for Seen {
+    type Target = Arc<View>;
+
+    fn deref(&self) -> &Arc<View> {
+        &self.0
+    }
 }
 
 impl View {

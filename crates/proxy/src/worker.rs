@@ -31,7 +31,7 @@ use crate::reach::Reach;
 use crate::refusal::Refusal;
 use crate::sessions::Sessions;
 use crate::tls::{Me, Turns};
-use crate::view::{Known, View};
+use crate::view::{Known, Seen, View};
 
 /// How long a first call waits for the control plane's answer.
 const NOT_KNOWN_YET: Duration = Duration::from_secs(2);
@@ -102,7 +102,7 @@ pub(crate) struct Worker {
     pub(crate) caller: Arc<Caller>,
     /// The same, as requests tell of it.
     source: Rc<Source>,
-    seen: RefCell<Rc<Arc<View>>>,
+    seen: RefCell<Rc<Seen>>,
     /// Ports that would be better off if somebody declared what is spoken on them.
     told: RefCell<HashSet<(ServiceName, u16)>>,
     chance: RefCell<RealChance>,
@@ -127,7 +127,7 @@ impl Worker {
         Rc::new(Self {
             caller: caller.into(),
             source: source.into(),
-            seen: RefCell::new(Rc::new(common.view.load_full())),
+            seen: RefCell::new(Seen::hold(common.view.load_full())),
             alarms: Alarms::default(),
             program: Program::of(&common.config, Arc::clone(&common.metrics)),
             outside: Outside::new(Arc::clone(&common.config)),
@@ -166,13 +166,12 @@ impl Worker {
         self.chance.borrow_mut().draw()
     }
 
-    /// The newest view. Requests of this worker share its hold on it, so that they need not count themselves
-    /// where those of others do.
-    fn view(&self) -> Rc<Arc<View>> {
+    /// The newest view.
+    fn view(&self) -> Rc<Seen> {
         let newest = self.common.view.load();
         let mut seen = self.seen.borrow_mut();
         if !Arc::ptr_eq(&newest, &seen) {
-            *seen = Rc::new(Arc::clone(&newest));
+            *seen = Seen::hold(Arc::clone(&newest));
         }
         Rc::clone(&seen)
     }
@@ -181,7 +180,7 @@ impl Worker {
     /// before is asked for, with a bounded wait.
     ///
     /// Errors: the control plane has not answered in time.
-    pub(crate) async fn view_with(&self, service: &ServiceName) -> Result<Rc<Arc<View>>, Refusal> {
+    pub(crate) async fn view_with(&self, service: &ServiceName) -> Result<Rc<Seen>, Refusal> {
         let view = self.view();
         if is_known(&view, service) {
             return Ok(view);

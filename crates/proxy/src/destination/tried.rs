@@ -110,7 +110,8 @@ impl Try {
         self.end(outcome);
     }
 
-    fn end(&mut self, outcome: Outcome) {
+    /// As [`Try::finish`], for who does not own it.
+    pub(crate) fn end(&mut self, outcome: Outcome) {
         let Some(cluster) = self.cluster.take() else {
             return;
         };

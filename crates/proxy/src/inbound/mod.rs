@@ -145,8 +145,12 @@ async fn serve(work: Work) {
         incoming,
         peer,
     } = work;
+    let Incoming {
+        stream,
+        mut open,
+        end,
+    } = incoming;
     let caller = &peer.caller;
-    let Incoming { stream, open, end } = incoming;
     let is_tcp = matches!(open, Open::Tcp(_));
     // Until it is known what the program speaks.
     let protocol = if is_tcp { "tcp" } else { "http/1.1" };
@@ -158,7 +162,7 @@ async fn serve(work: Work) {
         journey.finish(&worker.recorder);
         return stream.reset(ResetCode::Overloaded);
     };
-    match open {
+    match &mut open {
         Open::Request(request) => {
             request::serve(&worker, &mut journey, stream, request, end, caller).await;
         }
@@ -295,7 +299,8 @@ async fn withdrawn(
             // The process ends.
             std::future::pending::<()>().await;
         }
-        if let Some(refusal) = denied(worker, service, port, caller).await {
+        // Boxed: the view seldom changes while a request is under way, and each would have the room for it.
+        if let Some(refusal) = Box::pin(denied(worker, service, port, caller)).await {
             return refusal;
         }
     }
@@ -326,5 +331,21 @@ fn declared<'v>(view: &'v View, service: &ServiceName) -> Result<&'v ServiceView
             Err(Refusal::new(RefusalReason::NotKnownYet, reason.clone()))
         }
         None => Err(RefusalReason::NotKnownYet.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_task<F>(_: fn(Work) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// There is one for each request that is under way: `-Zprint-type-sizes` tells what takes the room.
+    #[test]
+    fn the_task_of_a_request_is_small() {
+        let size = size_of_task(serve);
+        assert!(size <= 5 * 1024, "{size}");
     }
 }

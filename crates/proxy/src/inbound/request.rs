@@ -67,7 +67,7 @@ pub(super) async fn serve(
     worker: &Worker,
     journey: &mut Journey,
     stream: Stream,
-    mut request: Request,
+    request: &mut Request,
     end: bool,
     caller: &Arc<Caller>,
 ) {
@@ -130,7 +130,7 @@ pub(super) async fn serve(
         let conversation = pin!(async {
             let answered = {
                 let answer = exchange(
-                    worker, journey, &stream, &request, fields, end, target, &mut pass, &streams,
+                    worker, journey, &stream, request, fields, end, target, &mut pass, &streams,
                 );
                 let mut answer = pin!(answer);
                 match alarm.within(deadline, &mut answer).await {
@@ -142,7 +142,8 @@ pub(super) async fn serve(
             };
             // What two programs say in another protocol is late for nobody.
             if let Some(tunnel) = answered {
-                tunnel.carry(journey, &stream).await;
+                // Boxed: few requests become one, and those last.
+                Box::pin(tunnel.carry(journey, &stream)).await;
             }
             Ok(())
         });
@@ -150,10 +151,7 @@ pub(super) async fn serve(
             outcome = conversation => outcome,
             // A caller that goes away takes its request along, whatever the program is doing.
             error = stream.failed() => Err(Broken::Caller(error)),
-            refusal = withdrawn(worker, &request.service, request.port, caller), if lasts => {
-                Err(Broken::Withdrawn(refusal))
-            }
-            refusal = streams.withdrawn(worker, &request, caller), if !lasts => {
+            refusal = streams.withdrawn(worker, request, caller, lasts) => {
                 Err(Broken::Withdrawn(refusal))
             }
         }
@@ -217,19 +215,30 @@ impl Streams {
         self.told.notify_one();
     }
 
-    /// As [`withdrawn`], from when the stream begins.
-    async fn withdrawn(&self, worker: &Worker, request: &Request, caller: &Arc<Caller>) -> Refusal {
-        self.told.notified().await;
+    /// As [`withdrawn`]; `lasts`: from the first, else from when the stream begins.
+    async fn withdrawn(
+        &self,
+        worker: &Worker,
+        request: &Request,
+        caller: &Arc<Caller>,
+        lasts: bool,
+    ) -> Refusal {
+        if !lasts {
+            self.told.notified().await;
+        }
         let (service, port) = (&request.service, request.port);
-        let withdrawn = withdrawn(worker, service, port, caller);
-        let mut withdrawn = pin!(withdrawn);
-        tokio::select! {
-            biased;
-            refusal = &mut withdrawn => return refusal,
-            // It may have been taken back while the program thought.
-            refusal = denied(worker, service, port, caller) => if let Some(refusal) = refusal {
-                return refusal;
-            },
+        let mut withdrawn = pin!(withdrawn(worker, service, port, caller));
+        if !lasts {
+            // Boxed: a plain reply never comes here.
+            let denied = Box::pin(denied(worker, service, port, caller));
+            tokio::select! {
+                biased;
+                refusal = &mut withdrawn => return refusal,
+                // It may have been taken back while the program thought.
+                refusal = denied => if let Some(refusal) = refusal {
+                    return refusal;
+                },
+            }
         }
         withdrawn.await
     }

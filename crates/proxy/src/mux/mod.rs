@@ -114,10 +114,8 @@ impl Link {
     /// Waits until the peer allows another stream, as it does within a round trip of a connection that
     /// has just come up, and else when one ends. Returns at once when there can be none any more.
     pub(crate) async fn room(&self) {
-        let shared = self.0.borrow();
-        let opener = Rc::clone(&shared.opener);
-        let _waits = Waits::count(&shared.openers);
-        drop(shared);
+        let opener = Rc::clone(&self.0.borrow().opener);
+        let _waits = Waits::count(&self.0.borrow().openers);
         loop {
             // Who gives up waiting leaves nothing behind.
             let notified = opener.notified();

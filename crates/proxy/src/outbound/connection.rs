@@ -15,18 +15,20 @@ use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::Request;
-use isthmus_codec::Fields;
-use isthmus_codec::http1::{Body, Malformed, RequestHead, ResponseHead, Version};
-use isthmus_model::AppProtocol;
+use isthmus_codec::http1::{Body, RequestHead, Version};
+use isthmus_model::{AppProtocol, ServiceName};
 use isthmus_telemetry::RefusalReason;
+use isthmus_world::DrainWatch;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::task::spawn_local;
 use tokio::time::{interval, timeout};
 
 use super::decided::Entry;
 use super::deliver::{Ended, KeepAlive};
+use super::refuse::{Asked, refuse, refuse_unreadable};
 use super::tcp::Found;
-use super::{outside, request, tcp, undeclared};
+use super::{request, tcp, tunnel, undeclared};
 use crate::alarm::Alarm;
 use crate::blocks;
 use crate::config::{Listener, Patience};
@@ -35,8 +37,6 @@ use crate::http::http1::{self, RequestReader, ResponseWriter};
 use crate::http::http2::{self, PREFACE};
 use crate::http::{ClientBody, ClientReply, Guarded, HttpError, Prefixed, grpc};
 use crate::intake::Place;
-use crate::journey::Journey;
-use crate::names::Named;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
@@ -69,6 +69,19 @@ enum Spoken {
     Other,
 }
 
+/// What comes in a tunnel to a port that speaks HTTP is served as if it had come here without one.
+async fn serve_tunnel(clients: Rc<Clients>, asked: Box<tunnel::Asked>, place: Place) {
+    let Some((socket, early, found)) = tunnel::serve(&clients.worker, asked).await else {
+        return;
+    };
+    let input = early.into();
+    if found.protocol.is_http() {
+        spawn_local(serve(clients, socket, input, found.into_entry(), place));
+    } else {
+        spawn_local(serve_undeclared(clients, socket, input, found, place));
+    }
+}
+
 /// Serves a client of which `input` has been read already.
 pub(super) async fn serve(
     clients: Rc<Clients>,
@@ -77,31 +90,51 @@ pub(super) async fn serve(
     entry: Entry,
     place: Place,
 ) {
-    let worker = &clients.worker;
+    let Some(spoken) = first_words(&clients.worker, &mut socket, &mut input).await else {
+        return;
+    };
+    match (spoken, &entry) {
+        (Spoken::Http2, _) => serve_http2(clients, socket, input, entry, place).await,
+        (Spoken::Other, Entry::Service { service, port }) => {
+            let (service, port) = (service.clone(), *port);
+            serve_unread(&clients.worker, socket, input.freeze(), service, port).await;
+        }
+        (Spoken::Http1 | Spoken::Other, _) => {
+            if let Some(asked) = serve_http1(&clients, socket, input, &entry).await {
+                // Boxed: a client without a tunnel has no need of the room that one takes.
+                Box::pin(serve_tunnel(clients, asked, place)).await;
+            }
+        }
+    }
+}
+
+/// What a client begins with; `None`: it is gone, or silent for so long that it needs no answer.
+async fn first_words(
+    worker: &Worker,
+    socket: &mut TcpStream,
+    input: &mut BytesMut,
+) -> Option<Spoken> {
     let mut drain = worker.common.drain.clone();
     let spoken = tokio::select! {
         biased;
-        spoken = timeout(worker.common.config.patience.idle, detect(&mut socket, &mut input)) => spoken,
-        () = drain.closing() => return,
+        spoken = timeout(worker.common.config.patience.idle, detect(socket, input)) => spoken,
+        () = drain.closing() => return None,
     };
-    // Who is gone, or silent for so long, needs no answer.
-    let Ok(Ok(Some(spoken))) = spoken else {
-        return;
-    };
-    match (spoken, entry) {
-        (Spoken::Http2, entry) => serve_http2(clients, socket, input, entry, place).await,
-        (Spoken::Other, Entry::Service { service, port }) => {
-            let mut journey = tcp::start(worker);
-            match tcp::find(worker, &mut journey, service.clone(), Some(port)).await {
-                Ok(found) => {
-                    tcp::carry_unread(worker, journey, socket, input.freeze(), found).await;
-                }
-                Err(refusal) => tcp::refuse_unread(worker, journey, &service, &refusal),
-            }
-        }
-        (Spoken::Http1 | Spoken::Other, entry) => {
-            serve_http1(clients, socket, input, entry, place).await;
-        }
+    spoken.ok()?.ok()?
+}
+
+/// Serves a client of a service that does not speak HTTP where it could. `input`: what it has said.
+async fn serve_unread(
+    worker: &Rc<Worker>,
+    socket: TcpStream,
+    input: Bytes,
+    service: ServiceName,
+    port: u16,
+) {
+    let mut journey = tcp::start(worker);
+    match tcp::find(worker, &mut journey, service.clone(), Some(port)).await {
+        Ok(found) => tcp::carry_unread(worker, journey, socket, input, found).await,
+        Err(refusal) => tcp::refuse_unread(worker, journey, &service, &refusal),
     }
 }
 
@@ -114,7 +147,8 @@ pub(super) async fn serve_listener(
 ) {
     let worker = &clients.worker;
     let Listener { service, port, .. } = target;
-    let mut journey = tcp::start(worker);
+    // Boxed: a client of HTTP has one for each of its requests instead.
+    let mut journey = Box::new(tcp::start(worker));
     match tcp::find(worker, &mut journey, service.clone(), Some(port)).await {
         Ok(found) if found.protocol.is_http() => {
             serve(clients, socket, BytesMut::new(), found.into_entry(), place).await;
@@ -122,24 +156,25 @@ pub(super) async fn serve_listener(
         Ok(found) if found.protocol == AppProtocol::Undeclared => {
             serve_undeclared(clients, socket, BytesMut::new(), found, place).await;
         }
-        Ok(found) => tcp::carry_unread(worker, journey, socket, Bytes::new(), found).await,
-        Err(refusal) => tcp::refuse_unread(worker, journey, &service, &refusal),
+        Ok(found) => tcp::carry_unread(worker, *journey, socket, Bytes::new(), found).await,
+        Err(refusal) => tcp::refuse_unread(worker, *journey, &service, &refusal),
     }
 }
 
 /// Serves a client of a port of which nobody has said what is spoken on it. `input`: what it has said.
-async fn serve_undeclared(
+pub(super) async fn serve_undeclared(
     clients: Rc<Clients>,
     mut socket: TcpStream,
     mut input: BytesMut,
     found: Found,
-    place: Place,
+    _place: Place,
 ) {
     let worker = &clients.worker;
     let (service, port) = (&found.service, found.port);
     match undeclared::detect(worker, &mut socket, &mut input, service, port).await {
         Some(undeclared::Spoken::Http1) => {
-            serve_http1(clients, socket, input, found.into_entry(), place).await;
+            // Only a listener that leads anywhere is asked for tunnels.
+            serve_http1(&clients, socket, input, &found.into_entry()).await;
         }
         Some(_) => {
             let journey = tcp::start(worker);
@@ -178,76 +213,111 @@ fn spoken(input: &[u8]) -> Option<Spoken> {
 /// Request after request. When this process leaves, the reply to the next request says that it was the
 /// last: a client that has just sent one would not know what became of it if the connection were
 /// closed instead.
+///
+/// The task of a client is as large as all that is held at once from here down: a value that is passed
+/// on by value is held twice, and what is held over two awaits is never laid over something else.
 async fn serve_http1(
-    clients: Rc<Clients>,
+    clients: &Clients,
     socket: TcpStream,
     input: BytesMut,
-    entry: Entry,
-    place: Place,
-) {
+    entry: &Entry,
+) -> Option<Box<tunnel::Asked>> {
     let worker = &clients.worker;
-    let patience = worker.common.config.patience;
+    let stalled = worker.common.config.patience.stalled;
     let limits = worker.common.config.limits.head;
     let memory = worker.common.memory.share();
-    let (mut reader, mut writer) = http1::serve(socket, input, patience.stalled, limits, memory);
+    let (mut reader, mut writer) = http1::serve(socket, input, stalled, limits, memory);
     let mut drain = worker.common.drain.clone();
     let leave = Rc::new(drain.clone());
     let mut closing = pin!(drain.closing());
     let mut alarm = worker.alarms.take();
     loop {
-        let head = tokio::select! {
-            biased;
-            head = next_head(&mut reader, patience, &mut alarm) => head,
-            () = &mut closing => return,
-        };
-        let request = match head {
-            Ok(Some(request)) => Ok(request),
-            Err(HttpError::Malformed(malformed)) => {
-                worker.common.metrics.count_malformed(malformed.code());
-                Err(Refusal::malformed(malformed))
-            }
-            Err(error @ HttpError::Stalled(_)) => Err(Refusal::new(
-                RefusalReason::ClientTooSlow,
-                error.to_string(),
-            )),
-            Err(HttpError::NoMemory) => Err(Refusal::no_memory(&worker.common.memory)),
-            Ok(None) | Err(_) => return,
-        };
-        let (head, body) = match request {
-            Ok(request) => request,
+        let requests = next_request(worker, &mut reader, &mut alarm, closing.as_mut());
+        let (mut head, body) = match requests.await {
+            Ok(request) => request?,
             Err(refusal) => {
-                let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, Version::Http11));
-                refuse_unreadable(worker, &mut reply, &refusal).await;
-                return reader.leave(writer).await;
+                turn_away(worker, reader, writer, &refusal).await;
+                return None;
             }
         };
         if head.method == "CONNECT" && matches!(entry, Entry::Explicit) {
-            return connect(clients, reader, writer, head, place).await;
+            let asked = tunnel::Asked {
+                reader,
+                writer,
+                head,
+            };
+            return Some(Box::new(asked));
         }
         let wants_more = head.keep_alive();
         let keeps = wants_more && head.version == Version::Http10;
-        let reply = http1::Reply::new(&mut writer, head.version).keeping(keeps);
-        let mut reply = ClientReply::Http1(reply);
-        let mut journey = worker.begin("http/1.1");
-        journey.ends_when_leaving(Rc::clone(&leave));
-        let upload = ClientBody::Http1(&mut reader);
-        let served = serve_request(worker, journey, &entry, head, body, upload, &mut reply).await;
+        let served = {
+            let reply = http1::Reply::new(&mut writer, head.version).keeping(keeps);
+            let reply = &mut ClientReply::Http1(reply);
+            let upload = ClientBody::Http1(&mut reader);
+            let leave = Some(&leave);
+            serve_request(worker, leave, entry, &mut head, body, upload, reply).await
+        };
         if let Some(malformed) = reader.malformed() {
             // Its head was good, its body was not.
             worker.common.metrics.count_malformed(malformed.code());
         }
         match served {
             Ok(KeepAlive::Yes) if wants_more && reader.is_between() => {}
-            Ok(_) => return reader.leave(writer).await,
-            Err(_) => return writer.cut(),
+            Ok(_) => {
+                reader.leave(writer).await;
+                return None;
+            }
+            Err(_) => {
+                writer.cut();
+                return None;
+            }
         }
     }
+}
+
+/// The next request; `None`: there is none, and nobody to answer. Errors: what it is refused with.
+async fn next_request(
+    worker: &Worker,
+    reader: &mut RequestReader,
+    alarm: &mut Alarm,
+    closing: impl Future<Output = ()>,
+) -> Result<Option<(RequestHead, Body)>, Refusal> {
+    let head = tokio::select! {
+        biased;
+        head = next_head(reader, &worker.common.config.patience, alarm) => head,
+        () = closing => return Ok(None),
+    };
+    match head {
+        Ok(request) => Ok(request),
+        Err(HttpError::Malformed(malformed)) => {
+            worker.common.metrics.count_malformed(malformed.code());
+            Err(Refusal::malformed(malformed))
+        }
+        Err(error @ HttpError::Stalled(_)) => Err(Refusal::new(
+            RefusalReason::ClientTooSlow,
+            error.to_string(),
+        )),
+        Err(HttpError::NoMemory) => Err(Refusal::no_memory(&worker.common.memory)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Refuses a request that could not be read, after which nothing can be.
+async fn turn_away(
+    worker: &Worker,
+    reader: RequestReader,
+    mut writer: ResponseWriter,
+    refusal: &Refusal,
+) {
+    let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, Version::Http11));
+    refuse_unreadable(worker, &mut reply, refusal).await;
+    reader.leave(writer).await;
 }
 
 /// The head of the next request; `None`: the client is done, or has been silent for too long.
 async fn next_head(
     reader: &mut RequestReader,
-    patience: Patience,
+    patience: &Patience,
     alarm: &mut Alarm,
 ) -> Result<Option<(RequestHead, Body)>, HttpError> {
     match alarm
@@ -264,97 +334,6 @@ async fn next_head(
     }
     let head = timeout(patience.head, reader.head()).await;
     head.unwrap_or(Err(HttpError::Stalled(patience.head)))
-}
-
-/// A client asked for a tunnel. What it says in it to a port that speaks HTTP is served as if it had
-/// come here without one; else it is carried unread.
-async fn connect(
-    clients: Rc<Clients>,
-    reader: RequestReader,
-    mut writer: ResponseWriter,
-    head: RequestHead,
-    place: Place,
-) {
-    let worker = &clients.worker;
-    let mut journey = tcp::start(worker);
-    journey.record.authority = Some(head.target.clone());
-    let opened = async {
-        let (service, port) = match worker.names.detect(&head.target)? {
-            Named::Service(service, port) => (service, port),
-            Named::Outside(host, port) => {
-                // Nothing says which one is meant (RFC 9110 section 9.3.6).
-                let port = port.ok_or_else(|| Refusal::malformed(Malformed::Target))?;
-                let place = outside::permit(worker, &mut journey, host, Some(port))?;
-                return Ok(Tunnel::Outside(outside::open(worker, &place).await?));
-            }
-        };
-        let found = tcp::find(worker, &mut journey, service, port).await?;
-        if found.protocol.is_http() {
-            return Ok(Tunnel::Http(found.into_entry()));
-        }
-        if found.protocol == AppProtocol::Undeclared {
-            return Ok(Tunnel::Undeclared(found));
-        }
-        let opened = tcp::open(worker, found, &mut journey).await?;
-        Ok(Tunnel::Tcp(opened))
-    };
-    match opened.await {
-        Ok(Tunnel::Http(entry)) => {
-            if let Some((socket, early)) = accept(reader, writer).await {
-                // Its requests are counted, not the tunnel that they come in.
-                tokio::task::spawn_local(serve(clients, socket, early.into(), entry, place));
-            }
-            return;
-        }
-        Ok(Tunnel::Undeclared(found)) => {
-            if let Some((socket, early)) = accept(reader, writer).await {
-                let client = serve_undeclared(clients, socket, early.into(), found, place);
-                tokio::task::spawn_local(client);
-            }
-            return;
-        }
-        Ok(Tunnel::Tcp(opened)) => {
-            if let Some((socket, early)) = accept(reader, writer).await {
-                tcp::carry(&mut journey, socket, early, opened).await;
-            }
-        }
-        Ok(Tunnel::Outside(opened)) => {
-            if let Some((socket, early)) = accept(reader, writer).await {
-                outside::carry(worker, &mut journey, socket, early, opened).await;
-            }
-        }
-        Err(refusal) => {
-            let mut reply = ClientReply::Http1(http1::Reply::new(&mut writer, head.version));
-            // The client may be gone; it is counted all the same.
-            let refused = refuse(worker, &mut journey, &mut reply, &refusal, Asked::default());
-            let _ = refused.await;
-        }
-    }
-    journey.finish(&worker.recorder);
-}
-
-/// Where a tunnel leads.
-enum Tunnel {
-    Http(Entry),
-    Undeclared(Found),
-    Tcp(tcp::Opened),
-    Outside(outside::Opened),
-}
-
-/// Tells the client that the tunnel stands. RFC 9110 section 9.3.6: a successful answer to CONNECT has
-/// no body. `None`: it is gone.
-async fn accept(reader: RequestReader, mut writer: ResponseWriter) -> Option<(TcpStream, Bytes)> {
-    let ok = ResponseHead {
-        status: 200,
-        version: Version::Http11,
-        fields: Fields::new(),
-    };
-    let mut reply = http1::Reply::new(&mut writer, Version::Http11);
-    reply.head(&ok, Body::None).ok()?;
-    reply.end(None).ok()?;
-    reply.flush().await.ok()?;
-    let (read, early) = reader.into_tunnel();
-    Some((read.reunite(writer.into_tunnel()).ok()?, early))
 }
 
 /// Requests side by side.
@@ -460,7 +439,7 @@ async fn serve_stream(asking: Asking) {
     let stalled = config.patience.stalled_stream;
     let (head, upload, reply) = http2::receive(request, respond, stalled, config.limits.head);
     let mut reply = ClientReply::Http2(reply);
-    let (head, body) = match head {
+    let (mut head, body) = match head {
         Ok(request) => request,
         Err(malformed) => {
             worker.common.metrics.count_malformed(malformed.code());
@@ -468,21 +447,30 @@ async fn serve_stream(asking: Asking) {
             return refuse_unreadable(&worker, &mut reply, &refusal).await;
         }
     };
-    let journey = worker.begin("http/2");
     let upload = ClientBody::Http2(upload);
     // The stream tells the client how it ended.
-    let _ = serve_request(&worker, journey, &entry, head, body, upload, &mut reply).await;
+    let _ = serve_request(&worker, None, &entry, &mut head, body, upload, &mut reply).await;
 }
 
+/// `leave`: for a connection that carries one request after the other.
 async fn serve_request(
     worker: &Rc<Worker>,
-    mut journey: Journey,
+    leave: Option<&Rc<DrainWatch>>,
     entry: &Entry,
-    head: RequestHead,
+    head: &mut RequestHead,
     body: Body,
     upload: ClientBody<'_>,
     reply: &mut ClientReply<'_>,
 ) -> Result<KeepAlive, HttpError> {
+    let protocol = if reply.is_http2() {
+        "http/2"
+    } else {
+        "http/1.1"
+    };
+    let mut journey = worker.begin(protocol);
+    if let Some(leave) = leave {
+        journey.ends_when_leaving(Rc::clone(leave));
+    }
     let asked = Asked {
         is_head: head.method == "HEAD",
         is_grpc: grpc::is_grpc(&head.fields),
@@ -507,59 +495,25 @@ async fn serve_request(
     }
 }
 
-/// What a refusal has to fit.
-#[derive(Debug, Clone, Copy, Default)]
-struct Asked {
-    is_head: bool,
-    is_grpc: bool,
-}
-
-/// Renders a refusal to a client.
-async fn refuse(
-    worker: &Worker,
-    journey: &mut Journey,
-    reply: &mut ClientReply<'_>,
-    refusal: &Refusal,
-    asked: Asked,
-) -> Result<(), HttpError> {
-    journey.refused(refusal, worker.name());
-    let (status, fields, body) = if asked.is_grpc {
-        journey.refused_call(grpc::status_of(refusal.reason));
-        (200, grpc::refused(refusal, worker.name()), Bytes::new())
-    } else {
-        let rendered = refusal.render(worker.name());
-        (rendered.status, rendered.fields, rendered.body)
-    };
-    let mut head = ResponseHead {
-        status,
-        version: Version::Http11,
-        fields,
-    };
-    for (name, value) in journey.told() {
-        // Names of ours are plain text.
-        let _ = head.fields.push(name, value);
-    }
-    if asked.is_head {
-        reply.whole_head(head, Body::None)?;
-    } else {
-        reply.whole_head(head, Body::Length(body.len() as u64))?;
-        reply.data(body).await?;
-    }
-    reply.end(None)?;
-    reply.flush().await
-}
-
-/// Refuses a request that could not be read.
-async fn refuse_unreadable(worker: &Worker, reply: &mut ClientReply<'_>, refusal: &Refusal) {
-    let mut journey = worker.begin("http/1.1");
-    // The client may be gone; it is counted all the same.
-    let _ = refuse(worker, &mut journey, reply, refusal, Asked::default()).await;
-    journey.finish(&worker.recorder);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn size_of_client<F>(_: fn(Rc<Clients>, TcpStream, BytesMut, Entry, Place) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn size_of_stream<F>(_: fn(Asking) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// A proxy holds hundreds of them: `-Zprint-type-sizes` tells what takes the room.
+    #[test]
+    fn the_task_of_a_client_is_small() {
+        let (client, stream) = (size_of_client(serve), size_of_stream(serve_stream));
+        assert!(client <= 5 * 1024, "{client}");
+        assert!(stream <= 5 * 1024, "{stream}");
+    }
 
     #[test]
     fn first_bytes() {

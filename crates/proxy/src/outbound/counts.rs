@@ -1,7 +1,6 @@
 //! What `make counts` counts of each phase of the request path, as it is carried out here.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_balance::{Outcome, Told, Verdict};
@@ -24,7 +23,7 @@ use crate::memory::REQUEST;
 use crate::names::{Named, Names};
 use crate::testing::counts::{Thread, count};
 use crate::testing::{Facts, Scene, answering, cluster};
-use crate::view::View;
+use crate::view::Seen;
 use crate::worker::Worker;
 
 /// A number that would be drawn.
@@ -52,7 +51,7 @@ fn fields() -> Fields {
 struct Caller {
     thread: Thread,
     scene: Scene,
-    view: Rc<Arc<View>>,
+    view: Rc<Seen>,
 }
 
 impl Caller {
@@ -65,7 +64,7 @@ impl Caller {
             change(&mut scene.facts);
             scene
         });
-        let view = Rc::new(scene.caller.worker.common.view.load_full());
+        let view = Seen::hold(scene.caller.worker.common.view.load_full());
         Self {
             thread,
             scene,

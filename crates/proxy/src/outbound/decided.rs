@@ -13,7 +13,7 @@ use isthmus_telemetry::RefusalReason;
 use super::affinity::Affinity;
 use crate::destination::DestinationKey;
 use crate::refusal::Refusal;
-use crate::view::{Known, ServiceView, View};
+use crate::view::{Known, Seen, ServiceView, View};
 use crate::worker::Worker;
 
 /// How a client has come here.
@@ -27,7 +27,7 @@ pub(super) enum Entry {
 
 /// What has been decided before the first try; holds one view for the whole request.
 pub(super) struct Decided {
-    pub(super) view: Rc<Arc<View>>,
+    pub(super) view: Rc<Seen>,
     pub(super) key: DestinationKey,
     pub(super) permit: Permit,
     pub(super) settings: Arc<TrafficSettings>,
@@ -73,7 +73,7 @@ impl Decided {
 /// The last steps, the same for requests and for plain TCP.
 pub(super) fn decide_backend(
     worker: &Worker,
-    view: Rc<Arc<View>>,
+    view: Rc<Seen>,
     called: &ServiceName,
     backend: &Backend,
     port: u16,

@@ -1,7 +1,7 @@
 //! The way back: a reply to the caller, whole or as it comes.
 
 use std::cell::Cell;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -112,13 +112,13 @@ pub(super) async fn deliver(
     journey: &mut Journey,
     attempts: &mut Attempts,
     call: Call,
-    attempt: Try,
-    held: Held<'_>,
+    attempt: &mut Try,
+    held: &mut Held<'_>,
     idle: Duration,
     reply: &mut ClientReply<'_>,
 ) -> Result<KeepAlive, Ended> {
     attempts.begin_reply();
-    let Held { mut head, body, .. } = held;
+    let Held { head, body, .. } = held;
     // Another's proxy should have done it; this connection is ours to describe.
     strip_hop_by_hop(&mut head.fields);
     for (name, value) in journey.told() {
@@ -131,28 +131,32 @@ pub(super) async fn deliver(
         journey.record.refused_at = head.fields.find(AT_FIELD).map(|at| lossy(at));
     }
     let delivered = match body {
-        HeldBody::Whole(body, trailers, _room) => {
-            deliver_whole(journey, &head, body, trailers, reply)
+        HeldBody::Whole(body, trailers, room) => {
+            let _room = room.take();
+            let (body, trailers) = (std::mem::take(body), trailers.take());
+            deliver_whole(journey, head, body, trailers, reply)
                 .await
                 .map_err(Cut::Client)
         }
         HeldBody::Coming(rest) => {
-            deliver_coming(journey, attempts, call, &head, rest, idle, reply).await
+            deliver_coming(journey, attempts, call, head, rest, idle, reply).await
         }
     };
+    // Whatever has become of it, its stream is given up and its memory is free before anything else.
+    *body = HeldBody::Whole(Bytes::new(), None, None);
     match delivered {
         Ok(Delivered { keep, trailers }) => {
-            journey.record.grpc_status = call.status(&head, trailers.as_ref());
-            attempt.finish(call.outcome(&head, trailers.as_ref()));
+            journey.record.grpc_status = call.status(head, trailers.as_ref());
+            attempt.end(call.outcome(head, trailers.as_ref()));
             Ok(keep)
         }
         Err(Cut::Quiet) => {
             // Who had nothing to say has done nothing wrong.
-            attempt.finish(call.outcome(&head, None));
+            attempt.end(call.outcome(head, None));
             cut_off(journey, call, RefusalReason::RequestTimeout, reply).await
         }
         Err(Cut::Upstream(outcome)) => {
-            attempt.finish(outcome);
+            attempt.end(outcome);
             let reason = match outcome {
                 Outcome::TimedOut => RefusalReason::RequestTimeout,
                 Outcome::Cancelled => RefusalReason::ClientTooSlow,
@@ -161,7 +165,7 @@ pub(super) async fn deliver(
             cut_off(journey, call, reason, reply).await
         }
         Err(Cut::Client(error)) => {
-            attempt.finish(Outcome::Cancelled);
+            attempt.end(Outcome::Cancelled);
             Err(Ended::Broken(error))
         }
     }
@@ -299,7 +303,7 @@ async fn deliver_coming(
     attempts: &Attempts,
     call: Call,
     head: &Response,
-    mut rest: Rest<'_>,
+    rest: &mut Rest<'_>,
     idle: Duration,
     reply: &mut ClientReply<'_>,
 ) -> Result<Delivered, Cut> {
@@ -316,52 +320,50 @@ async fn deliver_coming(
     }
     let quiet = Rc::clone(&rest.quiet);
     quiet.broken();
-    loop {
+    let trailers = loop {
         // What ends by itself need not be watched.
         let is_watched = !idle.is_zero() && attempts.next_timeout().is_none();
-        let item = tokio::select! {
-            biased;
-            item = rest.stream.receive() => item,
-            done = rest.client.step() => match done {
-                Err(Sending::Client(error)) => return Err(Cut::Client(error)),
-                Ok(_) | Err(Sending::Stream | Sending::Stuck) => continue,
-            },
-            () = reply.unwanted() => return Err(Cut::Client(HttpError::Truncated)),
-            () = rest.alarm.at(attempts.next_timeout()) => {
-                return Err(Cut::Upstream(Outcome::TimedOut));
+        let data = {
+            let item = tokio::select! {
+                biased;
+                item = rest.stream.receive() => item,
+                done = rest.client.step() => match done {
+                    Err(Sending::Client(error)) => return Err(Cut::Client(error)),
+                    Ok(_) | Err(Sending::Stream | Sending::Stuck) => continue,
+                },
+                () = reply.unwanted() => return Err(Cut::Client(HttpError::Truncated)),
+                () = rest.alarm.at(attempts.next_timeout()) => {
+                    return Err(Cut::Upstream(Outcome::TimedOut));
+                }
+                () = quiet.lasts(idle), if is_watched => return Err(Cut::Quiet),
+            };
+            quiet.broken();
+            let failed = |error| Cut::Upstream(stream_failed(error, rest.stream.link()).outcome);
+            match item.map_err(failed)? {
+                // The answer to HEAD, and 204 and 304, have none, whatever comes.
+                Item::Data(_) if framing == Body::None => continue,
+                Item::Data(data) => data,
+                Item::End(trailers) => break trailers,
+                Item::Reply(_) => return Err(Cut::Upstream(Outcome::Reset)),
             }
-            () = quiet.lasts(idle), if is_watched => return Err(Cut::Quiet),
         };
-        quiet.broken();
-        match item
-            .map_err(|error| Cut::Upstream(stream_failed(error, rest.stream.link()).outcome))?
-        {
-            // The answer to HEAD, and 204 and 304, have none, whatever comes.
-            Item::Data(_) if framing == Body::None => {}
-            Item::Data(data) => {
-                journey.record.response_bytes += data.len() as u64;
-                let writing = async {
-                    reply.data(data).await?;
-                    reply.flush().await
-                };
-                meanwhile(&mut rest.client, writing).await?;
-            }
-            Item::End(trailers) => {
-                reply.end(trailers.as_ref())?;
-                reply.flush().await?;
-                return Ok(Delivered { keep, trailers });
-            }
-            Item::Reply(_) => return Err(Cut::Upstream(Outcome::Reset)),
-        }
-    }
+        journey.record.response_bytes += data.len() as u64;
+        let writing = pin!(async {
+            reply.data(data).await?;
+            reply.flush().await
+        });
+        meanwhile(&mut rest.client, writing).await?;
+    };
+    reply.end(trailers.as_ref())?;
+    reply.flush().await?;
+    Ok(Delivered { keep, trailers })
 }
 
 /// Writes to a client that may still be sending, and that may read nothing before it has sent all.
 async fn meanwhile(
     client: &mut ClientSide<'_>,
-    writing: impl Future<Output = Result<(), HttpError>>,
+    mut writing: Pin<&mut impl Future<Output = Result<(), HttpError>>>,
 ) -> Result<(), Cut> {
-    let mut writing = pin!(writing);
     loop {
         tokio::select! {
             biased;

@@ -27,7 +27,7 @@ use crate::blocks;
 use crate::destination::Try;
 use crate::http::{ClientReply, HttpError, content_length};
 use crate::journey::Journey;
-use crate::memory::Memory;
+use crate::memory::{Memory, Room};
 use crate::mux::{Item, Link, StreamError};
 use crate::refusal::Refusal;
 use crate::worker::Worker;
@@ -44,8 +44,8 @@ pub(super) async fn run(
     attempts: &mut Attempts,
     budget: Rc<RefCell<Budget>>,
     call: Call,
-    mut request: Request,
-    mut upload: Upload<'_>,
+    request: &mut Request,
+    upload: &mut Upload<'_>,
     reply: &mut ClientReply<'_>,
 ) -> Result<KeepAlive, Ended> {
     let destination = worker.destinations.find(&decided.key);
@@ -79,48 +79,39 @@ pub(super) async fn run(
             attempt.receive();
         }
         let kept_whole = upload.kept_whole();
-        let hedge = Hedge::of(worker, &destination, decided, attempts, &request, &attempt)
-            .filter(|_| upload.is_empty() && request.upgrade.is_none());
-        let mut tried = Tried {
-            attempt: &mut attempt,
-            link: &link,
-            hedge,
-        };
-        let alarm = worker.alarms.take();
-        let answered = answer(
-            &mut tried,
-            attempts,
-            call,
-            &request,
-            &mut upload,
-            reply,
-            alarm,
-        )
-        .await;
-        if tried.is_hedged() {
-            journey.record.attempts += 1;
-            journey.record.destination_workload = attempt.workload().cloned();
-        }
-        if !kept_whole.holds() {
-            attempts.lose_body();
-        }
-        let answered = match answered {
-            Ok(answered) => answered,
-            Err(Abandoned::Failed(failed)) => {
-                settle.failed(attempts, &mut avoided, Some(attempt), failed)?;
-                continue;
+        // In a block: what is not needed for the reply takes no room while that is delivered.
+        let mut held = {
+            let hedge = Hedge::of(worker, &destination, decided, attempts, request, &attempt)
+                .filter(|_| upload.is_empty() && request.upgrade.is_none());
+            let mut tried = Tried {
+                attempt: &mut attempt,
+                link: &link,
+                hedge,
+            };
+            let alarm = worker.alarms.take();
+            let answered = answer(&mut tried, attempts, call, request, upload, reply, alarm).await;
+            if tried.is_hedged() {
+                journey.record.attempts += 1;
+                journey.record.destination_workload = attempt.workload().cloned();
             }
-            Err(Abandoned::Client(error)) => {
-                attempt.finish(Outcome::Cancelled);
-                return Err(Ended::by_client(error));
+            if !kept_whole.holds() {
+                attempts.lose_body();
             }
-        };
-        let mut held = match answered {
-            Answered::Reply(held) => held,
-            Answered::Upgraded(mut upgraded) => {
-                decided.answer(&mut upgraded.head.fields);
-                attempt.replied(upgraded.outcome(), Told::default(), Instant::now());
-                break (upgraded, attempt);
+            match answered {
+                Ok(Answered::Reply(held)) => held,
+                Ok(Answered::Upgraded(mut upgraded)) => {
+                    decided.answer(&mut upgraded.head.fields);
+                    attempt.replied(upgraded.outcome(), Told::default(), Instant::now());
+                    break (upgraded, attempt);
+                }
+                Err(Abandoned::Failed(failed)) => {
+                    settle.failed(attempts, &mut avoided, Some(attempt), failed)?;
+                    continue;
+                }
+                Err(Abandoned::Client(error)) => {
+                    attempt.finish(Outcome::Cancelled);
+                    return Err(Ended::by_client(error));
+                }
             }
         };
         let outcome = call.outcome(&held.head, held.body.trailers());
@@ -136,6 +127,7 @@ pub(super) async fn run(
             Verdict::Deliver | Verdict::GiveUp { .. } => {
                 decided.answer(&mut held.head.fields);
                 let idle = decided.settings.timeout.idle;
+                let (attempt, held) = (&mut attempt, &mut held);
                 return deliver(journey, attempts, call, attempt, held, idle, reply).await;
             }
         }
@@ -143,7 +135,8 @@ pub(super) async fn run(
     attempts.begin_reply();
     let client = upload.client();
     let idle = decided.settings.timeout.idle;
-    upgraded.carry(journey, attempt, idle, client, reply).await
+    // Boxed: few requests become a tunnel, and those last.
+    Box::pin(upgraded.carry(journey, attempt, idle, client, reply)).await
 }
 
 /// Why `send` has no reply.
@@ -176,11 +169,13 @@ async fn answer<'u>(
     }
     let _committed = attempts.commit();
     let upgrades = request.upgrade.is_some();
-    let open = Open::Request(Request {
-        expects,
-        ..request.clone()
-    });
-    let opened = tried.link.open(&open, empty && !upgrades);
+    let opened = {
+        let open = Open::Request(Request {
+            expects,
+            ..request.clone()
+        });
+        tried.link.open(&open, empty && !upgrades)
+    };
     let stream = opened.map_err(|error| match error {
         // So it would be everywhere.
         CannotOpen::TooLarge { limit, .. } => {
@@ -221,7 +216,13 @@ async fn answer<'u>(
         // A stream that failed says why when it is read.
         let _ = waiting.rest.stream.finish(None);
     }
-    let body = waiting.hold(attempts, &head, began, reply).await?;
+    let body = if waiting.rest.stream.has_ended() {
+        HeldBody::Whole(Bytes::new(), None, None)
+    } else if let Some((length, room)) = waiting.room_to_hold(attempts, &head, began) {
+        waiting.hold(attempts, length, room, reply).await?
+    } else {
+        HeldBody::Coming(waiting.rest)
+    };
     Ok(Answered::Reply(Held { head, body, began }))
 }
 
@@ -339,7 +340,8 @@ impl<'u> Waiting<'u> {
         loop {
             tokio::select! {
                 biased;
-                interim = stream.interim() => tell(reply, interim).await?,
+                // Boxed: few replies have one, and every request would have the room for it.
+                interim = stream.interim() => Box::pin(tell(reply, interim)).await?,
                 item = stream.receive() => return item.map_err(failed),
                 done = client.step() => match done {
                     Ok(Step::Wanted) => go_on(reply, &self.waits).await?,
@@ -364,24 +366,27 @@ impl<'u> Waiting<'u> {
         }
     }
 
-    /// The body of a short reply; of a long one, the way that it comes.
-    async fn hold(
-        mut self,
-        attempts: &mut Attempts,
+    /// The length of a short reply, and room for it; nothing for one that is handed on as it comes.
+    fn room_to_hold(
+        &self,
+        attempts: &Attempts,
         head: &Response,
         began: Instant,
+    ) -> Option<(u64, Room)> {
+        let length = content_length(&head.fields);
+        let short = length.filter(|_| attempts.holds_reply(length, began))?;
+        // What is held, and the same again as it is written.
+        Some((short, self.memory.grow(2 * short)?))
+    }
+
+    /// The body of a short reply.
+    async fn hold(
+        &mut self,
+        attempts: &mut Attempts,
+        length: u64,
+        room: Room,
         reply: &mut ClientReply<'_>,
     ) -> Result<HeldBody<'u>, Abandoned> {
-        if self.rest.stream.has_ended() {
-            return Ok(HeldBody::Whole(Bytes::new(), None, None));
-        }
-        let length = content_length(&head.fields);
-        let short = length.filter(|_| attempts.holds_reply(length, began));
-        // What is held, and the same again as it is written.
-        let room = short.and_then(|length| self.memory.grow(2 * length));
-        let (Some(length), Some(room)) = (short, room) else {
-            return Ok(HeldBody::Coming(self.rest));
-        };
         let mut body = BytesMut::new();
         loop {
             let missing = usize::try_from(length).unwrap_or(0) - body.len();

@@ -17,9 +17,11 @@ mod exchange;
 mod explain;
 mod hedge;
 mod outside;
+mod refuse;
 mod request;
 mod settle;
 mod tcp;
+mod tunnel;
 mod undeclared;
 mod upload;
 

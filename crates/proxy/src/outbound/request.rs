@@ -32,17 +32,17 @@ pub(super) async fn serve(
     worker: &Rc<Worker>,
     journey: &mut Journey,
     entry: &Entry,
-    mut head: RequestHead,
+    head: &mut RequestHead,
     body: Body,
     client: ClientBody<'_>,
     reply: &mut ClientReply<'_>,
 ) -> Result<KeepAlive, Ended> {
-    note(journey, &head);
+    note(journey, head);
     journey.tell(head.fields.remove(TELL_FIELD));
     if head.method == "CONNECT" {
         return Err(no_tunnel().into());
     }
-    let (authority, path) = authority_of(&head).map_err(|malformed| {
+    let (authority, path) = authority_of(head).map_err(|malformed| {
         worker.common.metrics.count_malformed(malformed.code());
         Refusal::malformed(malformed)
     })?;
@@ -50,7 +50,7 @@ pub(super) async fn serve(
     journey.record.path = Some(path.slice_ref(without_query(&path)));
 
     let expects_continue = head.expects_continue();
-    let upgrade = upgrade_of(&head, body);
+    let upgrade = upgrade_of(head, body);
     if upgrade.is_none() && reply.is_http2() && head.asks_upgrade() {
         // A client of HTTP/2 would take any good answer for agreement.
         let detail = "HTTP/2 is spoken here already";
@@ -62,21 +62,27 @@ pub(super) async fn serve(
             Named::Service(service, port) => (service, port),
             Named::Outside(host, port) => {
                 let place = outside::permit(worker, journey, host, port)?;
-                head.target = path;
                 let request = outside::Request {
-                    head,
+                    head: RequestHead {
+                        method: head.method.clone(),
+                        target: path,
+                        version: head.version,
+                        fields: std::mem::take(&mut head.fields),
+                    },
                     authority: authority.clone(),
                     body,
                     expects: expects_continue,
                     upgrade,
                 };
-                return outside::serve(worker, journey, &place, request, client, reply).await;
+                let served = outside::serve(worker, journey, &place, request, client, reply);
+                // Boxed: the task of every client would be as large.
+                return Box::pin(served).await;
             }
         },
         // Host decides only the route.
         Entry::Service { service, port } => (service.clone(), Some(*port)),
     };
-    let decided = decide(worker, journey, service, port, &head, &path).await?;
+    let decided = decide(worker, journey, service, port, head, &path).await?;
     let window = if body == Body::None {
         0
     } else {
@@ -96,13 +102,13 @@ pub(super) async fn serve(
     if budget.borrow_mut().on_request(now) {
         attempts.again();
     }
-    let request = Request {
+    let mut request = Request {
         service: decided.key.service.clone(),
         port: decided.key.port,
         method: head.method.clone(),
         path,
         authority,
-        fields: head.fields,
+        fields: std::mem::take(&mut head.fields),
         upgrade,
         expects: false,
         context: Context {
@@ -127,8 +133,8 @@ pub(super) async fn serve(
         &mut attempts,
         budget,
         call,
-        request,
-        upload,
+        &mut request,
+        &mut upload,
         reply,
     )
     .await

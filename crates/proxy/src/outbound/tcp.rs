@@ -1,7 +1,6 @@
 //! Plain TCP of a caller, by CONNECT or by a listener of its own. The bytes are never looked at.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,7 +22,7 @@ use crate::memory::{REQUEST, Room};
 use crate::mux::{Item, Link, Stream};
 use crate::refusal::Refusal;
 use crate::splice::splice_socket;
-use crate::view::View;
+use crate::view::Seen;
 use crate::worker::Worker;
 
 /// How a connection that was accepted counts, however it ended.
@@ -43,7 +42,7 @@ pub(super) struct Opened {
 
 /// The port of a service that is meant, on the one view that the connection is decided on.
 pub(super) struct Found {
-    view: Rc<Arc<View>>,
+    view: Rc<Seen>,
     pub(super) service: ServiceName,
     pub(super) port: u16,
     pub(super) protocol: AppProtocol,
