@@ -31,7 +31,6 @@ const READ_AHEAD: usize = blocks::SIZE;
 pub(crate) struct RequestReader {
     stalled: Duration,
     socket: OwnedReadHalf,
-    flow: Flow,
     input: BytesMut,
     /// For what is more than a block.
     share: Share,
@@ -79,7 +78,6 @@ pub(crate) fn serve(
     let reader = RequestReader {
         stalled,
         socket: read,
-        flow: Flow::default(),
         input,
         share,
         decoder: RequestDecoder::new(limits),
@@ -178,11 +176,9 @@ impl RequestReader {
         if beyond > self.share.bytes() && !self.share.all_of(beyond - self.share.bytes()) {
             return Err(HttpError::NoMemory);
         }
-        // Of requests that nobody has asked for yet, no more is read at once than one block.
-        if self.is_between() {
-            self.flow = Flow::default();
-        }
-        Ok(blocks::read(&mut self.socket, &mut self.flow, &mut self.input).await?)
+        // No more than a block at once: behind the end of a body there may be requests that nobody has
+        // asked for yet.
+        Ok(blocks::read(&mut self.socket, &mut Flow::default(), &mut self.input).await?)
     }
 
     /// Waits until the client has gone away. What it sends meanwhile is kept for later, within bounds.

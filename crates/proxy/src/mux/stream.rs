@@ -132,6 +132,12 @@ impl Arrived {
         nothing && self.waiting.is_empty() && self.fresh.is_empty()
     }
 
+    fn is_at_end(&self) -> bool {
+        let no_data = self.waiting.is_empty() && self.fresh.is_empty();
+        let no_trailers = matches!(self.end, None | Some(Item::End(None)));
+        self.reply.is_none() && no_data && no_trailers
+    }
+
     fn take(&mut self) -> Option<Item> {
         let data = |arrived: &mut Self| {
             let waiting = arrived.waiting.pop(MAX_DATA);
@@ -342,6 +348,13 @@ impl Stream {
         slot.is_some_and(|slot| slot.got_end && slot.arrived.is_empty())
     }
 
+    /// Nothing but the end will arrive, and no trailers with it.
+    pub(crate) fn is_at_end(&self) -> bool {
+        let shared = self.link.0.borrow();
+        let slot = shared.streams.get(&self.id);
+        slot.is_some_and(|slot| slot.got_end && slot.arrived.is_at_end())
+    }
+
     /// Ends both halves with a reason.
     pub(crate) fn reset(self, code: ResetCode) {
         let mut shared = self.link.0.borrow_mut();
@@ -406,6 +419,27 @@ mod tests {
         let incoming = within(far.accept()).await.unwrap();
         incoming.stream.reply(&Reply::Accepted, false).unwrap();
         (stream, incoming, budget)
+    }
+
+    #[test]
+    fn a_stream_is_at_its_end_when_only_that_is_left() {
+        run(async {
+            let mut fields = Fields::new();
+            fields.push("grpc-status", "0").unwrap();
+            for trailers in [None, Some(fields)] {
+                let (stream, incoming, _) = stream().await;
+                let far = incoming.stream;
+                far.send(Bytes::from_static(b"all")).await.unwrap();
+                far.finish(trailers.as_ref()).unwrap();
+                assert!(matches!(stream.receive().await, Ok(Item::Reply(_))));
+                assert!(!stream.is_at_end());
+                assert!(matches!(stream.receive().await, Ok(Item::Data(_))));
+                while !stream.link.0.borrow().streams[&stream.id].got_end {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(stream.is_at_end(), trailers.is_none());
+            }
+        });
     }
 
     #[test]

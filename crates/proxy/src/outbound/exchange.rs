@@ -397,7 +397,7 @@ impl<'u> Waiting<'u> {
                     if body.is_empty()
                         && data.len() == missing
                         && missing < blocks::LONG
-                        && self.rest.stream.has_ended() =>
+                        && self.rest.stream.is_at_end() =>
                 {
                     return Ok(HeldBody::Whole(data, None, Some(room)));
                 }

@@ -152,7 +152,8 @@ impl Connection {
         let before = out.len();
         self.put_heads(out, limit);
         // A buffer that grows is copied each time.
-        let data = usize::try_from(self.queued).unwrap_or(usize::MAX);
+        let data = self.queued.min(self.send_window);
+        let data = usize::try_from(data).unwrap_or(usize::MAX);
         out.reserve(data.min(limit.saturating_sub(out.len())));
         self.put_data(out, start, limit);
         let waits = !self.output.ready.is_empty() || !self.output.starved.is_empty();
