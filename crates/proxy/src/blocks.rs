@@ -214,32 +214,20 @@ mod tests {
                 () = tokio::task::yield_now() => assert_eq!(input.capacity(), 0),
             }
             far.write_all(b"abc").await.unwrap();
-            assert_eq!(
-                within(read(&mut near, &mut Flow::default(), &mut input))
-                    .await
-                    .unwrap(),
-                3
-            );
+            let came = within(read(&mut near, &mut flow, &mut input)).await;
+            assert_eq!(came.unwrap(), 3);
             let taken = input.split_to(3);
             give_back(&mut input);
             assert_eq!(input.capacity(), 0);
             // What is still held is not written over.
             far.write_all(b"xyz").await.unwrap();
-            assert_eq!(
-                within(read(&mut near, &mut Flow::default(), &mut input))
-                    .await
-                    .unwrap(),
-                3
-            );
+            let came = within(read(&mut near, &mut flow, &mut input)).await;
+            assert_eq!(came.unwrap(), 3);
             assert_eq!((&taken[..], &input[..]), (&b"abc"[..], &b"xyz"[..]));
             drop(far);
             input.clear();
-            assert_eq!(
-                within(read(&mut near, &mut Flow::default(), &mut input))
-                    .await
-                    .unwrap(),
-                0
-            );
+            let came = within(read(&mut near, &mut flow, &mut input)).await;
+            assert_eq!(came.unwrap(), 0);
             assert_eq!(input.capacity(), 0);
         });
     }

@@ -10,7 +10,7 @@ mod pipe;
 mod round_trips;
 mod stream;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -49,10 +49,8 @@ struct Shared {
     fresh: Vec<StreamId>,
     incoming: VecDeque<Incoming>,
     acceptor: Option<Waker>,
-    /// The peer allows another stream, or never will.
+    /// The peer allows another stream, or never will. Held by those who wait for that.
     opener: Rc<Notify>,
-    /// So many wait for that.
-    openers: Rc<Cell<usize>>,
     /// The peer has introduced itself, or never will.
     introduced: Rc<Notify>,
     /// One of the two leaves.
@@ -97,7 +95,6 @@ impl Link {
             incoming: VecDeque::new(),
             acceptor: None,
             opener: Rc::default(),
-            openers: Rc::default(),
             introduced: Rc::default(),
             left: Rc::default(),
             shunned: Rc::default(),
@@ -115,7 +112,6 @@ impl Link {
     /// has just come up, and else when one ends. Returns at once when there can be none any more.
     pub(crate) async fn room(&self) {
         let opener = Rc::clone(&self.0.borrow().opener);
-        let _waits = Waits::count(&self.0.borrow().openers);
         loop {
             // Who gives up waiting leaves nothing behind.
             let notified = opener.notified();
@@ -322,7 +318,7 @@ impl Shared {
     }
 
     fn wake_opener(&self) {
-        if self.openers.get() == 0 {
+        if Rc::strong_count(&self.opener) == 1 {
             return;
         }
         match self.machine.can_open() {
@@ -372,22 +368,6 @@ impl Shared {
         if let Some(acceptor) = &self.acceptor {
             acceptor.wake_by_ref();
         }
-    }
-}
-
-/// One who is counted for as long as it waits.
-struct Waits(Rc<Cell<usize>>);
-
-impl Waits {
-    fn count(all: &Rc<Cell<usize>>) -> Self {
-        all.set(all.get() + 1);
-        Self(Rc::clone(all))
-    }
-}
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }
 
