@@ -6,6 +6,7 @@
 
 mod explain;
 mod failure;
+mod history;
 mod list;
 mod path;
 mod status;
@@ -16,6 +17,7 @@ pub use explain::{
     Way, WorkloadView,
 };
 pub use failure::{Cause, Failure, FailureDetails};
+pub use history::{ChangeView, HistoryRequest, HistoryView};
 pub use list::{ListMeta, ObjectList, UnreachableCluster};
 pub use path::{ResourcePath, collection, object};
 pub use status::{

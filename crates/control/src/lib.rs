@@ -25,7 +25,7 @@ mod tls;
 
 pub use config::{ApiToken, Config, DataError, Initialised, Ports, init};
 pub use core::{
-    Action, Answer, ConnectionId, Core, Event, Notice, Now, OpenError, PeerSessionId, Request,
-    RequestId, Selection, SessionId, Settings, Target, Verb, WatchEvent, Write,
+    Action, Answer, ConnectionId, Core, Event, HistoryQuery, Notice, Now, OpenError, PeerSessionId,
+    Request, RequestId, Selection, SessionId, Settings, Target, Verb, WatchEvent, Write,
 };
 pub use run::{Addresses, Control, ControlError, OwnLeafError, run};

@@ -14,6 +14,12 @@ pub(crate) fn from_unix_millis(millis: u64) -> SystemTime {
         .unwrap_or(UNIX_EPOCH)
 }
 
+/// RFC 3339 in UTC with milliseconds.
+pub(crate) fn rfc3339_millis(millis: u64) -> String {
+    let seconds = rfc3339(millis);
+    format!("{}.{:03}Z", seconds.trim_end_matches('Z'), millis % 1000)
+}
+
 /// RFC 3339 in UTC, whole seconds, as in `metadata.creationTimestamp`.
 pub(crate) fn rfc3339(millis: u64) -> String {
     let seconds = millis / 1000;

@@ -248,6 +248,15 @@ impl ApiClient {
         self.send(Method::DELETE, path, None).await
     }
 
+    /// Deletes if the preconditions in `options`, Kubernetes' DeleteOptions, hold.
+    pub(crate) async fn delete_if(
+        &mut self,
+        path: &str,
+        options: &Value,
+    ) -> Result<Value, ApiError> {
+        self.send(Method::DELETE, path, Some(options)).await
+    }
+
     /// `None` when the object does not exist.
     pub(crate) async fn find(&mut self, path: &str) -> Result<Option<Value>, ApiError> {
         match self.get(path).await {

@@ -1,5 +1,6 @@
 //! What was typed: the command line as clap reads it. Meaning is given in `invocation`.
 
+mod history;
 mod request;
 
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use isthmus_model::{ClusterName, ServiceName, TrustDomain};
 
+pub(crate) use history::{AuditArgs, HistoryArgs, UndoArgs};
 pub(crate) use request::{ExplainArgs, LoadArgs, RequestArgs};
 
 #[derive(Debug, Parser)]
@@ -157,9 +159,27 @@ pub(crate) enum CommandArgs {
     /// Show one object with all that is known of it
     #[command(after_help = "Example:\n  isthmus describe service/catalog -n shop")]
     Describe(DescribeArgs),
-    /// Compare files with what the mesh has; exit 3 when they differ
-    #[command(after_help = "Example:\n  isthmus diff -f shop/")]
+    /// Compare what the mesh has with files, or with what it had; exit 3 when they differ
+    #[command(
+        after_help = "Examples:\n  isthmus diff -f shop/\n  isthmus diff --at 30m                    # half an hour ago\n  \
+        isthmus diff --at 2026-11-23T10:00:00Z"
+    )]
     Diff(DiffArgs),
+    /// List the changes of config: who made them, when, and what they changed
+    #[command(
+        after_help = "Examples:\n  isthmus history\n  isthmus history httproute/catalog -n shop --diff\n  \
+        isthmus history services -A --limit 100 -o json"
+    )]
+    History(HistoryArgs),
+    /// Make an object what it was before a change
+    #[command(
+        after_help = "It is a change like any other: it has a position, an author, and can be undone.\n\n\
+        Examples:\n  isthmus undo 42 --dry-run   # what would be different\n  isthmus undo 42"
+    )]
+    Undo(UndoArgs),
+    /// Check and export the history of config
+    #[command(subcommand)]
+    Audit(AuditArgs),
     /// Show clusters, services and proxies as one cluster sees them
     #[command(
         after_help = "Examples:\n  isthmus status\n  isthmus status --cluster us-west -o json"
@@ -390,10 +410,14 @@ pub(crate) struct DescribeArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
 pub(crate) struct DiffArgs {
     /// File, directory, or - for standard input; may be given several times
-    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    #[arg(short, long = "file", value_name = "FILE")]
     pub(crate) file: Vec<PathBuf>,
+    /// Config as it was then: RFC 3339, or how long ago by this machine's clock, such as 90s, 10m or 48h
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -522,6 +546,12 @@ mod tests {
             "isthmus --die-with-parent 7 gateway -c gateway.yaml",
             "isthmus explain shop/cart --source shop/frontend --from a --path /x --port 80",
             "isthmus load shop/cart --from a --rate 200 --duration 30s --header a=b --header c=d",
+            "isthmus history",
+            "isthmus history services -A --limit 5 --diff",
+            "isthmus undo 42 --dry-run",
+            "isthmus diff --at 10m",
+            "isthmus audit verify --cluster us-west",
+            "isthmus audit export",
         ] {
             let parsed = Args::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {parsed:?}");
@@ -544,6 +574,13 @@ mod tests {
             "isthmus token create",
             "isthmus explain shop/cart --from a",
             "isthmus load cart --from a",
+            "isthmus history -A",
+            "isthmus history --limit 0",
+            "isthmus undo",
+            "isthmus undo service/cart",
+            "isthmus diff",
+            "isthmus diff --at 10m -f shop",
+            "isthmus audit",
             "isthmus load shop/cart --rate 0",
             "isthmus load shop/cart --rate 100001",
             "isthmus load cart",

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use crate::args::{
-    Args, ClusterArgs, CommandArgs, ControlAction, ControlArgs, LinkArgs, MeshArgs, ServeAction,
-    ServeArgs, TokenArgs,
+    Args, AuditArgs, ClusterArgs, CommandArgs, ControlAction, ControlArgs, LinkArgs, MeshArgs,
+    ServeAction, ServeArgs, TokenArgs,
 };
 use crate::failure::{Failure, Result};
 use crate::home::Home;
@@ -17,8 +17,8 @@ use crate::programs::{Kind, Task};
 use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
-    check, explain, faults, found, load, logs, nofile, output, parent, process, resources, run,
-    status, token, up,
+    check, explain, faults, found, history, load, logs, nofile, output, parent, process, resources,
+    run, status, token, up,
 };
 
 /// A command that makes sense.
@@ -73,7 +73,14 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
         CommandArgs::Apply(args) => block_on(resources::apply(&setting, &args)),
         CommandArgs::Delete(args) => block_on(resources::delete(&setting, &args)),
         CommandArgs::Describe(args) => block_on(resources::describe(&setting, &args)),
-        CommandArgs::Diff(args) => block_on(resources::diff(&setting, &args)),
+        CommandArgs::Diff(args) => match &args.at {
+            Some(at) => block_on(history::diff_at(&setting, at)),
+            None => block_on(resources::diff(&setting, &args)),
+        },
+        CommandArgs::History(args) => block_on(history::history(&setting, &args)),
+        CommandArgs::Undo(args) => block_on(history::undo(&setting, &args)),
+        CommandArgs::Audit(AuditArgs::Verify) => block_on(history::verify(&setting)),
+        CommandArgs::Audit(AuditArgs::Export) => block_on(history::export(&setting)),
         CommandArgs::Status => block_on(status::status(&setting)),
         CommandArgs::Check => block_on(check::check(&setting)),
         CommandArgs::Explain(args) => block_on(explain::explain(&setting, &args)),

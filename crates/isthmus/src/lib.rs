@@ -16,6 +16,7 @@ mod failure;
 mod faults;
 mod found;
 mod guest;
+mod history;
 mod home;
 mod hosted;
 mod invocation;

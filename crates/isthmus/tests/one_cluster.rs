@@ -229,6 +229,9 @@ fn structured_output_is_as_documented(mesh: &Mesh) -> Result<()> {
             ],
         ),
         ("link list", &["link", "list"]),
+        ("history", &["history", "--limit", "1"]),
+        ("undo", &["undo", "1", "--force", "--dry-run"]),
+        ("audit verify", &["audit", "verify"]),
     ] {
         let said = mesh.isthmus(&[arguments, &["-o", "json"]].concat())?;
         let printed = serde_json::from_str(&said.out).during(|| said.err.clone())?;
@@ -258,7 +261,7 @@ fn documented(heading: &str) -> Result<Value> {
 fn paths(value: &Value) -> BTreeSet<String> {
     fn walk(value: &Value, path: &str, found: &mut BTreeSet<String>) {
         found.insert(path.to_owned());
-        let ends = ["spec", "metadata", "file"]
+        let ends = ["spec", "metadata", "file", "before", "after"]
             .iter()
             .any(|end| path.ends_with(end));
         match value {

@@ -40,6 +40,7 @@ fn three_clusters_and_their_losses() -> Result<()> {
     routes_choose_between_versions(&mesh)?;
     plain_tcp_reaches_another_cluster(&mesh)?;
     config_is_the_same_wherever_it_is_written(&mesh)?;
+    what_was_decided_can_be_seen_and_undone_anywhere(&mesh)?;
     traffic_outlives_all_control_planes(&mesh)?;
     a_proxy_starts_without_its_control_plane(&mesh)?;
     the_loss_of_a_cluster_is_not_seen(&mesh)?;
@@ -243,6 +244,92 @@ fn read_until(stream: &mut std::net::TcpStream, end: &[u8]) -> Result<String> {
         read.push(byte[0]);
     }
     Ok(String::from_utf8_lossy(&read).into_owned())
+}
+
+/// The story before made a route through one cluster and deleted it through another.
+fn what_was_decided_can_be_seen_and_undone_anywhere(mesh: &Mesh) -> Result<()> {
+    let through = |cluster| {
+        [
+            "--cluster",
+            cluster,
+            "history",
+            "httproute/catalog",
+            "-n",
+            "shop",
+        ]
+    };
+    let mut changes = Value::Null;
+    for cluster in CLUSTERS {
+        wait_for("every cluster to have the history", PATIENCE, || {
+            let seen = mesh.json(&through(cluster))?["changes"].clone();
+            let told: Vec<_> = seen.as_array().into_iter().flatten().collect();
+            let told: Vec<_> = told
+                .iter()
+                .map(|change| (change["verb"].as_str(), change["cluster"].as_str()))
+                .collect();
+            let expect = [
+                (Some("delete"), Some("eu-central")),
+                (Some("create"), Some("ap-south")),
+            ];
+            ensure(told == expect, || format!("{cluster} tells {told:?}"))?;
+            ensure(changes.is_null() || changes == seen, || {
+                format!("{cluster} tells {seen}, another {changes}")
+            })?;
+            changes = seen;
+            Ok(())
+        })?;
+    }
+    // Each change is undone through a cluster that had no part in it.
+    let deleted = changes[0]["position"].to_string();
+    mesh.isthmus(&["--cluster", "us-west", "undo", &deleted])?
+        .expect(0)?;
+    let get = [
+        "--cluster",
+        "us-west",
+        "get",
+        "httproute/catalog",
+        "-n",
+        "shop",
+    ];
+    let back = mesh.json(&get)?;
+    ensure(back["spec"] == changes[0]["before"]["spec"], || {
+        format!("what came back is {back}")
+    })?;
+    let undone = mesh.json(&through("us-west"))?["changes"][0]["position"].to_string();
+    // To undo the making of the route is to undo what happened to it since.
+    let created = changes[1]["position"].to_string();
+    let refused = mesh
+        .isthmus(&["--cluster", "us-west", "undo", &created])?
+        .expect(1)?;
+    ensure(refused.err.contains("changed-again"), || {
+        refused.err.clone()
+    })?;
+    mesh.isthmus(&["--cluster", "us-west", "undo", &undone])?
+        .expect(0)?;
+    mesh.isthmus(&get)?.expect(1)?;
+    // When it was made it was there, now it is not.
+    let made = changes[1]["time"].as_str().unwrap_or_default().to_owned();
+    let since = mesh
+        .isthmus(&["--cluster", "us-west", "diff", "--at", &made])?
+        .expect(3)?;
+    ensure(
+        since
+            .out
+            .starts_with("HTTPRoute/shop/catalog was deleted since\n"),
+        || since.out.clone(),
+    )?;
+    let exported = mesh
+        .isthmus(&["--cluster", "us-west", "audit", "export"])?
+        .expect(0)?;
+    let lines = exported.out.lines().count();
+    wait_for("every cluster to have the whole chain", PATIENCE, || {
+        let verified = mesh.json(&["audit", "verify"])?;
+        let clusters = verified["clusters"].as_array().into_iter().flatten();
+        let whole = clusters.filter(|each| each["changes"] == lines).count();
+        ensure(whole == CLUSTERS.len(), || {
+            format!("{lines} changes were exported, {verified}")
+        })
+    })
 }
 
 fn config_is_the_same_wherever_it_is_written(mesh: &Mesh) -> Result<()> {

@@ -4,6 +4,7 @@
 //! happened all the same: what it might have left in the store is put right by the next one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use bytes::Bytes;
 use isthmus_model::Position;
@@ -15,8 +16,8 @@ use crate::record::{self, Head, Kept, LoadError};
 
 /// Deletions that a ledger remembers, so that followers can catch up without a checkpoint.
 pub const MAX_TOMBSTONES: usize = 4096;
-/// Keys and values of one write, in bytes.
-pub const MAX_WRITE_BYTES: usize = 2 * 1024 * 1024;
+/// Keys and values of one write, in bytes: an object before and after a change, and who made it.
+pub const MAX_WRITE_BYTES: usize = 2 * 1024 * 1024 + 64 * 1024;
 /// Earlier epochs from which followers can catch up without a checkpoint.
 const MAX_LINEAGE: usize = 32;
 
@@ -169,20 +170,29 @@ impl Ledger {
         live(kept?)
     }
 
+    /// The entry with the highest key below `key`, as the next write will find it, saved or not.
+    pub fn last_latest_below(&self, key: &[u8]) -> Option<(&Bytes, &Bytes)> {
+        fn live<'a>((key, kept): (&'a Bytes, &'a Kept)) -> Option<(&'a Bytes, &'a Bytes)> {
+            Some((key, kept.value.as_ref()?))
+        }
+        let below = (Bound::Unbounded, Bound::Excluded(key));
+        let mut staged = self.latest.range::<[u8], _>(below).rev();
+        let saved = self.entries.range::<[u8], _>(below).rev();
+        let mut saved = saved.filter(|(key, _)| !self.latest.contains_key(*key));
+        saved.find_map(live).max(staged.find_map(live))
+    }
+
+    /// What the next write that changes something will stand at.
+    pub fn next_position(&self) -> Position {
+        Position(self.last_position().0.saturating_add(1))
+    }
+
     /// Accepts all changes at one position, or none. They are shown when they are saved. Of two
     /// changes of one key the later counts; a write that changes nothing takes no position.
     ///
     /// Errors: an expectation does not hold; too many bytes; no positions left.
     pub fn write(&mut self, changes: Vec<Change>) -> Result<Position, WriteError> {
-        let size = |change: &Change| {
-            let value = change.value.as_ref().map_or(0, Bytes::len);
-            change.key.len().saturating_add(value)
-        };
-        let bytes = changes.iter().map(size).fold(0, usize::saturating_add);
-        if bytes > MAX_WRITE_BYTES {
-            return Err(WriteError::TooLarge { bytes });
-        }
-        changes.iter().try_for_each(|change| self.check(change))?;
+        self.accepts(&changes)?;
         let mut effective = BTreeMap::new();
         for change in changes {
             effective.insert(change.key, change.value);
@@ -196,6 +206,22 @@ impl Ledger {
         let next = last.0.checked_add(1).ok_or(WriteError::Exhausted)?;
         self.stage(Position(next), effective);
         Ok(Position(next))
+    }
+
+    /// Would `write` accept the changes?
+    pub(crate) fn accepts(&self, changes: &[Change]) -> Result<(), WriteError> {
+        let size = |change: &Change| {
+            let value = change.value.as_ref().map_or(0, Bytes::len);
+            change.key.len().saturating_add(value)
+        };
+        let bytes = changes.iter().map(size).fold(0, usize::saturating_add);
+        if bytes > MAX_WRITE_BYTES {
+            return Err(WriteError::TooLarge { bytes });
+        }
+        if self.last_position() == Position(u64::MAX) {
+            return Err(WriteError::Exhausted);
+        }
+        changes.iter().try_for_each(|change| self.check(change))
     }
 
     fn check(&self, change: &Change) -> Result<(), WriteError> {

@@ -5,11 +5,13 @@ use std::str::FromStr;
 
 use isthmus_model::{ClusterName, NameError, Position};
 
-/// A ledger. Written `config`, `facts/<cluster>` and `fast-facts/<cluster>`.
+/// A ledger. Written `config`, `history`, `facts/<cluster>` and `fast-facts/<cluster>`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LedgerName {
     /// What people decided. Written by the authority.
     Config,
+    /// Who changed config, when, and how it was before: the newest changes. Written by the authority.
+    History,
     /// What a cluster knows of itself: workloads, gateways, status.
     Facts(ClusterName),
     /// What a cluster measures of itself all the time. Never saved: it is measured again.
@@ -20,7 +22,7 @@ impl LedgerName {
     /// The only cluster that writes it, in a mesh whose config `authority` writes.
     pub fn owner<'a>(&'a self, authority: &'a ClusterName) -> &'a ClusterName {
         match self {
-            Self::Config => authority,
+            Self::Config | Self::History => authority,
             Self::Facts(cluster) | Self::FastFacts(cluster) => cluster,
         }
     }
@@ -35,6 +37,7 @@ impl fmt::Display for LedgerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config => f.write_str("config"),
+            Self::History => f.write_str("history"),
             Self::Facts(cluster) => write!(f, "facts/{cluster}"),
             Self::FastFacts(cluster) => write!(f, "fast-facts/{cluster}"),
         }
@@ -44,7 +47,7 @@ impl fmt::Display for LedgerName {
 /// Why a string names no ledger.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerNameError {
-    #[error("it is neither config nor facts/<cluster> nor fast-facts/<cluster>")]
+    #[error("it is neither config nor history nor facts/<cluster> nor fast-facts/<cluster>")]
     Kind,
     #[error("its cluster is not a name: {0}")]
     Cluster(#[from] NameError),
@@ -56,6 +59,7 @@ impl FromStr for LedgerName {
     fn from_str(text: &str) -> Result<Self, LedgerNameError> {
         match text.split_once('/') {
             None if text == "config" => Ok(Self::Config),
+            None if text == "history" => Ok(Self::History),
             Some(("facts", cluster)) => Ok(Self::Facts(ClusterName::new(cluster)?)),
             Some(("fast-facts", cluster)) => Ok(Self::FastFacts(ClusterName::new(cluster)?)),
             _ => Err(LedgerNameError::Kind),
@@ -103,7 +107,7 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for text in ["config", "facts/us-west", "fast-facts/us-west"] {
+        for text in ["config", "history", "facts/us-west", "fast-facts/us-west"] {
             assert_eq!(
                 text.parse::<LedgerName>().map(|name| name.to_string()),
                 Ok(text.to_owned())

@@ -2,7 +2,8 @@
 //!
 //! Table `ledger-heads`: the ledger's name → its head. Table `ledger-entries`: name, `/`, key → one
 //! entry. No ledger's name followed by `/` is the beginning of another's. An owner's ledger and a
-//! follower's copy look alike, so that a copy can become the ledger.
+//! follower's copy look alike, so that a copy can become the ledger. The history lies in tables of its
+//! own: versions that know none refuse a head whose name they cannot read, and go on without these.
 
 use bytes::Bytes;
 use isthmus_model::Position;
@@ -12,6 +13,8 @@ use crate::name::{Epoch, LedgerName, LedgerNameError, Mark};
 
 const HEADS: Table = Table::new("ledger-heads");
 const ENTRIES: Table = Table::new("ledger-entries");
+const HISTORY_HEADS: Table = Table::new("history-heads");
+const HISTORY_ENTRIES: Table = Table::new("history-entries");
 
 /// The first byte of every record.
 const FORMAT: u8 = 1;
@@ -68,7 +71,7 @@ pub(crate) fn put_head(batch: &mut Batch, ledger: &LedgerName, head: &Head) {
         record.extend(epoch.0.to_be_bytes());
         record.extend(end.0.to_be_bytes());
     }
-    batch.put(HEADS, ledger.to_string().into_bytes(), record);
+    batch.put(heads(ledger), ledger.to_string().into_bytes(), record);
 }
 
 /// Writes the entry, or takes its record away when there is none.
@@ -76,16 +79,30 @@ pub(crate) fn put_entry(batch: &mut Batch, ledger: &LedgerName, key: &Bytes, kep
     let mut place = prefix(ledger);
     place.extend(key);
     let Some(kept) = kept else {
-        return batch.delete(ENTRIES, place);
+        return batch.delete(entries(ledger), place);
     };
     let mut record = vec![FORMAT];
     record.push(kept.value.as_ref().map_or(DELETED, |_| PRESENT));
     record.extend(kept.changed.0.to_be_bytes());
     record.extend(kept.value.iter().flatten());
-    batch.put(ENTRIES, place, record);
+    batch.put(entries(ledger), place, record);
 }
 
-/// Names of all ledgers in the store.
+fn heads(ledger: &LedgerName) -> Table {
+    match ledger {
+        LedgerName::History => HISTORY_HEADS,
+        _ => HEADS,
+    }
+}
+
+fn entries(ledger: &LedgerName) -> Table {
+    match ledger {
+        LedgerName::History => HISTORY_ENTRIES,
+        _ => ENTRIES,
+    }
+}
+
+/// Names of all ledgers in the store, but the history.
 pub(crate) fn ledgers(store: &dyn Store) -> Result<Vec<LedgerName>, LoadError> {
     let heads = store.scan_prefix(HEADS, b"")?;
     let name = |(key, _): (Vec<u8>, Vec<u8>)| {
@@ -101,21 +118,21 @@ pub(crate) fn load(
     store: &dyn Store,
     ledger: &LedgerName,
 ) -> Result<(Head, Vec<(Bytes, Kept)>), LoadError> {
-    let head = match store.read(HEADS, ledger.to_string().as_bytes())? {
+    let head = match store.read(heads(ledger), ledger.to_string().as_bytes())? {
         Some(record) => Reader::new(ledger, &record)?.head()?,
         None => Head::default(),
     };
     let prefix = prefix(ledger);
-    let mut entries = Vec::new();
-    for (place, record) in store.scan_prefix(ENTRIES, &prefix)? {
+    let mut found = Vec::new();
+    for (place, record) in store.scan_prefix(entries(ledger), &prefix)? {
         let key = Bytes::copy_from_slice(place.get(prefix.len()..).unwrap_or_default());
         let kept = Reader::new(ledger, &record)?.entry()?;
         if kept.changed > head.mark.position {
             return Err(damaged(ledger));
         }
-        entries.push((key, kept));
+        found.push((key, kept));
     }
-    Ok((head, entries))
+    Ok((head, found))
 }
 
 fn prefix(ledger: &LedgerName) -> Vec<u8> {

@@ -58,6 +58,7 @@ impl Replica {
         };
         let mut names = record::ledgers(store)?;
         names.push(LedgerName::Config);
+        names.push(LedgerName::History);
         names.push(LedgerName::Facts(replica.cluster.clone()));
         names.push(LedgerName::FastFacts(replica.cluster.clone()));
         names.sort();
@@ -91,6 +92,15 @@ impl Replica {
         ledgers.chain(copies).collect()
     }
 
+    /// All entries of a ledger or copy, by key.
+    pub fn entries(&self, name: &LedgerName) -> Vec<(&Bytes, Position, &Bytes)> {
+        match (self.ledgers.get(name), self.copies.get(name)) {
+            (Some(ledger), _) => ledger.entries().collect(),
+            (None, Some(copy)) => copy.entries().collect(),
+            (None, None) => Vec::new(),
+        }
+    }
+
     /// The value of `key` in a ledger or copy, and where it was last changed.
     pub fn find(&self, ledger: &LedgerName, key: &[u8]) -> Option<(Position, &Bytes)> {
         match self.ledgers.get(ledger) {
@@ -115,6 +125,25 @@ impl Replica {
         self.peers.get(peer)?.rtt
     }
 
+    /// As `write`, to several ledgers at once: all of them accept their changes and save them in one
+    /// commit, or none does.
+    ///
+    /// Errors: one of the ledgers is not ours, or does not accept its changes.
+    pub fn write_together(
+        &mut self,
+        writes: Vec<(LedgerName, Vec<Change>)>,
+    ) -> Result<Vec<Written>, WriteError> {
+        for (ledger, changes) in &writes {
+            let found = self.ledgers.get(ledger).ok_or_else(|| not_ours(ledger))?;
+            found.accepts(changes)?;
+        }
+        let mut written = Vec::new();
+        for (ledger, changes) in writes {
+            written.push(self.write(&ledger, changes)?);
+        }
+        Ok(written)
+    }
+
     /// Accepts all changes to one of our ledgers, or none: see `Ledger::write`.
     ///
     /// Errors: the ledger is not ours, or does not accept the changes.
@@ -124,9 +153,7 @@ impl Replica {
         changes: Vec<Change>,
     ) -> Result<Written, WriteError> {
         let Some(found) = self.ledgers.get_mut(ledger) else {
-            return Err(WriteError::NotOurs {
-                ledger: ledger.clone(),
-            });
+            return Err(not_ours(ledger));
         };
         let position = found.write(changes)?;
         let mut outputs = Vec::new();
@@ -375,7 +402,8 @@ impl Replica {
                     ours: found.mark(),
                 });
             }
-            if *ledger != LedgerName::Config {
+            // What people decided, and that they did, is not made void without their word.
+            if !matches!(ledger, LedgerName::Config | LedgerName::History) {
                 found.overrule(seen.epoch, self.chance.draw());
             }
         }
@@ -542,6 +570,12 @@ impl Replica {
     fn microseconds(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.born);
         u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+fn not_ours(ledger: &LedgerName) -> WriteError {
+    WriteError::NotOurs {
+        ledger: ledger.clone(),
     }
 }
 

@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use isthmus_model::{ClusterName, Position};
 use isthmus_replica::{
     Batch, Change, Entry, Epoch, Expect, Follower, Ledger, LedgerName, MAX_WRITE_BYTES, Mark, Part,
-    Skipped, WriteError,
+    Replica, Skipped, WriteError,
 };
-use isthmus_world::VirtualStore;
+use isthmus_world::{Store, VirtualStore};
 
 fn mark(epoch: u64, position: u64) -> Mark {
     Mark {
@@ -103,6 +105,63 @@ fn writes_are_conditional_and_all_or_nothing() {
         ledger.find_latest(b"a").map(|(at, _)| at),
         Some(Position(3))
     );
+}
+
+#[test]
+fn several_ledgers_take_a_write_together_or_none_does() {
+    use Expect::{Absent, Anything};
+    use LedgerName::{Config, History};
+    let (mut store, now) = (VirtualStore::new(), Instant::now());
+    let west = || ClusterName::new("west").unwrap();
+    let mut replica = Replica::load(west(), west(), &store, 1, now).unwrap();
+    let both = |key, value, recorded: Vec<Change>| {
+        vec![
+            (Config, vec![change(key, Some(value), Absent)]),
+            (History, recorded),
+        ]
+    };
+    let first = both("a", "1", vec![change("1", Some("a"), Anything)]);
+    assert_eq!(replica.write_together(first).unwrap().len(), 2);
+    let taken = both("a", "2", vec![change("2", Some("a"), Anything)]);
+    let foreign = LedgerName::Facts(ClusterName::new("east").unwrap());
+    let strange = vec![
+        (History, vec![change("2", Some("a"), Anything)]),
+        (foreign, vec![change("b", Some("1"), Anything)]),
+    ];
+    for refused in [taken, strange] {
+        assert!(replica.write_together(refused).is_err());
+        let history = replica.ledger(&History).unwrap();
+        assert_eq!(history.find_latest(b"2"), None);
+    }
+    let saved = replica.unsaved().unwrap();
+    store.commit(&saved.batch).unwrap();
+    let _ = replica.on_saved(saved);
+    let second = both(
+        "b",
+        "1",
+        vec![
+            change("1", None, Anything),
+            change("2", Some("b"), Anything),
+        ],
+    );
+    let _ = replica.write_together(second).unwrap();
+    let history = replica.ledger(&History).unwrap();
+    let below = |key: &'static str| {
+        let found = history.last_latest_below(key.as_bytes());
+        found.map(|(key, _)| key.clone())
+    };
+    // The first is saved, and gone by what is not saved yet.
+    assert_eq!(below("2"), None);
+    assert_eq!(below("3"), Some(Bytes::from("2")));
+    assert!(history.find(b"1").is_some());
+    // What was saved is read back, and what was not is not.
+    let replica = Replica::load(west(), west(), &store, 1, now).unwrap();
+    let keys: Vec<_> = replica
+        .entries(&History)
+        .into_iter()
+        .map(|(key, _, _)| key.clone())
+        .collect();
+    assert_eq!(keys, [Bytes::from("1")]);
 }
 
 fn entry(key: &'static str, changed: u64, value: Option<&'static str>) -> Entry {

@@ -128,7 +128,7 @@ fn write(
         }
     };
     let object = match verb {
-        Verb::Delete => None,
+        Verb::Delete => precondition(body)?,
         Verb::Create | Verb::Update => Some(object(body, &selection)?),
     };
     let name = match (&selection.name, &object) {
@@ -155,6 +155,22 @@ fn write(
         object,
         dry_run,
     })
+}
+
+/// What a delete is conditional on: `preconditions.resourceVersion` of Kubernetes' DeleteOptions, as an
+/// object of that version. Other options have no effect here.
+fn precondition(body: &Bytes) -> Result<Option<Value>, Failure> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let options: Value = serde_json::from_slice(body)
+        .map_err(|error| Failure::bad_request(format!("the body is not JSON: {error}")))?;
+    if options.pointer("/preconditions/uid").is_some() {
+        let message = "preconditions.uid is not known here; preconditions.resourceVersion is";
+        return Err(Failure::bad_request(message));
+    }
+    let version = options.pointer("/preconditions/resourceVersion");
+    Ok(version.map(|version| json!({"metadata": {"resourceVersion": version}})))
 }
 
 /// The body, in the namespace of the path unless it says otherwise.

@@ -3,15 +3,19 @@
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
-use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use isthmus_api::{Failure, TokenReply, TokenRequest};
+use isthmus_api::{Failure, HistoryRequest, TokenReply, TokenRequest};
 use isthmus_identity::{JoinToken, TokenGrant, TokenId, TokenSecret};
-use isthmus_model::Identity;
+use isthmus_model::{Identity, Position};
 
 use super::{Refusal, Shared, respond};
-use crate::core::{Answer, Request};
+use crate::core::{Answer, HistoryQuery, Request, Selection};
+
+/// Changes in one answer, unless the request says otherwise.
+const CHANGES: usize = 50;
+const MOST_CHANGES: usize = 500;
 
 const TOKEN_LIFETIME: u64 = 60 * 60;
 /// A token is for a process that starts soon.
@@ -21,6 +25,44 @@ pub(super) type Body<T> = Result<Json<T>, JsonRejection>;
 
 pub(super) async fn status(State(api): Shared) -> Result<Response, Refusal> {
     Ok(respond(api.hub.ask(Request::Status).await?))
+}
+
+/// The changes of config that were accepted, newest first.
+pub(super) async fn history(
+    State(api): Shared,
+    request: Result<Query<HistoryRequest>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let Query(request) = request.map_err(|error| Failure::bad_request(error.body_text()))?;
+    let limit = request.limit.unwrap_or(CHANGES);
+    if limit == 0 || limit > MOST_CHANGES {
+        let message = format!("limit is 1 to {MOST_CHANGES}, not {limit}");
+        return Err(Failure::bad_request(message).into());
+    }
+    let query = HistoryQuery {
+        selection: objects(&request)?,
+        before: request.before.map(Position),
+        limit,
+        records: request.records.unwrap_or_default(),
+    };
+    Ok(respond(api.hub.ask(Request::History(query)).await?))
+}
+
+/// The objects whose history is asked for; `None`: all.
+fn objects(request: &HistoryRequest) -> Result<Option<Selection>, Failure> {
+    let (namespace, name) = (&request.namespace, &request.name);
+    let Some(kind) = &request.kind else {
+        if namespace.is_some() || name.is_some() {
+            return Err(Failure::bad_request("namespace and name go with a kind"));
+        }
+        return Ok(None);
+    };
+    let namespace = namespace.as_deref().map(|text| field("namespace", text));
+    let name = name.as_deref().map(|text| field("name", text));
+    Ok(Some(Selection {
+        kind: field("kind", kind)?,
+        namespace: namespace.transpose()?,
+        name: name.transpose()?,
+    }))
 }
 
 /// Makes a join token for one process of this cluster.

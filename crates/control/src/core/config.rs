@@ -11,6 +11,7 @@ use isthmus_world::Store;
 use serde_json::Value;
 
 use super::answer::{Answer, Held, ReplyTo};
+use super::history::Record;
 use super::objects::{Stored, ledger_key, resource_key};
 use super::questions::Asked;
 use super::write::{Verb, Write};
@@ -27,11 +28,11 @@ enum Decided {
     Put {
         key: ResourceKey,
         stored: Stored,
-        before: Option<Position>,
+        before: Option<(Position, Stored)>,
     },
     Delete {
         key: ResourceKey,
-        before: Position,
+        before: (Position, Stored),
     },
 }
 
@@ -66,7 +67,7 @@ impl<S: Store> Core<S> {
                 let answer = self.foretell(write.verb, decided);
                 self.reply(reply_to, answer);
             }
-            Ok(decided) => self.stage(reply_to, write.verb, decided),
+            Ok(decided) => self.stage(reply_to, write, decided, now),
         }
     }
 
@@ -99,13 +100,12 @@ impl<S: Store> Core<S> {
         if let Some(found) = exists {
             check_version(key, write.object.as_ref(), found)?;
         }
-        if write.verb == Verb::Delete {
+        if let (Verb::Delete, Some(before)) = (write.verb, &current) {
             if key.kind == Kind::Mesh {
                 let why = "everything else belongs to it: a mesh ends with its control planes";
                 return Err(Failure::new(405, "MethodNotAllowed", why));
             }
-            let before = exists.unwrap_or_default();
-            let key = key.clone();
+            let (key, before) = (key.clone(), before.clone());
             return Ok(Decided::Delete { key, before });
         }
         let object = write.object.clone().unwrap_or_default();
@@ -118,7 +118,7 @@ impl<S: Store> Core<S> {
             Some(stored) => Decided::Put {
                 key,
                 stored,
-                before: exists,
+                before: current,
             },
         })
     }
@@ -178,38 +178,51 @@ impl<S: Store> Core<S> {
         Err(Failure::invalid(format!("{key} describes another mesh")).with_causes(wrong))
     }
 
-    fn stage(&mut self, reply_to: ReplyTo, verb: Verb, decided: Decided) {
-        let (key, value, expect) = match decided {
+    fn stage(&mut self, reply_to: ReplyTo, write: &Write, decided: Decided, now: Now) {
+        let code = write.verb.code();
+        let (key, before, stored) = match decided {
             Decided::Unchanged(key) => {
-                let code = verb.code();
                 return self.hold(reply_to, Held::Object { code, key });
             }
             Decided::Put {
                 key,
                 stored,
                 before,
-            } => {
-                let expect = before.map_or(Expect::Absent, Expect::UnchangedSince);
-                (key, Some(stored.encode()), expect)
-            }
-            Decided::Delete { key, before } => (key, None, Expect::UnchangedSince(before)),
+            } => (key, before, Some(stored)),
+            Decided::Delete { key, before } => (key, Some(before), None),
         };
-        let deletes = value.is_none();
+        let since = before.as_ref().map(|(position, _)| *position);
         let change = LedgerChange {
             key: ledger_key(&key),
-            value,
-            expect,
+            value: stored.as_ref().map(Stored::encode),
+            expect: since.map_or(Expect::Absent, Expect::UnchangedSince),
         };
-        match self.replica.write(&LedgerName::Config, vec![change]) {
+        let position = self.next_position();
+        let record = Record {
+            position: position.0,
+            time: unix_millis(now.wall),
+            author: write.author.clone(),
+            cluster: self.source_of(reply_to).to_string(),
+            verb: write.verb.as_str().to_owned(),
+            key: String::from_utf8_lossy(&change.key).into_owned(),
+            before: before.map(|(_, stored)| stored.object),
+            after: stored.map(|stored| stored.object),
+            previous: self.hash_before(position),
+        };
+        let deletes = record.after.is_none();
+        let writes = vec![
+            (LedgerName::Config, vec![change]),
+            (LedgerName::History, self.recorded(&record)),
+        ];
+        match self.replica.write_together(writes) {
             Ok(written) => {
-                self.perform(written.outputs);
+                for written in written {
+                    self.perform(written.outputs);
+                }
                 let held = if deletes {
-                    Held::Ready(Answer::deleted(&key, written.position))
+                    Held::Ready(Answer::deleted(&key, position))
                 } else {
-                    Held::Object {
-                        code: verb.code(),
-                        key,
-                    }
+                    Held::Object { code, key }
                 };
                 self.hold(reply_to, held);
             }
@@ -229,9 +242,9 @@ impl<S: Store> Core<S> {
             },
             Decided::Put { stored, before, .. } => Answer::Json {
                 code: verb.code(),
-                body: stored.show(before.unwrap_or_default()),
+                body: stored.show(before.map(|(position, _)| position).unwrap_or_default()),
             },
-            Decided::Delete { key, before } => Answer::deleted(&key, before),
+            Decided::Delete { key, before } => Answer::deleted(&key, before.0),
         }
     }
 

@@ -19,6 +19,7 @@ impl<S: Store> Core<S> {
     pub(super) fn on_entries(&mut self, ledger: &LedgerName, keys: Vec<Bytes>) {
         match ledger {
             LedgerName::Config => self.on_config_entries(keys),
+            LedgerName::History => self.on_history_entries(keys),
             LedgerName::Facts(cluster) if *cluster != self.settings.cluster => {
                 for key in keys {
                     self.on_fact_entry(ledger, cluster, &key);
@@ -135,7 +136,7 @@ impl<S: Store> Core<S> {
         self.touched.merge(touched);
     }
 
-    fn bad_entry(&mut self, ledger: &LedgerName, key: &Bytes, reason: String) {
+    pub(super) fn bad_entry(&mut self, ledger: &LedgerName, key: &Bytes, reason: String) {
         let (ledger, key) = (
             ledger.to_string(),
             String::from_utf8_lossy(key).into_owned(),

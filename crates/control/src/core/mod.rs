@@ -11,6 +11,7 @@ mod conditions;
 mod config;
 mod dial;
 mod entries;
+mod history;
 mod members;
 mod objects;
 mod open_error;
@@ -41,6 +42,7 @@ use isthmus_world::{Batch, Chance, SeededChance, Store};
 pub use answer::Answer;
 pub(crate) use config::kinds;
 pub use dial::Target;
+pub use history::HistoryQuery;
 pub use isthmus_replica::SessionId as PeerSessionId;
 pub use open_error::OpenError;
 pub(crate) use read::selection;
@@ -147,6 +149,8 @@ pub enum Request {
         since: Option<Position>,
     },
     Write(Write),
+    /// Changes of config that were accepted, newest first.
+    History(HistoryQuery),
     Status,
     /// Remember a join token before it is given out.
     AddToken(TokenRecord),
@@ -248,6 +252,8 @@ pub struct Core<S> {
     watches: Watches,
     /// Writes of our own tables that are not saved.
     pending: Batch,
+    /// Changes of config that are safe in their ledger, on their way to where they stay for good.
+    unarchived: Batch,
     touched: Touched,
     /// Own facts must be compared with their ledger: a save failed.
     facts_unsure: bool,
@@ -299,6 +305,7 @@ impl<S: Store> Core<S> {
             Request::Read(selection) => self.on_read(id, selection, now.monotonic),
             Request::Watch { selection, since } => self.on_watch(id, selection, since),
             Request::Write(write) => self.on_write(id, &write, now),
+            Request::History(query) => self.on_history(id, &query),
             Request::Status => {
                 let view = self.status(now.monotonic);
                 self.answer(id, Answer::view(&view));
@@ -334,6 +341,7 @@ impl<S: Store> Core<S> {
     }
 
     fn on_tick(&mut self, now: Now) {
+        self.archive();
         for change in self.members.on_timeout(now.monotonic) {
             self.apply_member(change);
         }

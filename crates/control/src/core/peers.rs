@@ -43,6 +43,10 @@ impl Peers {
             .map(|(id, _)| *id)
     }
 
+    pub(super) fn cluster_of(&self, session: PeerSessionId) -> Option<&ClusterName> {
+        self.sessions.get(&session).map(|session| &session.cluster)
+    }
+
     pub(super) fn on_measured(&mut self, cluster: ClusterName, rtt: Duration) {
         let smoothed = self.measured.entry(cluster).or_insert(rtt);
         *smoothed = (smoothed.saturating_mul(7).saturating_add(rtt)) / 8;

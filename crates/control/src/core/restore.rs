@@ -43,6 +43,7 @@ impl<S: Store> Core<S> {
             publishing: Publishing::default(),
             watches: Watches::default(),
             pending: Batch::new(),
+            unarchived: Batch::new(),
             touched: Touched::default(),
             facts_unsure: true,
             held: Vec::new(),
@@ -66,13 +67,8 @@ impl<S: Store> Core<S> {
     }
 
     fn keys(&self, ledger: &LedgerName) -> Vec<Bytes> {
-        if let Some(ledger) = self.replica.ledger(ledger) {
-            return ledger.entries().map(|(key, _, _)| key.clone()).collect();
-        }
-        let copy = self.replica.copy(ledger).into_iter();
-        copy.flat_map(isthmus_replica::Follower::entries)
-            .map(|(key, _, _)| key.clone())
-            .collect()
+        let entries = self.replica.entries(ledger).into_iter();
+        entries.map(|(key, _, _)| key.clone()).collect()
     }
 
     fn restore_members(&mut self, now: Now) -> Result<(), OpenError> {

@@ -17,7 +17,7 @@ pub struct Write {
     pub author: String,
     pub verb: Verb,
     pub key: ResourceKey,
-    /// `None` for a delete only.
+    /// `None` for a delete only, unless it is conditional: then just the version that it is about.
     pub object: Option<Value>,
     /// Say what would happen, and do nothing.
     pub dry_run: bool,

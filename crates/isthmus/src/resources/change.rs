@@ -8,7 +8,7 @@ use isthmus_model::{Kind, Namespace, Resource, ResourceKey};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::compare::{difference, same};
+use super::compare::{difference, paint, same};
 use super::files;
 use super::reference::ObjectRef;
 use crate::api_client::{ApiClient, ApiError, connect};
@@ -26,6 +26,23 @@ pub(crate) enum Outcome {
     Unchanged,
     Deleted,
     Failed,
+}
+
+impl Outcome {
+    /// What a person is told of it.
+    pub(crate) fn line(self, object: &str, dry_run: bool) -> String {
+        let word = match (self, dry_run) {
+            (Self::Created, true) => "would be created",
+            (Self::Created, false) => "created",
+            (Self::Changed, true) => "would be changed",
+            (Self::Changed, false) => "changed",
+            (Self::Unchanged, _) => "unchanged",
+            (Self::Deleted, true) => "would be deleted",
+            (Self::Deleted, false) => "deleted",
+            (Self::Failed, _) => "failed",
+        };
+        format!("{object} {word}\n")
+    }
 }
 
 /// One line of what a command did.
@@ -97,7 +114,7 @@ pub(crate) async fn apply_one(
 }
 
 /// `current` with what a person writes taken from `wanted`.
-fn replaced(mut current: Value, wanted: Value) -> Value {
+pub(crate) fn replaced(mut current: Value, wanted: Value) -> Value {
     let Value::Object(mut wanted) = wanted else {
         return current;
     };
@@ -195,13 +212,8 @@ fn render_difference(
         None => "would be created",
         Some(_) => "would change",
     };
-    let lines = difference(current.as_ref(), wanted);
-    let painted = lines.lines().map(|line| match line.chars().next() {
-        Some('-') if color => format!("\x1b[31m{line}\x1b[0m\n"),
-        Some('+') if color => format!("\x1b[32m{line}\x1b[0m\n"),
-        _ => format!("{line}\n"),
-    });
-    format!("{object} {what}\n{}", painted.collect::<String>())
+    let lines = difference(current.as_ref(), Some(wanted));
+    format!("{object} {what}\n{}", paint(&lines, color))
 }
 
 /// What a command has done so far; objects that fail do not keep others from being tried.
@@ -233,7 +245,7 @@ impl<'a> Work<'a> {
             }
         };
         if self.setting.format.is_none() && outcome != Outcome::Failed {
-            output::print(&line(&object, outcome, self.dry_run))?;
+            output::print(&outcome.line(&object, self.dry_run))?;
         }
         self.done.push(Done { object, outcome });
         Ok(())
@@ -258,19 +270,6 @@ impl<'a> Work<'a> {
         }
         Err(failure)
     }
-}
-
-fn line(object: &str, outcome: Outcome, dry_run: bool) -> String {
-    let word = match (outcome, dry_run) {
-        (Outcome::Created, true) => "would be created",
-        (Outcome::Created, false) => "created",
-        (Outcome::Changed, true) => "would be changed",
-        (Outcome::Changed, false) => "changed",
-        (Outcome::Unchanged, _) => "unchanged",
-        (Outcome::Deleted, _) => "deleted",
-        (Outcome::Failed, _) => "failed",
-    };
-    format!("{object} {word}\n")
 }
 
 #[cfg(test)]

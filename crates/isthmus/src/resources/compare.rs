@@ -51,8 +51,8 @@ fn sorted(value: Value) -> Value {
 /// Lines around a difference that are shown.
 const CONTEXT: usize = 2;
 
-/// How `new` differs from `old`, line by line, `-` and `+` in front.
-pub(crate) fn difference(old: Option<&Value>, new: &Value) -> String {
+/// How `new` differs from `old`, line by line, `-` and `+` in front. `None`: there is no such object.
+pub(crate) fn difference(old: Option<&Value>, new: Option<&Value>) -> String {
     let lines = |object: Option<&Value>| -> Vec<String> {
         let text = object.map(|object| config::to_yaml(&essence(object)));
         text.iter()
@@ -60,7 +60,7 @@ pub(crate) fn difference(old: Option<&Value>, new: &Value) -> String {
             .map(str::to_owned)
             .collect()
     };
-    let (old, new) = (lines(old), lines(Some(new)));
+    let (old, new) = (lines(old), lines(new));
     let edits = edits(&old, &new);
     let near = |index: usize| {
         let from = index.saturating_sub(CONTEXT);
@@ -72,6 +72,16 @@ pub(crate) fn difference(old: Option<&Value>, new: &Value) -> String {
         .map(|(_, (sign, line))| format!("{sign} {line}\n"))
         .collect();
     lines.concat()
+}
+
+/// Lines of a difference in their colors.
+pub(crate) fn paint(lines: &str, color: bool) -> String {
+    let painted = lines.lines().map(|line| match line.chars().next() {
+        Some('-') if color => format!("\x1b[31m{line}\x1b[0m\n"),
+        Some('+') if color => format!("\x1b[32m{line}\x1b[0m\n"),
+        _ => format!("{line}\n"),
+    });
+    painted.collect()
 }
 
 /// The shortest edit by longest common subsequence; objects have hundreds of lines, not millions.
@@ -130,13 +140,17 @@ mod tests {
         let old = json!({"spec": {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 6}});
         let new = json!({"spec": {"a": 1, "b": 2, "c": 3, "d": 4, "e": 6, "f": 6}});
         assert_eq!(
-            difference(Some(&old), &new),
+            difference(Some(&old), Some(&new)),
             "    c: 3\n    d: 4\n-   e: 5\n+   e: 6\n    f: 6\n"
         );
         assert_eq!(
-            difference(None, &json!({"spec": {"a": 1}})),
+            difference(None, Some(&json!({"spec": {"a": 1}}))),
             "+ spec:\n+   a: 1\n"
         );
-        assert_eq!(difference(Some(&old), &old), "");
+        assert_eq!(difference(Some(&old), Some(&old)), "");
+        assert_eq!(
+            difference(Some(&json!({"spec": {"a": 1}})), None),
+            "- spec:\n-   a: 1\n"
+        );
     }
 }

@@ -6,6 +6,8 @@ mod files;
 mod look;
 mod reference;
 
-pub(crate) use change::{Outcome, apply, apply_one, delete, diff};
+pub(crate) use change::{Outcome, apply, apply_one, delete, diff, replaced};
+pub(crate) use compare::{difference, essence, paint, same};
 pub(crate) use files::{UP_FILE, problems_failure, read_sources, sources};
 pub(crate) use look::{conditions, describe, get};
+pub(crate) use reference::ObjectRef;

@@ -1,5 +1,6 @@
 //! The core over a disk in memory: a machine to drive it with, and what the tests share.
 
+mod history;
 mod others;
 mod proxies;
 mod writes;

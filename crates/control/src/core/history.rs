@@ -1,0 +1,360 @@
+//! The history of config: a record of each change that was accepted, with who made it, when, through
+//! which cluster, and the object before and after.
+//!
+//! The authority writes it in the same commit as the change. The newest records are a ledger, so that
+//! every cluster has them; each cluster also puts what it has seen into an archive of its own, where
+//! nothing is ever taken away. Each record names the hash of the one before: whoever changes one must
+//! change all that follow, in every cluster.
+
+use std::collections::VecDeque;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use isthmus_api::{ChangeView, Failure, HistoryView};
+use isthmus_model::{ClusterName, Origin, Position, ResourceKey};
+use isthmus_replica::{Change, Expect, Ledger, LedgerName};
+use isthmus_world::{Batch, Pair, Store, StoreError, Table};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::answer::{Answer, ReplyTo};
+use super::objects::{BadRecord, resource_key};
+use super::watch::Selection;
+use super::{Core, RequestId};
+use crate::hex::hex;
+use crate::time::rfc3339_millis;
+
+/// Records that the ledger holds, in the memory of every control plane; older ones are in archives only.
+const WINDOW: usize = 1000;
+/// The same in bytes.
+const WINDOW_BYTES: usize = 16 * 1024 * 1024;
+/// Inverted position and a part of the record's hash → the record: newest first, and of two that
+/// stand at one position, since the authority was restored from a backup, both.
+const ARCHIVE: Table = Table::new("history-archive");
+/// The first byte of every record.
+const FORMAT: u8 = 1;
+/// Records that one answer looks at, so that nobody waits long for it.
+const MOST_LOOKED_AT: usize = 1000;
+/// Bytes of records after which an answer looks at no more.
+const ENOUGH: usize = 4 * 1024 * 1024;
+/// Writes of the archive that wait for the next tick; more are saved with the next commit.
+const WAITING: usize = 200;
+
+/// Which changes are asked for.
+#[derive(Debug, Clone, Default)]
+pub struct HistoryQuery {
+    /// `None`: of all objects.
+    pub selection: Option<Selection>,
+    /// Only what came before this position.
+    pub before: Option<Position>,
+    pub limit: usize,
+    /// With the text that hashes are of.
+    pub records: bool,
+}
+
+/// One change that was accepted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Record {
+    pub(super) position: u64,
+    /// Milliseconds since 1970, by the authority's clock.
+    pub(super) time: u64,
+    pub(super) author: String,
+    /// Through whose API it was asked for.
+    pub(super) cluster: String,
+    pub(super) verb: String,
+    /// As in the config ledger.
+    pub(super) key: String,
+    pub(super) before: Option<Value>,
+    pub(super) after: Option<Value>,
+    /// Hash of the record before.
+    pub(super) previous: Option<String>,
+}
+
+impl Record {
+    fn encode(&self) -> Bytes {
+        let mut record = vec![FORMAT];
+        let json = serde_json::to_vec(self);
+        record.extend(json.expect("text, numbers and JSON values are JSON"));
+        record.into()
+    }
+
+    fn decode(record: &[u8]) -> Result<Self, BadRecord> {
+        match record.split_first() {
+            Some((&FORMAT, json)) => {
+                serde_json::from_slice(json).map_err(|error| BadRecord::Damaged(error.to_string()))
+            }
+            Some((&found, _)) => Err(BadRecord::Format(found)),
+            None => Err(BadRecord::Damaged("it is empty".to_owned())),
+        }
+    }
+}
+
+fn hash(record: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, record).as_ref());
+    hash
+}
+
+fn ledger_place(position: u64) -> Bytes {
+    Bytes::copy_from_slice(&position.to_be_bytes())
+}
+
+fn archive_place(position: u64, record: &[u8]) -> Vec<u8> {
+    let mut place = (!position).to_be_bytes().to_vec();
+    place.extend(&hash(record)[..8]);
+    place
+}
+
+/// The position of a place in the ledger.
+fn ledger_position(place: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(*place.first_chunk()?))
+}
+
+fn put(position: u64, value: Option<Bytes>) -> Change {
+    Change {
+        key: ledger_place(position),
+        value,
+        expect: Expect::Anything,
+    }
+}
+
+impl<S: Store> Core<S> {
+    /// Where the next change of config will stand, saved or not what comes before it.
+    pub(super) fn next_position(&self) -> Position {
+        let ledger = self.replica.ledger(&LedgerName::Config);
+        ledger.map_or(Position(0), Ledger::next_position)
+    }
+
+    /// Hash of the newest record below a position, saved or not.
+    pub(super) fn hash_before(&self, position: Position) -> Option<String> {
+        let ledger = self.replica.ledger(&LedgerName::History)?;
+        let (_, record) = ledger.last_latest_below(&ledger_place(position.0))?;
+        Some(hex(&hash(record)))
+    }
+
+    /// What becomes of the history ledger with a record: it is the last one, and the oldest go. A ledger
+    /// that was a copy may know of changes that the config beside it does not: those did not happen.
+    pub(super) fn recorded(&self, record: &Record) -> Vec<Change> {
+        let kept = self.replica.entries(&LedgerName::History);
+        let position = |key: &[u8]| ledger_position(key).unwrap_or_default();
+        let is_below = |key: &[u8]| position(key) < record.position;
+        let newest = record.encode();
+        let (mut count, mut bytes) = (1, newest.len());
+        let mut changes = vec![put(record.position, Some(newest))];
+        for (key, _, value) in kept.into_iter().rev() {
+            count += usize::from(is_below(key));
+            bytes += value.len();
+            let is_surplus = count > WINDOW || bytes > WINDOW_BYTES;
+            if is_surplus || position(key) > record.position {
+                changes.push(put(position(key), None));
+            }
+        }
+        changes
+    }
+
+    /// The cluster whose API was asked.
+    pub(super) fn source_of(&self, reply_to: ReplyTo) -> &ClusterName {
+        let peer = match reply_to {
+            ReplyTo::Request(_) => None,
+            ReplyTo::Peer(session, _) => self.peers.cluster_of(session),
+        };
+        peer.unwrap_or(&self.settings.cluster)
+    }
+
+    /// These records are new, or have left the ledger. Of a copy that was far behind, some may have left
+    /// it before they came here.
+    pub(super) fn on_history_entries(&mut self, keys: Vec<Bytes>) {
+        for key in keys {
+            let entry = self.replica.find(&LedgerName::History, &key);
+            let Some((_, record)) = entry else {
+                continue;
+            };
+            let Some(position) = ledger_position(&key) else {
+                let reason = "its key is not a position".to_owned();
+                self.bad_entry(&LedgerName::History, &key, reason);
+                continue;
+            };
+            let place = archive_place(position, record);
+            // After a restart most are there. One that cannot be looked for is put there again.
+            if !matches!(self.store.read(ARCHIVE, &place), Ok(Some(_))) {
+                self.unarchived.put(ARCHIVE, place, record.clone());
+            }
+        }
+        if self.unarchived.writes().len() > WAITING {
+            self.archive();
+        }
+    }
+
+    /// What is in the ledger and not yet in the archive goes there with the next commit.
+    pub(super) fn archive(&mut self) {
+        let unarchived = std::mem::replace(&mut self.unarchived, Batch::new());
+        self.pending.append(unarchived);
+    }
+
+    pub(super) fn on_history(&mut self, id: RequestId, query: &HistoryQuery) {
+        let answer = match self.history(query) {
+            Ok(view) => Answer::view(&view),
+            Err(error) => Failure::internal(format!("the history cannot be read: {error}")).into(),
+        };
+        self.answer(id, answer);
+    }
+
+    /// Ledger and archive, newest first, each record once.
+    fn history(&self, query: &HistoryQuery) -> Result<HistoryView, StoreError> {
+        let below = query.before.map_or(u64::MAX, |before| before.0);
+        let mut page = Page::new(query, &self.settings.cluster, self.position());
+        let ledger = self.replica.entries(&LedgerName::History).into_iter().rev();
+        let mut ledger = ledger
+            .filter_map(|(key, _, record)| Some((ledger_position(key)?, record)))
+            .filter(|(position, _)| *position < below)
+            .peekable();
+        let mut archive = Archive::below(&self.store, below);
+        let mut last: Option<(u64, &Bytes)> = None;
+        loop {
+            let archived = archive.peek()?;
+            let is_newer = |(position, _): &(u64, &Bytes)| {
+                archived.is_none_or(|(archived, _)| *position >= archived)
+            };
+            if let Some((position, record)) = ledger.next_if(is_newer) {
+                last = Some((position, record));
+                if !page.take(position, record) {
+                    return Ok(page.view);
+                }
+                continue;
+            }
+            let Some((position, record)) = archived else {
+                return Ok(page.view);
+            };
+            let is_known = last.is_some_and(|(at, known)| at == position && known == record);
+            if !is_known && !page.take(position, record) {
+                return Ok(page.view);
+            }
+            archive.advance();
+        }
+    }
+}
+
+/// The archive from some position down.
+struct Archive<'a, S> {
+    store: &'a S,
+    /// Where what was read ends; `None`: there is no more.
+    from: Option<Vec<u8>>,
+    read: VecDeque<Pair>,
+}
+
+impl<'a, S: Store> Archive<'a, S> {
+    fn below(store: &'a S, position: u64) -> Self {
+        // Nothing stands below 0.
+        let from = (!position).checked_add(1);
+        Self {
+            store,
+            from: from.map(|place| place.to_be_bytes().to_vec()),
+            read: VecDeque::new(),
+        }
+    }
+
+    /// The newest that was not passed.
+    fn peek(&mut self) -> Result<Option<(u64, &[u8])>, StoreError> {
+        const AT_ONCE: usize = 16;
+        if self.read.is_empty()
+            && let Some(from) = &self.from
+        {
+            let found = self.store.scan(ARCHIVE, from, AT_ONCE)?;
+            self.from = found.get(AT_ONCE - 1).map(|(last, _)| {
+                // The smallest place behind the last.
+                [&last[..], &[0]].concat()
+            });
+            self.read = found.into();
+        }
+        Ok(self.read.front().map(|(place, record)| {
+            let inverted = ledger_position(place).unwrap_or_default();
+            (!inverted, &record[..])
+        }))
+    }
+
+    fn advance(&mut self) {
+        self.read.pop_front();
+    }
+}
+
+/// An answer that is being put together.
+struct Page<'a> {
+    query: &'a HistoryQuery,
+    view: HistoryView,
+    looked_at: usize,
+    bytes: usize,
+    last: u64,
+}
+
+impl<'a> Page<'a> {
+    fn new(query: &'a HistoryQuery, cluster: &ClusterName, position: Position) -> Self {
+        Self {
+            query,
+            view: HistoryView {
+                cluster: cluster.to_string(),
+                position: position.0,
+                changes: Vec::new(),
+                next: None,
+                unreadable: Vec::new(),
+            },
+            looked_at: 0,
+            bytes: 0,
+            last: u64::MAX,
+        }
+    }
+
+    /// False: there is no room for it, and the next page begins here.
+    fn take(&mut self, position: u64, record: &[u8]) -> bool {
+        let is_full = self.view.changes.len() >= self.query.limit
+            || self.looked_at >= MOST_LOOKED_AT
+            || self.bytes >= ENOUGH;
+        // A page ends where a position does.
+        if is_full && position < self.last {
+            self.view.next = Some(self.last);
+            return false;
+        }
+        self.last = position;
+        self.looked_at += 1;
+        self.bytes += record.len();
+        match show(record, self.query.records) {
+            Ok((key, change)) => {
+                let selection = self.query.selection.as_ref();
+                if selection.is_none_or(|selection| selection.contains(&key)) {
+                    self.view.changes.push(change);
+                }
+            }
+            Err(reason) => {
+                let unreadable = format!("change {position}: {reason}");
+                self.view.unreadable.push(unreadable);
+            }
+        }
+        true
+    }
+}
+
+fn show(bytes: &[u8], with_record: bool) -> Result<(ResourceKey, ChangeView), BadRecord> {
+    let record = Record::decode(bytes)?;
+    let key = resource_key(record.key.as_bytes())?;
+    let text = bytes.get(1..).unwrap_or_default();
+    let change = ChangeView {
+        position: record.position,
+        time: rfc3339_millis(record.time),
+        author: record.author,
+        cluster: record.cluster,
+        verb: record.verb,
+        kind: key.kind.name().to_owned(),
+        namespace: key.namespace.as_ref().map(ToString::to_string),
+        name: key.name.to_string(),
+        origin: match &key.origin {
+            Origin::Mesh => None,
+            Origin::Cluster(cluster) => Some(cluster.to_string()),
+        },
+        before: record.before,
+        after: record.after,
+        hash: hex(&hash(bytes)),
+        previous: record.previous,
+        record: with_record.then(|| String::from_utf8_lossy(text).into_owned()),
+    };
+    Ok((key, change))
+}
