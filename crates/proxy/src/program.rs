@@ -1,6 +1,7 @@
 //! The program beside this proxy: connections to it, kept and used again.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -16,7 +17,7 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::http::{Exchange, Guarded, HttpError, http1, http2};
+use crate::http::{Exchange, Guarded, HttpError, gathered, http1, http2};
 use crate::kept::Kept;
 
 /// Idle connections to all ports of it.
@@ -168,7 +169,8 @@ impl Program {
         kept: &Rc<Port>,
     ) -> io::Result<http2::ProgramConnection> {
         let socket = self.connect(port).await?;
-        let (io, alarm) = Guarded::of_program(socket);
+        let (io, written) = gathered(socket);
+        let (io, alarm) = Guarded::of_program(io);
         let handshake = timeout(CONNECT, http2::client().handshake(io));
         let (requests, mut connection) = handshake
             .await
@@ -184,8 +186,13 @@ impl Program {
             let mut is_left = false;
             loop {
                 tokio::select! {
-                    done = &mut connection => {
-                        if let Err(error) = done {
+                    done = poll_fn(|cx| written.poll_turn(cx, |cx| connection.as_mut().poll(cx))) => {
+                        let error = match done {
+                            Ok(Ok(())) => None,
+                            Ok(Err(error)) => Some(error.to_string()),
+                            Err(error) => Some(error.to_string()),
+                        };
+                        if let Some(error) = error {
                             tracing::debug!(%error, "a connection to the program has ended");
                         }
                         break;

@@ -7,6 +7,7 @@
 //! Moves bytes; knows nothing of services or routes.
 
 mod calm;
+mod gathered;
 pub(crate) mod grpc;
 mod guarded;
 pub(crate) mod http1;
@@ -24,6 +25,7 @@ use isthmus_codec::http1::{Body, Malformed, ResponseHead, Unsendable, Version};
 
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+pub(crate) use gathered::gathered;
 pub(crate) use guarded::Guarded;
 pub(crate) use prefixed::Prefixed;
 

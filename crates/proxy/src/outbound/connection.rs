@@ -35,7 +35,7 @@ use crate::config::{Listener, Patience};
 use crate::crew::Crew;
 use crate::http::http1::{self, RequestReader, ResponseWriter};
 use crate::http::http2::{self, PREFACE};
-use crate::http::{ClientBody, ClientReply, Guarded, HttpError, Prefixed, grpc};
+use crate::http::{ClientBody, ClientReply, Guarded, HttpError, Prefixed, gathered, grpc};
 use crate::intake::Place;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
@@ -345,7 +345,8 @@ async fn serve_http2(
     _place: Place,
 ) {
     let worker = &clients.worker;
-    let (io, alarm) = Guarded::of_client(Prefixed::new(input, socket));
+    let (io, written) = gathered(Prefixed::new(input, socket));
+    let (io, alarm) = Guarded::of_client(io);
     let handshake = timeout(
         HANDSHAKE,
         http2::server(&worker.common.config.limits).handshake(io),
@@ -361,7 +362,13 @@ async fn serve_http2(
     let mut idle = interval(worker.common.config.patience.idle);
     loop {
         let accepted = tokio::select! {
-            accepted = connection.accept() => accepted,
+            accepted = poll_fn(|cx| written.poll_turn(cx, |cx| connection.poll_accept(cx))) => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::debug!(%error, "a client takes nothing more");
+                    return;
+                }
+            },
             () = alarm.rung() => {
                 count_flood(worker);
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
