@@ -373,7 +373,8 @@ async fn serve_http2(
                 count_flood(worker);
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 // Who takes nothing is not waited for.
-                let _ = timeout(GOODBYE, poll_fn(|cx| connection.poll_closed(cx))).await;
+                let gone = poll_fn(|cx| written.poll_turn(cx, |cx| connection.poll_closed(cx)));
+                let _ = timeout(GOODBYE, gone).await;
                 return;
             }
             () = async { tokio::select! { () = drain.draining() => {}, () = alarm.worn() => {} } },
