@@ -307,6 +307,9 @@ fn what_was_decided_can_be_seen_and_undone_anywhere(mesh: &Mesh) -> Result<()> {
     mesh.isthmus(&["--cluster", "us-west", "undo", &undone])?
         .expect(0)?;
     mesh.isthmus(&get)?.expect(1)?;
+    // What was deleted, made again and deleted again is not taken further back without a word.
+    let again = mesh.isthmus(&["--cluster", "us-west", "undo", &deleted])?;
+    again.expect_failure(1, &["changed-again", &undone])?;
     // When it was made it was there, now it is not.
     let made = changes[1]["time"].as_str().unwrap_or_default().to_owned();
     let since = mesh

@@ -127,9 +127,12 @@ fn write(
             return Err(Failure::bad_request(message));
         }
     };
-    let object = match verb {
-        Verb::Delete => precondition(body)?,
-        Verb::Create | Verb::Update => Some(object(body, &selection)?),
+    let (object, dry_run) = match verb {
+        Verb::Delete => {
+            let (object, only_tried) = delete_options(body)?;
+            (object, dry_run || only_tried)
+        }
+        Verb::Create | Verb::Update => (Some(object(body, &selection)?), dry_run),
     };
     let name = match (&selection.name, &object) {
         (Some(name), _) => name.clone(),
@@ -157,11 +160,11 @@ fn write(
     })
 }
 
-/// What a delete is conditional on: `preconditions.resourceVersion` of Kubernetes' DeleteOptions, as an
-/// object of that version. Other options have no effect here.
-fn precondition(body: &Bytes) -> Result<Option<Value>, Failure> {
+/// Of Kubernetes' DeleteOptions, what has an effect here: `preconditions.resourceVersion`, as an object of
+/// that version, and whether `dryRun` says that it is only tried.
+fn delete_options(body: &Bytes) -> Result<(Option<Value>, bool), Failure> {
     if body.is_empty() {
-        return Ok(None);
+        return Ok((None, false));
     }
     let options: Value = serde_json::from_slice(body)
         .map_err(|error| Failure::bad_request(format!("the body is not JSON: {error}")))?;
@@ -170,7 +173,15 @@ fn precondition(body: &Bytes) -> Result<Option<Value>, Failure> {
         return Err(Failure::bad_request(message));
     }
     let version = options.pointer("/preconditions/resourceVersion");
-    Ok(version.map(|version| json!({"metadata": {"resourceVersion": version}})))
+    let object = version.map(|version| json!({"metadata": {"resourceVersion": version}}));
+    match options.get("dryRun") {
+        None => Ok((object, false)),
+        Some(all) if *all == json!(["All"]) => Ok((object, true)),
+        Some(other) => {
+            let message = format!("dryRun {other} is not known; [\"All\"] is");
+            Err(Failure::bad_request(message))
+        }
+    }
 }
 
 /// The body, in the namespace of the path unless it says otherwise.

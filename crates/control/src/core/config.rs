@@ -197,17 +197,21 @@ impl<S: Store> Core<S> {
             value: stored.as_ref().map(Stored::encode),
             expect: since.map_or(Expect::Absent, Expect::UnchangedSince),
         };
+        // What leaves the ledger with this change is in the archive by then.
+        self.archive();
         let position = self.next_position();
+        let (previous, not_before) = self.recorded_before(position).unzip();
         let record = Record {
             position: position.0,
-            time: unix_millis(now.wall),
+            // Times are in the order of positions, whatever clocks do.
+            time: unix_millis(now.wall).max(not_before.unwrap_or_default()),
             author: write.author.clone(),
             cluster: self.source_of(reply_to).to_string(),
             verb: write.verb.as_str().to_owned(),
             key: String::from_utf8_lossy(&change.key).into_owned(),
             before: before.map(|(_, stored)| stored.object),
             after: stored.map(|stored| stored.object),
-            previous: self.hash_before(position),
+            previous,
         };
         let deletes = record.after.is_none();
         let writes = vec![

@@ -39,6 +39,7 @@ const MOST_LOOKED_AT: usize = 1000;
 const ENOUGH: usize = 4 * 1024 * 1024;
 /// Writes of the archive that wait for the next tick; more are saved with the next commit.
 const WAITING: usize = 200;
+const WAITING_BYTES: usize = 2 * 1024 * 1024;
 
 /// Which changes are asked for.
 #[derive(Debug, Clone, Default)]
@@ -126,28 +127,33 @@ impl<S: Store> Core<S> {
         ledger.map_or(Position(0), Ledger::next_position)
     }
 
-    /// Hash of the newest record below a position, saved or not.
-    pub(super) fn hash_before(&self, position: Position) -> Option<String> {
+    /// Hash and time of the newest record below a position, saved or not.
+    pub(super) fn recorded_before(&self, position: Position) -> Option<(String, u64)> {
         let ledger = self.replica.ledger(&LedgerName::History)?;
         let (_, record) = ledger.last_latest_below(&ledger_place(position.0))?;
-        Some(hex(&hash(record)))
+        let time = Record::decode(record).map_or(0, |record| record.time);
+        Some((hex(&hash(record)), time))
     }
 
     /// What becomes of the history ledger with a record: it is the last one, and the oldest go. A ledger
     /// that was a copy may know of changes that the config beside it does not: those did not happen.
     pub(super) fn recorded(&self, record: &Record) -> Vec<Change> {
         let kept = self.replica.entries(&LedgerName::History);
-        let position = |key: &[u8]| ledger_position(key).unwrap_or_default();
-        let is_below = |key: &[u8]| position(key) < record.position;
         let newest = record.encode();
         let (mut count, mut bytes) = (1, newest.len());
         let mut changes = vec![put(record.position, Some(newest))];
         for (key, _, value) in kept.into_iter().rev() {
-            count += usize::from(is_below(key));
-            bytes += value.len();
-            let is_surplus = count > WINDOW || bytes > WINDOW_BYTES;
-            if is_surplus || position(key) > record.position {
-                changes.push(put(position(key), None));
+            let position = ledger_position(key).unwrap_or_default();
+            if position == record.position {
+                continue; // It is written over.
+            }
+            let is_below = position < record.position;
+            if is_below {
+                count += 1;
+                bytes += value.len();
+            }
+            if !is_below || count > WINDOW || bytes > WINDOW_BYTES {
+                changes.push(put(position, None));
             }
         }
         changes
@@ -181,7 +187,9 @@ impl<S: Store> Core<S> {
                 self.unarchived.put(ARCHIVE, place, record.clone());
             }
         }
-        if self.unarchived.writes().len() > WAITING {
+        let waiting = self.unarchived.writes().iter();
+        let bytes: usize = waiting.flat_map(|write| &write.value).map(Bytes::len).sum();
+        if self.unarchived.writes().len() > WAITING || bytes > WAITING_BYTES {
             self.archive();
         }
     }

@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use isthmus_api::{ChangeView, HistoryRequest};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
 
-use super::Changes;
+use super::{Changes, caught_up};
 use crate::api_client::{ApiClient, ApiError, clients, connect, nobody_answers};
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, table};
@@ -20,9 +18,6 @@ use crate::setting::Setting;
 
 /// What stands before the text of a record when it is hashed.
 const FORMAT: u8 = 1;
-/// How long a cluster may be behind another: what was just changed is on its way.
-const BEHIND: Duration = Duration::from_secs(3);
-const AGAIN: Duration = Duration::from_millis(200);
 
 /// What one cluster's copy was found to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -64,24 +59,38 @@ enum Expected {
 }
 
 pub(crate) async fn verify(setting: &Setting) -> Result<ExitCode> {
-    let (mut chains, mut findings, mut silent) = (BTreeMap::new(), Vec::new(), Vec::new());
-    let patience = Instant::now() + BEHIND;
+    let (mut reached, mut silent, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    // What is accepted while this goes on is not looked at: it comes to each cluster in its time.
+    let mut upto = 0;
     for mut client in clients(&setting.home, setting.cluster.as_ref())? {
-        let cluster = client.cluster.to_string();
-        match follow_up_to(newest(&chains), &mut client, patience).await {
-            Ok(chain) => {
-                chains.insert(cluster, chain);
+        match caught_up(&mut client, 0).await {
+            Ok(position) => {
+                upto = upto.max(position);
+                reached.push(client);
             }
             Err(ApiError::Refused(failure)) => {
-                findings.push(format!("{cluster} shows no history: {}", failure.message));
+                refused.push(format!(
+                    "{} shows no history: {}",
+                    client.cluster, failure.message
+                ));
             }
             Err(error) => silent.push(error.to_string()),
         }
     }
-    if chains.is_empty() && findings.is_empty() {
-        return Err(nobody_answers(silent));
+    let mut chains = BTreeMap::new();
+    for mut client in reached {
+        caught_up(&mut client, upto).await?;
+        chains.insert(client.cluster.to_string(), follow(&mut client, upto).await?);
     }
-    findings.append(&mut silent);
+    if chains.is_empty() {
+        if refused.is_empty() {
+            return Err(nobody_answers(silent));
+        }
+        let mut failure = Failure::failed("no-history", "no cluster shows its history");
+        failure.causes = refused;
+        return Err(failure);
+    }
+    let mut findings = [refused, silent].concat();
     findings.extend(disagreements(&chains));
     let verified = chains
         .into_iter()
@@ -154,28 +163,18 @@ fn all() -> HistoryRequest {
     }
 }
 
-/// What was just changed is waited for, but not for long.
-async fn follow_up_to(
-    wanted: Option<u64>,
-    client: &mut ApiClient,
-    patience: Instant,
-) -> Result<Chain, ApiError> {
-    loop {
-        let chain = follow(client).await?;
-        if chain.hashes.keys().last().copied() >= wanted || Instant::now() >= patience {
-            return Ok(chain);
-        }
-        sleep(AGAIN).await;
-    }
-}
-
-async fn follow(client: &mut ApiClient) -> Result<Chain, ApiError> {
-    let mut changes = Changes::new(client, all());
+/// What one cluster has, up to a position.
+async fn follow(client: &mut ApiClient, upto: u64) -> Result<Chain, ApiError> {
+    let request = HistoryRequest {
+        before: Some(upto.saturating_add(1)),
+        ..all()
+    };
+    let mut changes = Changes::new(client, request);
     let mut chain = Chain::default();
     while let Some(change) = changes.next().await? {
         chain.take(&change);
     }
-    chain.position = changes.position.unwrap_or_default();
+    chain.position = changes.position.unwrap_or_default().min(upto);
     chain.findings.append(&mut changes.unreadable);
     Ok(chain)
 }
@@ -241,7 +240,8 @@ impl Chain {
 
     /// Positions without a record, between those that have one.
     fn gaps(&self) -> Vec<String> {
-        let positions = self.hashes.keys().copied();
+        let none = self.hashes.is_empty().then_some(0);
+        let positions = none.into_iter().chain(self.hashes.keys().copied());
         let next = self.position.saturating_add(1);
         let following = positions.clone().skip(1).chain([next]);
         let gaps = positions
@@ -460,6 +460,15 @@ mod tests {
                 "the changes from 4 to 5 have no record: a version without history accepted them, or they \
                  were taken away"
             ]
+        );
+        let emptied = Chain {
+            position: 3,
+            ..Chain::default()
+        };
+        let found = emptied.verified("west".to_owned()).findings;
+        assert!(
+            found[0].starts_with("the changes from 1 to 3 have no record"),
+            "{found:?}"
         );
         let whole = followed(&chained()).verified("west".to_owned());
         assert!(whole.complete);

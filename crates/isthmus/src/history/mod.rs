@@ -7,8 +7,10 @@ mod past;
 mod undo;
 
 use std::fmt::{Display, Write as _};
+use std::time::Duration;
 
 use isthmus_api::{ChangeView, HistoryRequest, HistoryView};
+use tokio::time::{Instant, sleep};
 
 pub(crate) use audit::{export, verify};
 pub(crate) use look::history;
@@ -19,6 +21,28 @@ use crate::api_client::{ApiClient, ApiError};
 
 /// Changes that are asked for at a time when all are wanted.
 const AT_ONCE: usize = 500;
+
+/// How long the history of a cluster may be behind its config: they come one after the other.
+const BEHIND: Duration = Duration::from_secs(3);
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Waits, not for long, until a cluster has the record of change `wanted` and of all that its config has.
+/// Gives the position that its history and config have come to.
+async fn caught_up(client: &mut ApiClient, wanted: u64) -> Result<u64, ApiError> {
+    let newest = HistoryRequest {
+        limit: Some(1),
+        ..HistoryRequest::default()
+    };
+    let patience = Instant::now() + BEHIND;
+    loop {
+        let view: HistoryView = client.get(&path(&newest)).await?;
+        let recorded = view.changes.first().map_or(0, |change| change.position);
+        if recorded >= wanted.max(view.position) || Instant::now() >= patience {
+            return Ok(recorded.max(view.position));
+        }
+        sleep(AGAIN).await;
+    }
+}
 
 /// The changes of one cluster's copy, newest first, asked for as they are needed.
 struct Changes<'a> {

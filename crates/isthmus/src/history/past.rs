@@ -8,7 +8,7 @@ use isthmus_model::ClusterName;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::Changes;
+use super::{Changes, caught_up};
 use crate::api_client::connect;
 use crate::config::parse_span;
 use crate::failure::{Exit, Failure, Result};
@@ -27,6 +27,7 @@ pub(crate) async fn diff_at(setting: &Setting, at: &str) -> Result<ExitCode> {
     let at = moment(at, Timestamp::now())?;
     let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
     let cluster = client.cluster.clone();
+    caught_up(&mut client, 0).await?;
     let request = HistoryRequest {
         limit: Some(super::AT_ONCE),
         ..HistoryRequest::default()
@@ -39,6 +40,7 @@ pub(crate) async fn diff_at(setting: &Setting, at: &str) -> Result<ExitCode> {
             Some(after) => after.position,
             None => changes.position.unwrap_or_default().saturating_add(1),
         };
+        all_readable(&changes.unreadable)?;
         without_gap(&cluster, change.position, after)?;
         if time_of(&change)? <= at {
             reached = true;
@@ -46,14 +48,7 @@ pub(crate) async fn diff_at(setting: &Setting, at: &str) -> Result<ExitCode> {
         }
         since.push(change);
     }
-    if let [first, ..] = &changes.unreadable[..] {
-        return Err(Failure::failed(
-            "unreadable-history",
-            "the history has changes that this version cannot read",
-        )
-        .cause(first.clone())
-        .next("use the version of isthmus that wrote them"));
-    }
+    all_readable(&changes.unreadable)?;
     if !reached {
         begins_later(&cluster, since.last(), at)?;
     }
@@ -115,6 +110,16 @@ fn begins_later(cluster: &ClusterName, oldest: Option<&ChangeView>, at: Timestam
     };
     Err(Failure::failed("unknown-past", what)
         .next("--cluster asks another cluster; the authority knows most"))
+}
+
+fn all_readable(unreadable: &[String]) -> Result<()> {
+    let Some(first) = unreadable.first() else {
+        return Ok(());
+    };
+    let what = "the history has changes that this version cannot read";
+    Err(Failure::failed("unreadable-history", what)
+        .cause(first.clone())
+        .next("use the version of isthmus that wrote them"))
 }
 
 /// Errors: what stands between two changes has no record.

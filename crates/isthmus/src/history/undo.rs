@@ -6,7 +6,7 @@ use isthmus_api::{ChangeView, HistoryRequest, collection, object};
 use isthmus_model::Kind;
 use serde_json::{Value, json};
 
-use super::Changes;
+use super::{Changes, caught_up};
 use crate::api_client::{ApiClient, connect};
 use crate::args::UndoArgs;
 use crate::failure::{Failure, Result};
@@ -16,6 +16,7 @@ use crate::setting::Setting;
 
 pub(crate) async fn undo(setting: &Setting, args: &UndoArgs) -> Result<ExitCode> {
     let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    caught_up(&mut client, args.change).await?;
     let change = find(&mut client, args.change).await?;
     let kind: Kind = change.kind.parse().map_err(|_| {
         let what = format!(
@@ -28,9 +29,11 @@ pub(crate) async fn undo(setting: &Setting, args: &UndoArgs) -> Result<ExitCode>
     let path = object(kind, namespace, &change.name);
     let current = client.find(&path).await?;
     // The records may be behind the objects: what counts is the object.
-    if !args.force && !is_as_made(&change, current.as_ref()) {
+    if !args.force {
         let later = later(&mut client, &change).await?;
-        return Err(changed_again(&change, &later));
+        if !later.is_empty() || !is_as_made(&change, current.as_ref()) {
+            return Err(changed_again(&change, &later));
+        }
     }
     let shown = difference(current.as_ref(), change.before.as_ref());
     let outcome = outcome(current.as_ref(), change.before.as_ref());
