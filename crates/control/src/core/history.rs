@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::answer::{Answer, ReplyTo};
-use super::objects::{BadRecord, resource_key};
+use super::objects::{BadRecord, decode, encode, resource_key};
 use super::watch::Selection;
 use super::{Core, RequestId};
 use crate::hex::hex;
@@ -31,8 +31,6 @@ const WINDOW_BYTES: usize = 16 * 1024 * 1024;
 /// Inverted position and a part of the record's hash → the record: newest first, and of two that
 /// stand at one position, since the authority was restored from a backup, both.
 const ARCHIVE: Table = Table::new("history-archive");
-/// The first byte of every record.
-const FORMAT: u8 = 1;
 /// Records that one answer looks at, so that nobody waits long for it.
 const MOST_LOOKED_AT: usize = 1000;
 /// Bytes of records after which an answer looks at no more.
@@ -70,25 +68,6 @@ pub(super) struct Record {
     pub(super) after: Option<Value>,
     /// Hash of the record before.
     pub(super) previous: Option<String>,
-}
-
-impl Record {
-    fn encode(&self) -> Bytes {
-        let mut record = vec![FORMAT];
-        let json = serde_json::to_vec(self);
-        record.extend(json.expect("text, numbers and JSON values are JSON"));
-        record.into()
-    }
-
-    fn decode(record: &[u8]) -> Result<Self, BadRecord> {
-        match record.split_first() {
-            Some((&FORMAT, json)) => {
-                serde_json::from_slice(json).map_err(|error| BadRecord::Damaged(error.to_string()))
-            }
-            Some((&found, _)) => Err(BadRecord::Format(found)),
-            None => Err(BadRecord::Damaged("it is empty".to_owned())),
-        }
-    }
 }
 
 fn hash(record: &[u8]) -> [u8; 32] {
@@ -131,7 +110,8 @@ impl<S: Store> Core<S> {
     pub(super) fn recorded_before(&self, position: Position) -> Option<(String, u64)> {
         let ledger = self.replica.ledger(&LedgerName::History)?;
         let (_, record) = ledger.last_latest_below(&ledger_place(position.0))?;
-        let time = Record::decode(record).map_or(0, |record| record.time);
+        let before = decode::<Record>(record);
+        let time = before.map_or(0, |before| before.time);
         Some((hex(&hash(record)), time))
     }
 
@@ -139,7 +119,7 @@ impl<S: Store> Core<S> {
     /// that was a copy may know of changes that the config beside it does not: those did not happen.
     pub(super) fn recorded(&self, record: &Record) -> Vec<Change> {
         let kept = self.replica.entries(&LedgerName::History);
-        let newest = record.encode();
+        let newest = encode(record);
         let (mut count, mut bytes) = (1, newest.len());
         let mut changes = vec![put(record.position, Some(newest))];
         for (key, _, value) in kept.into_iter().rev() {
@@ -342,7 +322,7 @@ impl<'a> Page<'a> {
 }
 
 fn show(bytes: &[u8], with_record: bool) -> Result<(ResourceKey, ChangeView), BadRecord> {
-    let record = Record::decode(bytes)?;
+    let record: Record = decode(bytes)?;
     let key = resource_key(record.key.as_bytes())?;
     let text = bytes.get(1..).unwrap_or_default();
     let change = ChangeView {

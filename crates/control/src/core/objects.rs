@@ -3,6 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use isthmus_model::{Kind, Namespace, ObjectName, Origin, Position, ResourceKey};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -49,22 +50,31 @@ pub(super) enum BadRecord {
     Key,
 }
 
+/// A record of the ledgers that the authority writes: the format, then JSON.
+pub(super) fn encode(value: &impl Serialize) -> Bytes {
+    let mut record = vec![FORMAT];
+    let json = serde_json::to_vec(value);
+    record.extend(json.expect("text, numbers and JSON values are JSON"));
+    record.into()
+}
+
+pub(super) fn decode<T: DeserializeOwned>(record: &[u8]) -> Result<T, BadRecord> {
+    match record.split_first() {
+        Some((&FORMAT, json)) => {
+            serde_json::from_slice(json).map_err(|error| BadRecord::Damaged(error.to_string()))
+        }
+        Some((&found, _)) => Err(BadRecord::Format(found)),
+        None => Err(BadRecord::Damaged("it is empty".to_owned())),
+    }
+}
+
 impl Stored {
     pub(super) fn encode(&self) -> Bytes {
-        let mut record = vec![FORMAT];
-        let json = serde_json::to_vec(self);
-        record.extend(json.expect("text, numbers and JSON values are JSON"));
-        record.into()
+        encode(self)
     }
 
     pub(super) fn decode(record: &[u8]) -> Result<Self, BadRecord> {
-        match record.split_first() {
-            Some((&FORMAT, json)) => {
-                serde_json::from_slice(json).map_err(|error| BadRecord::Damaged(error.to_string()))
-            }
-            Some((&found, _)) => Err(BadRecord::Format(found)),
-            None => Err(BadRecord::Damaged("it is empty".to_owned())),
-        }
+        decode(record)
     }
 
     /// The next version of an object. `None` when it says what is there already.
