@@ -18,10 +18,12 @@ pub mod message;
 pub mod mux;
 mod pieces;
 pub mod proxy_protocol;
+mod sink;
 mod syntax;
 pub mod tls;
 mod typed;
 
 pub use fields::{BadField, Fields};
 pub use pieces::Pieces;
+pub use sink::Sink;
 pub use typed::DecodeError;

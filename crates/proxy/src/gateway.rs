@@ -293,7 +293,7 @@ mod tests {
 
     use super::*;
     use crate::mux::Link;
-    use crate::testing::{Scene, plenty};
+    use crate::testing::{Plain, Scene, plenty};
 
     /// An address at which nobody answers: whoever listens there has no room for another.
     async fn black_hole() -> (SocketAddr, impl Sized) {
@@ -331,7 +331,7 @@ mod tests {
             data_class: None,
         };
         let (far, near) = tokio::io::duplex(64_000);
-        let start = |io, side| Link::start(io, side, Settings::default(), &plenty());
+        let start = |io, side| Link::start(Plain::new(io), side, Settings::default(), &plenty());
         let (far, near) = (start(far, Side::Dialler), start(near, Side::Listener));
         let theirs = far.open(&Open::Tunnel(open.clone()), false).unwrap();
         let stream = near.accept().await.unwrap().stream;

@@ -392,13 +392,14 @@ async fn within<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{plenty, run};
+    use crate::testing::{Plain, plenty, run};
 
     #[test]
     fn a_tunnel_leaves_with_its_gateway_and_for_a_better_one() {
         run(async {
             let start = || {
                 let (io, peer) = tokio::io::duplex(1_000);
+                let io = Plain::new(io);
                 let link = Link::start(io, Side::Dialler, Settings::default(), &plenty());
                 (link, peer)
             };

@@ -7,6 +7,9 @@
 
 pub(crate) mod counts;
 pub(crate) mod crowd;
+mod plain;
+
+pub(crate) use self::plain::Plain;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;

@@ -1,8 +1,9 @@
 //! Frames: taking them off the wire and writing them.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::{ConnectionError, LeaveCode, MAX_DATA, MAX_INTERIM, ResetCode, StreamId};
+use crate::Sink;
 use crate::pieces::take_off;
 
 /// Bytes before each payload.
@@ -174,7 +175,7 @@ impl Frame {
     }
 
     /// Appends the frame. `Unknown` writes nothing.
-    pub(super) fn put(&self, out: &mut BytesMut) {
+    pub(super) fn put(&self, out: &mut dyn Sink) {
         let kind = self.kind();
         match self {
             Self::Settings(payload) => put_payload(out, kind, false, 0, payload),
@@ -194,8 +195,8 @@ impl Frame {
             }
             Self::GoAway { last, code } => {
                 put_header(out, 6, kind, false, 0);
-                out.put_u32(*last);
-                out.put_u16((*code).into());
+                out.append(&last.to_be_bytes());
+                out.append(&u16::from(*code).to_be_bytes());
             }
             Self::Ping(token) | Self::Pong(token) => {
                 put_payload(out, kind, false, 0, &token.to_be_bytes());
@@ -235,23 +236,22 @@ fn check(kind: u8, flags: u8, stream: u32, length: usize) -> Result<(), Connecti
 }
 
 /// Appends a header for `length` bytes of data that the caller appends.
-pub(super) fn put_data_header(out: &mut BytesMut, stream: StreamId, length: usize, end: bool) {
+pub(super) fn put_data_header(out: &mut dyn Sink, stream: StreamId, length: usize, end: bool) {
     put_header(out, length, kind::DATA, end, stream.0);
 }
 
 /// Appends a frame.
-pub(super) fn put_payload(out: &mut BytesMut, kind: u8, end: bool, stream: u32, payload: &[u8]) {
+pub(super) fn put_payload(out: &mut dyn Sink, kind: u8, end: bool, stream: u32, payload: &[u8]) {
     put_header(out, payload.len(), kind, end, stream);
-    out.extend_from_slice(payload);
+    out.append(payload);
 }
 
-fn put_header(out: &mut BytesMut, length: usize, kind: u8, end: bool, stream: u32) {
+fn put_header(out: &mut dyn Sink, length: usize, kind: u8, end: bool, stream: u32) {
     let size = u16::try_from(length).expect("heads and data are bounded before they are queued");
     let [high, low] = size.to_be_bytes();
     let [first, second, third, fourth] = stream.to_be_bytes();
     let end = if end { END } else { 0 };
-    out.reserve(HEADER + length);
-    out.extend_from_slice(&[high, low, kind, end, first, second, third, fourth]);
+    out.append(&[high, low, kind, end, first, second, third, fourth]);
 }
 
 #[cfg(test)]

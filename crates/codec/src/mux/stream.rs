@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::frame::{HEADER, kind, put_data_header, put_payload};
 use super::window::ReceiveWindow;
 use super::{MAX_DATA, StreamId};
-use crate::Pieces;
+use crate::{Pieces, Sink};
 
 /// Data of a frame of ours at most: it fits into one record of TLS, header included.
 const FULL: usize = MAX_DATA - HEADER;
@@ -199,7 +199,7 @@ impl Send {
         stream: StreamId,
         credit: u64,
         piece: usize,
-        out: &mut BytesMut,
+        out: &mut dyn Sink,
     ) -> u64 {
         if self.is_only_end_left() && !self.trailers.is_empty() {
             let trailers = std::mem::take(&mut self.trailers);
@@ -223,7 +223,7 @@ impl Send {
         length as u64
     }
 
-    fn put_queued(&mut self, mut length: usize, out: &mut BytesMut) {
+    fn put_queued(&mut self, mut length: usize, out: &mut dyn Sink) {
         self.in_a_row = if length == self.queue.len() {
             0
         } else {
@@ -234,7 +234,7 @@ impl Send {
                 return;
             };
             length -= part.len();
-            out.extend_from_slice(&part);
+            out.append(&part);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! opened where they were read to and sealed where they are written from.
 
 mod protection;
+mod records;
 
 use std::ops::Range;
 
@@ -14,7 +15,10 @@ use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets};
 
+use crate::Sink;
+
 use self::protection::{Opening, Sealing, TAG};
+use self::records::Records;
 
 /// Data of one record at most (section 5.1).
 pub const MAX_DATA: usize = 1 << 14;
@@ -188,27 +192,25 @@ impl Session {
         data + data.div_ceil(piece) * OVERHEAD
     }
 
-    /// Appends `data` to `out` as records of `piece` bytes, which are [`MAX_DATA`] at most and one at least.
+    /// Appends to `out` what `put` says, in records of `piece` bytes, which are [`MAX_DATA`] at most and one at least. It is
+    /// sealed where it was written.
     ///
-    /// Errors: [`Session::close`] was called; there are no more keys.
+    /// Errors: [`Session::close`] was called; there are no more keys. What was said is lost then.
     pub fn seal(
         &mut self,
-        mut data: &[u8],
         piece: usize,
         out: &mut BytesMut,
+        put: impl FnOnce(&mut dyn Sink),
     ) -> Result<(), Broken> {
-        let piece = piece.clamp(1, MAX_DATA);
-        if self.closed {
-            return Err(Broken::Over);
-        }
-        out.reserve(Self::sealed_length(data.len(), piece));
-        while !data.is_empty() {
-            if self.owes_update || self.sealing.used() + 1 >= self.limit {
-                self.update(out)?;
-            }
-            let (record, rest) = data.split_at(data.len().min(piece));
-            self.sealing.seal(kind::DATA, record, out);
-            data = rest;
+        let mut records = Records::new(self, piece, out);
+        put(&mut records);
+        records.end()
+    }
+
+    /// Sees to it that the next record may be sealed: with new keys, if these are used up or the peer wants others.
+    fn ready(&mut self, out: &mut BytesMut) -> Result<(), Broken> {
+        if self.owes_update || self.sealing.used() + 1 >= self.limit {
+            self.update(out)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use aws_lc_rs::aead::{
 use bytes::BytesMut;
 use rustls::ConnectionTrafficSecrets;
 
-use super::{Broken, HEADER, kind};
+use super::{Broken, HEADER, OVERHEAD, kind};
 
 /// Bytes that prove a record. The same for all ciphers of TLS 1.3.
 pub(super) const TAG: usize = 16;
@@ -66,16 +66,22 @@ impl Sealing {
 
     /// Appends a record. `content`: at most [`super::MAX_DATA`].
     pub(super) fn seal(&mut self, kind: u8, content: &[u8], out: &mut BytesMut) {
-        let length = u16::try_from(content.len() + 1 + TAG).expect("a record is short");
-        let [high, low] = length.to_be_bytes();
-        let header = [kind::DATA, 3, 3, high, low];
-        out.reserve(HEADER + content.len() + 1 + TAG);
-        out.extend_from_slice(&header);
         let start = out.len();
+        out.reserve(OVERHEAD + content.len());
+        out.extend_from_slice(&[0; HEADER]);
         out.extend_from_slice(content);
+        self.seal_from(kind, start, out);
+    }
+
+    /// Makes a record of what lies in `out` from `start` on: room for its header, and its content, which is at most
+    /// [`super::MAX_DATA`] long.
+    pub(super) fn seal_from(&mut self, kind: u8, start: usize, out: &mut BytesMut) {
         out.extend_from_slice(&[kind]);
+        let (header, inner) = out[start..].split_at_mut(HEADER);
+        let length = u16::try_from(inner.len() + TAG).expect("a record is short");
+        let [high, low] = length.to_be_bytes();
+        header.copy_from_slice(&[kind::DATA, 3, 3, high, low]);
         let nonce = self.0.nonce();
-        let inner = &mut out[start..];
         let tag = self
             .0
             .key

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use isthmus_codec::mux::MAX_DATA;
+use isthmus_codec::Sink;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 use tokio_util::io::poll_read_buf;
@@ -39,15 +39,19 @@ pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin {
         poll_read_buf(Pin::new(self), cx, input)
     }
 
-    /// Writes of `data` what is taken at once, and returns how much. Where it goes in pieces, none is to be longer than `piece`.
-    fn poll_output(
+    /// Ready when so much of what was said has been written that more may be said.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Takes what `put` says, about `length` bytes of it; it is written when there is time. Where it goes in pieces, none is to be
+    /// longer than `piece`.
+    ///
+    /// Errors: nothing more can be said.
+    fn say(
         &mut self,
-        cx: &mut Context<'_>,
-        data: &[u8],
-        _piece: usize,
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(self).poll_write(cx, data)
-    }
+        piece: usize,
+        length: usize,
+        put: impl FnOnce(&mut dyn Sink),
+    ) -> io::Result<()>;
 }
 
 /// The task.
@@ -57,9 +61,6 @@ pub(super) struct Driver<T> {
     input: BytesMut,
     /// Read at most this much next.
     read_size: usize,
-    output: BytesMut,
-    /// Of `output`: how it is to be cut.
-    piece: usize,
     timer: Option<Timer>,
     linger: Option<Pin<Box<Sleep>>>,
 }
@@ -71,8 +72,6 @@ impl<T: Wire> Driver<T> {
             link,
             input: BytesMut::new(),
             read_size: LITTLE,
-            output: BytesMut::new(),
-            piece: MAX_DATA,
             timer: None,
             linger: None,
         }
@@ -104,39 +103,29 @@ impl<T: Wire> Driver<T> {
 
     /// Writes what is queued. Ready when nothing is left, Pending when the socket is full.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        let failed = |error: io::Error| Closed::Io(error.kind());
         loop {
-            if self.output.is_empty() {
-                let mut shared = self.link.0.borrow_mut();
-                let is_due = shared.machine.has_output();
-                if is_due {
-                    self.piece = shared.machine.piece(Instant::now());
-                    shared.machine.transmit(&mut self.output, WRITE_SIZE);
-                }
+            ready!(self.io.poll_room(cx)).map_err(failed)?;
+            let mut shared = self.link.0.borrow_mut();
+            let machine = &mut shared.machine;
+            if !machine.has_output() {
                 drop(shared);
-                if is_due {
-                    self.link.deliver();
-                }
+                return Pin::new(&mut self.io).poll_flush(cx).map_err(failed);
             }
-            if self.output.is_empty() {
-                return match Pin::new(&mut self.io).poll_flush(cx) {
-                    Poll::Ready(Err(error)) => Poll::Ready(Err(Closed::Io(error.kind()))),
-                    Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-                    Poll::Pending => Poll::Pending,
-                };
-            }
-            match self.io.poll_output(cx, &self.output, self.piece) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Closed::Peer)),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Closed::Io(error.kind()))),
-                Poll::Ready(Ok(written)) => drop(self.output.split_to(written)),
-            }
+            let (piece, waits) = (machine.piece(Instant::now()), machine.waiting());
+            let said = self.io.say(piece, waits.min(WRITE_SIZE), |out| {
+                machine.transmit(out, WRITE_SIZE);
+            });
+            drop(shared);
+            self.link.deliver();
+            said.map_err(failed)?;
         }
     }
 
     /// Is there nothing more to say or to hear?
     fn is_done(&mut self, cx: &mut Context<'_>) -> bool {
         let shared = self.link.0.borrow();
-        if !shared.machine.is_drained() || !self.output.is_empty() {
+        if !shared.machine.is_drained() {
             return false;
         }
         // Who opens streams knows that none of its own is on its way.
@@ -148,14 +137,11 @@ impl<T: Wire> Driver<T> {
         opens || linger.as_mut().poll(cx).is_ready()
     }
 
-    /// Gives back the memory of what was read and written before it became quiet.
+    /// Gives back the memory of what was read before it became quiet.
     fn rest(&mut self) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
             self.read_size = LITTLE;
-        }
-        if self.output.is_empty() {
-            self.output = BytesMut::new();
         }
     }
 
@@ -177,12 +163,6 @@ impl<T: Wire> Driver<T> {
         Poll::Ready(outcome.map_err(Closed::Broken))
     }
 }
-
-#[cfg(test)]
-impl Wire for tokio::io::DuplexStream {}
-
-#[cfg(test)]
-impl Wire for tokio::net::TcpStream {}
 
 impl<T: Wire> Future for Driver<T> {
     type Output = ();
@@ -242,10 +222,10 @@ mod tests {
 
     use super::*;
     use crate::mux::Pipe;
-    use crate::testing::{plenty, run};
+    use crate::testing::{Plain, plenty, run};
 
     /// Tells how much room there was for what is read, and in which pieces is written.
-    struct Watched(DuplexStream, Rc<Cell<usize>>, Rc<Cell<usize>>);
+    struct Watched(Plain<DuplexStream>, Rc<Cell<usize>>, Rc<Cell<usize>>);
 
     impl AsyncRead for Watched {
         fn poll_read(
@@ -259,14 +239,18 @@ mod tests {
     }
 
     impl Wire for Watched {
-        fn poll_output(
+        fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.0.poll_room(cx)
+        }
+
+        fn say(
             &mut self,
-            cx: &mut Context<'_>,
-            data: &[u8],
             piece: usize,
-        ) -> Poll<io::Result<usize>> {
+            length: usize,
+            put: impl FnOnce(&mut dyn Sink),
+        ) -> io::Result<()> {
             self.2.set(piece);
-            Pin::new(&mut self.0).poll_write(cx, data)
+            self.0.say(piece, length, put)
         }
     }
 
@@ -279,8 +263,8 @@ mod tests {
             Pin::new(&mut self.0).poll_write(cx, data)
         }
 
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
         }
 
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -297,9 +281,14 @@ mod tests {
                 silence_busy: Duration::from_millis(20),
                 ..Settings::default()
             };
-            let near = Watched(near, Rc::clone(&room), Rc::default());
+            let near = Watched(Plain::new(near), Rc::clone(&room), Rc::default());
             let near = Link::start(near, Side::Listener, quick, &plenty());
-            let far = Link::start(far, Side::Dialler, Settings::default(), &plenty());
+            let far = Link::start(
+                Plain::new(far),
+                Side::Dialler,
+                Settings::default(),
+                &plenty(),
+            );
             let open = Open::Tcp(TcpOpen {
                 service: ServiceName::new("shop", "cart").unwrap(),
                 port: 80,
@@ -323,9 +312,14 @@ mod tests {
         run(async {
             let piece = Rc::new(Cell::new(0));
             let (near, far) = tokio::io::duplex(1 << 20);
-            let near = Watched(near, Rc::default(), Rc::clone(&piece));
+            let near = Watched(Plain::new(near), Rc::default(), Rc::clone(&piece));
             let near = Link::start(near, Side::Dialler, Settings::default(), &plenty());
-            let far = Link::start(far, Side::Listener, Settings::default(), &plenty());
+            let far = Link::start(
+                Plain::new(far),
+                Side::Listener,
+                Settings::default(),
+                &plenty(),
+            );
             let open = Open::Tcp(TcpOpen {
                 service: ServiceName::new("shop", "cart").unwrap(),
                 port: 80,
@@ -339,7 +333,7 @@ mod tests {
             heard.read_exact(&mut beginning).await.unwrap();
             pipe.write_all(&[0]).await.unwrap();
             heard.read_exact(&mut [0]).await.unwrap();
-            assert_eq!(piece.get(), MAX_DATA);
+            assert_eq!(piece.get(), isthmus_codec::mux::MAX_DATA);
         });
     }
 }

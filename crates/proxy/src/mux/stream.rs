@@ -397,7 +397,7 @@ mod tests {
     use isthmus_model::ServiceName;
 
     use super::*;
-    use crate::testing::{run, within};
+    use crate::testing::{Plain, run, within};
 
     const BUDGET: u64 = 1 << 20;
 
@@ -413,8 +413,8 @@ mod tests {
     async fn stream() -> (Stream, Incoming, MemoryBudget) {
         let (a, b) = tokio::io::duplex(64 * 1024);
         let (budget, other) = (MemoryBudget::new(BUDGET), MemoryBudget::new(BUDGET));
-        let near = Link::start(a, Side::Dialler, Settings::default(), &budget);
-        let far = Link::start(b, Side::Listener, Settings::default(), &other);
+        let near = Link::start(Plain::new(a), Side::Dialler, Settings::default(), &budget);
+        let far = Link::start(Plain::new(b), Side::Listener, Settings::default(), &other);
         let stream = near.open(&open(), false).unwrap();
         let incoming = within(far.accept()).await.unwrap();
         incoming.stream.reply(&Reply::Accepted, false).unwrap();

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::testing::{plenty, within};
+use crate::testing::{Plain, plenty, within};
 
 /// A task that has nothing to do when it is woken.
 struct Idle;
@@ -35,8 +35,8 @@ pub(crate) fn pair(buffer: usize) -> (Link, Link) {
 fn pair_with(buffer: usize, settings: Settings) -> (Link, Link) {
     let (a, b) = tokio::io::duplex(buffer);
     (
-        Link::start(a, Side::Dialler, settings.clone(), &plenty()),
-        Link::start(b, Side::Listener, settings, &plenty()),
+        Link::start(Plain::new(a), Side::Dialler, settings.clone(), &plenty()),
+        Link::start(Plain::new(b), Side::Listener, settings, &plenty()),
     )
 }
 
@@ -123,7 +123,12 @@ async fn a_drained_link_refuses_new_streams_and_finishes_old_ones() {
 async fn who_leaves_hears_its_peer_to_the_end() {
     run(async {
         let (io, peer) = tokio::io::duplex(64_000);
-        let link = Link::start(io, Side::Listener, Settings::default(), &plenty());
+        let link = Link::start(
+            Plain::new(io),
+            Side::Listener,
+            Settings::default(),
+            &plenty(),
+        );
         link.drain();
         for _ in 0..100 {
             tokio::task::yield_now().await;
@@ -144,7 +149,12 @@ async fn who_leaves_hears_its_peer_to_the_end() {
 async fn a_lost_peer_ends_every_stream_and_a_dropped_stream_tells_the_peer() {
     run(async {
         let (io, peer) = tokio::io::duplex(64_000);
-        let link = Link::start(io, Side::Dialler, Settings::default(), &plenty());
+        let link = Link::start(
+            Plain::new(io),
+            Side::Dialler,
+            Settings::default(),
+            &plenty(),
+        );
         let stream = link.open(&open(), false).unwrap();
         tokio::task::yield_now().await;
         drop(peer);
@@ -187,7 +197,7 @@ async fn an_answer_that_has_arrived_counts_though_its_time_is_over() {
             patience,
             ..Settings::default()
         };
-        let link = Link::start(io, Side::Dialler, settings, &plenty());
+        let link = Link::start(Plain::new(io), Side::Dialler, settings, &plenty());
         tokio::task::yield_now().await;
 
         let now = Instant::now();
@@ -238,7 +248,12 @@ async fn more_callers_than_streams_wait_for_their_turn() {
 /// A link with as many streams as it takes, which has heard nothing of its peer.
 fn full_link() -> (Link, Vec<Stream>, tokio::io::DuplexStream) {
     let (io, peer) = tokio::io::duplex(64_000);
-    let link = Link::start(io, Side::Dialler, Settings::default(), &plenty());
+    let link = Link::start(
+        Plain::new(io),
+        Side::Dialler,
+        Settings::default(),
+        &plenty(),
+    );
     let streams = (0..LEAST_STREAMS).map(|_| link.open(&open(), false).unwrap());
     let streams = streams.collect();
     (link, streams, peer)

@@ -164,7 +164,7 @@ mod tests {
     use isthmus_codec::mux::{Settings, Side};
 
     use super::*;
-    use crate::testing::{plenty, run, view_of};
+    use crate::testing::{Plain, plenty, run, view_of};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -175,6 +175,7 @@ mod tests {
         gateway: SocketAddr,
     ) -> (Link, tokio::io::DuplexStream) {
         let (io, peer) = tokio::io::duplex(1_000);
+        let io = Plain::new(io);
         let link = Link::start(io, Side::Dialler, Settings::default(), &plenty());
         let way = gateways.way(cluster, gateway);
         let dialled = way.link(|| async { Ok(link) }).await;

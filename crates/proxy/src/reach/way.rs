@@ -94,17 +94,13 @@ mod tests {
 
     use super::*;
     use crate::mux::Stream;
-    use crate::testing::run;
+    use crate::testing::{Plain, plenty, run};
 
     /// A link whose peer has not said yet how many streams it takes, and `count` streams.
     fn link_with(count: u32) -> (Link, Vec<Stream>, tokio::io::DuplexStream) {
         let (io, peer) = tokio::io::duplex(1_000);
-        let link = Link::start(
-            io,
-            Side::Dialler,
-            Settings::default(),
-            &crate::testing::plenty(),
-        );
+        let io = Plain::new(io);
+        let link = Link::start(io, Side::Dialler, Settings::default(), &plenty());
         let open = Open::Tcp(TcpOpen {
             service: isthmus_model::ServiceName::new("shop", "cart").unwrap(),
             port: 80,

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
+use isthmus_codec::Sink;
 use isthmus_codec::tls::{self, Broken, MAX_DATA, MAX_RECORD, Opened};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -163,28 +164,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire for Session<T> {
         Poll::Ready(Ok(length))
     }
 
-    fn poll_output(
-        &mut self,
-        cx: &mut Context<'_>,
-        data: &[u8],
-        piece: usize,
-    ) -> Poll<io::Result<usize>> {
-        let piece = piece.clamp(1, MAX_DATA);
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.out.len() > LITTLE {
-            ready!(self.poll_out(cx))?;
+            self.poll_out(cx)
+        } else {
+            Poll::Ready(Ok(()))
         }
-        // What is left begins where a record does.
-        let data = &data[..data.len().min(MUCH / piece * piece)];
-        if tls::Session::sealed_length(data.len(), piece) <= blocks::SIZE {
+    }
+
+    fn say(
+        &mut self,
+        piece: usize,
+        length: usize,
+        put: impl FnOnce(&mut dyn Sink),
+    ) -> io::Result<()> {
+        if tls::Session::sealed_length(length, piece) <= blocks::SIZE {
             blocks::borrow(&mut self.out);
         }
-        let sealed = self.machine.seal(data, piece, &mut self.out);
-        sealed.map_err(|why| io::Error::new(io::ErrorKind::BrokenPipe, why))?;
-        // It is taken; an error shows with what comes next.
-        if let Poll::Ready(Err(error)) = self.poll_out(cx) {
-            return Poll::Ready(Err(error));
-        }
-        Poll::Ready(Ok(data.len()))
+        let sealed = self.machine.seal(piece, &mut self.out, put);
+        sealed.map_err(|why| io::Error::new(io::ErrorKind::BrokenPipe, why))
     }
 }
 
@@ -208,7 +206,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Session<T> {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_output(cx, data, MAX_DATA)
+        let session = self.get_mut();
+        ready!(session.poll_room(cx))?;
+        let data = &data[..data.len().min(MUCH)];
+        session.say(MAX_DATA, data.len(), |out| {
+            out.reserve(data.len());
+            out.append(data);
+        })?;
+        // It is taken; an error shows with what comes next.
+        if let Poll::Ready(Err(error)) = session.poll_out(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(data.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

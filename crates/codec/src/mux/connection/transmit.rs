@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use bytes::BytesMut;
+use crate::Sink;
 
 use super::super::frame::{Frame, kind, put_payload};
 use super::super::stream::{SendPhase, Stream};
 use super::super::turns::Turns;
-use super::{Connection, ConnectionError, LeaveCode, ResetCode, StreamId};
+use super::{Connection, ConnectionError, LeaveCode, MAX_DATA, ResetCode, StreamId};
 
 /// Bytes of interim responses, of all streams, that wait to be transmitted.
 const MOST_HINTS: usize = 64 * 1024;
@@ -137,8 +137,8 @@ impl Connection {
     ///
     /// Frames of data end where records do that are sealed of what one call has appended, each as long as
     /// [`Connection::piece`] says: of a frame that goes on in the next record the peer has to put the parts together.
-    pub fn transmit(&mut self, out: &mut BytesMut, limit: usize) -> bool {
-        let start = out.len();
+    pub fn transmit(&mut self, out: &mut dyn Sink, limit: usize) -> bool {
+        let start = out.length();
         self.put_control(out);
         self.put_credits(out, limit);
         self.put_resets(out, limit);
@@ -149,15 +149,14 @@ impl Connection {
             put_payload(out, kind::INTERIM, false, stream.0, &head);
         }
         self.output.interim_bytes = 0;
-        let before = out.len();
+        let before = out.length();
         self.put_heads(out, limit);
         // A buffer that grows is copied each time.
-        let data = self.queued.min(self.send_window);
-        let data = usize::try_from(data).unwrap_or(usize::MAX);
-        out.reserve(data.min(limit.saturating_sub(out.len())));
+        let room = limit.saturating_sub(out.length());
+        out.reserve(self.waiting().min(room.saturating_add(MAX_DATA)));
         self.put_data(out, start, limit);
         let waits = !self.output.ready.is_empty() || !self.output.starved.is_empty();
-        self.pace.count(out.len() - before, waits);
+        self.pace.count(out.length() - before, waits);
         self.count_held();
         self.has_output()
     }
@@ -169,13 +168,19 @@ impl Connection {
         self.piece
     }
 
+    /// Bytes of data that could be transmitted now.
+    pub fn waiting(&self) -> usize {
+        let data = self.queued.min(self.send_window);
+        usize::try_from(data).unwrap_or(usize::MAX)
+    }
+
     /// Is there anything to transmit?
     pub fn has_output(&self) -> bool {
         !self.output.is_empty() || (self.error.is_none() && self.receive_window.is_due())
     }
 
     /// The few frames that never wait.
-    fn put_control(&mut self, out: &mut BytesMut) {
+    fn put_control(&mut self, out: &mut dyn Sink) {
         if std::mem::take(&mut self.output.settings_due) {
             put_payload(out, kind::SETTINGS, false, 0, &self.settings.encode());
         }
@@ -190,7 +195,7 @@ impl Connection {
         }
     }
 
-    fn put_credits(&mut self, out: &mut BytesMut, limit: usize) {
+    fn put_credits(&mut self, out: &mut dyn Sink, limit: usize) {
         if self.error.is_none() && self.receive_window.is_due() {
             let amount = self.receive_window.grant();
             Frame::Credit {
@@ -199,7 +204,7 @@ impl Connection {
             }
             .put(out);
         }
-        while out.len() < limit {
+        while out.length() < limit {
             let Some(stream) = self.output.credits.pop_front() else {
                 return;
             };
@@ -215,8 +220,8 @@ impl Connection {
         }
     }
 
-    fn put_resets(&mut self, out: &mut BytesMut, limit: usize) {
-        while out.len() < limit {
+    fn put_resets(&mut self, out: &mut dyn Sink, limit: usize) {
+        while out.length() < limit {
             let Some((stream, code)) = self.output.resets.pop_front() else {
                 return;
             };
@@ -225,8 +230,8 @@ impl Connection {
         }
     }
 
-    fn put_heads(&mut self, out: &mut BytesMut, limit: usize) {
-        while out.len() < limit {
+    fn put_heads(&mut self, out: &mut dyn Sink, limit: usize) {
+        while out.length() < limit {
             let Some(stream) = self.output.heads.pop_front() else {
                 return;
             };
@@ -253,8 +258,8 @@ impl Connection {
     }
 
     /// `start`: where in `out` its first record begins.
-    fn put_data(&mut self, out: &mut BytesMut, start: usize, limit: usize) {
-        while out.len() < limit {
+    fn put_data(&mut self, out: &mut dyn Sink, start: usize, limit: usize) {
+        while out.length() < limit {
             let Some(stream) = self.output.ready.pop() else {
                 return;
             };
@@ -265,7 +270,7 @@ impl Connection {
                 self.output.starved.push_back(stream);
                 continue;
             }
-            let room = self.piece - (out.len() - start) % self.piece;
+            let room = self.piece - (out.length() - start) % self.piece;
             let piece = if room < LEAST { self.piece } else { room };
             let sent = state.send.put_frame(stream, self.send_window, piece, out);
             self.send_window -= sent;
