@@ -309,14 +309,26 @@ impl Sender {
         Self { stream, ended }
     }
 
-    pub(super) async fn data(&mut self, mut data: Bytes) -> Result<(), HttpError> {
+    pub(super) async fn data(&mut self, data: Bytes) -> Result<(), HttpError> {
+        self.send(data, false).await
+    }
+
+    /// The last of the body, and its end, which goes with it unless trailers follow.
+    async fn rest(&mut self, data: Bytes, trailers: Option<&Fields>) -> Result<(), HttpError> {
+        let ends = trailers.is_none() && !data.is_empty();
+        self.send(data, ends).await?;
+        self.ended |= ends;
+        self.end(trailers)
+    }
+
+    async fn send(&mut self, mut data: Bytes, ends: bool) -> Result<(), HttpError> {
         while !data.is_empty() {
             self.stream.reserve_capacity(data.len());
             let room = poll_fn(|cx| self.stream.poll_capacity(cx)).await;
             let room = room.ok_or(HttpError::Truncated)??;
             let part = data.split_to(room.min(data.len()));
             if !part.is_empty() {
-                self.stream.send_data(part, false)?;
+                self.stream.send_data(part, ends && data.is_empty())?;
             }
         }
         Ok(())
@@ -383,6 +395,18 @@ impl Reply {
     pub(super) async fn data(&mut self, data: Bytes) -> Result<(), HttpError> {
         match &mut self.sender {
             Some(sender) => sender.data(data).await,
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Sender::rest`].
+    pub(super) async fn rest(
+        &mut self,
+        data: Bytes,
+        trailers: Option<&Fields>,
+    ) -> Result<(), HttpError> {
+        match &mut self.sender {
+            Some(sender) => sender.rest(data, trailers).await,
             None => Ok(()),
         }
     }

@@ -319,6 +319,21 @@ impl ClientReply<'_> {
         }
     }
 
+    /// Queues the last of the body, and ends the reply.
+    pub(crate) async fn rest(
+        &mut self,
+        data: Bytes,
+        trailers: Option<&Fields>,
+    ) -> Result<(), HttpError> {
+        match self {
+            Self::Http1(reply) => {
+                reply.data(data)?;
+                reply.end(trailers)
+            }
+            Self::Http2(reply) => goes_on(reply.stalled(), reply.rest(data, trailers)).await,
+        }
+    }
+
     /// Ends the reply.
     pub(crate) fn end(&mut self, trailers: Option<&Fields>) -> Result<(), HttpError> {
         match self {

@@ -269,11 +269,9 @@ async fn deliver_whole(
         _ => Body::Length(body.len() as u64),
     };
     reply.whole_head(response_head(head), framing)?;
-    if !bodiless {
-        journey.record.response_bytes += body.len() as u64;
-        reply.data(body).await?;
-    }
-    reply.end(trailers.as_ref())?;
+    let body = if bodiless { Bytes::new() } else { body };
+    journey.record.response_bytes += body.len() as u64;
+    reply.rest(body, trailers.as_ref()).await?;
     reply.flush().await?;
     Ok(Delivered {
         keep: KeepAlive::Yes,

@@ -40,13 +40,13 @@ pub(super) async fn refuse(
         // Names of ours are plain text.
         let _ = head.fields.push(name, value);
     }
-    if asked.is_head {
-        reply.whole_head(head, Body::None)?;
+    let (framing, body) = if asked.is_head {
+        (Body::None, Bytes::new())
     } else {
-        reply.whole_head(head, Body::Length(body.len() as u64))?;
-        reply.data(body).await?;
-    }
-    reply.end(None)?;
+        (Body::Length(body.len() as u64), body)
+    };
+    reply.whole_head(head, framing)?;
+    reply.rest(body, None).await?;
     reply.flush().await
 }
 

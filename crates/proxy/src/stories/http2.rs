@@ -254,6 +254,47 @@ fn a_client_of_http_2_reaches_a_program_of_http_1() {
     });
 }
 
+/// Frames as they come, up to the first of the type `wanted`: its flags, and its payload (RFC 9113 section 4.1).
+async fn frame(socket: &mut TcpStream, wanted: u8) -> (u8, Vec<u8>) {
+    loop {
+        let mut header = [0; 9];
+        within(socket.read_exact(&mut header)).await.unwrap();
+        let [a, b, c, kind, flags, ..] = header;
+        let length = u32::from_be_bytes([0, a, b, c]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        within(socket.read_exact(&mut payload)).await.unwrap();
+        if kind == wanted {
+            return (flags, payload);
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_short_reply_comes_with_the_last_of_its_data() {
+    const DATA: u8 = 0;
+    const END_STREAM: u8 = 1;
+    run(async {
+        let address = program(|mut socket| async move {
+            while !read_head(&mut socket).await.is_empty() {
+                let reply = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes";
+                socket.write_all(reply).await.unwrap();
+            }
+        })
+        .await;
+        let mut client = Scene::stretched(address).client().await;
+        // Preface, empty settings, and a head of static names: GET, http, / and the authority.
+        let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        said.extend_from_slice(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
+        let host = u8::try_from(HOST.len()).unwrap();
+        said.extend_from_slice(&[0, 0, 5 + host, 1, 5, 0, 0, 0, 1]);
+        said.extend_from_slice(&[0x82, 0x86, 0x84, 0x41, host]);
+        said.extend_from_slice(HOST.as_bytes());
+        client.write_all(&said).await.unwrap();
+        let (flags, data) = frame(&mut client, DATA).await;
+        assert_eq!((flags, &data[..]), (END_STREAM, &b"yes"[..]));
+    });
+}
+
 #[test]
 fn who_does_not_read_holds_up_who_sends() {
     const PIECE: usize = 64 * 1024;
