@@ -6,11 +6,8 @@ use bytes::BytesMut;
 pub trait Sink {
     fn append(&mut self, bytes: &[u8]);
 
-    /// Bytes that were appended.
+    /// Bytes that are in it. Where it is made anew each time, they are those that were appended since.
     fn length(&self) -> usize;
-
-    /// So many follow.
-    fn reserve(&mut self, additional: usize);
 }
 
 impl Sink for BytesMut {
@@ -20,9 +17,5 @@ impl Sink for BytesMut {
 
     fn length(&self) -> usize {
         self.len()
-    }
-
-    fn reserve(&mut self, additional: usize) {
-        BytesMut::reserve(self, additional);
     }
 }

@@ -40,6 +40,10 @@ impl Turns {
         self.bulk.retain(|listed| *listed != stream);
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.small.len() + self.bulk.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.small.is_empty() && self.bulk.is_empty()
     }

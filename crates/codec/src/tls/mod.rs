@@ -187,7 +187,7 @@ impl Session {
         })
     }
 
-    /// Bytes that `data` bytes take when they are sealed in records of `piece`, if no key has to be updated.
+    /// Bytes that `data` bytes take at most when they are sealed in records of `piece`, if no key has to be updated.
     pub fn sealed_length(data: usize, piece: usize) -> usize {
         data + data.div_ceil(piece) * OVERHEAD
     }
@@ -195,7 +195,7 @@ impl Session {
     /// Appends to `out` what `put` says, in records of `piece` bytes, which are [`MAX_DATA`] at most and one at least. It is
     /// sealed where it was written.
     ///
-    /// Errors: [`Session::close`] was called; there are no more keys. What was said is lost then.
+    /// Errors: [`Session::close`] was called; there are no more keys. What was not sealed by then is lost.
     pub fn seal(
         &mut self,
         piece: usize,

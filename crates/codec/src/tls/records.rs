@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{Broken, HEADER, MAX_DATA, OVERHEAD, Session, kind};
+use super::{Broken, HEADER, MAX_DATA, Session, kind};
 use crate::Sink;
 
 /// What is appended here becomes records: of `piece` bytes each, and what is left at the end.
@@ -32,7 +32,7 @@ impl<'s> Records<'s> {
     /// Seals what is left. Errors: as of [`Session::seal`].
     pub(super) fn end(mut self) -> Result<(), Broken> {
         self.seal();
-        self.broken.map_or(Ok(()), Err)
+        self.broken.take().map_or(Ok(()), Err)
     }
 
     /// Where the record begins that is being written.
@@ -50,6 +50,15 @@ impl<'s> Records<'s> {
     fn seal(&mut self) {
         if let Some(start) = self.open.take() {
             self.session.sealing.seal_from(kind::DATA, start, self.out);
+        }
+    }
+}
+
+/// What is not sealed never stays.
+impl Drop for Records<'_> {
+    fn drop(&mut self) {
+        if let Some(start) = self.open {
+            self.out.truncate(start);
         }
     }
 }
@@ -74,11 +83,5 @@ impl Sink for Records<'_> {
 
     fn length(&self) -> usize {
         self.taken
-    }
-
-    fn reserve(&mut self, additional: usize) {
-        // The record that is open may be full before the last of these.
-        let sealed = Session::sealed_length(additional, self.piece);
-        self.out.reserve(sealed + OVERHEAD);
     }
 }

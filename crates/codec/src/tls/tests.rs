@@ -293,6 +293,17 @@ fn keys_are_updated_before_they_are_used_up_and_when_the_peer_asks() {
 }
 
 #[test]
+fn what_was_not_sealed_does_not_stay() {
+    let (mut west, mut east) = ends();
+    let mut wire = BytesMut::new();
+    let mut records = Records::new(&mut west, 4, &mut wire);
+    records.append(b"sealed");
+    drop(records);
+    assert_eq!(wire.len(), Session::sealed_length(4, 4));
+    assert_eq!(opened(&mut east, &mut wire), Ok((b"seal".to_vec(), false)));
+}
+
+#[test]
 fn the_end_is_said_once_and_nothing_after_it() {
     let (mut west, mut east) = ends();
     let mut wire = sealed(&mut west, b"last");
@@ -323,6 +334,42 @@ fn who_only_keeps_us_busy_is_left() {
 }
 
 proptest! {
+    /// Whatever is appended in however many parts, with new keys in between, comes out as it went in.
+    #[test]
+    fn what_is_said_in_parts_is_opened_whole(
+        parts in prop::collection::vec(0..3000_usize, 0..12),
+        piece in prop_oneof![1..50_usize, Just(1000), Just(MAX_DATA)],
+        limit in 8..40_u64,
+    ) {
+        let (mut west, mut east) = (session(0, 100, limit), session(100, 0, 1 << 20));
+        let mut wire = BytesMut::from(&b"before"[..]);
+        let data: Vec<u8> = (0..=u8::MAX).cycle().take(parts.iter().sum()).collect();
+        let piece = if data.len() / piece > 2000 { MAX_DATA } else { piece };
+        let said = west.seal(piece, &mut wire, |sink| {
+            let mut rest = &data[..];
+            for part in &parts {
+                sink.append(&rest[..*part]);
+                rest = &rest[*part..];
+            }
+            assert_eq!(sink.length(), data.len());
+        });
+        prop_assert_eq!(said, Ok(()));
+        let mut records = wire.split_off(6);
+        let mut lengths = Vec::new();
+        let mut heard = Vec::new();
+        while let Some(length) = Session::first(&records).unwrap() {
+            let mut record = records.split_to(length);
+            if let Opened::Data(part) = east.open(&mut record).unwrap() {
+                lengths.push(part.len());
+                heard.extend_from_slice(&record[part]);
+            }
+        }
+        prop_assert!(records.is_empty() && heard == data);
+        // All are full but the last.
+        let last = lengths.pop().unwrap_or(1);
+        prop_assert!((1..=piece).contains(&last) && lengths.iter().all(|length| *length == piece));
+    }
+
     #[test]
     fn no_bytes_make_it_panic(
         wire in prop::collection::vec(any::<u8>(), 0..64),

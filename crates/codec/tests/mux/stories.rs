@@ -332,6 +332,41 @@ fn frames_of_data_end_where_records_do() {
     }
 }
 
+#[test]
+fn how_much_waits_is_known_before_it_is_transmitted() {
+    for (streams, length) in [(1, 1), (1, 16_000), (1, 16_384), (1, 65_536), (60, 1_000)] {
+        let mut pair = Pair::established();
+        for _ in 0..2 {
+            let dialler = &mut pair.dialler.connection;
+            dialler.piece(pair.now);
+            for _ in 0..streams {
+                let stream = dialler.open(&tcp(), false).unwrap();
+                let mut data = Bytes::from(vec![7; length]);
+                dialler.send(stream, &mut data).unwrap();
+                assert!(data.is_empty());
+            }
+            let (waits, mut out) = (dialler.waiting(), BytesMut::new());
+            assert!(!dialler.transmit(&mut out, usize::MAX));
+            let spare = waits.checked_sub(out.len());
+            let most = 600 * (streams + 1);
+            assert!(
+                spare.is_some_and(|spare| spare < most),
+                "{streams} {length}: {spare:?}"
+            );
+            // The second time in long pieces.
+            pair.dialler.outgoing = out;
+            pair.deliver(Side::Dialler, usize::MAX).unwrap();
+            pair.listener.events();
+            for _ in 0..2 {
+                let bulk = pair.dialler.connection.open(&tcp(), false).unwrap();
+                fill(&mut pair.dialler.connection, bulk);
+                pair.exchange();
+                pair.listener.events();
+            }
+        }
+    }
+}
+
 /// Keeps `bulk` queued and writes `count` frames of data; gives whose they were.
 fn turns(pair: &mut Pair, bulk: &[StreamId], count: usize) -> Vec<StreamId> {
     let mut order = Vec::new();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use isthmus_codec::Sink;
+use isthmus_codec::mux::MAX_DATA;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 use tokio_util::io::poll_read_buf;
@@ -42,7 +43,7 @@ pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin {
     /// Ready when so much of what was said has been written that more may be said.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Takes what `put` says, about `length` bytes of it; it is written when there is time. Where it goes in pieces, none is to be
+    /// Takes what `put` says, hardly more than `length` bytes; it is written when there is time. Where it goes in pieces, none is to be
     /// longer than `piece`.
     ///
     /// Errors: nothing more can be said.
@@ -113,7 +114,7 @@ impl<T: Wire> Driver<T> {
                 return Pin::new(&mut self.io).poll_flush(cx).map_err(failed);
             }
             let (piece, waits) = (machine.piece(Instant::now()), machine.waiting());
-            let said = self.io.say(piece, waits.min(WRITE_SIZE), |out| {
+            let said = self.io.say(piece, waits.min(WRITE_SIZE + MAX_DATA), |out| {
                 machine.transmit(out, WRITE_SIZE);
             });
             drop(shared);
@@ -333,7 +334,7 @@ mod tests {
             heard.read_exact(&mut beginning).await.unwrap();
             pipe.write_all(&[0]).await.unwrap();
             heard.read_exact(&mut [0]).await.unwrap();
-            assert_eq!(piece.get(), isthmus_codec::mux::MAX_DATA);
+            assert_eq!(piece.get(), MAX_DATA);
         });
     }
 }

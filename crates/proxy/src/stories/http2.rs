@@ -296,6 +296,29 @@ fn the_end_of_a_short_reply_comes_with_the_last_of_its_data() {
 }
 
 #[test]
+fn trailers_follow_a_short_reply_that_says_its_length() {
+    run(async {
+        let address = h2_program(|_, mut respond| async move {
+            let head = Response::builder().header("content-length", "3");
+            let mut reply = respond
+                .send_response(head.body(()).unwrap(), false)
+                .unwrap();
+            reply.send_data("yes".into(), false).unwrap();
+            reply.send_trailers(trailers("0")).unwrap();
+        })
+        .await;
+        let scene = Scene::local_speaking(Http2, address);
+        let mut client = h2_client(&scene).await.ready().await.unwrap();
+        let request = Request::get(format!("http://{HOST}/")).body(()).unwrap();
+        let (response, _) = client.send_request(request, true).unwrap();
+        let mut body = within(response).await.unwrap().into_body();
+        assert_eq!(within(whole(&mut body)).await, "yes");
+        let ended = within(body.trailers()).await.unwrap().unwrap();
+        assert_eq!(ended["grpc-status"], "0");
+    });
+}
+
+#[test]
 fn who_does_not_read_holds_up_who_sends() {
     const PIECE: usize = 64 * 1024;
     // Windows and queues of both edges, both proxies, the gateway and the sockets.

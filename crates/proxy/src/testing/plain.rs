@@ -28,6 +28,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire for Plain<T> {
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
             let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.out))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
             self.out.advance(written);
         }
         Poll::Ready(Ok(()))

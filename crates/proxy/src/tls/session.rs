@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::blocks;
 use crate::mux::Wire;
 
-/// Sealed at once.
+/// Taken at once of what is written as bytes.
 const MUCH: usize = 128 * 1024;
 /// What is sealed and not written yet waits for what is to be sealed next: the last words of a handshake.
 const LITTLE: usize = 8 * 1024;
@@ -178,9 +178,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire for Session<T> {
         length: usize,
         put: impl FnOnce(&mut dyn Sink),
     ) -> io::Result<()> {
-        if tls::Session::sealed_length(length, piece) <= blocks::SIZE {
+        let sealed = tls::Session::sealed_length(length, piece);
+        if sealed <= blocks::SIZE {
             blocks::borrow(&mut self.out);
         }
+        self.out.reserve(sealed);
         let sealed = self.machine.seal(piece, &mut self.out, put);
         sealed.map_err(|why| io::Error::new(io::ErrorKind::BrokenPipe, why))
     }
@@ -209,10 +211,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Session<T> {
         let session = self.get_mut();
         ready!(session.poll_room(cx))?;
         let data = &data[..data.len().min(MUCH)];
-        session.say(MAX_DATA, data.len(), |out| {
-            out.reserve(data.len());
-            out.append(data);
-        })?;
+        session.say(MAX_DATA, data.len(), |out| out.append(data))?;
         // It is taken; an error shows with what comes next.
         if let Poll::Ready(Err(error)) = session.poll_out(cx) {
             return Poll::Ready(Err(error));

@@ -5,13 +5,16 @@ use std::time::Instant;
 
 use crate::Sink;
 
-use super::super::frame::{Frame, kind, put_payload};
+use super::super::frame::{Frame, HEADER, kind, put_payload};
 use super::super::stream::{SendPhase, Stream};
 use super::super::turns::Turns;
-use super::{Connection, ConnectionError, LeaveCode, MAX_DATA, ResetCode, StreamId};
+use super::{Connection, ConnectionError, LeaveCode, ResetCode, StreamId};
 
 /// Bytes of interim responses, of all streams, that wait to be transmitted.
 const MOST_HINTS: usize = 64 * 1024;
+
+/// Of a head, in bytes, to know how much room is needed.
+const USUAL_HEAD: usize = 512;
 
 /// No frame of data is made shorter than this, with its header, to end where a record does.
 const LEAST: usize = 64;
@@ -151,9 +154,6 @@ impl Connection {
         self.output.interim_bytes = 0;
         let before = out.length();
         self.put_heads(out, limit);
-        // A buffer that grows is copied each time.
-        let room = limit.saturating_sub(out.length());
-        out.reserve(self.waiting().min(room.saturating_add(MAX_DATA)));
         self.put_data(out, start, limit);
         let waits = !self.output.ready.is_empty() || !self.output.starved.is_empty();
         self.pace.count(out.length() - before, waits);
@@ -168,10 +168,15 @@ impl Connection {
         self.piece
     }
 
-    /// Bytes of data that could be transmitted now.
+    /// About how many bytes [`Connection::transmit`] would append without a limit: a buffer that has room for them need not
+    /// grow, and be copied, meanwhile. All data and what frames it are in it; heads are guessed.
     pub fn waiting(&self) -> usize {
         let data = self.queued.min(self.send_window);
-        usize::try_from(data).unwrap_or(usize::MAX)
+        let data = usize::try_from(data).unwrap_or(usize::MAX);
+        let (output, full) = (&self.output, self.piece - HEADER);
+        let frames = data.div_ceil(full) + output.ready.len() + 1;
+        let heads = output.interim_bytes + output.heads.len() * USUAL_HEAD;
+        data.saturating_add(frames * HEADER + heads)
     }
 
     /// Is there anything to transmit?
