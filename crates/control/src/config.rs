@@ -9,6 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use isthmus_identity::{AuthorityError, ClusterAuthority, KeyError, KeyPair};
 use isthmus_model::{ClusterName, MeshName, TrustDomain};
+use zeroize::Zeroizing;
+
+use crate::at_rest::{self, AtRest, AtRestError, Unlocked};
 
 /// One cluster's control plane.
 #[derive(Debug, Clone)]
@@ -30,6 +33,8 @@ pub struct Config {
     pub leaf_lifetime: Duration,
     /// When those processes, and this one, renew.
     pub renew_after: Duration,
+    /// `None`: what lies in `data` is not sealed.
+    pub at_rest: Option<AtRest>,
 }
 
 /// Where it listens, on its own address.
@@ -78,6 +83,8 @@ pub enum DataError {
         path: PathBuf,
         source: AuthorityError,
     },
+    #[error(transparent)]
+    AtRest(#[from] AtRestError),
     #[error("{} is of {found}, the configuration says {expected}", path.display())]
     OtherCluster {
         path: PathBuf,
@@ -118,6 +125,53 @@ impl Config {
         self.data.join("cluster.key")
     }
 
+    fn sealed_key(&self) -> PathBuf {
+        self.data.join("cluster.key.sealed")
+    }
+
+    /// Opens what seals the directory; `None`: nothing there is sealed, or is to be.
+    pub(crate) fn unlock(&self) -> Result<Option<Unlocked>, DataError> {
+        if !exists(&self.data)? {
+            return Ok(None);
+        }
+        Ok(at_rest::unlock(&self.data, self.at_rest.as_ref())?)
+    }
+
+    /// The cluster's key; `None`: there is none. One that lies open is sealed, if `unlocked` can.
+    fn read_key(
+        &self,
+        unlocked: Option<&Unlocked>,
+    ) -> Result<Option<Zeroizing<String>>, DataError> {
+        let (open, sealed) = (self.key(), self.sealed_key());
+        let plain = read(&open)?.map(Zeroizing::new);
+        let Some(unlocked) = unlocked else {
+            // Without what opens it, it is as good as lost; another one would not be signed.
+            if plain.is_none() && exists(&sealed)? {
+                return Err(AtRestError::Foreign { path: sealed }.into());
+            }
+            return Ok(plain);
+        };
+        if let Some(plain) = &plain {
+            match unlocked.read(&sealed)? {
+                None => unlocked.write(&sealed, plain.as_bytes())?,
+                Some(known) if known[..] == *plain.as_bytes() => {}
+                Some(_) => return Err(AtRestError::TwoKeys { open, sealed }.into()),
+            }
+            let removed = fs::remove_file(&open);
+            removed.map_err(|source| DataError::File {
+                act: "removed",
+                path: open.clone(),
+                source,
+            })?;
+            tracing::info!("{} takes the place of {}", sealed.display(), open.display());
+        }
+        let Some(key) = unlocked.read(&sealed)? else {
+            return Ok(None);
+        };
+        let key = String::from_utf8(key.to_vec()).map_err(|_| KeyError::Kind)?;
+        Ok(Some(Zeroizing::new(key)))
+    }
+
     fn request(&self) -> PathBuf {
         self.data.join("cluster.csr")
     }
@@ -127,10 +181,13 @@ impl Config {
     }
 
     /// Reads the cluster's key and its signed certificate.
-    pub(crate) fn authority_at(&self, now: SystemTime) -> Result<ClusterAuthority, DataError> {
-        let key_path = self.key();
-        let Some(key) = read(&key_path)? else {
-            return Err(DataError::NoKey { path: key_path });
+    pub(crate) fn authority_at(
+        &self,
+        unlocked: Option<&Unlocked>,
+        now: SystemTime,
+    ) -> Result<ClusterAuthority, DataError> {
+        let Some(key) = self.read_key(unlocked)? else {
+            return Err(DataError::NoKey { path: self.key() });
         };
         let path = self.certificate();
         let Some(chain) = read(&path)? else {
@@ -174,11 +231,16 @@ pub fn init(config: &Config) -> Result<Initialised, DataError> {
     };
     fs::create_dir_all(&config.data).map_err(failed(&config.data))?;
     let (key_path, request) = (config.key(), config.request());
-    let key = match read(&key_path)? {
+    let unlocked = config.unlock()?;
+    let key = match config.read_key(unlocked.as_ref())? {
         Some(pem) => KeyPair::from_pem(&pem)?,
         None => {
             let key = KeyPair::generate()?;
-            write_private(&key_path, key.to_pem().as_bytes()).map_err(failed(&key_path))?;
+            let pem = key.to_pem();
+            match &unlocked {
+                Some(unlocked) => unlocked.write(&config.sealed_key(), pem.as_bytes())?,
+                None => write_private(&key_path, pem.as_bytes()).map_err(failed(&key_path))?,
+            }
             key
         }
     };
@@ -188,6 +250,14 @@ pub fn init(config: &Config) -> Result<Initialised, DataError> {
     Ok(Initialised {
         request,
         certificate: config.certificate(),
+    })
+}
+
+fn exists(path: &Path) -> Result<bool, DataError> {
+    path.try_exists().map_err(|source| DataError::File {
+        act: "read",
+        path: path.to_owned(),
+        source,
     })
 }
 

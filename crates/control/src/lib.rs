@@ -11,6 +11,7 @@
 )]
 
 mod api;
+mod at_rest;
 mod config;
 mod core;
 mod hex;
@@ -23,6 +24,7 @@ mod serve;
 mod time;
 mod tls;
 
+pub use at_rest::{AtRest, AtRestError, KeySource, SourceError};
 pub use config::{ApiToken, Config, DataError, Initialised, Ports, init};
 pub use core::{
     Action, Answer, ConnectionId, Core, Event, HistoryQuery, Notice, Now, OpenError, PeerSessionId,

@@ -15,7 +15,7 @@ use isthmus_identity::{
 };
 use isthmus_wire::proto::control_server::ControlServer;
 use isthmus_wire::proto::peers_server::PeersServer;
-use isthmus_world::{Clock, RealClock, RedbStore, StoreError};
+use isthmus_world::{Clock, RealClock, Store};
 use rustls::time_provider::DefaultTimeProvider;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -24,6 +24,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api::{self, Api};
+use crate::at_rest::{self, AtRestError, Unlocked};
 use crate::config::{Config, DataError};
 use crate::core::{ConnectionId, Core, Event, Now, OpenError, Settings};
 use crate::hub::{self, Hub};
@@ -48,7 +49,7 @@ pub enum ControlError {
     #[error(transparent)]
     Data(#[from] DataError),
     #[error(transparent)]
-    Store(#[from] StoreError),
+    AtRest(#[from] AtRestError),
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error("cannot listen on {address}: {source}")]
@@ -114,7 +115,9 @@ impl Control {
     /// Errors: as for [`run`].
     pub async fn start(config: Config) -> Result<Self, ControlError> {
         let config = Arc::new(config);
-        let authority = Arc::new(config.authority_at(SystemTime::now())?);
+        let unlocked = config.unlock()?;
+        let authority = config.authority_at(unlocked.as_ref(), SystemTime::now())?;
+        let authority = Arc::new(authority);
         let trust = Arc::new(TrustCell::new(authority.bundle().clone()));
         let leaf = Arc::new(LeafCell::new(own_leaf(&authority, &config)?));
         let (mesh_port, mesh) = listen(config.at(config.ports.mesh)).await?;
@@ -124,7 +127,7 @@ impl Control {
         let hub = Arc::new(hub);
         let (stopping, _) = watch::channel(false);
 
-        let core = open_core(&config)?;
+        let core = open_core(&config, unlocked)?;
         let (ended, core_ended) = tokio::sync::oneshot::channel();
         let (events, actions) = (ends.events, ends.actions);
         std::thread::Builder::new()
@@ -302,8 +305,18 @@ impl Control {
 /// Largest message between control planes: one write of a ledger, and its frame.
 const MESSAGE_LIMIT: usize = 8 * 1024 * 1024;
 
-fn open_core(config: &Config) -> Result<Core<RedbStore>, ControlError> {
-    let store = RedbStore::open(config.store())?;
+fn open_core(
+    config: &Config,
+    unlocked: Option<Unlocked>,
+) -> Result<Core<Box<dyn Store>>, ControlError> {
+    let store = match unlocked {
+        Some(unlocked) => unlocked.store(&config.store())?,
+        None => {
+            let data = config.data.display();
+            tracing::info!("what lies in {data} is not encrypted: `atRest.key` names a key for it");
+            at_rest::plain_store(&config.store())?
+        }
+    };
     let settings = Settings {
         mesh: config.mesh.clone(),
         trust_domain: config.trust_domain.clone(),

@@ -10,7 +10,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
-use isthmus_control::{Addresses, ApiToken, Config, Control, Ports, init};
+use isthmus_control::{
+    Addresses, ApiToken, AtRest, Config, Control, ControlError, KeySource, Ports, init,
+};
 use isthmus_identity::{
     CertificateRequest, JoinToken, KeyPair, Leaf, LeafCell, MeshKey, TrustBundle, TrustCell,
     client_config, control_server_name, pinned_client_config,
@@ -75,13 +77,18 @@ impl Mesh {
             }],
             leaf_lifetime: Duration::from_hours(1),
             renew_after: Duration::from_mins(10),
+            at_rest: None,
         }
     }
 
     /// Signs the cluster in, if that was not done, and starts it.
     async fn start(&self, name: &str, peers: Vec<SocketAddr>) -> Cluster {
-        let config = self.config(name, peers);
-        let made = init(&config).unwrap();
+        self.start_as(self.config(name, peers)).await.unwrap()
+    }
+
+    async fn start_as(&self, config: Config) -> Result<Cluster, ControlError> {
+        let name = config.cluster.clone();
+        let made = init(&config)?;
         if !made.certificate.exists() {
             let request = std::fs::read_to_string(&made.request).unwrap();
             let request = CertificateRequest::from_pem(&request).unwrap();
@@ -91,10 +98,10 @@ impl Mesh {
                     .sign_cluster(&request, &config.cluster, SystemTime::now(), lifetime);
             std::fs::write(&made.certificate, chain.unwrap().to_pem()).unwrap();
         }
-        let control = Control::start(config).await.unwrap();
+        let control = Control::start(config).await?;
         let (stop, stopped) = oneshot::channel();
-        Cluster {
-            name: name.parse().unwrap(),
+        Ok(Cluster {
+            name,
             addresses: control.addresses(),
             trust: Arc::new(TrustCell::new(self.key.bundle().clone())),
             stop,
@@ -102,7 +109,7 @@ impl Mesh {
                 let stopped = async { drop(stopped.await) };
                 control.until(stopped).await.unwrap();
             }),
-        }
+        })
     }
 }
 
@@ -282,6 +289,79 @@ fn cluster(name: &str, control: SocketAddr) -> Value {
 
 const SERVICES: &str = "/api/v1/namespaces/shop/services";
 const CLUSTERS: &str = "/apis/mesh.isthmus.dev/v1alpha1/clusters";
+
+/// Is this text in any file of the folder?
+fn lies_in(folder: &std::path::Path, text: &str) -> bool {
+    let files = std::fs::read_dir(folder).unwrap();
+    let mut contents = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
+    contents.any(|content| {
+        let mut windows = content.windows(text.len());
+        windows.any(|window| window == text.as_bytes())
+    })
+}
+
+#[tokio::test]
+async fn what_a_control_plane_keeps_is_sealed_and_its_key_can_be_changed() {
+    let mesh = Mesh::new();
+    let data = mesh.home.path().join("west");
+    let key = |digit: &str| {
+        let path = mesh.home.path().join(digit);
+        std::fs::write(&path, digit.repeat(64)).unwrap();
+        KeySource::File(path)
+    };
+    let config = |keys: &[&str]| Config {
+        at_rest: keys.split_first().map(|(first, previous)| AtRest {
+            key: key(first),
+            previous: previous.iter().map(|digit| key(digit)).collect(),
+        }),
+        ..mesh.config("west", Vec::new())
+    };
+    // It begins with everything open, as one that was set up without a key.
+    let west = mesh.start_as(config(&[])).await.unwrap();
+    let mut cart = service("cart");
+    cart["metadata"]["annotations"] = json!({"who": "must-not-be-read"});
+    west.create(SERVICES, &cart).await;
+    west.stop().await;
+    assert!(lies_in(&data, "must-not-be-read") && lies_in(&data, "PRIVATE KEY"));
+
+    let starts = [&["a"][..], &["a"], &["b", "a"], &["b"]];
+    for (number, keys) in starts.into_iter().enumerate() {
+        let west = mesh.start_as(config(keys)).await.unwrap();
+        let (code, found) = west.get(&format!("{SERVICES}/cart")).await;
+        assert_eq!(code, 200, "{found}");
+        assert_eq!(found["metadata"]["annotations"]["who"], "must-not-be-read");
+        let more = service(&format!("more-{number}"));
+        west.create(SERVICES, &more).await;
+        west.stop().await;
+        assert!(!lies_in(&data, "must-not-be-read") && !lies_in(&data, "PRIVATE KEY"));
+    }
+    for keys in [&[][..], &["a"], &["c", "a"]] {
+        let refused = mesh.start_as(config(keys)).await.err().unwrap();
+        let said = refused.to_string();
+        assert!(said.contains("data.key"), "{said}");
+    }
+
+    // Nor does one that runs lose its keys to another that is told to change them.
+    let west = mesh.start_as(config(&["b"])).await.unwrap();
+    let refused = mesh.start_as(config(&["d", "b"])).await.err().unwrap();
+    assert!(
+        refused.to_string().contains("in use by another process"),
+        "{refused}"
+    );
+    west.stop().await;
+    mesh.start_as(config(&["b"])).await.unwrap().stop().await;
+
+    // One that has a key from the beginning never lies open.
+    let east = Config {
+        data: mesh.home.path().join("east"),
+        at_rest: config(&["a"]).at_rest,
+        ..mesh.config("east", Vec::new())
+    };
+    let data = east.data.clone();
+    mesh.start_as(east).await.unwrap().stop().await;
+    assert!(data.join("cluster.key.sealed").exists() && !data.join("cluster.key").exists());
+    assert!(!lies_in(&data, "PRIVATE KEY"));
+}
 
 #[tokio::test]
 async fn the_api_speaks_kubernetes() {

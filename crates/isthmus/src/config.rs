@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use isthmus_control::{AtRest, KeySource};
 use isthmus_identity::{LEAF_LIFETIME, RENEW_AFTER};
 use isthmus_manifest::{FieldPath, Problem, parse_config};
 use isthmus_model::{
@@ -68,6 +69,33 @@ pub(crate) struct ControlFile {
     /// Default: 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) renew_after: Option<Span>,
+    /// Default: what lies in `data` is not sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) at_rest: Option<AtRestEntry>,
+}
+
+/// By what the store and the cluster's key are sealed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct AtRestEntry {
+    pub(crate) key: KeyEntry,
+    /// Keys that may have sealed it before `key`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) previous: Vec<KeyEntry>,
+}
+
+/// Where a key is: one of these.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct KeyEntry {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) file: Option<PathBuf>,
+    /// The name of a variable of the environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) env: Option<String>,
+    /// A program and its arguments; it prints the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) command: Option<Vec<String>>,
 }
 
 /// A bearer token of the API: the file holds only its hash.
@@ -256,13 +284,57 @@ impl ConfigFile for ControlFile {
             let problem = Problem::new(root.field("renewAfter"), message);
             problems.push(problem.hint("write less than leafLifetime, or leave it out"));
         }
+        if let Some(at_rest) = &self.at_rest {
+            let path = root.field("atRest");
+            let previous = at_rest.previous.iter().enumerate();
+            let previous = previous.map(|(index, key)| (path.field("previous").index(index), key));
+            let keys = std::iter::once((path.field("key"), &at_rest.key)).chain(previous);
+            for (path, _) in keys.filter(|(_, key)| key.source(Path::new("")).is_none()) {
+                let message = "it says not where the key is, or in more than one way";
+                let hint =
+                    "write one of `file: PATH`, `env: NAME` and `command: [PROGRAM, ARGUMENT]`";
+                problems.push(Problem::new(path, message).hint(hint));
+            }
+        }
         problems
+    }
+}
+
+impl KeyEntry {
+    /// `file`: where it stands. `None`: it is not one of the three.
+    fn source(&self, file: &Path) -> Option<KeySource> {
+        match (&self.file, &self.env, &self.command) {
+            (Some(path), None, None) => Some(KeySource::File(beside(file, path))),
+            (None, Some(name), None) => Some(KeySource::Environment(name.clone())),
+            (None, None, Some(words)) if !words.is_empty() => {
+                Some(KeySource::Command(words.clone()))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for KeyEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.source(Path::new("")) {
+            Some(source) => fmt::Debug::fmt(&source, f),
+            None => f.write_str("nowhere"),
+        }
     }
 }
 
 impl ControlFile {
     pub(crate) fn leaf_lifetime(&self) -> Duration {
         self.leaf_lifetime.map_or(LEAF_LIFETIME, |span| span.0)
+    }
+
+    /// `file`: where it stands.
+    pub(crate) fn at_rest(&self, file: &Path) -> Option<AtRest> {
+        let source = |key: &KeyEntry| key.source(file).expect("`problems` refuses what is none");
+        self.at_rest.as_ref().map(|at_rest| AtRest {
+            key: source(&at_rest.key),
+            previous: at_rest.previous.iter().map(source).collect(),
+        })
     }
 
     pub(crate) fn renew_after(&self) -> Duration {

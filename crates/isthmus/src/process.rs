@@ -237,6 +237,7 @@ pub(crate) fn control_config(path: &Path, file: &ControlFile) -> isthmus_control
         api_tokens: file.api_tokens.iter().map(token).collect(),
         leaf_lifetime: file.leaf_lifetime(),
         renew_after: file.renew_after(),
+        at_rest: file.at_rest(path),
     }
 }
 

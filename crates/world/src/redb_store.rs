@@ -9,7 +9,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableError};
+use redb::{
+    Database, Durability, ReadableDatabase, TableDefinition, TableError, TableHandle,
+    WriteTransaction,
+};
 
 use crate::store::{Batch, Pair, Store, StoreError, Table};
 
@@ -46,6 +49,45 @@ impl RedbStore {
             path,
             database: Some(database),
         })
+    }
+
+    /// Has nothing been written into it?
+    ///
+    /// Errors: it cannot be read.
+    pub fn is_empty(&self) -> Result<bool, StoreError> {
+        let tables = tables(self.opened()?).map_err(|error| self.failed("read", error))?;
+        // That of the format is always there.
+        Ok(tables <= 1)
+    }
+
+    /// Writes the store at `path` anew: `change` is given table, key and value of each pair and says the new value,
+    /// or that the pair is left out; behind them comes `more`. The new file takes the place of the old one in one
+    /// step.
+    ///
+    /// Errors: as of [`RedbStore::open`]; those of `change`; there is no room for both files. The old one is as it was.
+    pub fn rewrite(
+        path: impl AsRef<Path>,
+        more: &Batch,
+        change: impl FnMut(&str, &[u8], &[u8]) -> Result<Option<Vec<u8>>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let path = path.as_ref();
+        let failed = |act| move |source| io_failure(path, act, source);
+        let file = options().open(path).map_err(failed("open"))?;
+        let old = open_existing(path, file)?;
+        let beside = path.with_added_extension("anew");
+        let file = options()
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)
+            .map_err(failed("create"))?;
+        if let Err(error) = copy(path, &old, file, more, change) {
+            // Where there was no room for it, it would stand in the way of the rest.
+            let _ = fs::remove_file(&beside);
+            return Err(error);
+        }
+        fs::rename(&beside, path).map_err(failed("replace"))?;
+        sync_directory(path).map_err(failed("sync the directory of"))
     }
 
     fn reopened(&mut self) -> Result<&Database, StoreError> {
@@ -94,6 +136,11 @@ fn definition(table: Table) -> Definition {
 fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
+    put(&transaction, batch)?;
+    Ok(transaction.commit()?)
+}
+
+fn put(transaction: &WriteTransaction, batch: &Batch) -> Result<(), redb::Error> {
     for write in batch.writes() {
         let mut table = transaction.open_table(definition(write.table))?;
         match &write.value {
@@ -101,7 +148,55 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
             None => drop(table.remove(&write.key[..])?),
         }
     }
-    Ok(transaction.commit()?)
+    Ok(())
+}
+
+fn tables(database: &Database) -> Result<usize, redb::Error> {
+    Ok(database.begin_read()?.list_tables()?.count())
+}
+
+/// All of `old` into a store in `file`, as [`RedbStore::rewrite`] says.
+fn copy(
+    path: &Path,
+    old: &Database,
+    file: File,
+    more: &Batch,
+    mut change: impl FnMut(&str, &[u8], &[u8]) -> Result<Option<Vec<u8>>, StoreError>,
+) -> Result<(), StoreError> {
+    let mut refused = None;
+    let copy = || -> Result<(), redb::Error> {
+        let new = builder().create_file(file)?;
+        let mut writing = new.begin_write()?;
+        writing.set_durability(Durability::Immediate)?;
+        let reading = old.begin_read()?;
+        for table in reading.list_tables()? {
+            let name = table.name();
+            let is_format = name == FORMAT_TABLE_NAME;
+            let table: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new(name);
+            let mut target = writing.open_table(table)?;
+            for pair in reading.open_table(table)?.range::<&[u8]>(..)? {
+                let (key, value) = pair?;
+                let (key, value) = (key.value(), value.value());
+                let changed = if is_format {
+                    Ok(Some(value.to_vec()))
+                } else {
+                    change(name, key, value)
+                };
+                match changed {
+                    Ok(Some(value)) => drop(target.insert(key, &value[..])?),
+                    Ok(None) => {}
+                    Err(error) => {
+                        refused = Some(error);
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        put(&writing, more)?;
+        Ok(writing.commit()?)
+    };
+    let copied = copy().map_err(|error| failure(path, "copy", error));
+    refused.map_or(copied, Err)
 }
 
 fn scan(

@@ -115,6 +115,20 @@ pub trait Store: Send {
     }
 }
 
+impl<S: Store + ?Sized> Store for Box<S> {
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        (**self).commit(batch)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
+        (**self).scan(table, from, limit)
+    }
+
+    fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        (**self).read(table, key)
+    }
+}
+
 /// Why the store cannot do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

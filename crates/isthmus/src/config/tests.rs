@@ -98,6 +98,43 @@ fn all_mistakes_of_a_file_are_said_at_once() {
 }
 
 #[test]
+fn a_key_is_in_one_place() {
+    let text = "mesh: shop\ntrustDomain: shop.example\ncluster: a\naddress: 127.1.1.1\ndata: d\n\
+                authority: a\natRest:\n  key: {}\n  previous:\n  - {file: k, env: K}\n  - {command: []}\n  - {env: K}\n";
+    let path = Path::new("d/c.yaml");
+    let failure = parse::<ControlFile>(path, text).unwrap_err();
+    let heads = failure
+        .causes
+        .iter()
+        .filter_map(|cause| cause.lines().next());
+    let heads: Vec<&str> = heads.collect();
+    let [key, two, empty] = &heads[..] else {
+        panic!("{heads:#?}")
+    };
+    assert!(
+        key.contains(":8:") && key.contains("atRest.key: it says not where"),
+        "{key}"
+    );
+    assert!(
+        two.contains(":10:") && two.contains("atRest.previous[0]: "),
+        "{two}"
+    );
+    assert!(
+        empty.contains(":11:") && empty.contains("atRest.previous[1]: "),
+        "{empty}"
+    );
+
+    let text = text
+        .replace("key: {}", "key: {file: k}")
+        .replace("file: k, ", "");
+    let file: ControlFile = parse(path, &text.replace("[]", "[show, key]")).unwrap();
+    let at_rest = file.at_rest(path).unwrap();
+    assert_eq!(at_rest.key, KeySource::File("d/k".into()));
+    let show = ["show", "key"].map(str::to_owned).to_vec();
+    assert_eq!(at_rest.previous[1], KeySource::Command(show));
+}
+
+#[test]
 fn hashes_are_hexadecimal() {
     let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     assert_eq!(Sha256::of(b"abc").to_string(), text);

@@ -54,6 +54,7 @@ impl Writer<'_> {
             }],
             leaf_lifetime,
             renew_after: None,
+            at_rest: None,
         };
         PlannedProcess {
             cluster: cluster.name.clone(),

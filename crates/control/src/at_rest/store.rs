@@ -1,0 +1,289 @@
+//! A store whose values nobody reads without its key.
+//!
+//! What is found by is not hidden: names of tables, and the keys of values, among which are names of
+//! objects and clusters. A value is AES-256-GCM (NIST SP 800-38D), bound to its table and key.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use bytes::Bytes;
+use isthmus_identity::{open, seal};
+use isthmus_world::{Batch, Pair, RedbStore, Store, StoreError, Table};
+
+use super::{AtRestError, DataKey};
+
+/// The keys of values, each sealed by the data key, by their numbers.
+const KEYS: Table = Table::new("value-keys");
+/// The first byte of a sealed value. Whatever changes its form changes this.
+const FORMAT: u8 = 0x51;
+/// Before what is sealed: format, number of its key, number of the value.
+const HEADER: usize = 1 + 4 + 8;
+
+/// Values are sealed on their way into `S` and opened on their way out.
+pub(crate) struct SealedStore<S> {
+    store: S,
+    /// What errors name.
+    path: PathBuf,
+    keys: ValueKeys,
+    /// The right to have the directory's keys, for as long as they are in use.
+    #[expect(dead_code, reason = "held, never read")]
+    lock: Option<File>,
+}
+
+/// The keys of values. Each process that opens a store seals by a key of its own, so that no key ever
+/// seals two values under the same number, whichever copy of the store it was that was opened.
+struct ValueKeys {
+    known: BTreeMap<u32, LessSafeKey>,
+    /// The number of our own.
+    own: u32,
+    /// What is kept of our own, and whether it is.
+    entry: Bytes,
+    is_kept: bool,
+    /// Values that it has sealed.
+    sealed: u64,
+}
+
+/// Why the keys of a store are of no use.
+enum Locked {
+    Store(StoreError),
+    /// They are sealed by another data key.
+    Foreign,
+    /// The library or the system refuses to make a key.
+    NoKey,
+}
+
+impl<S: Store> SealedStore<S> {
+    fn open(store: S, path: &Path, data_key: &DataKey) -> Result<Self, Locked> {
+        let mut known = known(&store, data_key)?;
+        let own = known.last_key_value().map_or(0, |(last, _)| last + 1);
+        let key = DataKey::make().map_err(|_| Locked::NoKey)?;
+        let entry = seal(&data_key.0, &context(own), &*key.0).map_err(|_| Locked::NoKey)?;
+        known.insert(own, cipher(&*key.0).ok_or(Locked::NoKey)?);
+        Ok(Self {
+            store,
+            path: path.to_owned(),
+            keys: ValueKeys {
+                known,
+                own,
+                entry: entry.into(),
+                is_kept: false,
+                sealed: 0,
+            },
+            lock: None,
+        })
+    }
+
+    fn opened(&self, table: Table, key: &[u8], value: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let opened = opened(&self.keys.known, table.name(), key, value);
+        opened.ok_or_else(|| StoreError::Damaged {
+            path: self.path.clone(),
+            reason: format!("a value in table {} is not what was sealed", table.name()),
+        })
+    }
+}
+
+impl<S: Store> Store for SealedStore<S> {
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let mut sealed = Batch::new();
+        if !self.keys.is_kept {
+            let (own, entry) = (self.keys.own.to_be_bytes(), self.keys.entry.clone());
+            sealed.put(KEYS, own.to_vec(), entry);
+        }
+        // After an error the file is opened anew, and may be another one.
+        self.keys.is_kept = false;
+        for write in batch.writes() {
+            match &write.value {
+                Some(value) => {
+                    let value = self.keys.seal(write.table.name(), &write.key, value);
+                    let value = value.ok_or_else(|| refused(&self.path))?;
+                    sealed.put(write.table, write.key.clone(), value);
+                }
+                None => sealed.delete(write.table, write.key.clone()),
+            }
+        }
+        self.store.commit(&sealed)?;
+        self.keys.is_kept = true;
+        Ok(())
+    }
+
+    fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
+        let pairs = self.store.scan(table, from, limit)?;
+        let open = |(key, value): Pair| Ok((key.clone(), self.opened(table, &key, &value)?));
+        pairs.into_iter().map(open).collect()
+    }
+
+    fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = self.store.read(table, key)?;
+        value
+            .map(|value| self.opened(table, key, &value))
+            .transpose()
+    }
+}
+
+impl ValueKeys {
+    /// `None`: the library refuses.
+    fn seal(&mut self, table: &str, key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+        let cipher = self.known.get(&self.own)?;
+        let number = self.sealed;
+        self.sealed += 1;
+        let mut sealed = Vec::with_capacity(HEADER + value.len() + AES_256_GCM.tag_len());
+        sealed.push(FORMAT);
+        sealed.extend_from_slice(&self.own.to_be_bytes());
+        sealed.extend_from_slice(&number.to_be_bytes());
+        sealed.extend_from_slice(value);
+        let body = &mut sealed[HEADER..];
+        let tag = cipher.seal_in_place_separate_tag(nonce(number), bound(table, key), body);
+        sealed.extend_from_slice(tag.ok()?.as_ref());
+        Some(sealed)
+    }
+}
+
+/// `None`: it is not what was sealed for this place, or by none of these keys.
+fn opened(
+    known: &BTreeMap<u32, LessSafeKey>,
+    table: &str,
+    key: &[u8],
+    sealed: &[u8],
+) -> Option<Vec<u8>> {
+    let (header, body) = sealed.split_first_chunk::<HEADER>()?;
+    let [FORMAT, a, b, c, d, number @ ..] = *header else {
+        return None;
+    };
+    let cipher = known.get(&u32::from_be_bytes([a, b, c, d]))?;
+    let number = u64::from_be_bytes(number);
+    let mut body = body.to_vec();
+    let opened = cipher.open_in_place(nonce(number), bound(table, key), &mut body);
+    let length = opened.ok()?.len();
+    body.truncate(length);
+    Some(body)
+}
+
+fn known<S: Store>(store: &S, data_key: &DataKey) -> Result<BTreeMap<u32, LessSafeKey>, Locked> {
+    let entries = store.scan_prefix(KEYS, b"").map_err(Locked::Store)?;
+    let entry = |(number, sealed): Pair| {
+        let number = u32::from_be_bytes(number.try_into().ok()?);
+        let key = open(&data_key.0, &context(number), &sealed).ok()?;
+        Some((number, cipher(&key)?))
+    };
+    let entries = entries.into_iter().map(entry);
+    entries.collect::<Option<_>>().ok_or(Locked::Foreign)
+}
+
+fn cipher(key: &[u8]) -> Option<LessSafeKey> {
+    let key = UnboundKey::new(&AES_256_GCM, key).ok()?;
+    Some(LessSafeKey::new(key))
+}
+
+fn context(number: u32) -> Vec<u8> {
+    [b"isthmus value key ", &number.to_be_bytes()[..]].concat()
+}
+
+fn nonce(number: u64) -> Nonce {
+    let mut nonce = [0; NONCE_LEN];
+    nonce[NONCE_LEN - 8..].copy_from_slice(&number.to_be_bytes());
+    Nonce::assume_unique_for_key(nonce)
+}
+
+/// A name of a table has no zero in it.
+fn bound(table: &str, key: &[u8]) -> Aad<Vec<u8>> {
+    Aad::from([&[FORMAT], table.as_bytes(), &[0], key].concat())
+}
+
+fn refused(path: &Path) -> StoreError {
+    StoreError::Io {
+        act: "seal values of",
+        path: path.to_owned(),
+        source: std::io::Error::other("the cryptographic library refuses"),
+    }
+}
+
+/// Opens the store at `path`, or makes it. What in it is not sealed, or by one of `older`, is sealed by `key`
+/// before: the file is written anew and takes the place of the old one.
+///
+/// Errors: as of [`RedbStore::open`]; it is sealed by none of these keys.
+pub(super) fn open_store(
+    path: &Path,
+    key: &DataKey,
+    older: &[DataKey],
+    lock: File,
+) -> Result<SealedStore<RedbStore>, AtRestError> {
+    let open = |store| match SealedStore::open(store, path, key) {
+        Ok(store) => Ok(SealedStore {
+            lock: Some(lock),
+            ..store
+        }),
+        Err(why) => Err(why.of(path)),
+    };
+    let store = RedbStore::open(path)?;
+    let before = match known(&store, key) {
+        // One that was just made is empty, and one of an earlier run has keys.
+        Ok(known) if known.is_empty() && !store.is_empty()? => None,
+        Ok(_) => return open(store),
+        Err(Locked::Foreign) => {
+            let of_older = older.iter().find_map(|older| known(&store, older).ok());
+            Some(of_older.ok_or_else(|| Locked::Foreign.of(path))?)
+        }
+        Err(why) => return Err(why.of(path)),
+    };
+    drop(store);
+    tracing::info!("sealing all that is in {}", path.display());
+    seal_anew(path, key, before.as_ref())?;
+    open(RedbStore::open(path)?)
+}
+
+/// `before`: the keys that its values are sealed by; `None`: they are not.
+fn seal_anew(
+    path: &Path,
+    key: &DataKey,
+    before: Option<&BTreeMap<u32, LessSafeKey>>,
+) -> Result<(), AtRestError> {
+    let made = DataKey::make()?;
+    let mut keys = ValueKeys {
+        known: BTreeMap::from([(0, cipher(&*made.0).ok_or(AtRestError::NoChance)?)]),
+        own: 0,
+        entry: Bytes::new(),
+        is_kept: true,
+        sealed: 0,
+    };
+    let entry = seal(&key.0, &context(0), &*made.0).map_err(|_| AtRestError::NoChance)?;
+    let mut more = Batch::new();
+    more.put(KEYS, 0_u32.to_be_bytes().to_vec(), entry);
+    RedbStore::rewrite(path, &more, |table, key, value| {
+        if table == KEYS.name() {
+            return Ok(None);
+        }
+        let plain = match before {
+            Some(before) => opened(before, table, key, value),
+            None => Some(value.to_vec()),
+        };
+        let plain = plain.ok_or_else(|| StoreError::Damaged {
+            path: path.to_owned(),
+            reason: format!("a value in table {table} is not what was sealed"),
+        })?;
+        let sealed = keys.seal(table, key, &plain);
+        sealed.map(Some).ok_or_else(|| refused(path))
+    })?;
+    Ok(())
+}
+
+/// Is anything in it sealed?
+pub(crate) fn is_sealed(store: &impl Store) -> Result<bool, StoreError> {
+    Ok(!store.scan(KEYS, b"", 1)?.is_empty())
+}
+
+impl Locked {
+    fn of(self, path: &Path) -> AtRestError {
+        match self {
+            Self::Store(error) => error.into(),
+            Self::Foreign => AtRestError::Foreign {
+                path: path.to_owned(),
+            },
+            Self::NoKey => AtRestError::NoChance,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
