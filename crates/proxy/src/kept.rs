@@ -9,8 +9,9 @@ use foldhash::HashMap;
 
 /// Servers close idle connections when it suits them; one that was idle for longer is not used.
 const IDLE: Duration = Duration::from_secs(4);
-/// Idle connections to one place.
-const MAX_IDLE: usize = 64;
+/// Idle connections to one place. Where hundreds of requests end and begin together, so many wait at a time: whoever
+/// closes them pays for new ones, with each wave. They are gone [`IDLE`] after the last wave.
+const MAX_IDLE: usize = 512;
 /// Places that connections are kept to; of more, none are.
 const MAX_PLACES: usize = 1024;
 
@@ -79,5 +80,40 @@ impl<K: Eq + Hash, C: Reusable> Kept<K, C> {
             !idle.is_empty()
         });
         self.count.set(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Connection;
+
+    impl Reusable for Connection {
+        fn is_reusable(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn what_a_wave_of_requests_gives_back_is_there_for_the_next() {
+        let kept = Kept::new(2 * MAX_IDLE);
+        for place in ["cart", "catalog", "payment"] {
+            let held = (0..300).filter(|_| kept.give_back(place, Connection));
+            assert_eq!(held.count(), 300, "{place}");
+        }
+        // Neither one place nor all together hold without bound.
+        let more = |place| {
+            let held = (0..1000).filter(|_| kept.give_back(place, Connection));
+            held.count()
+        };
+        assert_eq!(more("cart"), 124);
+        assert_eq!(more("frontend"), 0);
+        for place in ["cart", "catalog"] {
+            assert!((0..300).all(|_| kept.take(place).is_some()), "{place}");
+        }
+        assert_eq!(more("frontend"), MAX_IDLE);
+        kept.tidy(Instant::now() + IDLE);
+        assert!(kept.take("frontend").is_none() && kept.take("payment").is_none());
     }
 }

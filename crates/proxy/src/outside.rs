@@ -22,7 +22,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// After this time a connection is opened anew: the name may lead elsewhere by now.
 const LIFE: Duration = Duration::from_mins(5);
 /// Connections that wait for their next request, to all places together.
-const MOST_KEPT: usize = 256;
+const MOST_KEPT: usize = 1024;
 /// Names that are looked up at a time; each takes a thread.
 const LOOKUPS: usize = 16;
 
