@@ -52,7 +52,15 @@ pub struct ClusterStatus {
     pub age_ms: Option<u64>,
     /// Round trip between the control planes, measured.
     pub rtt_ms: Option<f64>,
+    /// What part of the requests that would go there does, in percent. A control plane that does not say so knows of no
+    /// draining.
+    #[serde(default = "all_traffic")]
+    pub traffic: u8,
     pub gateways: Vec<GatewayStatus>,
+}
+
+fn all_traffic() -> u8 {
+    isthmus_model::ALL_TRAFFIC
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,13 +7,15 @@
 //! lists every candidate with what was known of it, so deciding and explaining are one call.
 //!
 //! Chance enters in one place: a cluster that has just returned gets a share that grows over the
-//! slow start, and the request's draw says whether this request belongs to it. In every other state
-//! the decision does not depend on the draw.
+//! slow start, one that its operator drains the share that is left to it, and the request's draw says whether this
+//! request belongs to it. In every other state the decision does not depend on the draw.
+//!
+//! A drained cluster works. Where nothing else does, it serves: draining costs no request.
 
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use isthmus_model::ClusterName;
+use isthmus_model::{ALL_TRAFFIC, ClusterName};
 
 use crate::constants::SHED_BY_CHANCE;
 use crate::draw;
@@ -36,6 +38,8 @@ pub struct ClusterShare {
     pub connected: bool,
     /// Requests of ours that it may have at a time, by the policy; `None`: no limit but what is learnt.
     pub most: Option<u32>,
+    /// What part of the requests that would go there it is to have, in percent, if another can take the rest.
+    pub traffic: u8,
     /// Why it must not be used; `None`: it may.
     pub barred: Option<Barred>,
 }
@@ -53,6 +57,8 @@ pub enum Barred {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Hot {
     NoHealthyWorkload,
+    /// Its operator wants no requests there. It works.
+    Drained,
     /// It failed too often; asked again after `remaining`. Zero: it may be asked, but not by a
     /// request that has failed once already.
     BreakerOpen {
@@ -115,10 +121,14 @@ pub enum Reason {
     NearestReturns {
         share: f64,
     },
+    /// Its operator wants this share of requests in the nearest, and this one is not part of it.
+    NearestDrains {
+        share: f64,
+    },
     /// The request has failed in every one that is not hot; this is the nearest of them.
     AllFailed,
     /// Every one is hot; this is the nearest (of those with a healthy workload, if any has one), or the
-    /// quickest of those that work, if the nearest does not.
+    /// quickest of those that work, if the nearest does not or is drained.
     AllHot,
     /// None chosen: no cluster is known to run it.
     Unknown,
@@ -145,6 +155,7 @@ impl Reason {
             Self::NearestIsHot(_) => "nearest-is-hot",
             Self::NearestFailed => "nearest-failed",
             Self::NearestReturns { .. } => "nearest-returns",
+            Self::NearestDrains { .. } => "nearest-drains",
             Self::AllFailed => "all-failed",
             Self::AllHot => "all-hot",
             Self::Unknown => "unknown",
@@ -174,6 +185,7 @@ impl Hot {
     pub fn code(self) -> &'static str {
         match self {
             Self::NoHealthyWorkload => "no-healthy-workload",
+            Self::Drained => "drained",
             Self::BreakerOpen { .. } => "breaker-open",
             Self::Probing => "probing",
             Self::Unreached => "unreached",
@@ -238,7 +250,7 @@ impl Decision {
     }
 
     /// What any draw would have made of the same candidates, nearest first: one answer, unless a
-    /// cluster is in its slow start.
+    /// cluster is in its slow start or drained in part.
     pub fn possible(&self) -> Vec<Possible<'_>> {
         let mut left = 1.0;
         let mut possible = Vec::new();
@@ -292,6 +304,20 @@ impl Considered {
         self.hot.is_none_or(Hot::is_busy)
     }
 
+    fn is_drained(&self) -> bool {
+        self.hot == Some(Hot::Drained)
+    }
+
+    /// Nothing says that it fails: what its operator wants aside, it may have the request.
+    pub(crate) fn works(&self) -> bool {
+        self.takes_more() || self.is_drained()
+    }
+
+    /// How much of the requests that reach it in turn it takes, 0.0 to 1.0.
+    fn part(&self) -> f64 {
+        self.slow_start * f64::from(self.share.traffic) / f64::from(ALL_TRAFFIC)
+    }
+
     fn usable(&self) -> bool {
         self.hot.is_none() && !self.avoided
     }
@@ -333,12 +359,12 @@ fn choose(candidates: &[Considered], draw: u64) -> Result<(&Considered, Reason),
 }
 
 /// Each usable one, with the part that it takes of the requests which pass by those before it. It is
-/// measured against the one furthest in its own slow start (1.0 for one that was never away): so its
-/// part only grows, and when all have just returned the first takes everything.
+/// measured against the one that takes the most (1.0 for one that was never away, and that nobody drains): so its
+/// part only grows while it returns, and when all have just returned the first takes everything.
 fn parts(candidates: &[Considered]) -> impl Iterator<Item = (&Considered, f64)> {
     let usable = in_order(candidates);
-    let furthest = usable.iter().map(|c| c.slow_start).fold(0.0, f64::max);
-    let part = move |candidate: &Considered| candidate.slow_start / furthest;
+    let most = usable.iter().map(|c| c.part()).fold(0.0, f64::max);
+    let part = move |candidate: &Considered| candidate.part() / most;
     usable
         .into_iter()
         .map(move |candidate| (candidate, part(candidate)))
@@ -367,6 +393,10 @@ fn why(chosen: &Considered, candidates: &[Considered]) -> Reason {
         Reason::NearestFailed
     } else if let Some(hot) = nearest.hot {
         Reason::NearestIsHot(hot)
+    } else if nearest.share.traffic < ALL_TRAFFIC {
+        Reason::NearestDrains {
+            share: nearest.part(),
+        }
     } else {
         Reason::NearestReturns {
             share: nearest.slow_start,
@@ -375,7 +405,7 @@ fn why(chosen: &Considered, candidates: &[Considered]) -> Reason {
 }
 
 /// None is usable. One that is only busy may still take a request that nobody else has taken, or whose
-/// nearest cluster does not work; and better one that is not hot, or at least works, even if the request
+/// nearest cluster does not work, and if there is none, one that is drained; and better one that is not hot, or at least works, even if the request
 /// has failed there, than any other.
 fn last_resort<'c>(
     candidates: &'c [Considered],
@@ -384,10 +414,12 @@ fn last_resort<'c>(
     let running = || candidates.iter().filter(|c| c.runs());
     let busy = || running().filter(|c| c.hot.is_some_and(Hot::is_busy));
     let untried = busy().filter(|c| !c.avoided);
-    if (candidates.iter().any(|c| c.avoided) || !nearest.takes_more())
-        && let Some(busy) = untried.min_by_key(|c| (c.predicted, c.rank))
-    {
-        return (busy, Reason::AllHot);
+    if candidates.iter().any(|c| c.avoided) || !nearest.takes_more() {
+        let drained = running().filter(|c| c.is_drained() && !c.avoided && !c.is_at_most());
+        let quickest = untried.min_by_key(|c| (c.predicted, c.rank));
+        if let Some(chosen) = quickest.or_else(|| drained.min_by_key(|c| (c.predicted, c.rank))) {
+            return (chosen, Reason::AllHot);
+        }
     }
     if let Some(failed) = running().find(|c| c.hot.is_none()) {
         return (failed, Reason::AllFailed);

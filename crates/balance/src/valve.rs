@@ -240,7 +240,7 @@ impl Valve {
         let has_room = to.is_some_and(Considered::has_room);
         let elsewhere = has_room_beyond(failed, next);
         let nobody_has_it = match outcome {
-            Outcome::Lost => to.is_some_and(Considered::takes_more),
+            Outcome::Lost => to.is_some_and(Considered::works),
             Outcome::Shed | Outcome::Refused { .. } => elsewhere,
             _ => false,
         };
@@ -266,6 +266,7 @@ impl Valve {
         let room = state.room(now);
         let at_most = share.most.filter(|most| state.in_flight >= *most);
         let hot = broken(share, gate, !avoid.is_empty())
+            .or((share.traffic == 0).then_some(Hot::Drained))
             .or(at_most.map(|limit| Hot::AtMost { limit }))
             .or_else(|| loaded(&state.load, room, siblings, now));
         Considered {

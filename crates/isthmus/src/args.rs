@@ -5,9 +5,12 @@ mod request;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use isthmus_model::{ClusterName, ServiceName, TrustDomain};
+
+use crate::config::parse_span;
 
 pub(crate) use history::{AuditArgs, HistoryArgs, UndoArgs};
 pub(crate) use request::{ExplainArgs, LoadArgs, RequestArgs};
@@ -225,7 +228,7 @@ pub(crate) enum CommandArgs {
     /// Break and mend a link of the mesh that `up` runs
     #[command(subcommand)]
     Link(LinkArgs),
-    /// Kill and start a cluster of the mesh that `up` runs
+    /// Drain a cluster; kill and start one of the mesh that `up` runs
     #[command(name = "cluster", subcommand)]
     Cluster(ClusterArgs),
     /// Print a completion script
@@ -513,6 +516,32 @@ pub(crate) enum ClusterArgs {
     /// Start every process of a cluster that was killed
     #[command(after_help = "Example:\n  isthmus cluster start eu-central")]
     Start { name: ClusterName },
+    /// Move requests out of a cluster, step by step; it serves what no other cluster can
+    #[command(after_help = "Examples:\n  \
+        isthmus cluster drain eu-central                 # everything, within a minute\n  \
+        isthmus cluster drain eu-central --keep 50 --over 10m\n\n\
+        What is interrupted stays as it is; the same command goes on. Requests and connections that have begun\n\
+        end where they are. `isthmus status` shows how much each cluster takes.")]
+    Drain(DrainArgs),
+    /// Give a cluster its requests back, step by step
+    #[command(after_help = "Example:\n  isthmus cluster undrain eu-central --over 5m")]
+    Undrain {
+        name: ClusterName,
+        /// How long it takes
+        #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = parse_span)]
+        over: Duration,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DrainArgs {
+    pub(crate) name: ClusterName,
+    /// How long it takes
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = parse_span)]
+    pub(crate) over: Duration,
+    /// Percent of its requests that it keeps
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=100))]
+    pub(crate) keep: u8,
 }
 
 #[cfg(test)]
@@ -552,6 +581,8 @@ mod tests {
             "isthmus diff --at 10m",
             "isthmus audit verify --cluster us-west",
             "isthmus audit export",
+            "isthmus cluster drain us-west --keep 30 --over 0s",
+            "isthmus cluster undrain us-west",
         ] {
             let parsed = Args::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {parsed:?}");

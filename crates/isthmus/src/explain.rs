@@ -222,6 +222,7 @@ fn because(code: &str) -> String {
         "nearest-is-hot" => "those that are nearer are not to be used now",
         "nearest-failed" => "the request has failed in the nearest",
         "nearest-returns" => "the nearest has just returned and takes only part of its traffic yet",
+        "nearest-drains" => "the nearest is being drained and takes only part of its traffic",
         "all-failed" => "the request has failed everywhere else",
         "all-hot" => "none is good now, and this one is the nearest",
         "unknown" => "no cluster is known to run it",

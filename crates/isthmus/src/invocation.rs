@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use isthmus_model::ALL_TRAFFIC;
 
 use crate::args::{
-    Args, AuditArgs, ClusterArgs, CommandArgs, ControlAction, ControlArgs, LinkArgs, MeshArgs,
-    ServeAction, ServeArgs, TokenArgs,
+    Args, AuditArgs, ClusterArgs, CommandArgs, ControlAction, ControlArgs, DrainArgs, LinkArgs,
+    MeshArgs, ServeAction, ServeArgs, TokenArgs,
 };
 use crate::failure::{Failure, Result};
 use crate::home::Home;
@@ -17,8 +18,8 @@ use crate::programs::{Kind, Task};
 use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
-    check, explain, faults, found, history, load, logs, nofile, output, parent, process, resources,
-    run, status, token, up,
+    check, drain, explain, faults, found, history, load, logs, nofile, output, parent, process,
+    resources, run, status, token, up,
 };
 
 /// A command that makes sense.
@@ -114,6 +115,12 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
                 ClusterArgs::Start { name } => Request::StartCluster {
                     cluster: name.to_string(),
                 },
+                ClusterArgs::Drain(DrainArgs { name, over, keep }) => {
+                    return block_on(drain::drain(&setting, &name, keep, over));
+                }
+                ClusterArgs::Undrain { name, over } => {
+                    return block_on(drain::drain(&setting, &name, ALL_TRAFFIC, over));
+                }
             };
             faults::ask(&setting, &request)
         }

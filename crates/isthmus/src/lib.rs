@@ -11,6 +11,7 @@ mod args;
 mod check;
 mod config;
 mod disk;
+mod drain;
 mod explain;
 mod failure;
 mod faults;

@@ -85,12 +85,12 @@ fn render(view: &StatusView) -> String {
 /// Clusters as the one that was asked sees them.
 pub(crate) fn cluster_table<'c>(clusters: impl IntoIterator<Item = &'c ClusterStatus>) -> String {
     table(
-        &["CLUSTER", "REGION", "CONTACT", "RTT", "GATEWAYS"],
+        &["CLUSTER", "REGION", "CONTACT", "RTT", "TRAFFIC", "GATEWAYS"],
         clusters.into_iter().map(cluster_row),
     )
 }
 
-fn cluster_row(cluster: &ClusterStatus) -> [String; 5] {
+fn cluster_row(cluster: &ClusterStatus) -> [String; 6] {
     let contact = match cluster.contact {
         Contact::Own => "own".to_owned(),
         Contact::Live => "live".to_owned(),
@@ -111,6 +111,7 @@ fn cluster_row(cluster: &ClusterStatus) -> [String; 5] {
         cluster.region.clone(),
         contact,
         rtt,
+        format!("{} %", cluster.traffic),
         format!("{healthy}/{}", cluster.gateways.len()),
     ]
 }
@@ -146,7 +147,7 @@ mod tests {
             "clusters": [
                 {"name": "eu-central", "region": "eu", "contact": "lost", "ageMs": 4200, "rttMs": 140.25, "gateways":
                     [{"name": "gateway-1", "address": "127.1.2.2:15008", "healthy": false}]},
-                {"name": "us-west", "region": "us", "contact": "own", "ageMs": 0, "rttMs": null, "gateways": []},
+                {"name": "us-west", "region": "us", "contact": "own", "ageMs": 0, "rttMs": null, "traffic": 40, "gateways": []},
             ],
             "services": [{"name": "shop/cart", "exported": true, "clusters":
                 [{"cluster": "us-west", "healthy": 1, "total": 2}]}],
@@ -157,9 +158,9 @@ mod tests {
             render(&view),
             "mesh shop, trust domain shop.example\n\
              seen from us-west (isthmus 0.1.0), config position 7, authority us-west\n\n\
-             CLUSTER     REGION  CONTACT                         RTT       GATEWAYS\n\
-             eu-central  eu      unreachable, last seen 4 s ago  140.2 ms  0/1\n\
-             us-west     us      own                             -         0/0\n\n\
+             CLUSTER     REGION  CONTACT                         RTT       TRAFFIC  GATEWAYS\n\
+             eu-central  eu      unreachable, last seen 4 s ago  140.2 ms  100 %    0/1\n\
+             us-west     us      own                             -         40 %     0/0\n\n\
              SERVICE    EXPORTED  HEALTHY/TOTAL\n\
              shop/cart  yes       us-west 1/2\n"
         );

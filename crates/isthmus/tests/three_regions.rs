@@ -41,6 +41,7 @@ fn three_clusters_and_their_losses() -> Result<()> {
     plain_tcp_reaches_another_cluster(&mesh)?;
     config_is_the_same_wherever_it_is_written(&mesh)?;
     what_was_decided_can_be_seen_and_undone_anywhere(&mesh)?;
+    a_cluster_is_drained_and_gets_its_traffic_back(&mesh)?;
     traffic_outlives_all_control_planes(&mesh)?;
     a_proxy_starts_without_its_control_plane(&mesh)?;
     the_loss_of_a_cluster_is_not_seen(&mesh)?;
@@ -332,6 +333,69 @@ fn what_was_decided_can_be_seen_and_undone_anywhere(mesh: &Mesh) -> Result<()> {
         ensure(whole == CLUSTERS.len(), || {
             format!("{lines} changes were exported, {verified}")
         })
+    })
+}
+
+/// Waits until calls of us-west's frontend, so many in a row, come from where they are to; each is answered.
+fn all_come_from(mesh: &Mesh, is_right: impl Fn(&str) -> bool) -> Result<()> {
+    const IN_A_ROW: usize = 30;
+    let mut right = 0;
+    wait_for("traffic to move", PATIENCE, || {
+        while right < IN_A_ROW {
+            let by = served_by(mesh, "us-west", PAYMENT)?;
+            if !is_right(&by) {
+                right = 0;
+                return trouble(format!("it came from {by}"));
+            }
+            right += 1;
+        }
+        Ok(())
+    })
+}
+
+fn a_cluster_is_drained_and_gets_its_traffic_back(mesh: &Mesh) -> Result<()> {
+    let traffic = |cluster: &str| -> Result<Value> {
+        let status = mesh.json(&["--cluster", cluster, "status"])?;
+        let clusters = status["clusters"].as_array().into_iter().flatten();
+        let mut ours = clusters.filter(|cluster| cluster["name"] == "us-west");
+        Ok(ours
+            .next()
+            .map_or(Value::Null, |ours| ours["traffic"].clone()))
+    };
+    all_come_from(mesh, |by| by == "us-west")?;
+    let drain = [
+        "cluster", "drain", "us-west", "--keep", "50", "--over", "0s",
+    ];
+    let told = mesh.isthmus(&drain)?.expect(0)?;
+    ensure(
+        told.out.ends_with("us-west takes 50 % of its traffic\n"),
+        || told.out.clone(),
+    )?;
+    wait_for("half of the traffic to move", PATIENCE, || {
+        let served = (0..40).map(|_| served_by(mesh, "us-west", PAYMENT));
+        let served = served.collect::<Result<Vec<_>>>()?;
+        let stay = served.iter().filter(|by| *by == "us-west").count();
+        ensure((8..=32).contains(&stay), || format!("{stay} of 40 stay"))
+    })?;
+    mesh.isthmus(&["cluster", "drain", "us-west", "--over", "0s"])?
+        .expect(0)?;
+    all_come_from(mesh, |by| by != "us-west")?;
+    // Who applies the files that the mesh was made from leaves it so.
+    let file = mesh.home().join("generated/resources.yaml");
+    let said = mesh.isthmus(&["apply", "-f", &file.display().to_string()])?;
+    said.expect(0)?;
+    for cluster in CLUSTERS {
+        wait_for("every cluster to know it", PATIENCE, || {
+            let traffic = traffic(cluster)?;
+            ensure(traffic == 0, || format!("{cluster} says {traffic}"))
+        })?;
+    }
+    all_come_from(mesh, |by| by != "us-west")?;
+    mesh.isthmus(&["cluster", "undrain", "us-west", "--over", "0s"])?
+        .expect(0)?;
+    all_come_from(mesh, |by| by == "us-west")?;
+    ensure(traffic("us-west")? == 100, || {
+        "it is not given back".to_owned()
     })
 }
 

@@ -47,6 +47,11 @@ pub(crate) struct ClusterSpec {
     /// Namespaces that its workloads may live in. Left out: all. Empty: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) namespaces: Option<Vec<String>>,
+    /// What part of the requests that would go there does, in percent, where another cluster can take the rest.
+    /// `isthmus cluster drain` lowers it step by step. Default: 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100))]
+    pub(crate) traffic: Option<u8>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]

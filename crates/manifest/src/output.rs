@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use isthmus_model::{Cluster, Health, Kind, Labels, Workload};
+use isthmus_model::{ALL_TRAFFIC, Cluster, Health, Kind, Labels, Workload};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -63,6 +63,7 @@ pub fn cluster_object(cluster: &Cluster, server: &ServerMetadata) -> Value {
             .namespaces
             .as_ref()
             .map(names as fn(&Vec<isthmus_model::Namespace>) -> Vec<String>),
+        traffic: (cluster.traffic != ALL_TRAFFIC).then_some(cluster.traffic),
     };
     object(
         Kind::Cluster,

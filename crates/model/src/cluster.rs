@@ -37,7 +37,12 @@ pub struct Cluster {
     pub control: SocketAddr,
     /// Namespaces that its workloads may live in; `None` grants all.
     pub namespaces: Option<Vec<Namespace>>,
+    /// What part of the requests that would go there does, in percent, where another cluster can take the rest.
+    pub traffic: u8,
 }
+
+/// [`Cluster::traffic`] of one that nobody drains.
+pub const ALL_TRAFFIC: u8 = 100;
 
 impl Cluster {
     /// May this cluster's certificate authority speak for `namespace`?

@@ -410,6 +410,7 @@ pub(crate) fn view_of(name: &ClusterName, gateway: Option<SocketAddr>) -> Cluste
             jurisdiction: None,
             control: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
             namespaces: None,
+            traffic: isthmus_model::ALL_TRAFFIC,
         },
         gateways: gateway
             .map(|address| Gateway {

@@ -18,8 +18,8 @@ fn name(name: &str) -> ClusterName {
 }
 
 /// `west 2/3 140ms`: healthy of total and round-trip time; `here` for the local cluster, `?`
-/// for an unknown time, then `old`, `apart` (no way stands), `most=3` (requests), `not-exported` or
-/// `local-only`.
+/// for an unknown time, then `old`, `apart` (no way stands), `most=3` (requests), `traffic=40` (percent),
+/// `not-exported` or `local-only`.
 fn share(text: &str) -> ClusterShare {
     let words: Vec<&str> = text.split(' ').collect();
     let (healthy, total) = words[1].split_once('/').unwrap();
@@ -44,6 +44,10 @@ fn share(text: &str) -> ClusterShare {
         most: words
             .iter()
             .find_map(|word| word.strip_prefix("most=")?.parse().ok()),
+        traffic: words
+            .iter()
+            .find_map(|word| word.strip_prefix("traffic=")?.parse().ok())
+            .unwrap_or(ALL_TRAFFIC),
         barred: [Barred::NotExported, Barred::LocalOnly]
             .into_iter()
             .find(|barred| words.contains(&barred.code())),
@@ -536,10 +540,166 @@ fn the_possible_answers_are_those_that_draws_give() {
     }
 }
 
+#[test]
+fn a_drained_cluster_serves_what_nobody_else_can() {
+    for (text, broken, expect) in [
+        (
+            "us 2/2 here traffic=0, eu 3/3 140ms",
+            &[][..],
+            "eu nearest-is-hot",
+        ),
+        ("us 2/2 here, eu 3/3 140ms traffic=0", &[], "us nearest"),
+        (
+            "us 2/2 here traffic=0, eu 3/3 140ms, ap 1/1 90ms",
+            &[],
+            "ap nearest-is-hot",
+        ),
+        (
+            "eu 3/3 140ms traffic=0, ap 2/2 200ms",
+            &[],
+            "ap nearest-is-hot",
+        ),
+        ("us 2/2 here traffic=0", &[], "us only-choice"),
+        (
+            "us 2/2 here traffic=0, eu 3/3 140ms not-exported",
+            &[],
+            "us only-choice",
+        ),
+        ("us 2/2 here traffic=0, eu 0/3 140ms", &[], "us all-hot"),
+        ("us 2/2 here traffic=0, eu 3/3 140ms", &["eu"], "us all-hot"),
+        ("us 2/2 here, eu 3/3 140ms traffic=0", &["us"], "eu all-hot"),
+        (
+            "us 2/2 here traffic=0, eu 3/3 140ms traffic=0",
+            &[],
+            "us all-hot",
+        ),
+        (
+            "us 0/2 here traffic=0, eu 3/3 140ms traffic=0",
+            &[],
+            "eu all-hot",
+        ),
+    ] {
+        assert_eq!(
+            picked(text, broken, &[]),
+            expect,
+            "{text}, broken: {broken:?}"
+        );
+    }
+    // A request that has failed elsewhere is better served there than not at all.
+    for (text, broken, avoid, expect) in [
+        (
+            "us 2/2 here traffic=0, eu 3/3 140ms",
+            &[][..],
+            ["eu"],
+            "us all-hot",
+        ),
+        (
+            "us 2/2 here, eu 3/3 140ms traffic=0",
+            &[],
+            ["us"],
+            "eu all-hot",
+        ),
+        (
+            "us 2/2 here traffic=0, eu 3/3 140ms",
+            &[],
+            ["us"],
+            "eu nearest-failed",
+        ),
+        (
+            "us 2/2 here traffic=0, eu 3/3 140ms, ap 1/1 90ms",
+            &["ap"],
+            ["eu"],
+            "us all-hot",
+        ),
+        (
+            "us 2/2 here traffic=0, eu 3/3 140ms, ap 1/1 90ms",
+            &[],
+            ["ap"],
+            "eu nearest-is-hot",
+        ),
+    ] {
+        assert_eq!(
+            picked(text, broken, &avoid),
+            expect,
+            "{text}, failed: {avoid:?}"
+        );
+    }
+}
+
+#[test]
+fn a_drained_cluster_is_not_there_for_those_that_only_have_much_to_do() {
+    // One that has as much as it may have gets no more, but one that is only busy is not spared at its cost.
+    let (mut valve, now) = (Valve::default(), Instant::now());
+    let busy = "us 2/2 here most=3, eu 3/3 140ms traffic=0";
+    let requests: Vec<_> = (0..3).map(|_| valve.begin(&name("us"), now)).collect();
+    assert_eq!(
+        show(&valve.pick_cluster(&shares(busy), &[], now, 0)),
+        "eu all-hot"
+    );
+    for request in requests {
+        valve.finish(request, OK, now);
+    }
+    assert_eq!(
+        show(&valve.pick_cluster(&shares(busy), &[], now, 0)),
+        "us nearest"
+    );
+    let (mut valve, start) = (Valve::default(), Instant::now());
+    let text = "us 2/2 here, eu 3/3 140ms traffic=0";
+    valve.observe(&shares(text), start);
+    valve.assume(&name("us"), 2.0);
+    let _uploads: Vec<_> = (0..100).map(|_| valve.begin(&name("us"), start)).collect();
+    let silent = start + Duration::from_secs(1);
+    let chosen = valve.pick_cluster(&shares(text), &[], silent, 0);
+    assert_eq!(show(&chosen), "us all-hot");
+
+    let (valve, now) = (Valve::default(), Instant::now());
+    let drained = valve.pick_cluster(&shares("us 2/2 here traffic=0, eu 3/3 140ms"), &[], now, 0);
+    assert_eq!(drained.candidates()[0].why_not(), Some("drained"));
+}
+
+#[test]
+fn a_cluster_that_is_drained_in_part_takes_that_part() {
+    let (valve, now) = (Valve::default(), Instant::now());
+    for (text, of_us, code) in [
+        (
+            "us 2/2 here traffic=40, eu 3/3 140ms",
+            400,
+            "nearest-drains",
+        ),
+        (
+            "us 2/2 here traffic=40, eu 3/3 140ms traffic=80",
+            500,
+            "nearest-drains",
+        ),
+        // Who is drained the least takes all that is left, and the nearest of equals everything.
+        (
+            "us 2/2 here traffic=40, eu 3/3 140ms traffic=40",
+            1000,
+            "nearest",
+        ),
+        ("us 2/2 here, eu 3/3 140ms traffic=40", 1000, "nearest"),
+    ] {
+        let shares = shares(text);
+        let mut count = 0;
+        for number in 0..1000_u64 {
+            let decision = valve.pick_cluster(&shares, &[], now, draw::mix(number, 7));
+            if decision.chosen().unwrap().share.local {
+                assert_eq!(decision.reason().code(), "nearest");
+                count += 1;
+            } else {
+                assert_eq!(decision.reason().code(), code, "{text}");
+            }
+        }
+        assert!(i32::abs_diff(count, of_us) < 50, "{text}: {count}");
+    }
+}
+
 fn any_share() -> impl Strategy<Value = ClusterShare> {
     let barred = prop_oneof![3 => Just(None), 1 => Just(Some(Barred::NotExported))];
     let rtt = proptest::option::of((0u64..3).prop_map(Duration::from_millis));
-    (0u32..3, 0u32..3, 0u64..20, rtt, barred).prop_map(|(healthy, more, age, rtt, barred)| {
+    let traffic = prop_oneof![3 => Just(ALL_TRAFFIC), 1 => Just(40), 1 => Just(0)];
+    let counts = (0u32..3, 0u32..3, 0u64..20);
+    (counts, rtt, traffic, barred).prop_map(|((healthy, more, age), rtt, traffic, barred)| {
         ClusterShare {
             cluster: name("x"),
             local: false,
@@ -549,6 +709,7 @@ fn any_share() -> impl Strategy<Value = ClusterShare> {
             rtt,
             connected: true,
             most: None,
+            traffic,
             barred,
         }
     })
@@ -587,16 +748,23 @@ proptest! {
             prop_assert!(chosen.runs());
             if running.iter().any(|c| c.usable()) {
                 prop_assert!(chosen.usable());
-                // Without a slow start it is the nearest of them, whatever the draw.
-                let nearest = running.iter().find(|c| c.usable()).unwrap();
-                prop_assert_eq!(chosen.rank, nearest.rank);
             }
         }
         let possible = decision.possible();
-        prop_assert_eq!(possible.len(), 1);
-        prop_assert_eq!((possible[0].chosen, possible[0].reason), (decision.chosen(), decision.reason()));
+        let all: f64 = possible.iter().map(|possible| possible.share).sum();
+        prop_assert!((all - 1.0).abs() < 1e-9, "{}", all);
+        let answer = (decision.chosen(), decision.reason());
+        prop_assert!(possible.iter().any(|possible| (possible.chosen, possible.reason) == answer));
         let len = shares.len().max(1);
         shares.rotate_left(turn % len);
-        prop_assert_eq!(valve.pick_cluster(&shares, &avoid, now, !draw), decision);
+        prop_assert_eq!(&valve.pick_cluster(&shares, &avoid, now, draw), &decision);
+        if shares.iter().all(|share| matches!(share.traffic, 0 | ALL_TRAFFIC)) {
+            // With no slow start either it is the nearest of them, whatever the draw.
+            if let Some(nearest) = running.iter().find(|c| c.usable()) {
+                prop_assert_eq!(decision.chosen().map(|chosen| chosen.rank), Some(nearest.rank));
+            }
+            prop_assert_eq!(possible.len(), 1);
+            prop_assert_eq!(&valve.pick_cluster(&shares, &avoid, now, !draw), &decision);
+        }
     }
 }

@@ -217,6 +217,7 @@ impl World {
                     rtt: Some(Duration::from_secs_f64(rtt)),
                     connected: true,
                     most: None,
+                    traffic: isthmus_model::ALL_TRAFFIC,
                     barred: None,
                 }
             })

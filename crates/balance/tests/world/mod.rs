@@ -409,6 +409,7 @@ impl World {
             rtt: Some(place.rtt),
             connected: true,
             most: None,
+            traffic: isthmus_model::ALL_TRAFFIC,
             barred: None,
         };
         self.places.iter().map(share).collect()

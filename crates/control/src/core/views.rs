@@ -65,6 +65,7 @@ impl<S: Store> Core<S> {
             },
             age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             rtt_ms: rtt.map(|rtt| rtt.smoothed.as_secs_f64() * 1000.0),
+            traffic: cluster.traffic,
             gateways: gateways
                 .map(|gateway| GatewayStatus {
                     name: gateway.name.clone(),

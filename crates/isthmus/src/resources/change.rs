@@ -92,6 +92,7 @@ pub(crate) async fn apply_one(
     let namespace = key.namespace.as_ref().map(Namespace::as_str);
     let path = object(key.kind, namespace, key.name.as_str());
     let current = client.find(&path).await?;
+    let wanted = carried(current.as_ref(), wanted);
     let outcome = match &current {
         None => Outcome::Created,
         Some(current) if same(current, &wanted) => Outcome::Unchanged,
@@ -111,6 +112,17 @@ pub(crate) async fn apply_one(
         _ => {}
     }
     Ok(outcome)
+}
+
+/// What a file says of an object, with what it leaves to a command: a cluster that is being drained is not given its traffic back
+/// by who applies a file that says nothing of it.
+fn carried(current: Option<&Value>, mut wanted: Value) -> Value {
+    let kept = current.filter(|current| current["kind"] == Kind::Cluster.name());
+    let kept = kept.and_then(|current| current.pointer("/spec/traffic"));
+    if let (Some(kept), Some(spec)) = (kept, wanted["spec"].as_object_mut()) {
+        spec.entry("traffic").or_insert_with(|| kept.clone());
+    }
+    wanted
 }
 
 /// `current` with what a person writes taken from `wanted`.
@@ -176,7 +188,7 @@ pub(crate) async fn diff(setting: &Setting, args: &DiffArgs) -> Result<ExitCode>
         let namespace = key.namespace.as_ref().map(Namespace::as_str);
         let path = object(key.kind, namespace, key.name.as_str());
         let current = client.find(&path).await?;
-        let wanted = document.object.into_json();
+        let wanted = carried(current.as_ref(), document.object.into_json());
         if current
             .as_ref()
             .is_none_or(|current| !same(current, &wanted))
@@ -275,6 +287,22 @@ impl<'a> Work<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_gives_no_traffic_back_that_it_does_not_name() {
+        let current = json!({"kind": "Cluster", "spec": {"region": "us", "traffic": 40}});
+        let file = |spec: Value| json!({"kind": "Cluster", "spec": spec});
+        let carried_of = |spec: Value| carried(Some(&current), file(spec))["spec"].clone();
+        assert_eq!(
+            carried_of(json!({"region": "eu"})),
+            json!({"region": "eu", "traffic": 40})
+        );
+        assert_eq!(carried_of(json!({"traffic": 100})), json!({"traffic": 100}));
+        let wanted = file(json!({"region": "eu"}));
+        assert_eq!(carried(None, wanted.clone()), wanted);
+        let other = json!({"kind": "Service", "spec": {"traffic": 40}});
+        assert_eq!(carried(Some(&other), wanted.clone()), wanted);
+    }
 
     #[test]
     fn a_write_keeps_what_the_server_noted_and_is_conditional() {

@@ -142,6 +142,7 @@ pub(crate) mod tests {
             },
             age_ms: Some(0),
             rtt_ms: None,
+            traffic: isthmus_model::ALL_TRAFFIC,
             gateways: (0..each.gateways)
                 .map(|index| GatewayStatus {
                     name: format!("gateway-{index}"),

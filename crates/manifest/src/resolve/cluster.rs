@@ -1,6 +1,8 @@
 //! Mesh, Cluster and Link.
 
-use isthmus_model::{Cluster, ClusterName, Egress, Link, Mesh, Namespace, Reach, Resource};
+use isthmus_model::{
+    ALL_TRAFFIC, Cluster, ClusterName, Egress, Link, Mesh, Namespace, Reach, Resource,
+};
 
 use super::{maybe_duration, own_name, socket, spec};
 use crate::kinds::{ClusterSpec, Coordinates, EgressName, LinkSpec, MeshSpec, ReachSpec};
@@ -60,6 +62,11 @@ pub(super) fn cluster(
         .namespaces
         .as_ref()
         .map(|names| namespaces(names, problems));
+    let traffic = cluster.traffic.unwrap_or(ALL_TRAFFIC);
+    if traffic > ALL_TRAFFIC {
+        let message = format!("{traffic} percent: it must be from 0 to {ALL_TRAFFIC}");
+        problems.add(&spec().field("traffic"), message);
+    }
     Some(Resource::Cluster(Cluster {
         name: name?,
         region: region?,
@@ -68,6 +75,7 @@ pub(super) fn cluster(
         jurisdiction: cluster.jurisdiction.clone(),
         control: control?,
         namespaces,
+        traffic,
     }))
 }
 

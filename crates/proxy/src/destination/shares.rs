@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use isthmus_authz::Permit;
 use isthmus_balance::{Barred, ClusterShare};
-use isthmus_model::{AppProtocol, LocalityOrder, TrafficSettings, Workload};
+use isthmus_model::{ALL_TRAFFIC, AppProtocol, LocalityOrder, TrafficSettings, Workload};
 
 use super::Destination;
 use crate::view::{ServiceView, View};
@@ -89,6 +89,9 @@ impl Destination {
             rtt: Some(Duration::ZERO),
             connected: true,
             most,
+            traffic: view
+                .cluster(own)
+                .map_or(ALL_TRAFFIC, |own| own.cluster.traffic),
             barred: None,
         };
         let remote = service
@@ -106,6 +109,7 @@ impl Destination {
                 rtt: cluster.rtt,
                 connected: self.is_tunnelled(&share.cluster),
                 most,
+                traffic: cluster.cluster.traffic,
                 barred: if permit.reaches(&share.cluster).is_err() {
                     Some(Barred::NotExported)
                 } else if settings.locality_order == LocalityOrder::LocalOnly {

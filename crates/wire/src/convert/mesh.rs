@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use isthmus_model::{Cluster, Egress, Gateway, Mesh, Namespace};
+use isthmus_model::{ALL_TRAFFIC, Cluster, Egress, Gateway, Mesh, Namespace};
 
 use crate::body::{BodyError, ClusterView};
 use crate::field::{Parsed, all, micros, millis, parse, parse_all, strings, text};
@@ -50,6 +50,7 @@ impl From<&ClusterView> for proto::Cluster {
             jurisdiction: cluster.jurisdiction.clone().unwrap_or_default(),
             latitude: cluster.coordinates.map(|(latitude, _)| latitude),
             longitude: cluster.coordinates.map(|(_, longitude)| longitude),
+            withheld: u32::from(ALL_TRAFFIC.saturating_sub(cluster.traffic)),
         }
     }
 }
@@ -68,12 +69,19 @@ impl TryFrom<proto::Cluster> for ClusterView {
                 jurisdiction: text(cluster.jurisdiction),
                 control: parse("cluster.control", &cluster.control)?,
                 namespaces: (!cluster.all_namespaces).then_some(namespaces),
+                traffic: traffic(cluster.withheld)?,
             },
             gateways: all(cluster.gateways)?,
             rtt: (cluster.rtt_us != 0).then(|| Duration::from_micros(cluster.rtt_us)),
             age: Duration::from_millis(cluster.age_ms),
         })
     }
+}
+
+fn traffic(withheld: u32) -> Parsed<u8> {
+    let withheld = u8::try_from(withheld).ok();
+    let traffic = withheld.and_then(|withheld| ALL_TRAFFIC.checked_sub(withheld));
+    traffic.ok_or_else(|| BodyError::field("cluster.withheld", "more than everything"))
 }
 
 /// Degrees that can be compared and computed with: no NaN, nothing infinite.
