@@ -520,8 +520,8 @@ pub(crate) enum ClusterArgs {
     #[command(after_help = "Examples:\n  \
         isthmus cluster drain eu-central                 # everything, within a minute\n  \
         isthmus cluster drain eu-central --keep 50 --over 10m\n\n\
-        What is interrupted stays as it is; the same command goes on. Requests and connections that have begun\n\
-        end where they are. `isthmus status` shows how much each cluster takes.")]
+        What has begun ends where it is. If it is interrupted, the same command goes on.\n\
+        `isthmus status` shows how much each cluster takes.")]
     Drain(DrainArgs),
     /// Give a cluster its requests back, step by step
     #[command(after_help = "Example:\n  isthmus cluster undrain eu-central --over 5m")]
