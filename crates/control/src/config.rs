@@ -118,7 +118,7 @@ impl Config {
     }
 
     pub(crate) fn store(&self) -> PathBuf {
-        self.data.join("store.redb")
+        self.data.join(at_rest::STORE)
     }
 
     fn key(&self) -> PathBuf {
@@ -126,12 +126,12 @@ impl Config {
     }
 
     fn sealed_key(&self) -> PathBuf {
-        self.data.join("cluster.key.sealed")
+        self.data.join(at_rest::SEALED_CLUSTER_KEY)
     }
 
     /// Opens what seals the directory; `None`: nothing there is sealed, or is to be.
     pub(crate) fn unlock(&self) -> Result<Option<Unlocked>, DataError> {
-        if !exists(&self.data)? {
+        if !at_rest::exists(&self.data)? {
             return Ok(None);
         }
         Ok(at_rest::unlock(&self.data, self.at_rest.as_ref())?)
@@ -146,7 +146,7 @@ impl Config {
         let plain = read(&open)?.map(Zeroizing::new);
         let Some(unlocked) = unlocked else {
             // Without what opens it, it is as good as lost; another one would not be signed.
-            if plain.is_none() && exists(&sealed)? {
+            if plain.is_none() && at_rest::exists(&sealed)? {
                 return Err(AtRestError::Foreign { path: sealed }.into());
             }
             return Ok(plain);
@@ -250,14 +250,6 @@ pub fn init(config: &Config) -> Result<Initialised, DataError> {
     Ok(Initialised {
         request,
         certificate: config.certificate(),
-    })
-}
-
-fn exists(path: &Path) -> Result<bool, DataError> {
-    path.try_exists().map_err(|source| DataError::File {
-        act: "read",
-        path: path.to_owned(),
-        source,
     })
 }
 

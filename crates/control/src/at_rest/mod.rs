@@ -25,6 +25,9 @@ pub use self::source::{KeySource, SourceError};
 /// The version of `data.key` that is written.
 const FORMAT: u32 = 1;
 const DATA_KEY: &[u8] = b"isthmus data key";
+/// Files of the directory.
+pub(crate) const STORE: &str = "store.redb";
+pub(crate) const SEALED_CLUSTER_KEY: &str = "cluster.key.sealed";
 
 /// By what a control plane seals what it keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,64 +140,49 @@ pub(crate) fn unlock(
     };
     let operator = at_rest.key.read()?;
     let lock = lock(folder)?;
-    let Some(file) = KeyFile::read(&path)? else {
-        let unlocked = Unlocked {
-            folder: folder.to_owned(),
-            operator,
-            key: DataKey::make()?,
-            older: Vec::new(),
-            lock,
-        };
-        unlocked.refuse_foreign()?;
-        unlocked.save()?;
-        return Ok(Some(unlocked));
-    };
-    if file.sealed_by == operator.name {
-        let mut keys = file.open(&path, &operator)?.into_iter();
-        let key = keys
-            .next()
-            .ok_or_else(|| damaged(&path, "no key is in it"))?;
-        return Ok(Some(Unlocked {
-            folder: folder.to_owned(),
-            operator,
-            key,
-            older: keys.collect(),
-            lock,
-        }));
-    }
-    let (mut configured, mut unread) = (vec![operator.name.clone()], None);
-    for previous in &at_rest.previous {
-        let previous = match previous.read() {
-            Ok(previous) => previous,
-            Err(error) => {
-                unread.get_or_insert(error);
-                continue;
-            }
-        };
-        if file.sealed_by == previous.name {
-            let older = file.open(&path, &previous)?;
-            let (from, to) = (&previous.name, &operator.name);
-            tracing::info!("key {to} takes the place of key {from}: all is sealed anew");
-            let unlocked = Unlocked {
-                folder: folder.to_owned(),
-                operator,
-                key: DataKey::make()?,
-                older,
-                lock,
-            };
-            unlocked.save()?;
-            return Ok(Some(unlocked));
+    let file = KeyFile::read(&path)?;
+    let (key, older) = match &file {
+        Some(file) if file.sealed_by == operator.name => {
+            let mut keys = file.open(&path, &operator)?.into_iter();
+            let key = keys.next();
+            (
+                key.ok_or_else(|| damaged(&path, "no key is in it"))?,
+                keys.collect(),
+            )
         }
-        configured.push(previous.name);
+        Some(file) => (
+            DataKey::make()?,
+            file.open_by(&path, &operator, &at_rest.previous)?,
+        ),
+        None => {
+            refuse_foreign(folder)?;
+            (DataKey::make()?, Vec::new())
+        }
+    };
+    let is_kept = file.is_some_and(|file| file.sealed_by == operator.name);
+    let unlocked = Unlocked {
+        folder: folder.to_owned(),
+        operator,
+        key,
+        older,
+        lock,
+    };
+    if !is_kept {
+        unlocked.save()?;
     }
-    match unread {
-        Some(error) => Err(error.into()),
-        None => Err(AtRestError::OtherKey {
-            path,
-            sealed_by: file.sealed_by,
-            configured,
-        }),
+    Ok(Some(unlocked))
+}
+
+/// Where there is no data key yet, nothing may be sealed: its key would be lost, and a new one would hide that.
+fn refuse_foreign(folder: &Path) -> Result<(), AtRestError> {
+    let (store, sealed) = (folder.join(STORE), folder.join(SEALED_CLUSTER_KEY));
+    if exists(&sealed)? {
+        return Err(AtRestError::Foreign { path: sealed });
     }
+    if exists(&store)? && store::is_sealed(&RedbStore::open(&store)?)? {
+        return Err(AtRestError::Foreign { path: store });
+    }
+    Ok(())
 }
 
 /// Opens a store in which nothing is sealed, or makes it.
@@ -210,19 +198,6 @@ pub(crate) fn plain_store(path: &Path) -> Result<Box<dyn Store>, AtRestError> {
 }
 
 impl Unlocked {
-    /// Where there is no data key yet, nothing may be sealed: its key would be lost, and a new one would hide that.
-    fn refuse_foreign(&self) -> Result<(), AtRestError> {
-        let store = self.folder.join("store.redb");
-        let sealed = self.folder.join("cluster.key.sealed");
-        if exists(&sealed)? {
-            return Err(AtRestError::Foreign { path: sealed });
-        }
-        if exists(&store)? && store::is_sealed(&RedbStore::open(&store)?)? {
-            return Err(AtRestError::Foreign { path: store });
-        }
-        Ok(())
-    }
-
     fn save(&self) -> Result<(), AtRestError> {
         let keys = std::iter::once(&self.key).chain(&self.older);
         let sealed = keys.map(|key| seal(&self.operator.key, DATA_KEY, &*key.0));
@@ -291,6 +266,37 @@ impl KeyFile {
         serde_json::from_slice(&text).map(Some).map_err(unreadable)
     }
 
+    /// The data keys, by the operator's earlier key, one of `previous`; `operator` takes its place.
+    fn open_by(
+        &self,
+        path: &Path,
+        operator: &OperatorKey,
+        previous: &[KeySource],
+    ) -> Result<Vec<DataKey>, AtRestError> {
+        let (mut configured, mut unread) = (vec![operator.name.clone()], None);
+        for previous in previous {
+            match previous.read() {
+                Ok(previous) if self.sealed_by == previous.name => {
+                    let (from, to) = (&previous.name, &operator.name);
+                    tracing::info!("key {to} takes the place of key {from}: all is sealed anew");
+                    return self.open(path, &previous);
+                }
+                Ok(previous) => configured.push(previous.name),
+                Err(error) => {
+                    unread.get_or_insert(error);
+                }
+            }
+        }
+        Err(unread.map_or_else(
+            || AtRestError::OtherKey {
+                path: path.to_owned(),
+                sealed_by: self.sealed_by.clone(),
+                configured,
+            },
+            AtRestError::from,
+        ))
+    }
+
     fn open(&self, path: &Path, operator: &OperatorKey) -> Result<Vec<DataKey>, AtRestError> {
         let opened = |sealed: &String| {
             let plain = open(&operator.key, DATA_KEY, &unhex(sealed)?).ok()?;
@@ -339,7 +345,7 @@ fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AtRestErr
     move |source| AtRestError::File { act, path, source }
 }
 
-fn exists(path: &Path) -> Result<bool, AtRestError> {
+pub(crate) fn exists(path: &Path) -> Result<bool, AtRestError> {
     path.try_exists().map_err(failed("read", path))
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct SealedStore<S> {
 /// The keys of values. Each process that opens a store seals by a key of its own, so that no key ever
 /// seals two values under the same number, whichever copy of the store it was that was opened.
 struct ValueKeys {
-    known: BTreeMap<u32, LessSafeKey>,
+    known: Known,
     /// The number of our own.
     own: u32,
     /// What is kept of our own, and whether it is.
@@ -45,34 +45,18 @@ struct ValueKeys {
     sealed: u64,
 }
 
-/// Why the keys of a store are of no use.
-enum Locked {
-    Store(StoreError),
-    /// They are sealed by another data key.
-    Foreign,
-    /// The library or the system refuses to make a key.
-    NoKey,
-}
+/// The keys that seal values of a store, by their numbers.
+type Known = BTreeMap<u32, LessSafeKey>;
 
 impl<S: Store> SealedStore<S> {
-    fn open(store: S, path: &Path, data_key: &DataKey) -> Result<Self, Locked> {
-        let mut known = known(&store, data_key)?;
-        let own = known.last_key_value().map_or(0, |(last, _)| last + 1);
-        let key = DataKey::make().map_err(|_| Locked::NoKey)?;
-        let entry = seal(&data_key.0, &context(own), &*key.0).map_err(|_| Locked::NoKey)?;
-        known.insert(own, cipher(&*key.0).ok_or(Locked::NoKey)?);
-        Ok(Self {
+    /// `lock`: what is held for as long as the store is.
+    fn new(store: S, path: &Path, keys: ValueKeys, lock: Option<File>) -> Self {
+        Self {
             store,
             path: path.to_owned(),
-            keys: ValueKeys {
-                known,
-                own,
-                entry: entry.into(),
-                is_kept: false,
-                sealed: 0,
-            },
-            lock: None,
-        })
+            keys,
+            lock,
+        }
     }
 
     fn opened(&self, table: Table, key: &[u8], value: &[u8]) -> Result<Vec<u8>, StoreError> {
@@ -88,8 +72,7 @@ impl<S: Store> Store for SealedStore<S> {
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut sealed = Batch::new();
         if !self.keys.is_kept {
-            let (own, entry) = (self.keys.own.to_be_bytes(), self.keys.entry.clone());
-            sealed.put(KEYS, own.to_vec(), entry);
+            self.keys.keep(&mut sealed);
         }
         // After an error the file is opened anew, and may be another one.
         self.keys.is_kept = false;
@@ -123,6 +106,27 @@ impl<S: Store> Store for SealedStore<S> {
 }
 
 impl ValueKeys {
+    /// With a new key of our own beside those that are `known`.
+    fn new(mut known: Known, data_key: &DataKey) -> Result<Self, AtRestError> {
+        let own = known.last_key_value().map_or(0, |(last, _)| last + 1);
+        let key = DataKey::make()?;
+        let entry = seal(&data_key.0, &context(own), &*key.0);
+        let entry = entry.map_err(|_| AtRestError::NoChance)?.into();
+        known.insert(own, cipher(&*key.0).ok_or(AtRestError::NoChance)?);
+        Ok(Self {
+            known,
+            own,
+            entry,
+            is_kept: false,
+            sealed: 0,
+        })
+    }
+
+    /// Puts our own key beside the values.
+    fn keep(&self, batch: &mut Batch) {
+        batch.put(KEYS, self.own.to_be_bytes().to_vec(), self.entry.clone());
+    }
+
     /// `None`: the library refuses.
     fn seal(&mut self, table: &str, key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
         let cipher = self.known.get(&self.own)?;
@@ -141,12 +145,7 @@ impl ValueKeys {
 }
 
 /// `None`: it is not what was sealed for this place, or by none of these keys.
-fn opened(
-    known: &BTreeMap<u32, LessSafeKey>,
-    table: &str,
-    key: &[u8],
-    sealed: &[u8],
-) -> Option<Vec<u8>> {
+fn opened(known: &Known, table: &str, key: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
     let (header, body) = sealed.split_first_chunk::<HEADER>()?;
     let [FORMAT, a, b, c, d, number @ ..] = *header else {
         return None;
@@ -160,15 +159,16 @@ fn opened(
     Some(body)
 }
 
-fn known<S: Store>(store: &S, data_key: &DataKey) -> Result<BTreeMap<u32, LessSafeKey>, Locked> {
-    let entries = store.scan_prefix(KEYS, b"").map_err(Locked::Store)?;
+/// `None`: they are sealed by another data key.
+fn known(store: &impl Store, data_key: &DataKey) -> Result<Option<Known>, StoreError> {
+    let entries = store.scan_prefix(KEYS, b"")?;
     let entry = |(number, sealed): Pair| {
         let number = u32::from_be_bytes(number.try_into().ok()?);
         let key = open(&data_key.0, &context(number), &sealed).ok()?;
         Some((number, cipher(&key)?))
     };
     let entries = entries.into_iter().map(entry);
-    entries.collect::<Option<_>>().ok_or(Locked::Foreign)
+    Ok(entries.collect())
 }
 
 fn cipher(key: &[u8]) -> Option<LessSafeKey> {
@@ -209,47 +209,37 @@ pub(super) fn open_store(
     older: &[DataKey],
     lock: File,
 ) -> Result<SealedStore<RedbStore>, AtRestError> {
-    let open = |store| match SealedStore::open(store, path, key) {
-        Ok(store) => Ok(SealedStore {
-            lock: Some(lock),
-            ..store
-        }),
-        Err(why) => Err(why.of(path)),
+    let sealed = |store, known| -> Result<_, AtRestError> {
+        let keys = ValueKeys::new(known, key)?;
+        Ok(SealedStore::new(store, path, keys, Some(lock)))
+    };
+    let foreign = || AtRestError::Foreign {
+        path: path.to_owned(),
     };
     let store = RedbStore::open(path)?;
-    let before = match known(&store, key) {
+    let before = match known(&store, key)? {
         // One that was just made is empty, and one of an earlier run has keys.
-        Ok(known) if known.is_empty() && !store.is_empty()? => None,
-        Ok(_) => return open(store),
-        Err(Locked::Foreign) => {
-            let of_older = older.iter().find_map(|older| known(&store, older).ok());
-            Some(of_older.ok_or_else(|| Locked::Foreign.of(path))?)
+        Some(known) if known.is_empty() && !store.is_empty()? => None,
+        Some(known) => return sealed(store, known),
+        None => {
+            let mut older = older.iter();
+            let of_older = older.find_map(|older| known(&store, older).transpose());
+            Some(of_older.ok_or_else(foreign)??)
         }
-        Err(why) => return Err(why.of(path)),
     };
     drop(store);
     tracing::info!("sealing all that is in {}", path.display());
     seal_anew(path, key, before.as_ref())?;
-    open(RedbStore::open(path)?)
+    let store = RedbStore::open(path)?;
+    let known = known(&store, key)?.ok_or_else(foreign)?;
+    sealed(store, known)
 }
 
 /// `before`: the keys that its values are sealed by; `None`: they are not.
-fn seal_anew(
-    path: &Path,
-    key: &DataKey,
-    before: Option<&BTreeMap<u32, LessSafeKey>>,
-) -> Result<(), AtRestError> {
-    let made = DataKey::make()?;
-    let mut keys = ValueKeys {
-        known: BTreeMap::from([(0, cipher(&*made.0).ok_or(AtRestError::NoChance)?)]),
-        own: 0,
-        entry: Bytes::new(),
-        is_kept: true,
-        sealed: 0,
-    };
-    let entry = seal(&key.0, &context(0), &*made.0).map_err(|_| AtRestError::NoChance)?;
+fn seal_anew(path: &Path, key: &DataKey, before: Option<&Known>) -> Result<(), AtRestError> {
+    let mut keys = ValueKeys::new(Known::new(), key)?;
     let mut more = Batch::new();
-    more.put(KEYS, 0_u32.to_be_bytes().to_vec(), entry);
+    keys.keep(&mut more);
     RedbStore::rewrite(path, &more, |table, key, value| {
         if table == KEYS.name() {
             return Ok(None);
@@ -271,18 +261,6 @@ fn seal_anew(
 /// Is anything in it sealed?
 pub(crate) fn is_sealed(store: &impl Store) -> Result<bool, StoreError> {
     Ok(!store.scan(KEYS, b"", 1)?.is_empty())
-}
-
-impl Locked {
-    fn of(self, path: &Path) -> AtRestError {
-        match self {
-            Self::Store(error) => error.into(),
-            Self::Foreign => AtRestError::Foreign {
-                path: path.to_owned(),
-            },
-            Self::NoKey => AtRestError::NoChance,
-        }
-    }
 }
 
 #[cfg(test)]
