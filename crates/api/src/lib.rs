@@ -21,7 +21,7 @@ pub use history::{ChangeView, HistoryRequest, HistoryView};
 pub use list::{ListMeta, ObjectList, UnreachableCluster};
 pub use path::{ResourcePath, collection, object};
 pub use status::{
-    AuthorityStatus, ClusterStatus, Contact, GatewayStatus, ProxyStatus, ServiceShare,
-    ServiceStatus, StatusView,
+    AuthorityStatus, AuthorityView, ClusterStatus, Contact, GatewayStatus, ProxyStatus,
+    ServiceShare, ServiceStatus, StatusView, TransferRequest, VoterPart, VoterView,
 };
 pub use token::{TokenReply, TokenRequest};

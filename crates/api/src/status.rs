@@ -23,10 +23,62 @@ pub struct StatusView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthorityStatus {
-    /// `None`: not known yet.
+    /// Who leads it, or who would know. `None`: nobody, as far as is known.
     pub cluster: Option<String>,
     /// Can the answering cluster reach it now?
     pub reachable: bool,
+}
+
+/// `GET /mesh/v1/authority`: whose control planes accept config, and who leads them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorityView {
+    /// Who says so: whoever leads, if it can be reached.
+    pub cluster: String,
+    /// `None`: nobody, as far as is known.
+    pub leader: Option<String>,
+    /// How often a leader was sought. `None`: who answers does not vote.
+    pub term: Option<u64>,
+    /// Of the last change that is accepted.
+    pub position: u64,
+    /// Are changes of config accepted now?
+    pub accepts: bool,
+    /// Why not, or what else is wrong.
+    pub reason: Option<String>,
+    /// In name order.
+    pub voters: Vec<VoterView>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VoterView {
+    pub cluster: String,
+    pub part: VoterPart,
+    pub leads: bool,
+    /// As who answers sees it.
+    pub contact: Contact,
+    pub age_ms: Option<u64>,
+    /// Decisions that it is not known to have. `None`: who answers does not lead.
+    pub lacks: Option<u64>,
+}
+
+/// What a cluster is to the authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VoterPart {
+    Votes,
+    /// Config says that it is to vote, and it is being brought there.
+    Joins,
+    /// Config says that it is not to vote any more.
+    Leaves,
+}
+
+/// `POST /mesh/v1/authority/leader`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TransferRequest {
+    /// The voter that is to lead.
+    pub cluster: String,
 }
 
 /// What is known of the way to a cluster.

@@ -390,6 +390,10 @@ fn log(notice: &Notice) {
         Notice::Contact { cluster, contact } => {
             tracing::info!(%cluster, ?contact, "contact with another cluster");
         }
+        Notice::VoteLost { reason } => tracing::error!(
+            %reason,
+            "this cluster has no vote on config any more: `isthmus authority remove` and `add` give it a new one"
+        ),
         Notice::Outlived { ledger, cluster } => tracing::error!(
             %ledger,
             %cluster,

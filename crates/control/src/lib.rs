@@ -12,12 +12,14 @@
 
 mod api;
 mod at_rest;
+mod authority;
 mod config;
 mod core;
 mod hex;
 mod hub;
 mod index;
 mod metrics;
+mod open_error;
 mod peers;
 mod run;
 mod serve;
@@ -27,7 +29,8 @@ mod tls;
 pub use at_rest::{AtRest, AtRestError, KeySource, SourceError};
 pub use config::{ApiToken, Config, DataError, Initialised, Ports, init};
 pub use core::{
-    Action, Answer, ConnectionId, Core, Event, HistoryQuery, Notice, Now, OpenError, PeerSessionId,
-    Request, RequestId, Selection, SessionId, Settings, Target, Verb, WatchEvent, Write,
+    Action, Answer, ConnectionId, Core, Event, HistoryQuery, Notice, Now, PeerSessionId, Request,
+    RequestId, Selection, SessionId, Settings, Target, Verb, WatchEvent, Write,
 };
+pub use open_error::OpenError;
 pub use run::{Addresses, Control, ControlError, OwnLeafError, run};

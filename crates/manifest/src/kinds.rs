@@ -17,6 +17,12 @@ pub(crate) struct MeshSpec {
     /// them. `Allow`: they carry them, in nobody's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) egress: Option<EgressName>,
+    /// Clusters whose control planes accept config together, five at most: a change is accepted when more
+    /// than half of them have it, so that three survive the loss of any one. `isthmus authority add` and
+    /// `remove` write it. Left out: the cluster that founded the mesh alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 5))]
+    pub(crate) voters: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]

@@ -1,5 +1,6 @@
 //! The mesh, its clusters, and the links between them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,7 +12,12 @@ pub struct Mesh {
     pub name: MeshName,
     pub trust_domain: TrustDomain,
     pub egress: Egress,
+    /// Whose control planes accept config together, [`MAX_VOTERS`] at most; empty: nobody has said.
+    pub voters: BTreeSet<ClusterName>,
 }
+
+/// Clusters whose control planes accept config together: more would only be slower.
+pub const MAX_VOTERS: usize = 5;
 
 /// What becomes of requests of the mesh's programs to hosts outside of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -16,7 +16,7 @@ mod service;
 mod share;
 mod workload;
 
-pub use cluster::{ALL_TRAFFIC, Cluster, Egress, Gateway, Link, Mesh, Reach};
+pub use cluster::{ALL_TRAFFIC, Cluster, Egress, Gateway, Link, MAX_VOTERS, Mesh, Reach};
 pub use identity::{ClusterIdentity, Identity, SpiffeError, SpiffeId};
 pub use name::{
     AccountName, ClusterName, CookieName, HeaderName, LabelKey, MeshName, NameError, Namespace,

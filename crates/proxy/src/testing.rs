@@ -377,6 +377,7 @@ impl Facts {
             name: MeshName::new("test").unwrap(),
             trust_domain: TrustDomain::new("test.mesh").unwrap(),
             egress: self.egress,
+            voters: std::collections::BTreeSet::new(),
         };
         let clusters = self.clusters.iter().cloned().map(Body::Cluster);
         let mut builder = ViewBuilder::new(own);

@@ -70,6 +70,28 @@ impl Follower {
         }
     }
 
+    /// A copy that stands at `mark`; the records of these keys in the store may differ from it.
+    pub(crate) fn from_parts(
+        name: LedgerName,
+        mark: Mark,
+        entries: BTreeMap<Bytes, Kept>,
+        unsaved: BTreeSet<Bytes>,
+    ) -> Self {
+        Self {
+            mark,
+            entries,
+            changed: unsaved,
+            ..Self::empty(name)
+        }
+    }
+
+    /// Name, mark, entries, and the keys whose records in the store may differ from them.
+    pub(crate) fn into_parts(self) -> (LedgerName, Mark, BTreeMap<Bytes, Kept>, BTreeSet<Bytes>) {
+        let mut unsaved = self.changed;
+        unsaved.extend(self.saving);
+        (self.name, self.mark, self.entries, unsaved)
+    }
+
     pub fn name(&self) -> &LedgerName {
         &self.name
     }

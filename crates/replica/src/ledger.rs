@@ -2,6 +2,10 @@
 //!
 //! A write is staged, saved by the caller, and only then shown. A save that failed may have
 //! happened all the same: what it might have left in the store is put right by the next one.
+//!
+//! A ledger that several clusters write together is *shared*: a write that is staged is a proposal
+//! until it is agreed, only then is it saved, and whoever wrote it, it is agreed at the same position
+//! everywhere.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -10,6 +14,8 @@ use bytes::Bytes;
 use isthmus_model::Position;
 use isthmus_world::{Batch as StoreBatch, Store};
 
+use crate::decision::{DecidedWrite, LedgerHead, OutOfOrder};
+use crate::follower::Follower;
 use crate::message::{Batch, Entry};
 use crate::name::{Epoch, LedgerName, Mark};
 use crate::record::{self, Head, Kept, LoadError};
@@ -43,6 +49,10 @@ pub struct Ledger {
     head_changed: bool,
     /// The epoch can be shown.
     epoch_saved: bool,
+    /// Others write it too.
+    shared: bool,
+    /// What is staged up to here may be saved.
+    agreed: Position,
 }
 
 /// One change of a write.
@@ -86,7 +96,7 @@ pub enum WriteError {
 pub(crate) enum Changes {
     UpToDate,
     /// The follower knows what this owner does not: nothing is sent before that is decided.
-    Ahead,
+    Foreign,
     Batch(Batch),
     /// Everything there is, for a follower that a batch cannot bring here.
     Checkpoint {
@@ -100,6 +110,8 @@ pub(crate) enum Changes {
 pub(crate) enum Relation {
     /// The ledger's history passed through it.
     Ours,
+    /// The follower was told more by another of those who write it: this one hears of it soon.
+    Ahead,
     /// Before any history, before what is remembered, or overruled: a checkpoint replaces it.
     Void,
     /// It comes from a life of the ledger that this owner does not know: the owner was restored
@@ -118,8 +130,59 @@ impl Ledger {
     /// Errors: the store cannot be read, or what is in it not understood.
     pub fn load(name: LedgerName, store: &dyn Store, draw: u64) -> Result<Self, LoadError> {
         let (head, kept) = record::load(store, &name)?;
+        let mut ledger = Self::with(name, head, kept);
+        if !ledger.begin_epoch(Epoch::default(), draw) {
+            return Err(LoadError::NoEpoch {
+                ledger: ledger.name,
+            });
+        }
+        Ok(ledger)
+    }
+
+    /// Reads a shared ledger from the store. Which epoch it is in is agreed like all that is in it.
+    ///
+    /// Errors: as for `load`.
+    pub(crate) fn load_shared(name: LedgerName, store: &dyn Store) -> Result<Self, LoadError> {
+        let (mut head, kept) = record::load(store, &name)?;
+        if head.lineage.is_empty() {
+            // It was a copy when it was saved: of epochs before its own it knows nothing.
+            head.overrules = head.overrules.max(head.mark.epoch);
+        }
+        let mut ledger = Self::with(name, head, kept);
+        ledger.shared = true;
+        ledger.epoch_saved = true;
+        Ok(ledger)
+    }
+
+    /// The copy becomes the shared ledger, of whose past `head` tells. `head` must be before it in the same epoch.
+    pub(crate) fn take_over(copy: Follower, head: LedgerHead) -> Self {
+        let (name, mark, kept, unsaved) = copy.into_parts();
+        let head = Head {
+            mark,
+            floor: mark.position, // A copy remembers no deletions.
+            overrules: head.overrules,
+            lineage: head.lineage,
+        };
+        let mut ledger = Self::with(name, head, kept);
+        ledger.shared = true;
+        ledger.head_changed = true;
+        ledger.repair = unsaved;
+        ledger
+    }
+
+    /// The shared ledger becomes a copy; what is not saved is left to those who go on writing it.
+    pub(crate) fn hand_back(self) -> Follower {
+        let mut unsaved = self.repair;
+        unsaved.extend(self.tombstones.into_iter().map(|(_, key)| key));
+        let live = self.entries.into_iter();
+        let live = live.filter(|(_, kept)| kept.value.is_some());
+        Follower::from_parts(self.name, self.head.mark, live.collect(), unsaved)
+    }
+
+    fn with(name: LedgerName, head: Head, kept: impl IntoIterator<Item = (Bytes, Kept)>) -> Self {
         let mut ledger = Self {
             name,
+            agreed: head.mark.position,
             head,
             entries: BTreeMap::new(),
             order: BTreeSet::new(),
@@ -130,16 +193,12 @@ impl Ledger {
             repair: BTreeSet::new(),
             head_changed: false,
             epoch_saved: false,
+            shared: false,
         };
         for (key, kept) in kept {
             ledger.keep(key, kept);
         }
-        if !ledger.begin_epoch(Epoch::default(), draw) {
-            return Err(LoadError::NoEpoch {
-                ledger: ledger.name,
-            });
-        }
-        Ok(ledger)
+        ledger
     }
 
     pub fn name(&self) -> &LedgerName {
@@ -252,21 +311,93 @@ impl Ledger {
             self.latest.insert(key, Kept { changed, value });
         }
         self.staged.push_back((changed, keys));
+        if !self.shared {
+            self.agreed = changed;
+        }
+    }
+
+    /// Where the ledger stands with all that is agreed, saved or not.
+    pub(crate) fn head(&self) -> LedgerHead {
+        LedgerHead {
+            mark: Mark {
+                epoch: self.head.mark.epoch,
+                position: self.agreed,
+            },
+            overrules: self.head.overrules,
+            lineage: self.head.lineage.clone(),
+        }
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// What was staged here up to this position is agreed.
+    pub(crate) fn agree(&mut self, position: Position) {
+        self.agreed = self.agreed.max(position).min(self.last_position());
+    }
+
+    /// This is agreed, whoever wrote it. What was staged here and is not, is void. False when it was known already.
+    ///
+    /// Errors: something before it is missing.
+    pub(crate) fn decide(&mut self, write: DecidedWrite) -> Result<bool, OutOfOrder> {
+        if write.position <= self.agreed {
+            return Ok(false); // A copy that became the ledger had it already.
+        }
+        if write.position.0 != self.agreed.0.saturating_add(1) {
+            return Err(OutOfOrder {
+                ledger: self.name.clone(),
+                agreed: self.agreed,
+                found: write.position,
+            });
+        }
+        self.discard_unagreed();
+        self.stage(write.position, write.entries.into_iter().collect());
+        self.agreed = write.position;
+        Ok(true)
+    }
+
+    /// What was staged and is not agreed did not happen.
+    pub(crate) fn discard_unagreed(&mut self) {
+        while let Some((changed, _)) = self.staged.back()
+            && *changed > self.agreed
+            && let Some((changed, keys)) = self.staged.pop_back()
+        {
+            for key in keys {
+                self.values.remove(&(changed, key));
+            }
+        }
+        self.latest.clear();
+        for ((changed, key), value) in &self.values {
+            let (changed, value) = (*changed, value.clone());
+            self.latest.insert(key.clone(), Kept { changed, value });
+        }
+    }
+
+    /// It is agreed that this epoch begins; one that began already, or before the present one, does not.
+    pub(crate) fn begin(&mut self, epoch: Epoch) {
+        if epoch > self.head.mark.epoch {
+            self.enter(epoch, self.agreed);
+        }
     }
 
     /// What must be saved now. Until that has succeeded or failed, do not ask again.
     pub(crate) fn unsaved(&self, batch: &mut StoreBatch) -> Option<SavedTo> {
-        if self.staged.is_empty() && !self.head_changed {
+        let mut head = self.head.clone();
+        head.mark.position = self.agreed;
+        if head.mark == self.head.mark && !self.head_changed {
             return None; // A forgotten deletion's record can wait for the next write.
         }
-        let mut head = self.head.clone();
-        head.mark.position = self.last_position();
         if self.name.is_durable() {
             for key in &self.repair {
                 record::put_entry(batch, &self.name, key, self.entries.get(key));
             }
-            for (key, kept) in &self.latest {
-                record::put_entry(batch, &self.name, key, Some(kept));
+            // Of two changes of a key the later one counts.
+            for ((changed, key), value) in &self.values {
+                if *changed <= self.agreed {
+                    let (changed, value) = (*changed, value.clone());
+                    record::put_entry(batch, &self.name, key, Some(&Kept { changed, value }));
+                }
             }
             record::put_head(batch, &self.name, &head);
         }
@@ -314,6 +445,7 @@ impl Ledger {
         self.staged.clear();
         self.latest.clear();
         self.values.clear();
+        self.agreed = self.head.mark.position;
     }
 
     fn keep(&mut self, key: Bytes, kept: Kept) {
@@ -356,13 +488,18 @@ impl Ledger {
         let Some(epoch) = Epoch::above(seen.max(mark.epoch), draw) else {
             return false;
         };
-        self.head.lineage.push((mark.epoch, mark.position));
+        self.enter(epoch, mark.position);
+        true
+    }
+
+    /// `end`: where the present epoch ends.
+    fn enter(&mut self, epoch: Epoch, end: Position) {
+        self.head.lineage.push((self.head.mark.epoch, end));
         let surplus = self.head.lineage.len().saturating_sub(MAX_LINEAGE);
         self.head.lineage.drain(..surplus);
         self.head.mark.epoch = epoch;
         self.head_changed = self.name.is_durable();
         self.epoch_saved = !self.name.is_durable();
-        true
     }
 
     /// What a follower at `mark` needs next: of a batch about `budget` bytes, but always whole
@@ -374,7 +511,8 @@ impl Ledger {
             return Changes::UpToDate;
         }
         match self.relation(mark) {
-            Relation::Foreign => return Changes::Ahead,
+            Relation::Foreign => return Changes::Foreign,
+            Relation::Ahead => return Changes::UpToDate,
             Relation::Ours if mark.position >= self.head.floor => {}
             Relation::Ours | Relation::Void => return self.checkpoint(),
         }
@@ -410,6 +548,9 @@ impl Ledger {
         };
         if passed(&current) || lineage.iter().any(passed) {
             return Relation::Ours;
+        }
+        if self.shared && mark.epoch == self.head.mark.epoch {
+            return Relation::Ahead;
         }
         let forgotten = lineage.len() >= MAX_LINEAGE
             && lineage

@@ -1,14 +1,14 @@
 //! Replication between control planes.
 //!
-//! There is one thing to replicate: the **ledger**, keyed entries with exactly one writer. The
-//! authority writes the config ledger, each cluster writes the ledgers of its own facts, and all
-//! others hold copies.
+//! There is one thing to replicate: the **ledger**, keyed entries in one order. Each cluster alone
+//! writes the ledgers of its own facts; the clusters of the authority write config and its history
+//! together, in the order that they agree upon; all others hold copies.
 //!
 //! - Nothing is shown to anyone before it is saved, so an owner that dies never takes back what
 //!   others have seen.
 //! - A copy only moves forward. It survives restarts and the loss of its owner; it resumes where it
 //!   stopped, and a checkpoint replaces it at once or not at all.
-//! - A ledger is taken from its owner only.
+//! - A ledger is taken from its owner only, a shared one from any of those who write it.
 //! - An owner that was restored from a backup learns from its followers that it lived longer than
 //!   it knows, and begins a new epoch above the one they saw.
 //!
@@ -16,6 +16,7 @@
 //! bytes that are never looked into; connections, disks and encodings of messages belong to others.
 
 mod contact;
+mod decision;
 mod follower;
 mod ledger;
 mod message;
@@ -26,6 +27,7 @@ mod replica;
 mod session;
 
 pub use contact::{Contact, HEARTBEAT, LOST_AFTER, Rtt, STALE_AFTER};
+pub use decision::{DecidedWrite, Decision, LedgerHead, OutOfOrder};
 pub use follower::{Follower, Skipped};
 pub use ledger::{Change, Expect, Ledger, MAX_TOMBSTONES, MAX_WRITE_BYTES, WriteError};
 pub use message::{Batch, Content, Entry, Part, PeerMessage};

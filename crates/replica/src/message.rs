@@ -1,5 +1,7 @@
 //! What control planes say to each other. A connection carries these in order, both ways.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use isthmus_model::{ClusterName, Position};
 
@@ -12,6 +14,9 @@ pub enum PeerMessage {
     Hello {
         cluster: ClusterName,
         offers: Vec<LedgerName>,
+        /// Who writes the shared ledgers, as the sender knows it, and where it stands with that.
+        authority: BTreeSet<ClusterName>,
+        at: Mark,
     },
     /// Send me what came after `from`, and go on. Replaces the sender's earlier follow of the
     /// ledger; `follow` tells the two apart in what is still on its way.

@@ -5,13 +5,15 @@ use std::str::FromStr;
 
 use isthmus_model::{ClusterName, NameError, Position};
 
-/// A ledger. Written `config`, `history`, `facts/<cluster>` and `fast-facts/<cluster>`.
+/// A ledger. Written `config`, `history`, `authority`, `facts/<cluster>` and `fast-facts/<cluster>`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LedgerName {
     /// What people decided. Written by the authority.
     Config,
     /// Who changed config, when, and how it was before: the newest changes. Written by the authority.
     History,
+    /// Who writes the shared ledgers, this one included.
+    Authority,
     /// What a cluster knows of itself: workloads, gateways, status.
     Facts(ClusterName),
     /// What a cluster measures of itself all the time. Never saved: it is measured again.
@@ -19,11 +21,14 @@ pub enum LedgerName {
 }
 
 impl LedgerName {
-    /// The only cluster that writes it, in a mesh whose config `authority` writes.
-    pub fn owner<'a>(&'a self, authority: &'a ClusterName) -> &'a ClusterName {
+    /// What the authority's clusters write together.
+    pub const SHARED: [Self; 3] = [Self::Config, Self::History, Self::Authority];
+
+    /// The only cluster that writes it; `None`: the authority's clusters do, together.
+    pub fn owner(&self) -> Option<&ClusterName> {
         match self {
-            Self::Config | Self::History => authority,
-            Self::Facts(cluster) | Self::FastFacts(cluster) => cluster,
+            Self::Config | Self::History | Self::Authority => None,
+            Self::Facts(cluster) | Self::FastFacts(cluster) => Some(cluster),
         }
     }
 
@@ -38,6 +43,7 @@ impl fmt::Display for LedgerName {
         match self {
             Self::Config => f.write_str("config"),
             Self::History => f.write_str("history"),
+            Self::Authority => f.write_str("authority"),
             Self::Facts(cluster) => write!(f, "facts/{cluster}"),
             Self::FastFacts(cluster) => write!(f, "fast-facts/{cluster}"),
         }
@@ -47,7 +53,9 @@ impl fmt::Display for LedgerName {
 /// Why a string names no ledger.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerNameError {
-    #[error("it is neither config nor history nor facts/<cluster> nor fast-facts/<cluster>")]
+    #[error(
+        "it is neither config nor history nor authority nor facts/<cluster> nor fast-facts/<cluster>"
+    )]
     Kind,
     #[error("its cluster is not a name: {0}")]
     Cluster(#[from] NameError),
@@ -60,6 +68,7 @@ impl FromStr for LedgerName {
         match text.split_once('/') {
             None if text == "config" => Ok(Self::Config),
             None if text == "history" => Ok(Self::History),
+            None if text == "authority" => Ok(Self::Authority),
             Some(("facts", cluster)) => Ok(Self::Facts(ClusterName::new(cluster)?)),
             Some(("fast-facts", cluster)) => Ok(Self::FastFacts(ClusterName::new(cluster)?)),
             _ => Err(LedgerNameError::Kind),
@@ -107,7 +116,13 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for text in ["config", "history", "facts/us-west", "fast-facts/us-west"] {
+        for text in [
+            "config",
+            "history",
+            "authority",
+            "facts/us-west",
+            "fast-facts/us-west",
+        ] {
             assert_eq!(
                 text.parse::<LedgerName>().map(|name| name.to_string()),
                 Ok(text.to_owned())

@@ -1,5 +1,7 @@
 //! What a replica asks of its driver.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use isthmus_model::{ClusterName, Position};
 use isthmus_world::Batch as StoreBatch;
@@ -41,6 +43,12 @@ pub enum Output {
         peer: ClusterName,
         seen: Mark,
         ours: Mark,
+    },
+    /// These clusters write the shared ledgers, says one that was believed to and knows more: see
+    /// `Replica::set_authority`.
+    Authority {
+        clusters: BTreeSet<ClusterName>,
+        at: Mark,
     },
     /// A peer is heard again, or not.
     Contact { peer: ClusterName, contact: Contact },

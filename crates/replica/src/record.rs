@@ -2,8 +2,8 @@
 //!
 //! Table `ledger-heads`: the ledger's name → its head. Table `ledger-entries`: name, `/`, key → one
 //! entry. No ledger's name followed by `/` is the beginning of another's. An owner's ledger and a
-//! follower's copy look alike, so that a copy can become the ledger. The history lies in tables of its
-//! own: versions that know none refuse a head whose name they cannot read, and go on without these.
+//! follower's copy look alike, so that a copy can become the ledger. History and authority lie in tables
+//! of their own: versions that know none refuse a head whose name they cannot read, and go on without these.
 
 use bytes::Bytes;
 use isthmus_model::Position;
@@ -90,19 +90,19 @@ pub(crate) fn put_entry(batch: &mut Batch, ledger: &LedgerName, key: &Bytes, kep
 
 fn heads(ledger: &LedgerName) -> Table {
     match ledger {
-        LedgerName::History => HISTORY_HEADS,
+        LedgerName::History | LedgerName::Authority => HISTORY_HEADS,
         _ => HEADS,
     }
 }
 
 fn entries(ledger: &LedgerName) -> Table {
     match ledger {
-        LedgerName::History => HISTORY_ENTRIES,
+        LedgerName::History | LedgerName::Authority => HISTORY_ENTRIES,
         _ => ENTRIES,
     }
 }
 
-/// Names of all ledgers in the store, but the history.
+/// Names of all ledgers in the store, but those in tables of their own.
 pub(crate) fn ledgers(store: &dyn Store) -> Result<Vec<LedgerName>, LoadError> {
     let heads = store.scan_prefix(HEADS, b"")?;
     let name = |(key, _): (Vec<u8>, Vec<u8>)| {

@@ -25,9 +25,11 @@ pub(crate) struct Session {
     pub(crate) peer: ClusterName,
     /// The peer has said hello.
     pub(crate) greeted: bool,
+    /// The peer's version knows that several clusters write shared ledgers.
+    pub(crate) shares: bool,
     pub(crate) heard: Instant,
     pub(crate) next_heartbeat: Instant,
-    /// What the peer offers.
+    /// What the peer says that it writes.
     pub(crate) offered: Vec<LedgerName>,
     /// Ledgers that come in, by the number of our follow.
     pub(crate) following: BTreeMap<LedgerName, Following>,
@@ -66,6 +68,7 @@ impl Session {
         Self {
             peer,
             greeted: false,
+            shares: false,
             heard: now,
             next_heartbeat: now + HEARTBEAT,
             offered: Vec::new(),
@@ -115,7 +118,7 @@ impl Serving {
         let content = match &mut self.checkpoint {
             Some(_) => self.next_part()?,
             None => match ledger.since(self.mark, MESSAGE_BYTES) {
-                Changes::UpToDate | Changes::Ahead => return None,
+                Changes::UpToDate | Changes::Foreign => return None,
                 Changes::Batch(batch) => {
                     self.mark = batch.to;
                     Content::Batch(batch)

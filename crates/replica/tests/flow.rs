@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::VecDeque;
+mod support;
+
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use isthmus_model::ClusterName;
@@ -30,7 +32,7 @@ impl Pair {
         let name = |node| ClusterName::new(["east", "west"][node]).unwrap();
         let replica = |node: usize| {
             let (store, seed) = (&stores[node], node as u64);
-            Replica::load(name(node), name(0), store, seed, clock.now()).unwrap()
+            support::load(name(node), name(0), store, seed, clock.now())
         };
         Self {
             replicas: [replica(0), replica(1)],
@@ -47,6 +49,7 @@ impl Pair {
                 self.waiting[1 - node].push_back(message);
             }
         }
+        support::agree(&mut self.replicas[node]);
         if let Some(unsaved) = self.replicas[node].unsaved() {
             self.stores[node].commit(&unsaved.batch).unwrap();
             let outputs = self.replicas[node].on_saved(unsaved);
@@ -187,7 +190,7 @@ fn a_new_life_says_nothing_before_its_epoch_is_saved() {
     pair.write("a".to_owned(), Some(vec![0]));
     let name = |node| ClusterName::new(["east", "west"][node]).unwrap();
     let (id, now) = (SessionId(9), pair.clock.now());
-    let mut reborn = Replica::load(name(0), name(0), &pair.stores[0], 5, now).unwrap();
+    let mut reborn = support::load(name(0), name(0), &pair.stores[0], 5, now);
     let pieces = |outputs: Vec<Output>| {
         let piece = |output: &Output| {
             matches!(output, Output::Send { message, .. }
@@ -199,6 +202,8 @@ fn a_new_life_says_nothing_before_its_epoch_is_saved() {
     let hello = PeerMessage::Hello {
         cluster: name(1),
         offers: Vec::new(),
+        authority: BTreeSet::new(),
+        at: Mark::default(),
     };
     let follow = PeerMessage::Follow {
         ledger: CONFIG,

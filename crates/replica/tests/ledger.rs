@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod support;
+
 use std::time::Instant;
 
 use bytes::Bytes;
 use isthmus_model::{ClusterName, Position};
 use isthmus_replica::{
     Batch, Change, Entry, Epoch, Expect, Follower, Ledger, LedgerName, MAX_WRITE_BYTES, Mark, Part,
-    Replica, Skipped, WriteError,
+    Skipped, WriteError,
 };
 use isthmus_world::{Store, VirtualStore};
 
@@ -113,7 +115,7 @@ fn several_ledgers_take_a_write_together_or_none_does() {
     use LedgerName::{Config, History};
     let (mut store, now) = (VirtualStore::new(), Instant::now());
     let west = || ClusterName::new("west").unwrap();
-    let mut replica = Replica::load(west(), west(), &store, 1, now).unwrap();
+    let mut replica = support::load(west(), west(), &store, 1, now);
     let both = |key, value, recorded: Vec<Change>| {
         vec![
             (Config, vec![change(key, Some(value), Absent)]),
@@ -133,6 +135,7 @@ fn several_ledgers_take_a_write_together_or_none_does() {
         let history = replica.ledger(&History).unwrap();
         assert_eq!(history.find_latest(b"2"), None);
     }
+    support::agree(&mut replica);
     let saved = replica.unsaved().unwrap();
     store.commit(&saved.batch).unwrap();
     let _ = replica.on_saved(saved);
@@ -155,7 +158,7 @@ fn several_ledgers_take_a_write_together_or_none_does() {
     assert_eq!(below("3"), Some(Bytes::from("2")));
     assert!(history.find(b"1").is_some());
     // What was saved is read back, and what was not is not.
-    let replica = Replica::load(west(), west(), &store, 1, now).unwrap();
+    let replica = support::load(west(), west(), &store, 1, now);
     let keys: Vec<_> = replica
         .entries(&History)
         .into_iter()

@@ -9,10 +9,10 @@ mod site;
 
 use std::time::Duration;
 
-use isthmus_api::StatusView;
-use isthmus_control::{Action, Event, Request, RequestId, Selection, Target, Write};
+use isthmus_api::{AuthorityView, ChangeView, HistoryView, StatusView};
+use isthmus_control::{Action, Event, HistoryQuery, Request, RequestId, Selection, Target, Write};
 use isthmus_model::{ClusterName, Kind};
-use isthmus_world::{Chance, SeededChance, VirtualClock};
+use isthmus_world::{Chance, SeededChance, VirtualClock, VirtualStore};
 use serde_json::Value;
 
 pub use network::LinkState;
@@ -110,6 +110,21 @@ impl Sim {
         self.perform(site, actions);
     }
 
+    /// From now on the cluster's disk is full, or is not any more.
+    pub fn set_full(&mut self, site: usize, full: bool) {
+        self.sites[site].set_full(full);
+    }
+
+    /// A copy of the cluster's disk as it is now.
+    pub fn backup(&self, site: usize) -> VirtualStore {
+        self.sites[site].disk().backup()
+    }
+
+    /// The cluster, whose control plane must be down, gets this disk.
+    pub fn restore(&mut self, site: usize, disk: VirtualStore) {
+        self.sites[site].set_disk(disk);
+    }
+
     pub fn is_running(&self, site: usize) -> bool {
         self.sites[site].is_running()
     }
@@ -151,6 +166,31 @@ impl Sim {
         let id = self.ask(site, Request::Status);
         let (_, body) = self.answer(site, id)?;
         serde_json::from_value(body).ok()
+    }
+
+    /// Whose control planes accept config, as the cluster's API says at once; `None` while it is down, or asks others.
+    pub fn authority(&mut self, site: usize) -> Option<AuthorityView> {
+        let id = self.ask(site, Request::Authority);
+        let (_, body) = self.answer(site, id)?;
+        serde_json::from_value(body).ok()
+    }
+
+    /// Another voter is to lead; the answer comes with time.
+    pub fn transfer(&mut self, site: usize, to: usize) -> RequestId {
+        let to = self.sites[to].name.clone();
+        self.ask(site, Request::Transfer(to))
+    }
+
+    /// Changes of config that the cluster has seen, newest first, as far as one answer goes.
+    pub fn history(&mut self, site: usize) -> Vec<ChangeView> {
+        let query = HistoryQuery {
+            limit: usize::MAX,
+            ..HistoryQuery::default()
+        };
+        let id = self.ask(site, Request::History(query));
+        let answer = self.answer(site, id);
+        let view = answer.and_then(|(_, body)| serde_json::from_value::<HistoryView>(body).ok());
+        view.map(|view| view.changes).unwrap_or_default()
     }
 
     fn ask(&mut self, site: usize, request: Request) -> RequestId {

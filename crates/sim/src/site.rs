@@ -32,6 +32,7 @@ pub(crate) struct Site {
     disk: VirtualStore,
     /// Power fails with the next commit.
     doomed: bool,
+    full: bool,
     workloads: BTreeMap<(ServiceName, u8), (SessionId, Workload)>,
     sessions: u64,
 }
@@ -64,6 +65,7 @@ impl Site {
             core: None,
             disk: VirtualStore::new(),
             doomed: false,
+            full: false,
             workloads: BTreeMap::new(),
             sessions: 0,
         };
@@ -73,6 +75,19 @@ impl Site {
 
     pub(crate) fn is_running(&self) -> bool {
         self.core.is_some()
+    }
+
+    pub(crate) fn set_full(&mut self, full: bool) {
+        self.full = full;
+        self.disk.power_on(); // Takes back a fault that no write has met.
+    }
+
+    pub(crate) fn disk(&self) -> &VirtualStore {
+        &self.disk
+    }
+
+    pub(crate) fn set_disk(&mut self, disk: VirtualStore) {
+        self.disk = disk;
     }
 
     /// True once, after power failed in a commit.
@@ -125,6 +140,9 @@ impl Site {
         let Some(core) = &mut self.core else {
             return Vec::new();
         };
+        if self.full {
+            self.disk.fail_next(Fault::Full);
+        }
         core.on(event, now(clock));
         core.flush()
     }

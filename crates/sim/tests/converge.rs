@@ -3,19 +3,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use isthmus_control::{RequestId, Verb, Write};
-use isthmus_model::{Health, Kind, Origin, ResourceKey, ServiceName};
+use isthmus_control::{RequestId, Verb};
+use isthmus_model::{Health, Kind, ServiceName};
 use isthmus_sim::{LinkState, Sim, Workload};
 use isthmus_world::Chance;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-const CLUSTERS: [&str; 3] = ["us-west", "eu-central", "ap-south"];
-const SERVICES: [&str; 4] = ["cart", "catalog", "payment", "frontend"];
+use common::{CLUSTERS, SERVICES, founded, founded_with_voters, ports, vote, voters, write};
+
 const STEPS: usize = 150;
 const SEEDS: u64 = 60;
+/// Of those where voters come and go.
+const SEEDS_OF_VOTERS: u64 = 200;
 
 /// A write whose answer is awaited.
 struct Pending {
@@ -36,54 +40,6 @@ struct Witness {
     /// By cluster and service: the last version that was shown.
     shown: BTreeMap<(usize, String), u64>,
     count: usize,
-}
-
-fn key(kind: Kind, name: &str) -> ResourceKey {
-    ResourceKey {
-        origin: Origin::Mesh,
-        kind,
-        namespace: kind.namespaced().then(|| "shop".parse().unwrap()),
-        name: name.parse().unwrap(),
-    }
-}
-
-fn write(verb: Verb, kind: Kind, name: &str, spec: &Value) -> Write {
-    let mut object = json!({
-        "apiVersion": kind.api_version(),
-        "kind": kind.name(),
-        "metadata": {"name": name},
-        "spec": spec,
-    });
-    if kind.namespaced() {
-        object["metadata"]["namespace"] = json!("shop");
-    }
-    Write {
-        author: "sim".to_owned(),
-        verb,
-        key: key(kind, name),
-        object: (verb != Verb::Delete).then_some(object),
-        dry_run: false,
-    }
-}
-
-fn ports(port: u64) -> Value {
-    json!({"ports": [{"name": "http", "port": port}]})
-}
-
-/// Declares the clusters and the services, and lets the clusters find each other.
-fn founded(seed: u64) -> Sim {
-    let mut sim = Sim::new(seed, &CLUSTERS);
-    for (number, name) in CLUSTERS.iter().enumerate() {
-        let spec = json!({"region": name, "control": format!("127.0.{number}.1:15012")});
-        let id = sim.write(0, write(Verb::Create, Kind::Cluster, name, &spec));
-        assert_eq!(sim.answer(0, id).unwrap().0, 201);
-    }
-    for name in SERVICES {
-        let id = sim.write(0, write(Verb::Create, Kind::Service, name, &ports(80)));
-        assert_eq!(sim.answer(0, id).unwrap().0, 201);
-    }
-    sim.run_for(Duration::from_secs(10));
-    sim
 }
 
 fn version(object: &Value) -> u64 {
@@ -297,10 +253,80 @@ fn check_facts(
     }
 }
 
+/// Some clusters are to vote from now on.
+fn change_voters(sim: &mut Sim) {
+    let mut draw = |limit| usize::try_from(sim.chance().below(limit)).unwrap();
+    let (site, chosen) = (draw(3), draw(7) + 1);
+    let clusters: Vec<_> = (0..3)
+        .filter(|number| chosen & 1 << number != 0)
+        .map(|number| CLUSTERS[number])
+        .collect();
+    sim.write(site, vote(Verb::Update, &clusters));
+}
+
+/// Which change stands at which position is the same wherever it is known.
+fn check_one_history(sim: &mut Sim) {
+    let mut known = BTreeMap::new();
+    for (site, cluster) in CLUSTERS.iter().enumerate() {
+        for change in sim.history(site) {
+            let hash = known.entry(change.position).or_insert(change.hash.clone());
+            assert_eq!(
+                *hash, change.hash,
+                "{cluster} has another change at {}",
+                change.position
+            );
+        }
+    }
+}
+
+#[test]
+fn voters_agree_whatever_becomes_of_any_of_them() {
+    let mut accepted = 0;
+    for seed in 0..SEEDS_OF_VOTERS {
+        println!("seed {seed}");
+        let mut sim = founded_with_voters(seed);
+        let mut witness = Witness::default();
+        for step in 0..STEPS {
+            witness.write(&mut sim, step);
+            disturb(&mut sim);
+            match sim.chance().below(20) {
+                0 => change_voters(&mut sim),
+                1 => drop(sim.transfer(step % 3, step / 3 % 3)),
+                _ => {}
+            }
+            let pause = sim.chance().below(2_000);
+            sim.run_for(Duration::from_millis(pause));
+            witness.collect(&mut sim);
+            witness.watch(&mut sim);
+        }
+        check_one_history(&mut sim);
+        heal(&mut sim);
+        witness.collect(&mut sim);
+        witness.watch(&mut sim);
+        check_one_history(&mut sim);
+
+        let first = sim.list(0, Kind::Service);
+        witness.check_kept(&first);
+        accepted += witness.count;
+        for (site, cluster) in CLUSTERS.iter().enumerate().skip(1) {
+            let found = sim.list(site, Kind::Service);
+            assert_eq!(essence(&found), essence(&first), "{cluster}");
+        }
+        let mesh = &sim.list(0, Kind::Mesh)[0];
+        let wanted: BTreeSet<String> =
+            serde_json::from_value(mesh["spec"]["voters"].clone()).unwrap();
+        assert_eq!(voters(&mut sim), wanted);
+    }
+    assert!(
+        accepted > 2000,
+        "only {accepted} writes were accepted: the test shows little"
+    );
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let run = || {
-        let mut sim = founded(7);
+        let mut sim = founded_with_voters(7);
         let mut witness = Witness::default();
         for step in 0..30 {
             witness.write(&mut sim, step);

@@ -85,6 +85,8 @@ impl Body {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use isthmus_model::{
         Algorithm, AppProtocol, Backend, Egress, Handle, HashOn, HeaderMatch, Health, HealthCheck,
         HealthProbe, Identity, LocalityOrder, Method, PathMatch, Percent, RetryOn, RouteMatch,
@@ -124,6 +126,7 @@ mod tests {
                 name: "shop".parse().unwrap(),
                 trust_domain: "shop.mesh".parse().unwrap(),
                 egress: Egress::Allow,
+                voters: BTreeSet::new(),
             }),
             Body::Cluster(ClusterView {
                 cluster: Cluster {

@@ -4,6 +4,7 @@
 //! checked once, at this edge, and is a `model` value (or a message of `delta` or `replica`) from
 //! then on. No other crate reads or writes protobuf fields of resources. Never does I/O.
 
+mod authority;
 mod body;
 mod convert;
 mod field;
@@ -12,6 +13,10 @@ mod report;
 mod sync;
 mod topic;
 
+pub use authority::{
+    DecisionError, decode_decision, decode_entry, decode_snapshot, decode_voting, encode_decision,
+    encode_entry, encode_snapshot, encode_voting, from_head, to_head,
+};
 pub use body::{Body, BodyError, ClusterView, FEATURES};
 pub use peer::{PeerFrameError, PeerIncoming};
 pub use report::{LinkReport, WorkloadReport};

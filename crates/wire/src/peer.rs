@@ -15,6 +15,8 @@ pub enum PeerIncoming {
     Ledger(PeerMessage),
     Question(proto::PeerQuestion),
     Answer(proto::PeerAnswer),
+    /// Of the group that accepts config.
+    Authority(proto::AuthorityFrame),
 }
 
 /// Why a frame is none that this version understands.
@@ -34,7 +36,14 @@ pub enum PeerFrameError {
 impl From<PeerMessage> for proto::PeerFrame {
     fn from(message: PeerMessage) -> Self {
         let frame = match message {
-            PeerMessage::Hello { cluster, offers } => Frame::Hello(proto::PeerHello {
+            PeerMessage::Hello {
+                cluster,
+                offers,
+                authority,
+                at,
+            } => Frame::Hello(proto::PeerHello {
+                authority: authority.iter().map(ToString::to_string).collect(),
+                authority_at: Some(at.into()),
                 cluster: cluster.to_string(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 features: Vec::new(),
@@ -89,6 +98,10 @@ impl TryFrom<proto::PeerFrame> for PeerIncoming {
                 offers: (hello.offers.iter())
                     .filter_map(|name| name.parse().ok())
                     .collect(),
+                authority: (hello.authority.into_iter())
+                    .map(cluster)
+                    .collect::<Result<_, _>>()?,
+                at: mark(hello.authority_at),
             },
             Frame::Follow(follow) => PeerMessage::Follow {
                 ledger: ledger(follow.ledger)?,
@@ -113,6 +126,7 @@ impl TryFrom<proto::PeerFrame> for PeerIncoming {
             Frame::Echo(echo) => PeerMessage::Echo { sent: echo.sent },
             Frame::Question(question) => return Ok(Self::Question(question)),
             Frame::Answer(answer) => return Ok(Self::Answer(answer)),
+            Frame::Authority(frame) => return Ok(Self::Authority(frame)),
         };
         Ok(Self::Ledger(message))
     }
@@ -188,7 +202,7 @@ impl From<Mark> for proto::Mark {
 }
 
 /// A mark that is left out is the first one: before any.
-fn mark(mark: Option<proto::Mark>) -> Mark {
+pub(crate) fn mark(mark: Option<proto::Mark>) -> Mark {
     let mark = mark.unwrap_or_default();
     Mark {
         epoch: Epoch(mark.epoch),
@@ -196,7 +210,7 @@ fn mark(mark: Option<proto::Mark>) -> Mark {
     }
 }
 
-fn ledger(name: String) -> Result<LedgerName, PeerFrameError> {
+pub(crate) fn ledger(name: String) -> Result<LedgerName, PeerFrameError> {
     name.parse()
         .map_err(|error| PeerFrameError::Ledger { name, error })
 }
@@ -235,6 +249,8 @@ mod tests {
             PeerMessage::Hello {
                 cluster: "us-west".parse().unwrap(),
                 offers: vec![LedgerName::Config, ledger.clone()],
+                authority: ["us-west".parse().unwrap()].into(),
+                at: mark(3),
             },
             PeerMessage::Follow {
                 ledger: ledger.clone(),

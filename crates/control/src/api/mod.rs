@@ -77,6 +77,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/api/{*path}", axum::routing::any(resources::any))
         .route("/apis/{*path}", axum::routing::any(resources::any))
         .route("/mesh/v1/status", get(views::status))
+        .route("/mesh/v1/authority", get(views::authority))
+        .route("/mesh/v1/authority/leader", post(views::transfer))
         .route("/mesh/v1/history", get(views::history))
         .route("/mesh/v1/tokens", post(views::tokens))
         .route("/mesh/v1/explain", post(explain::explain))

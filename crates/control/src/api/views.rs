@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use isthmus_api::{Failure, HistoryRequest, TokenReply, TokenRequest};
+use isthmus_api::{Failure, HistoryRequest, TokenReply, TokenRequest, TransferRequest};
 use isthmus_identity::{JoinToken, TokenGrant, TokenId, TokenSecret};
 use isthmus_model::{Identity, Position};
 
@@ -25,6 +25,20 @@ pub(super) type Body<T> = Result<Json<T>, JsonRejection>;
 
 pub(super) async fn status(State(api): Shared) -> Result<Response, Refusal> {
     Ok(respond(api.hub.ask(Request::Status).await?))
+}
+
+/// Whose control planes accept config, and who leads them.
+pub(super) async fn authority(State(api): Shared) -> Result<Response, Refusal> {
+    Ok(respond(api.hub.ask(Request::Authority).await?))
+}
+
+/// Another voter is to lead.
+pub(super) async fn transfer(
+    State(api): Shared,
+    request: Body<TransferRequest>,
+) -> Result<Response, Refusal> {
+    let to = field("cluster", &body(request)?.cluster)?;
+    Ok(respond(api.hub.ask(Request::Transfer(to)).await?))
 }
 
 /// The changes of config that were accepted, newest first.

@@ -112,13 +112,13 @@ impl<S: Store> Core<S> {
     }
 
     /// It could not be saved, and may have been saved all the same.
-    pub(super) fn refuse_held(&mut self, error: &str) {
+    pub(super) fn refuse(&mut self, who: Vec<ReplyTo>, error: &str) {
         let message = format!(
             "the store of cluster {} failed, so nothing was accepted for certain: {error}. \
              Look whether the change is there before you repeat it",
             self.settings.cluster
         );
-        for (reply_to, _) in std::mem::take(&mut self.held) {
+        for reply_to in who {
             self.reply(reply_to, Failure::internal(message.clone()).into());
         }
     }

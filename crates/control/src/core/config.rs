@@ -1,29 +1,25 @@
-//! Writes of config: accepted here when this cluster is the authority, carried to it otherwise.
-
-use std::time::Duration;
+//! Writes of config: judged here when this cluster leads the authority, carried to whoever does otherwise.
 
 use isthmus_api::{Cause, Failure};
 use isthmus_manifest::{Problem, parse_object};
-use isthmus_model::{Kind, Mesh, Position, Resource, ResourceKey};
-use isthmus_replica::{Change as LedgerChange, Expect, LedgerName, WriteError};
+use isthmus_model::{ClusterName, Kind, Mesh, Position, Resource, ResourceKey};
+use isthmus_replica::{Change as LedgerChange, Decision, Expect, LedgerName, WriteError};
 use isthmus_wire::proto;
 use isthmus_world::Store;
 use serde_json::Value;
 
 use super::answer::{Answer, Held, ReplyTo};
+use super::authority::{PATIENCE, Submitted};
 use super::history::Record;
 use super::objects::{Stored, ledger_key, resource_key};
 use super::questions::Asked;
 use super::write::{Verb, Write};
-use super::{Core, Now, RequestId};
+use super::{Core, Now, PeerSessionId, RequestId};
 use crate::time::unix_millis;
-
-/// How long a forwarded write may take.
-pub(super) const FORWARD: Duration = Duration::from_secs(5);
 
 /// A write that holds.
 #[derive(Debug)]
-enum Decided {
+enum Judged {
     Unchanged(ResourceKey),
     Put {
         key: ResourceKey,
@@ -37,42 +33,103 @@ enum Decided {
 }
 
 impl<S: Store> Core<S> {
-    pub(super) fn on_write(&mut self, id: RequestId, write: &Write, now: Now) {
+    pub(super) fn on_write(&mut self, id: RequestId, write: Write, now: Now) {
         let reply_to = ReplyTo::Request(id);
-        if self.is_authority() || write.dry_run {
-            self.decide_and_write(reply_to, write, now);
-        } else {
-            self.forward(reply_to, write, now);
+        if write.dry_run {
+            let answer = match self.judge(&write, now) {
+                Ok(judged) => self.foretell(write.verb, judged),
+                Err(failure) => failure.into(),
+            };
+            return self.reply(reply_to, answer);
         }
+        let asked = Submitted {
+            reply_to,
+            write,
+            source: self.settings.cluster.clone(),
+            is_relayed: false,
+        };
+        self.submit(asked, now);
     }
 
-    /// Another cluster forwards a write of one of its users.
-    pub(super) fn on_commit(&mut self, reply_to: ReplyTo, commit: &proto::Commit, now: Now) {
-        if !self.is_authority() {
-            let authority = &self.settings.authority;
-            let message = format!("this cluster is not the authority, {authority} is");
-            return self.reply(reply_to, Failure::unavailable(message).into());
-        }
-        match read_commit(commit) {
-            Ok(write) => self.decide_and_write(reply_to, &write, now),
+    /// Another cluster forwards a write of one of its users, or a voter what another one asked it.
+    pub(super) fn on_commit(
+        &mut self,
+        session: PeerSessionId,
+        id: u64,
+        commit: &proto::Commit,
+        now: Now,
+    ) {
+        let reply_to = ReplyTo::Peer(session, id);
+        let Some(from) = self.peers.cluster_of(session).cloned() else {
+            return;
+        };
+        match self.read_commit(from, commit) {
+            Ok((write, source, is_relayed)) => self.submit(
+                Submitted {
+                    reply_to,
+                    write,
+                    source,
+                    is_relayed,
+                },
+                now,
+            ),
             Err(failure) => self.reply(reply_to, failure.into()),
         }
     }
 
-    fn decide_and_write(&mut self, reply_to: ReplyTo, write: &Write, now: Now) {
-        let decided = self.decide(write, now);
-        match decided {
-            Err(failure) => self.reply(reply_to, failure.into()),
-            Ok(decided) if write.dry_run => {
-                let answer = self.foretell(write.verb, decided);
-                self.reply(reply_to, answer);
+    /// The write, whose it is, and whether it was handed on.
+    fn read_commit(
+        &self,
+        from: ClusterName,
+        commit: &proto::Commit,
+    ) -> Result<(Write, ClusterName, bool), Failure> {
+        let bad =
+            |what: &str| Failure::bad_request(format!("the forwarded write's {what} is not one"));
+        if self.replica.ledger(&LedgerName::Config).is_none() {
+            let voters: Vec<_> = self
+                .authority
+                .clusters()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            let message = format!(
+                "this cluster is not of the authority, {} is",
+                voters.join(", ")
+            );
+            return Err(Failure::unavailable(message));
+        }
+        let is_relayed = !commit.cluster.is_empty();
+        let source = match is_relayed {
+            false => from,
+            // Whoever votes has asked for that cluster's certificate; nobody else is believed.
+            true if self.authority.clusters().contains(&from) => {
+                commit.cluster.parse().map_err(|_| bad("cluster"))?
             }
-            Ok(decided) => self.stage(reply_to, write, decided, now),
+            true => return Err(bad("cluster")),
+        };
+        let write = Write {
+            author: commit.author.clone(),
+            verb: Verb::parse(&commit.verb).ok_or_else(|| bad("verb"))?,
+            key: resource_key(commit.key.as_bytes()).map_err(|_| bad("key"))?,
+            object: if commit.object.is_empty() {
+                None
+            } else {
+                Some(serde_json::from_slice(&commit.object).map_err(|_| bad("object"))?)
+            },
+            dry_run: false,
+        };
+        Ok((write, source, is_relayed))
+    }
+
+    pub(super) fn judge_and_propose(&mut self, asked: Submitted, now: Now) {
+        match self.judge(&asked.write, now) {
+            Err(failure) => self.reply(asked.reply_to, failure.into()),
+            Ok(judged) => self.stage(asked, judged, now),
         }
     }
 
     /// Does the write hold, against everything that was accepted, saved or not?
-    fn decide(&self, write: &Write, now: Now) -> Result<Decided, Failure> {
+    fn judge(&self, write: &Write, now: Now) -> Result<Judged, Failure> {
         let key = &write.key;
         if !key.kind.is_config() {
             return Err(Failure::new(
@@ -106,7 +163,7 @@ impl<S: Store> Core<S> {
                 return Err(Failure::new(405, "MethodNotAllowed", why));
             }
             let (key, before) = (key.clone(), before.clone());
-            return Ok(Decided::Delete { key, before });
+            return Ok(Judged::Delete { key, before });
         }
         let object = write.object.clone().unwrap_or_default();
         self.check_object(key, &object)?;
@@ -114,8 +171,8 @@ impl<S: Store> Core<S> {
         let stored = Stored::after(before, key, object, &write.author, unix_millis(now.wall));
         let key = key.clone();
         Ok(match stored {
-            None => Decided::Unchanged(key),
-            Some(stored) => Decided::Put {
+            None => Judged::Unchanged(key),
+            Some(stored) => Judged::Put {
                 key,
                 stored,
                 before: current,
@@ -178,18 +235,26 @@ impl<S: Store> Core<S> {
         Err(Failure::invalid(format!("{key} describes another mesh")).with_causes(wrong))
     }
 
-    fn stage(&mut self, reply_to: ReplyTo, write: &Write, decided: Decided, now: Now) {
+    fn stage(&mut self, asked: Submitted, judged: Judged, now: Now) {
+        let Submitted {
+            reply_to,
+            write,
+            source,
+            ..
+        } = asked;
         let code = write.verb.code();
-        let (key, before, stored) = match decided {
-            Decided::Unchanged(key) => {
-                return self.hold(reply_to, Held::Object { code, key });
+        let (key, before, stored) = match judged {
+            Judged::Unchanged(key) => {
+                // Nothing is proposed, and that this cluster still leads is: then it holds.
+                let held = Held::Object { code, key };
+                return self.propose_decision(Decision::default(), Some((reply_to, held)));
             }
-            Decided::Put {
+            Judged::Put {
                 key,
                 stored,
                 before,
             } => (key, before, Some(stored)),
-            Decided::Delete { key, before } => (key, Some(before), None),
+            Judged::Delete { key, before } => (key, Some(before), None),
         };
         let since = before.as_ref().map(|(position, _)| *position);
         let change = LedgerChange {
@@ -206,102 +271,75 @@ impl<S: Store> Core<S> {
             // Times are in the order of positions, whatever clocks do.
             time: unix_millis(now.wall).max(not_before.unwrap_or_default()),
             author: write.author.clone(),
-            cluster: self.source_of(reply_to).to_string(),
+            cluster: source.to_string(),
             verb: write.verb.as_str().to_owned(),
             key: String::from_utf8_lossy(&change.key).into_owned(),
             before: before.map(|(_, stored)| stored.object),
             after: stored.map(|stored| stored.object),
             previous,
         };
-        let deletes = record.after.is_none();
+        let held = if record.after.is_none() {
+            Held::Ready(Answer::deleted(&key, position))
+        } else {
+            let key = key.clone();
+            Held::Object { code, key }
+        };
         let writes = vec![
             (LedgerName::Config, vec![change]),
             (LedgerName::History, self.recorded(&record)),
         ];
-        match self.replica.write_together(writes) {
-            Ok(written) => {
-                for written in written {
-                    self.perform(written.outputs);
-                }
-                let held = if deletes {
-                    Held::Ready(Answer::deleted(&key, position))
-                } else {
-                    Held::Object { code, key }
-                };
-                self.hold(reply_to, held);
-            }
-            Err(error) => self.reply(reply_to, not_written(&key, &error).into()),
+        if let Err(error) = self.propose(writes, reply_to, held) {
+            self.reply(reply_to, not_written(&key, &error).into());
         }
     }
 
     /// What a write would answer.
-    fn foretell(&mut self, verb: Verb, decided: Decided) -> Answer {
-        match decided {
-            Decided::Unchanged(key) => match self.show(&key) {
+    fn foretell(&mut self, verb: Verb, judged: Judged) -> Answer {
+        match judged {
+            Judged::Unchanged(key) => match self.show(&key) {
                 Some(body) => Answer::Json {
                     code: verb.code(),
                     body,
                 },
                 None => Failure::not_found(format!("there is no {key}")).into(),
             },
-            Decided::Put { stored, before, .. } => Answer::Json {
+            Judged::Put { stored, before, .. } => Answer::Json {
                 code: verb.code(),
                 body: stored.show(before.map(|(position, _)| position).unwrap_or_default()),
             },
-            Decided::Delete { key, before } => Answer::deleted(&key, before.0),
+            Judged::Delete { key, before } => Answer::deleted(&key, before.0),
         }
     }
 
-    fn forward(&mut self, reply_to: ReplyTo, write: &Write, now: Now) {
-        let authority = self.settings.authority.clone();
-        let session = self.peers.session_of(&authority);
-        let Some(session) = session.filter(|_| self.is_heard(&authority, now.monotonic)) else {
-            let failure = self.authority_unreachable(now);
-            return self.reply(reply_to, failure.into());
-        };
+    pub(super) fn forward(&mut self, session: PeerSessionId, asked: Submitted, now: Now) {
+        let Submitted {
+            reply_to,
+            write,
+            source,
+            ..
+        } = asked;
+        let is_own = source == self.settings.cluster;
         let object = write.object.as_ref().map(Value::to_string);
         let commit = proto::Commit {
-            author: write.author.clone(),
+            author: write.author,
             verb: write.verb.as_str().to_owned(),
             key: String::from_utf8_lossy(&ledger_key(&write.key)).into_owned(),
             object: object.unwrap_or_default().into(),
+            cluster: if is_own {
+                String::new()
+            } else {
+                source.to_string()
+            },
         };
         let asked = Asked::Commit {
             reply_to,
             verb: write.verb,
-            key: write.key.clone(),
+            key: write.key,
             answered: None,
         };
-        let deadline = now.monotonic + FORWARD;
         let question = proto::peer_question::Question::Commit(commit);
-        self.ask(session, question, asked, deadline);
+        self.ask(session, question, asked, now.monotonic + PATIENCE);
     }
-
-    pub(super) fn authority_unreachable(&self, now: Now) -> Failure {
-        let authority = &self.settings.authority;
-        let seen = match self.replica.contact(authority, now.monotonic) {
-            (_, Some(age)) => format!("last seen {} s ago", age.as_secs()),
-            (_, None) => "not seen since this control plane started".to_owned(),
-        };
-        Failure::unavailable(format!(
-            "authority {authority} unreachable, {seen}; the mesh serves on, config writes wait for it"
-        ))
-    }
-}
-
-fn read_commit(commit: &proto::Commit) -> Result<Write, Failure> {
-    let bad = |what: &str| Failure::bad_request(format!("the forwarded write's {what} is not one"));
-    Ok(Write {
-        author: commit.author.clone(),
-        verb: Verb::parse(&commit.verb).ok_or_else(|| bad("verb"))?,
-        key: resource_key(commit.key.as_bytes()).map_err(|_| bad("key"))?,
-        object: if commit.object.is_empty() {
-            None
-        } else {
-            Some(serde_json::from_slice(&commit.object).map_err(|_| bad("object"))?)
-        },
-        dry_run: false,
-    })
 }
 
 /// Does the write speak of the version that is there?

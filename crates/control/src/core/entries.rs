@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use isthmus_model::{ClusterName, Position, ResourceKey};
+use isthmus_model::{ClusterName, Position, Resource, ResourceKey};
 use isthmus_replica::LedgerName;
 use isthmus_world::Store;
 use serde_json::Value;
@@ -20,6 +20,7 @@ impl<S: Store> Core<S> {
         match ledger {
             LedgerName::Config => self.on_config_entries(keys),
             LedgerName::History => self.on_history_entries(keys),
+            LedgerName::Authority => self.on_authority_entries(),
             LedgerName::Facts(cluster) if *cluster != self.settings.cluster => {
                 for key in keys {
                     self.on_fact_entry(ledger, cluster, &key);
@@ -30,7 +31,8 @@ impl<S: Store> Core<S> {
     }
 
     fn on_config_entries(&mut self, keys: Vec<Bytes>) {
-        let was_known = !self.objects.is_empty() || self.is_authority();
+        let decides = self.replica.ledger(&LedgerName::Config).is_some();
+        let was_known = !self.objects.is_empty() || decides;
         let end = self.position();
         let mut changes: Vec<_> = keys
             .into_iter()
@@ -105,6 +107,9 @@ impl<S: Store> Core<S> {
                 return Err(reason);
             }
         };
+        if let Some(Resource::Mesh(mesh)) = &resource {
+            self.authority.wanted.clone_from(&mesh.voters);
+        }
         let touched = self.index.apply(Change::Config { key, resource });
         self.touched.merge(touched);
         Ok(())

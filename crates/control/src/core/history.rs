@@ -17,7 +17,7 @@ use isthmus_world::{Batch, Pair, Store, StoreError, Table};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::answer::{Answer, ReplyTo};
+use super::answer::Answer;
 use super::objects::{BadRecord, decode, encode, resource_key};
 use super::watch::Selection;
 use super::{Core, RequestId};
@@ -137,15 +137,6 @@ impl<S: Store> Core<S> {
             }
         }
         changes
-    }
-
-    /// The cluster whose API was asked.
-    pub(super) fn source_of(&self, reply_to: ReplyTo) -> &ClusterName {
-        let peer = match reply_to {
-            ReplyTo::Request(_) => None,
-            ReplyTo::Peer(session, _) => self.peers.cluster_of(session),
-        };
-        peer.unwrap_or(&self.settings.cluster)
     }
 
     /// These records are new, or have left the ledger. Of a copy that was far behind, some may have left

@@ -7,6 +7,7 @@
 //! socket, reads a clock or waits.
 
 mod answer;
+mod authority;
 mod conditions;
 mod config;
 mod dial;
@@ -14,7 +15,6 @@ mod entries;
 mod history;
 mod members;
 mod objects;
-mod open_error;
 mod peers;
 mod proxies;
 mod publishing;
@@ -37,20 +37,20 @@ use isthmus_model::{
 };
 use isthmus_replica::{LedgerName, Replica};
 use isthmus_wire::proto;
-use isthmus_world::{Batch, Chance, SeededChance, Store};
+use isthmus_world::{Batch, SeededChance, Store};
 
 pub use answer::Answer;
 pub(crate) use config::kinds;
 pub use dial::Target;
 pub use history::HistoryQuery;
 pub use isthmus_replica::SessionId as PeerSessionId;
-pub use open_error::OpenError;
 pub(crate) use read::selection;
 pub use watch::{Selection, WatchEvent};
 pub use write::{Verb, Write};
 
 use crate::index::{Index, Touched};
 use answer::{Held, ReplyTo};
+use authority::Authority;
 use dial::Dialling;
 use members::Members;
 use objects::Stored;
@@ -79,7 +79,7 @@ pub struct Settings {
     pub mesh: MeshName,
     pub trust_domain: TrustDomain,
     pub cluster: ClusterName,
-    /// The cluster whose control plane accepts config.
+    /// The cluster that founded the mesh: its control plane accepts config until config says whose do.
     pub authority: ClusterName,
     /// Control planes to dial while config does not say where they are.
     pub bootstrap: Vec<SocketAddr>,
@@ -152,6 +152,10 @@ pub enum Request {
     /// Changes of config that were accepted, newest first.
     History(HistoryQuery),
     Status,
+    /// Who accepts config.
+    Authority,
+    /// This voter is to lead the authority.
+    Transfer(ClusterName),
     /// Remember a join token before it is given out.
     AddToken(TokenRecord),
     /// Use a join token for a key.
@@ -222,6 +226,10 @@ pub enum Notice {
         cluster: ClusterName,
         contact: isthmus_replica::Contact,
     },
+    /// This control plane has no vote on config any more, though it is meant to have one.
+    VoteLost {
+        reason: String,
+    },
     /// The other cluster knows more of our ledger than we do.
     Outlived {
         ledger: String,
@@ -246,6 +254,7 @@ pub struct Core<S> {
     questions: Questions,
     gathers: Gathers,
     dialling: Dialling,
+    authority: Authority,
     members: Members,
     tokens: Tokens,
     publishing: Publishing,
@@ -263,6 +272,8 @@ pub struct Core<S> {
     store_failing: bool,
     next_bookmark: Instant,
     started: Instant,
+    /// When the last event came.
+    now: Now,
 }
 
 /// How often watches are told that nothing changed.
@@ -271,6 +282,7 @@ const BOOKMARKS: Duration = Duration::from_secs(30);
 impl<S: Store> Core<S> {
     /// Takes one event in. What follows from it is given out by the next `flush`.
     pub fn on(&mut self, event: Event, now: Now) {
+        self.now = now;
         match event {
             Event::Request { id, request } => self.on_request(id, request, now),
             Event::WatchEnded { id } => self.watches.end(id),
@@ -304,7 +316,9 @@ impl<S: Store> Core<S> {
         match request {
             Request::Read(selection) => self.on_read(id, selection, now.monotonic),
             Request::Watch { selection, since } => self.on_watch(id, selection, since),
-            Request::Write(write) => self.on_write(id, &write, now),
+            Request::Write(write) => self.on_write(id, write, now),
+            Request::Authority => self.on_show_authority(ReplyTo::Request(id), now),
+            Request::Transfer(to) => self.on_transfer(ReplyTo::Request(id), &to, now),
             Request::History(query) => self.on_history(id, &query),
             Request::Status => {
                 let view = self.status(now.monotonic);
@@ -349,6 +363,7 @@ impl<S: Store> Core<S> {
         self.tokens.on_timeout(now.wall, &mut self.pending);
         let outputs = self.replica.on_tick(now.monotonic);
         self.perform(outputs);
+        self.on_authority_tick(now.monotonic);
         self.refresh_contacts(now.monotonic);
         self.on_question_timeouts(now.monotonic);
         self.dial(now.monotonic);
@@ -365,6 +380,9 @@ impl<S: Store> Core<S> {
     pub fn flush(&mut self) -> Vec<Action> {
         // What is saved may touch facts, and those are saved too: two rounds, at most a few.
         while self.save() {}
+        if !self.store_failing {
+            self.retire();
+        }
         self.publish();
         std::mem::take(&mut self.actions)
     }
@@ -372,12 +390,18 @@ impl<S: Store> Core<S> {
     /// One commit. False when there is nothing left to save, or it failed.
     fn save(&mut self) -> bool {
         self.write_facts();
+        self.take_decisions();
         let unsaved = self.replica.unsaved();
+        let votes = self.unsaved_votes();
         let mut batch = self.pending.clone();
         if let Some(unsaved) = &unsaved {
             batch.append(unsaved.batch.clone());
         }
+        if let Some(votes) = &votes {
+            batch.append(votes.clone());
+        }
         if unsaved.is_none() && batch.is_empty() {
+            self.on_votes_saved();
             self.release();
             return false;
         }
@@ -396,15 +420,16 @@ impl<S: Store> Core<S> {
                     let outputs = self.replica.on_saved(unsaved);
                     self.perform(outputs);
                 }
+                self.on_votes_saved();
                 self.release();
                 true
             }
             Err(error) => {
+                let alone = self.on_votes_not_saved(&error.to_string());
                 if let Some(unsaved) = unsaved {
-                    self.replica.on_not_saved(unsaved);
+                    self.replica.on_not_saved(unsaved, alone);
                 }
                 self.facts_unsure = true;
-                self.refuse_held(&error.to_string());
                 if !std::mem::replace(&mut self.store_failing, true) {
                     let error = error.to_string();
                     self.actions
@@ -447,21 +472,14 @@ impl<S: Store> Core<S> {
         copy.map(|copy| copy.mark().position).unwrap_or_default()
     }
 
-    fn is_authority(&self) -> bool {
-        self.settings.authority == self.settings.cluster
-    }
-
     /// Is there config to speak of? Until then nothing is said about any topic.
     fn is_config_known(&self) -> bool {
-        self.is_authority() || self.copied_position() > Position(0)
+        let decides = self.replica.ledger(&LedgerName::Config).is_some();
+        decides || self.copied_position() > Position(0)
     }
 
     fn answer(&mut self, id: RequestId, answer: Answer) {
         self.actions.push(Action::Answer { id, answer });
-    }
-
-    fn draw(&mut self) -> u64 {
-        self.chance.draw()
     }
 }
 

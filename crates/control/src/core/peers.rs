@@ -103,6 +103,7 @@ impl<S: Store> Core<S> {
             Ok(PeerIncoming::Answer(answer)) => {
                 self.on_peer_answer(session, &answer, now.monotonic);
             }
+            Ok(PeerIncoming::Authority(frame)) => self.on_authority_frame(session, frame),
             Err(error) => {
                 let reason = error.to_string();
                 self.actions.push(Action::ClosePeer { session, reason });
@@ -123,6 +124,7 @@ impl<S: Store> Core<S> {
                     self.actions.push(Action::ClosePeer { session, reason });
                 }
                 Output::Touched { ledger, keys } => self.on_entries(&ledger, keys),
+                Output::Authority { clusters, at } => self.on_authority_told(clusters, at),
                 Output::SavedBy { .. } => {}
                 Output::Outlived { ledger, peer, .. } => {
                     let ledger = ledger.to_string();
@@ -218,13 +220,22 @@ impl<S: Store> Core<S> {
 
     /// Config does not say yet, or says it wrong, where the authority is.
     fn needs_bootstrap(&self, now: Instant) -> bool {
-        let authority = &self.settings.authority;
-        if self.is_authority() || self.peers.session_of(authority).is_some() {
+        let own = &self.settings.cluster;
+        let clusters = self.authority.clusters();
+        if clusters.contains(own)
+            || clusters
+                .iter()
+                .any(|cluster| self.peers.session_of(cluster).is_some())
+        {
             return false;
         }
-        let silent = self.replica.contact(authority, now).1;
+        let is_declared = |cluster: &ClusterName| self.index.declared().cluster(cluster).is_some();
+        let silent = clusters
+            .iter()
+            .filter_map(|cluster| self.replica.contact(cluster, now).1)
+            .min();
         let silent = silent.unwrap_or_else(|| now.saturating_duration_since(self.started));
-        self.index.declared().cluster(authority).is_none() || silent >= AUTHORITY_LOST
+        !clusters.iter().any(is_declared) || silent >= AUTHORITY_LOST
     }
 
     fn address_of(&self, target: &Target) -> Option<SocketAddr> {

@@ -26,6 +26,7 @@ pub(super) struct Questions {
 #[derive(Debug)]
 struct Open {
     session: PeerSessionId,
+    whom: String,
     deadline: Instant,
     asked: Asked,
 }
@@ -48,13 +49,22 @@ pub(super) enum Asked {
         gather: GatherId,
         cluster: ClusterName,
     },
+    /// What only whoever leads the authority can say or do.
+    OfLeader { reply_to: ReplyTo },
 }
 
 impl Questions {
-    fn add(&mut self, session: PeerSessionId, deadline: Instant, asked: Asked) -> u64 {
+    fn add(
+        &mut self,
+        session: PeerSessionId,
+        whom: String,
+        deadline: Instant,
+        asked: Asked,
+    ) -> u64 {
         self.last += 1;
         let open = Open {
             session,
+            whom,
             deadline,
             asked,
         };
@@ -68,9 +78,9 @@ impl Questions {
         asked_there.then(|| self.open.remove(&id)).flatten()
     }
 
-    fn take_where(&mut self, wanted: impl Fn(&Open) -> bool) -> Vec<Asked> {
+    fn take_where(&mut self, wanted: impl Fn(&Open) -> bool) -> Vec<Open> {
         let taken = self.open.extract_if(.., |_, open| wanted(open));
-        taken.map(|(_, open)| open.asked).collect()
+        taken.map(|(_, open)| open).collect()
     }
 }
 
@@ -82,8 +92,10 @@ impl<S: Store> Core<S> {
         asked: Asked,
         deadline: Instant,
     ) {
+        let whom = self.peers.cluster_of(session);
+        let whom = whom.map(ToString::to_string).unwrap_or_default();
         let question = proto::PeerQuestion {
-            id: self.questions.add(session, deadline, asked),
+            id: self.questions.add(session, whom, deadline, asked),
             question: Some(question),
         };
         self.send_to_peer(session, Frame::Question(question));
@@ -97,7 +109,15 @@ impl<S: Store> Core<S> {
     ) {
         let reply_to = ReplyTo::Peer(session, question.id);
         match question.question {
-            Some(Question::Commit(commit)) => self.on_commit(reply_to, &commit, now),
+            Some(Question::Commit(commit)) => self.on_commit(session, question.id, &commit, now),
+            Some(Question::Transfer(transfer)) => match transfer.cluster.parse() {
+                Ok(to) => self.on_transfer(reply_to, &to, now),
+                Err(error) => {
+                    let failure = Failure::bad_request(format!("{:?}: {error}", transfer.cluster));
+                    self.reply(reply_to, failure.into());
+                }
+            },
+            Some(Question::Authority(_)) => self.on_show_authority(reply_to, now),
             Some(Question::Inquiry(inquiry)) => {
                 let answer = self.own_part(&inquiry.path);
                 self.reply(reply_to, answer);
@@ -122,6 +142,7 @@ impl<S: Store> Core<S> {
         let body = serde_json::from_slice(&answer.body).unwrap_or_default();
         match open.asked {
             Asked::Inquiry { gather, cluster } => self.on_part(gather, cluster, code, &body, now),
+            Asked::OfLeader { reply_to } => self.reply(reply_to, Answer::Json { code, body }),
             Asked::Commit {
                 reply_to,
                 verb,
@@ -139,7 +160,7 @@ impl<S: Store> Core<S> {
                     key,
                     answered: Some((position, answer_now)),
                 };
-                self.questions.add(session, open.deadline, asked);
+                self.questions.add(session, open.whom, open.deadline, asked);
                 self.confirm_commits();
             }
         }
@@ -149,13 +170,13 @@ impl<S: Store> Core<S> {
     pub(super) fn confirm_commits(&mut self) {
         let here = self.position().0;
         let arrived = |open: &Open| matches!(&open.asked, Asked::Commit { answered: Some((at, _)), .. } if *at <= here);
-        for asked in self.questions.take_where(arrived) {
+        for open in self.questions.take_where(arrived) {
             if let Asked::Commit {
                 reply_to,
                 verb,
                 key,
                 answered: Some((_, Answer::Json { code, body })),
-            } = asked
+            } = open.asked
             {
                 // What a delete says is that it is gone, also when somebody has made it again.
                 let object = (verb != Verb::Delete).then(|| self.show(&key)).flatten();
@@ -167,20 +188,20 @@ impl<S: Store> Core<S> {
 
     /// The stream has ended: what was asked on it is not answered any more.
     pub(super) fn give_up_questions(&mut self, session: PeerSessionId, now: Instant) {
-        for asked in self.questions.take_where(|open| open.session == session) {
-            self.on_unanswered(asked, now);
+        for open in self.questions.take_where(|open| open.session == session) {
+            self.on_unanswered(open, now);
         }
     }
 
     pub(super) fn on_question_timeouts(&mut self, now: Instant) {
-        for asked in self.questions.take_where(|open| open.deadline <= now) {
-            self.on_unanswered(asked, now);
+        for open in self.questions.take_where(|open| open.deadline <= now) {
+            self.on_unanswered(open, now);
         }
         self.on_gather_timeouts(now);
     }
 
-    fn on_unanswered(&mut self, asked: Asked, now: Instant) {
-        match asked {
+    fn on_unanswered(&mut self, open: Open, now: Instant) {
+        match open.asked {
             // Accepted for certain; only our copy is behind.
             Asked::Commit {
                 reply_to,
@@ -188,11 +209,15 @@ impl<S: Store> Core<S> {
                 ..
             } => self.reply(reply_to, answer),
             Asked::Commit { reply_to, key, .. } => {
-                let authority = &self.settings.authority;
                 let message = format!(
-                    "authority {authority} did not answer, so it is not known whether it \
-                     accepted the write: look at {key} before you repeat it"
+                    "{} did not answer, so it is not known whether the authority accepted the \
+                     write: look at {key} before you repeat it",
+                    open.whom
                 );
+                self.reply(reply_to, Failure::new(504, "Timeout", message).into());
+            }
+            Asked::OfLeader { reply_to } => {
+                let message = format!("{} did not answer", open.whom);
                 self.reply(reply_to, Failure::new(504, "Timeout", message).into());
             }
             Asked::Inquiry { gather, cluster } => self.on_silent(gather, &cluster, now),

@@ -1,20 +1,22 @@
 //! Starting from what the store holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use isthmus_model::{Gateway, Workload};
 use isthmus_replica::{LedgerName, Replica};
 use isthmus_wire::Body;
-use isthmus_world::{Batch, SeededChance, Store, Table};
+use isthmus_world::{Batch, Chance, SeededChance, Store, Table};
 
+use super::authority::Authority;
 use super::members::{Member, MemberKey, Members};
-use super::open_error::OpenError;
 use super::{
     BOOKMARKS, Core, Dialling, Gathers, Now, Peers, Publishing, Questions, Settings, Tokens,
     Watches, conditions,
 };
+use crate::authority::Group;
 use crate::index::{Change, Index, Touched};
+use crate::open_error::OpenError;
 
 const MEMBERS: Table = Table::new("members");
 /// The first byte of every record.
@@ -26,10 +28,32 @@ impl<S: Store> Core<S> {
     /// Errors: the store cannot be read, or what is in it is damaged or of a format that this
     /// version does not know. It is left as it is.
     pub fn open(settings: Settings, store: S, now: Now) -> Result<Self, OpenError> {
-        let (own, authority) = (settings.cluster.clone(), settings.authority.clone());
-        let replica = Replica::load(own.clone(), authority, &store, settings.seed, now.monotonic)?;
+        let (own, founder) = (settings.cluster.clone(), settings.authority.clone());
+        let mut chance = SeededChance::new(settings.seed);
+        let seed = chance.draw();
+        let mut group = Group::load(own.clone(), &store, seed)?;
+        let founds = group.is_none() && own == founder;
+        if founds {
+            group = Some(Group::found(own.clone(), seed));
+        }
+        let clusters = match &group {
+            Some(group) if !group.voters().is_empty() => group.voters().clone(),
+            _ => BTreeSet::from([founder]),
+        };
+        // Whoever was made a member and knows nothing yet follows the others.
+        let decides = group.as_ref().is_some_and(Group::is_member);
+        let replica = Replica::load(
+            own.clone(),
+            clusters.clone(),
+            decides,
+            &store,
+            chance.draw(),
+            now.monotonic,
+        )?;
         let mut core = Self {
-            chance: SeededChance::new(settings.seed),
+            chance,
+            authority: Authority::new(group, clusters),
+            now,
             index: Index::new(own),
             objects: BTreeMap::new(),
             unreadable: BTreeMap::new(),
@@ -55,11 +79,19 @@ impl<S: Store> Core<S> {
             settings,
             store,
         };
-        core.draw(); // The replica draws from the same seed.
         let ledgers: Vec<_> = core.replica.marks().into_keys().cloned().collect();
         for ledger in ledgers {
             let keys = core.keys(&ledger);
             core.on_entries(&ledger, keys);
+        }
+        if founds
+            && !core
+                .authority
+                .clusters()
+                .iter()
+                .eq([&core.settings.cluster])
+        {
+            core.leave_group(); // It was of the authority, and is not any more.
         }
         core.restore_members(now)?;
         core.watches = Watches::new(core.position());

@@ -10,7 +10,7 @@ use isthmus_identity::{
 use isthmus_world::{Batch, Store, Table};
 use serde::{Deserialize, Serialize};
 
-use super::open_error::OpenError;
+use crate::open_error::OpenError;
 use crate::time::{from_unix_millis, unix_millis};
 
 const TABLE: Table = Table::new("tokens");

@@ -6,16 +6,27 @@ use isthmus_api::{
     AuthorityStatus, ClusterStatus, Contact, GatewayStatus, ProxyStatus, ServiceShare,
     ServiceStatus, StatusView,
 };
-use isthmus_model::Cluster;
+use isthmus_model::{Cluster, ClusterName};
 use isthmus_world::Store;
 
 use super::Core;
 use super::publishing::ProxySession;
+use crate::authority::Group;
 
 impl<S: Store> Core<S> {
     pub(super) fn status(&self, now: Instant) -> StatusView {
-        let authority = &self.settings.authority;
-        let reachable = self.is_authority() || self.is_heard(authority, now);
+        let group = self.authority.group();
+        let leads = group.is_some_and(Group::leads);
+        let way = self.way_to_authority(now);
+        let reachable = leads || way.is_some();
+        let leader = group.and_then(Group::leader).cloned();
+        // Whoever is no member of it knows somebody who is.
+        let authority = leader.or_else(|| way.map(|(_, cluster)| cluster));
+        let only = || match self.authority.clusters().len() {
+            1 => self.authority.clusters().first().cloned(),
+            _ => None,
+        };
+        let authority = authority.or_else(only);
         let declared = self.index.declared();
         let connected = self.publishing.sessions().map(|(_, proxy)| (proxy, true));
         let gone = self.publishing.gone().map(|proxy| (proxy, false));
@@ -33,7 +44,7 @@ impl<S: Store> Core<S> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             position: self.position().0,
             authority: AuthorityStatus {
-                cluster: Some(authority.to_string()),
+                cluster: authority.map(|cluster| cluster.to_string()),
                 reachable,
             },
             clusters: declared
@@ -50,20 +61,14 @@ impl<S: Store> Core<S> {
 
     fn cluster_status(&self, cluster: &Cluster, now: Instant) -> ClusterStatus {
         let own = cluster.name == self.settings.cluster;
-        let (contact, age) = self.replica.contact(&cluster.name, now);
+        let (contact, age_ms) = self.contact_of(&cluster.name, now);
         let rtt = self.replica.rtt(&cluster.name).filter(|_| !own);
         let gateways = self.index.gateways(&cluster.name).into_iter();
         ClusterStatus {
             name: cluster.name.to_string(),
             region: cluster.region.to_string(),
-            contact: match contact {
-                _ if own => Contact::Own,
-                isthmus_replica::Contact::Never => Contact::Never,
-                isthmus_replica::Contact::Live => Contact::Live,
-                isthmus_replica::Contact::Stale => Contact::Stale,
-                isthmus_replica::Contact::Lost => Contact::Lost,
-            },
-            age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            contact,
+            age_ms,
             rtt_ms: rtt.map(|rtt| rtt.smoothed.as_secs_f64() * 1000.0),
             traffic: cluster.traffic,
             gateways: gateways
@@ -74,6 +79,20 @@ impl<S: Store> Core<S> {
                 })
                 .collect(),
         }
+    }
+
+    /// Whether a cluster is heard, and for how many milliseconds it was not.
+    pub(super) fn contact_of(&self, name: &ClusterName, now: Instant) -> (Contact, Option<u64>) {
+        let (contact, age) = self.replica.contact(name, now);
+        let contact = match contact {
+            _ if *name == self.settings.cluster => Contact::Own,
+            isthmus_replica::Contact::Never => Contact::Never,
+            isthmus_replica::Contact::Live => Contact::Live,
+            isthmus_replica::Contact::Stale => Contact::Stale,
+            isthmus_replica::Contact::Lost => Contact::Lost,
+        };
+        let age = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        (contact, age)
     }
 
     fn service_status(&self, name: &isthmus_model::ServiceName) -> ServiceStatus {

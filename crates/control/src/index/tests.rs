@@ -172,6 +172,7 @@ fn mesh(egress: Egress) -> Change {
         name: "shop".parse().unwrap(),
         trust_domain: "shop.mesh".parse().unwrap(),
         egress,
+        voters: std::collections::BTreeSet::new(),
     };
     config(Kind::Mesh, "shop", Resource::Mesh(mesh))
 }

@@ -1,7 +1,11 @@
 //! Mesh, Cluster and Link.
 
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
 use isthmus_model::{
-    ALL_TRAFFIC, Cluster, ClusterName, Egress, Link, Mesh, Namespace, Reach, Resource,
+    ALL_TRAFFIC, Cluster, ClusterName, Egress, Link, MAX_VOTERS, Mesh, NameError, Namespace, Reach,
+    Resource,
 };
 
 use super::{maybe_duration, own_name, socket, spec};
@@ -17,7 +21,23 @@ pub(super) fn mesh(object: &Object, mesh: &MeshSpec, problems: &mut Problems) ->
         name: name?,
         trust_domain: trust_domain?,
         egress: mesh.egress.map_or_else(Egress::default, egress),
+        voters: (mesh.voters.as_deref())
+            .map_or_else(BTreeSet::new, |names| voters(names, problems)),
     }))
+}
+
+fn voters(names: &[String], problems: &mut Problems) -> BTreeSet<ClusterName> {
+    let path = spec().field("voters");
+    if names.is_empty() {
+        problems.add_hint(&path, "it names no cluster", "leave it out, or name one");
+    }
+    if names.len() > MAX_VOTERS {
+        let message = format!("{} clusters: {MAX_VOTERS} can vote at most", names.len());
+        problems.add(&path, message);
+    }
+    each_once(names, &path, "a cluster name", problems)
+        .into_iter()
+        .collect()
 }
 
 fn egress(name: EgressName) -> Egress {
@@ -94,19 +114,25 @@ fn coordinates(at: &Coordinates, problems: &mut Problems) -> (f64, f64) {
 }
 
 fn namespaces(names: &[String], problems: &mut Problems) -> Vec<Namespace> {
-    let path = spec().field("namespaces");
-    let mut namespaces: Vec<Namespace> = Vec::new();
+    each_once(names, &spec().field("namespaces"), "a namespace", problems)
+}
+
+fn each_once<T>(names: &[String], path: &FieldPath, what: &str, problems: &mut Problems) -> Vec<T>
+where
+    T: FromStr<Err = NameError> + PartialEq,
+{
+    let mut found: Vec<T> = Vec::new();
     for (index, name) in names.iter().enumerate() {
         let path = path.index(index);
-        match problems.name(&path, "a namespace", name) {
-            Some(namespace) if namespaces.contains(&namespace) => {
+        match problems.name(&path, what, name) {
+            Some(resolved) if found.contains(&resolved) => {
                 problems.add(&path, format!("{} is named twice", quoted(name)));
             }
-            Some(namespace) => namespaces.push(namespace),
+            Some(name) => found.push(name),
             None => {}
         }
     }
-    namespaces
+    found
 }
 
 pub(super) fn link(_: &Object, link: &LinkSpec, problems: &mut Problems) -> Option<Resource> {

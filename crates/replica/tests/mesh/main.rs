@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "../support/mod.rs"]
+mod support;
 mod world;
 
 use std::collections::BTreeSet;
@@ -10,7 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_replica::{
-    Change, CloseReason, Contact, Expect, LedgerName, Output, PeerMessage, SessionId, WriteError,
+    Change, CloseReason, Contact, Expect, LedgerName, Mark, Output, PeerMessage, SessionId,
+    WriteError,
 };
 use isthmus_world::{Chance, Clock, Fault, VirtualStore};
 
@@ -304,6 +307,8 @@ fn ledgers_are_taken_from_their_owners_only() {
     let hello = PeerMessage::Hello {
         cluster: cluster(2),
         offers: vec![LedgerName::Config, facts(1), facts(0)],
+        authority: BTreeSet::new(),
+        at: Mark::default(),
     };
     let outputs = replica.on_message(SessionId(link), hello, now);
     assert_eq!(outputs, [], "us-west owns none of these");
@@ -313,6 +318,8 @@ fn ledgers_are_taken_from_their_owners_only() {
     let liar = PeerMessage::Hello {
         cluster: cluster(1),
         offers: Vec::new(),
+        authority: BTreeSet::new(),
+        at: Mark::default(),
     };
     let outputs = replica.on_message(SessionId(link), liar, now);
     let reason = CloseReason::WrongCluster;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::support;
 use bytes::Bytes;
 use isthmus_model::{ClusterName, Position};
 use isthmus_replica::{
@@ -112,7 +113,7 @@ impl World {
     pub(crate) fn start(&mut self, node: usize) {
         let seed = self.chance.draw();
         let (now, store) = (self.clock.now(), &self.nodes[node].store);
-        let replica = Replica::load(cluster(node), cluster(AUTHORITY), store, seed, now).unwrap();
+        let replica = support::load(cluster(node), cluster(AUTHORITY), store, seed, now);
         self.nodes[node].replica = Some(replica);
         self.nodes[node].seen.clear();
         self.save(node);
@@ -188,7 +189,7 @@ impl World {
                     self.touched.entry((node, ledger)).or_default().extend(keys);
                 }
                 Output::Outlived { ledger, .. } => self.outlived.push(ledger),
-                Output::SavedBy { .. } | Output::Contact { .. } => {}
+                Output::SavedBy { .. } | Output::Authority { .. } | Output::Contact { .. } => {}
             }
         }
         self.save(node);
@@ -230,6 +231,7 @@ impl World {
         let Some(replica) = &mut place.replica else {
             return;
         };
+        support::agree(replica);
         let Some(unsaved) = replica.unsaved() else {
             return;
         };
@@ -237,7 +239,7 @@ impl World {
             let outputs = replica.on_saved(unsaved);
             self.perform(node, outputs);
         } else {
-            replica.on_not_saved(unsaved);
+            replica.on_not_saved(unsaved, true);
         }
     }
 

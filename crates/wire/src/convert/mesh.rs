@@ -1,5 +1,7 @@
 //! The mesh, its clusters and their gateways.
 
+use std::collections::BTreeSet;
+
 use std::time::Duration;
 
 use isthmus_model::{ALL_TRAFFIC, Cluster, Egress, Gateway, Mesh, Namespace};
@@ -25,6 +27,7 @@ impl TryFrom<proto::Mesh> for Mesh {
         Ok(Self {
             name: parse("mesh.name", &mesh.name)?,
             trust_domain: parse("mesh.trust_domain", &mesh.trust_domain)?,
+            voters: BTreeSet::new(), // Proxies ask their own control plane.
             egress: if mesh.allows_egress {
                 Egress::Allow
             } else {

@@ -7,6 +7,7 @@ use isthmus_identity::TokenGrant;
 use isthmus_world::{Fault, Pair, StoreError, Table};
 
 use super::*;
+use crate::OpenError;
 
 #[test]
 fn what_was_accepted_survives_a_crash() {

@@ -24,14 +24,14 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub(super) fn damaged(table: Table) -> Self {
+    pub(crate) fn damaged(table: Table) -> Self {
         Self::Damaged {
             table: table.name(),
         }
     }
 
     /// The record without its format.
-    pub(super) fn check_format(table: Table, known: u8, record: &[u8]) -> Result<&[u8], Self> {
+    pub(crate) fn check_format(table: Table, known: u8, record: &[u8]) -> Result<&[u8], Self> {
         match record.split_first() {
             Some((&found, rest)) if found == known => Ok(rest),
             Some((&found, _)) => Err(Self::Format {

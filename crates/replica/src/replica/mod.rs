@@ -1,6 +1,8 @@
 //! A control plane's part in replication: its own ledgers, its copies, its peers.
 
-use std::collections::BTreeMap;
+mod shared;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,7 +23,10 @@ use crate::session::{Following, Serving, Session, SessionId};
 #[derive(Debug)]
 pub struct Replica {
     cluster: ClusterName,
-    authority: ClusterName,
+    /// From whom shared ledgers are taken.
+    authority: BTreeSet<ClusterName>,
+    /// This cluster's word on shared ledgers is the authority's: what others have beyond it is foreign.
+    leads: bool,
     ledgers: BTreeMap<LedgerName, Ledger>,
     copies: BTreeMap<LedgerName, Follower>,
     sessions: BTreeMap<SessionId, Session>,
@@ -34,12 +39,14 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Starts with what the store holds. `seed`: 64 random bits.
+    /// Starts with what the store holds. `authority`: who writes the shared ledgers. `member`: this cluster is one of
+    /// them now; otherwise it takes copies from them. `seed`: 64 random bits.
     ///
     /// Errors: the store cannot be read, or what is in it not understood.
     pub fn load(
         cluster: ClusterName,
-        authority: ClusterName,
+        authority: BTreeSet<ClusterName>,
+        member: bool,
         store: &dyn Store,
         seed: u64,
         now: Instant,
@@ -47,6 +54,7 @@ impl Replica {
         let mut replica = Self {
             cluster,
             authority,
+            leads: false,
             ledgers: BTreeMap::new(),
             copies: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -57,25 +65,29 @@ impl Replica {
             born: now,
         };
         let mut names = record::ledgers(store)?;
-        names.push(LedgerName::Config);
-        names.push(LedgerName::History);
+        names.extend(LedgerName::SHARED);
         names.push(LedgerName::Facts(replica.cluster.clone()));
         names.push(LedgerName::FastFacts(replica.cluster.clone()));
         names.sort();
         names.dedup();
         for name in names {
-            if name.owner(&replica.authority) == &replica.cluster {
-                let ledger = Ledger::load(name.clone(), store, replica.chance.draw())?;
-                replica.ledgers.insert(name, ledger);
-            } else {
-                let copy = Follower::load(name.clone(), store)?;
-                replica.copies.insert(name, copy);
-            }
+            let ledger = match name.owner() {
+                Some(owner) if *owner == replica.cluster => {
+                    Ledger::load(name.clone(), store, replica.chance.draw())?
+                }
+                None if member => Ledger::load_shared(name.clone(), store)?,
+                _ => {
+                    let copy = Follower::load(name.clone(), store)?;
+                    replica.copies.insert(name, copy);
+                    continue;
+                }
+            };
+            replica.ledgers.insert(name, ledger);
         }
         Ok(replica)
     }
 
-    /// One of our own ledgers.
+    /// One of the ledgers that are written here.
     pub fn ledger(&self, name: &LedgerName) -> Option<&Ledger> {
         self.ledgers.get(name)
     }
@@ -200,10 +212,13 @@ impl Replica {
     }
 
     /// The batch could not be saved. Our own writes since the last save did not happen, though they
-    /// may come back after a restart; copies go on and are saved with the next batch.
-    pub fn on_not_saved(&mut self, unsaved: Unsaved) {
+    /// may come back after a restart; copies go on and are saved with the next batch. What was agreed
+    /// with others stays agreed, and is saved with the next batch too; `alone`: it was with nobody.
+    pub fn on_not_saved(&mut self, unsaved: Unsaved, alone: bool) {
         for (name, _) in unsaved.ledgers {
-            if let Some(ledger) = self.ledgers.get_mut(&name) {
+            if let Some(ledger) = self.ledgers.get_mut(&name)
+                && (alone || !ledger.is_shared())
+            {
                 ledger.discard();
             }
         }
@@ -226,11 +241,7 @@ impl Replica {
     ) -> Vec<Output> {
         self.peers.entry(peer.clone()).or_default();
         self.sessions.insert(session, Session::new(peer, now));
-        let hello = PeerMessage::Hello {
-            cluster: self.cluster.clone(),
-            offers: self.ledgers.keys().cloned().collect(),
-        };
-        vec![send(session, hello)]
+        vec![send(session, self.hello())]
     }
 
     /// A connection is gone. What came over it stays.
@@ -250,8 +261,17 @@ impl Replica {
         let peer = session.peer.clone();
         self.hear(&peer, now, &mut outputs);
         match message {
-            PeerMessage::Hello { cluster, offers } => {
+            PeerMessage::Hello {
+                cluster,
+                offers,
+                authority,
+                at,
+            } => {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.shares = !authority.is_empty();
+                }
                 self.on_hello(id, &peer, &cluster, offers, &mut outputs);
+                self.on_authority(&peer, authority, at, &mut outputs);
             }
             _ if !greeted => self.close(id, CloseReason::NoHello, &mut outputs),
             PeerMessage::Follow {
@@ -343,20 +363,25 @@ impl Replica {
         self.follow_offers(id, outputs);
     }
 
-    /// Takes everything that the peer owns and offers from this connection, and from no other.
+    /// Takes everything that the peer owns and offers from this connection, and from no other. A
+    /// shared ledger goes on coming from where it comes from.
     fn follow_offers(&mut self, id: SessionId, outputs: &mut Vec<Output>) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let (peer, authority) = (&session.peer, &self.authority);
-        session
-            .offered
-            .retain(|ledger| ledger.owner(authority) == peer);
         session.offered.sort();
         session.offered.dedup();
-        for ledger in session.offered.clone() {
-            self.follow(id, &ledger, outputs);
+        let offered = session.offered.clone();
+        let peer = session.peer.clone();
+        session.following.retain(|name, _| offered.contains(name));
+        let followed: Vec<_> = session.following.keys().cloned().collect();
+        for ledger in offered {
+            let is_new = ledger.owner().is_some() && !followed.contains(&ledger);
+            if is_new && self.is_told_by(&ledger, &peer) {
+                self.follow(id, &ledger, outputs);
+            }
         }
+        self.follow_shared(outputs);
     }
 
     fn follow(&mut self, id: SessionId, ledger: &LedgerName, outputs: &mut Vec<Output>) {
@@ -394,7 +419,7 @@ impl Replica {
             return; // Not ours, and we never offered it.
         };
         if let Some(seen) = serving.foreign_to(found) {
-            if ledger.is_durable() {
+            if ledger.is_durable() && (self.leads || !found.is_shared()) {
                 outputs.push(Output::Outlived {
                     ledger: ledger.clone(),
                     peer: peer.clone(),
@@ -403,7 +428,7 @@ impl Replica {
                 });
             }
             // What people decided, and that they did, is not made void without their word.
-            if !matches!(ledger, LedgerName::Config | LedgerName::History) {
+            if !found.is_shared() {
                 found.overrule(seen.epoch, self.chance.draw());
             }
         }
@@ -555,15 +580,14 @@ impl Replica {
         };
         let other = self.sessions.iter().rev().find_map(other);
         for ledger in gone.following.keys() {
-            match other {
-                Some(other) => self.follow(other, ledger, outputs),
-                None => {
-                    if let Some(copy) = self.copies.get_mut(ledger) {
-                        copy.interrupt();
-                    }
-                }
+            if let Some(copy) = self.copies.get_mut(ledger) {
+                copy.interrupt();
+            }
+            if let Some(other) = other.filter(|_| ledger.owner().is_some()) {
+                self.follow(other, ledger, outputs);
             }
         }
+        self.follow_shared(outputs);
     }
 
     /// Since this machine was made.

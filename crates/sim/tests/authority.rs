@@ -1,0 +1,184 @@
+//! What becomes of config when clusters that accept it are lost, cut off, restored or full.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+mod common;
+
+use std::time::Duration;
+
+use isthmus_control::{RequestId, Verb};
+use isthmus_model::Kind;
+use isthmus_sim::{LinkState, Sim};
+use isthmus_world::{Chance, VirtualStore};
+use serde_json::Value;
+
+use common::{CLUSTERS, SERVICES, founded, founded_with_voters, ports, vote, voters, write};
+
+/// Asks a cluster to change a service.
+fn change(sim: &mut Sim, site: usize, port: u64) -> RequestId {
+    let write = write(Verb::Update, Kind::Service, SERVICES[0], &ports(port));
+    sim.write(site, write)
+}
+
+/// The answer, and how long it took.
+fn answered(sim: &mut Sim, site: usize, id: RequestId) -> (u16, Value, Duration) {
+    const STEP: Duration = Duration::from_millis(10);
+    let mut waited = Duration::ZERO;
+    loop {
+        if let Some((code, body)) = sim.answer(site, id) {
+            return (code, body, waited);
+        }
+        assert!(waited < Duration::from_secs(10), "no answer at all");
+        sim.run_for(STEP);
+        waited += STEP;
+    }
+}
+
+fn accepted(sim: &mut Sim, site: usize, port: u64) -> Duration {
+    let id = change(sim, site, port);
+    let (code, body, waited) = answered(sim, site, id);
+    assert_eq!(code, 200, "{}: {body}", CLUSTERS[site]);
+    waited
+}
+
+fn port_at(sim: &mut Sim, site: usize) -> Value {
+    let services = sim.list(site, Kind::Service);
+    let found = services
+        .iter()
+        .find(|found| found["metadata"]["name"] == SERVICES[0]);
+    found.unwrap()["spec"]["ports"][0]["port"].clone()
+}
+
+#[test]
+fn the_loss_of_whoever_leads_costs_a_write_a_few_seconds() {
+    let mut longest = Duration::ZERO;
+    for seed in 0..50 {
+        let mut sim = founded_with_voters(seed);
+        accepted(&mut sim, 2, 1000);
+        sim.crash(0, false);
+        let site = 1 + usize::try_from(seed % 2).unwrap();
+        longest = longest.max(accepted(&mut sim, site, 2000));
+        // Traffic never noticed, and neither does anybody who comes late.
+        sim.start(0);
+        sim.run_for(Duration::from_secs(10));
+        assert_eq!(port_at(&mut sim, 0), 2000);
+    }
+    println!("the longest took {longest:?}");
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
+}
+
+#[test]
+fn a_minority_accepts_nothing_and_names_who_is_missing() {
+    let mut sim = founded_with_voters(1);
+    accepted(&mut sim, 0, 1000);
+    // The one that leads is cut off with what it takes for its lead.
+    sim.set_link(0, 1, LinkState::BlackHole);
+    sim.set_link(0, 2, LinkState::BlackHole);
+    let alone = change(&mut sim, 0, 2000);
+    let (code, body, _) = answered(&mut sim, 0, alone);
+    assert_eq!(code, 504, "it was proposed, and may yet be decided: {body}");
+    let later = change(&mut sim, 0, 2001);
+    let (code, body, _) = answered(&mut sim, 0, later);
+    let message = body["message"].as_str().unwrap();
+    assert_eq!(code, 503, "{message}");
+    assert!(
+        message.contains("has no majority")
+            && message.contains("eu-central")
+            && message.contains("ap-south"),
+        "{message}"
+    );
+    // The others go on, and what the one proposed is void.
+    accepted(&mut sim, 1, 3000);
+    sim.set_link(0, 1, LinkState::Up);
+    sim.set_link(0, 2, LinkState::Up);
+    sim.run_for(Duration::from_secs(20));
+    for (site, cluster) in CLUSTERS.iter().enumerate() {
+        assert_eq!(port_at(&mut sim, site), 3000, "{cluster}");
+    }
+}
+
+#[test]
+fn a_write_reaches_whoever_leads_over_another_voter() {
+    let mut sim = founded(1);
+    let id = sim.write(0, vote(Verb::Create, &CLUSTERS[..2]));
+    assert_eq!(answered(&mut sim, 0, id).0, 201);
+    sim.run_for(Duration::from_secs(10));
+    assert_eq!(voters(&mut sim).len(), 2);
+    sim.set_link(0, 2, LinkState::Cut);
+    sim.run_for(Duration::from_secs(10));
+    accepted(&mut sim, 2, 1000);
+    let change = &sim.history(0)[0];
+    assert_eq!(
+        change.cluster, "ap-south",
+        "who asked is known, whoever carried it"
+    );
+}
+
+#[test]
+fn a_voter_that_is_restored_from_a_backup_votes_when_it_is_added_anew() {
+    let mut sim = founded_with_voters(1);
+    accepted(&mut sim, 0, 1000);
+    let old = sim.backup(2);
+    for port in 2000..2010 {
+        accepted(&mut sim, 1, port);
+    }
+    sim.crash(2, false);
+    sim.restore(2, old);
+    sim.start(2);
+    sim.run_for(Duration::from_secs(5));
+    let view = sim.authority(2).unwrap();
+    assert!(view.reason.unwrap().contains("has lost what it knew"));
+    assert_eq!(port_at(&mut sim, 2), 2009, "it follows like anybody");
+    // Its vote is not counted on: with one more gone there is no majority.
+    sim.crash(1, false);
+    let id = change(&mut sim, 0, 3000);
+    assert!(answered(&mut sim, 0, id).0 >= 500);
+    sim.start(1);
+    sim.run_for(Duration::from_secs(10));
+    for clusters in [&CLUSTERS[..2], &CLUSTERS] {
+        let id = sim.write(1, vote(Verb::Update, clusters));
+        assert_eq!(answered(&mut sim, 1, id).0, 200);
+        sim.run_for(Duration::from_secs(20));
+        assert_eq!(voters(&mut sim).len(), clusters.len());
+    }
+    sim.crash(0, false);
+    sim.run_for(Duration::from_secs(1));
+    accepted(&mut sim, 2, 4000);
+}
+
+#[test]
+fn a_voter_whose_disk_is_full_says_nothing_and_the_others_go_on() {
+    for seed in 0..20 {
+        let mut sim = founded_with_voters(seed);
+        accepted(&mut sim, 0, 1000);
+        sim.set_full(0, true);
+        let full = change(&mut sim, 0, 1500);
+        assert!(answered(&mut sim, 0, full).0 >= 500, "it cannot know");
+        accepted(&mut sim, 1, 2000);
+        assert_eq!(port_at(&mut sim, 1), 2000);
+        sim.set_full(0, false);
+        sim.run_for(Duration::from_secs(20));
+        for (site, cluster) in CLUSTERS.iter().enumerate() {
+            assert_eq!(port_at(&mut sim, site), 2000, "seed {seed}: {cluster}");
+        }
+        let site = usize::try_from(sim.chance().below(3)).unwrap();
+        accepted(&mut sim, site, 3000);
+    }
+}
+
+#[test]
+fn a_founder_that_lost_its_store_accepts_nothing_alone() {
+    for seed in 0..20 {
+        let mut sim = founded_with_voters(seed);
+        accepted(&mut sim, 0, 1000);
+        sim.crash(0, false);
+        accepted(&mut sim, 1, 2000);
+        sim.restore(0, VirtualStore::new());
+        sim.start(0);
+        sim.run_for(Duration::from_secs(10));
+        assert_eq!(port_at(&mut sim, 0), 2000, "it follows those who went on");
+        accepted(&mut sim, 0, 3000);
+        sim.run_for(Duration::from_secs(2));
+        assert_eq!(port_at(&mut sim, 1), 3000);
+    }
+}
