@@ -1,5 +1,6 @@
 //! What was typed: the command line as clap reads it. Meaning is given in `invocation`.
 
+mod authority;
 mod history;
 mod request;
 
@@ -12,6 +13,7 @@ use isthmus_model::{ClusterName, ServiceName, TrustDomain};
 
 use crate::config::parse_span;
 
+pub(crate) use authority::AuthorityArgs;
 pub(crate) use history::{AuditArgs, HistoryArgs, UndoArgs};
 pub(crate) use request::{ExplainArgs, LoadArgs, RequestArgs};
 
@@ -231,6 +233,9 @@ pub(crate) enum CommandArgs {
     /// Drain a cluster; kill and start one of the mesh that `up` runs
     #[command(name = "cluster", subcommand)]
     Cluster(ClusterArgs),
+    /// Whose control planes accept changes of config: show and change it
+    #[command(subcommand)]
+    Authority(AuthorityArgs),
     /// Print a completion script
     #[command(
         after_help = "Example:\n  isthmus completions bash > ~/.local/share/bash-completion/completions/isthmus"
@@ -575,6 +580,10 @@ mod tests {
             "isthmus --die-with-parent 7 gateway -c gateway.yaml",
             "isthmus explain shop/cart --source shop/frontend --from a --path /x --port 80",
             "isthmus load shop/cart --from a --rate 200 --duration 30s --header a=b --header c=d",
+            "isthmus authority show -o json",
+            "isthmus authority add eu-central",
+            "isthmus authority remove eu-central",
+            "isthmus authority transfer eu-central",
             "isthmus history",
             "isthmus history services -A --limit 5 --diff",
             "isthmus undo 42 --dry-run",

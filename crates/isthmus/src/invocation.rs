@@ -18,8 +18,8 @@ use crate::programs::{Kind, Task};
 use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
-    check, drain, explain, faults, found, history, load, logs, nofile, output, parent, process,
-    resources, run, status, token, up,
+    authority, check, drain, explain, faults, found, history, load, logs, nofile, output, parent,
+    process, resources, run, status, token, up,
 };
 
 /// A command that makes sense.
@@ -124,6 +124,7 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
             };
             faults::ask(&setting, &request)
         }
+        CommandArgs::Authority(args) => block_on(authority::authority(&setting, &args)),
         CommandArgs::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "isthmus", &mut stdout());
             Ok(ExitCode::SUCCESS)

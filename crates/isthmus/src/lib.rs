@@ -8,6 +8,7 @@
 
 mod api_client;
 mod args;
+mod authority;
 mod check;
 mod config;
 mod disk;

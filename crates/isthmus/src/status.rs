@@ -36,7 +36,7 @@ fn render(view: &StatusView) -> String {
     let authority = match (&view.authority.cluster, view.authority.reachable) {
         (Some(name), true) => name.clone(),
         (Some(name), false) => format!("{name} (cannot be reached: config cannot be changed here)"),
-        (None, _) => "not known yet".to_owned(),
+        (None, _) => "has nobody who leads: config cannot be changed here".to_owned(),
     };
     let mut text = format!(
         "mesh {mesh}, trust domain {trust_domain}\nseen from {cluster} (isthmus {version}), config position \
@@ -91,13 +91,6 @@ pub(crate) fn cluster_table<'c>(clusters: impl IntoIterator<Item = &'c ClusterSt
 }
 
 fn cluster_row(cluster: &ClusterStatus) -> [String; 6] {
-    let contact = match cluster.contact {
-        Contact::Own => "own".to_owned(),
-        Contact::Live => "live".to_owned(),
-        Contact::Stale => format!("stale, {}", last_seen(cluster.age_ms)),
-        Contact::Lost => format!("unreachable, {}", last_seen(cluster.age_ms)),
-        Contact::Never => "not seen since start".to_owned(),
-    };
     let rtt = cluster
         .rtt_ms
         .map_or("-".to_owned(), |rtt| format!("{rtt:.1} ms"));
@@ -109,11 +102,22 @@ fn cluster_row(cluster: &ClusterStatus) -> [String; 6] {
     [
         cluster.name.clone(),
         cluster.region.clone(),
-        contact,
+        contact(cluster.contact, cluster.age_ms),
         rtt,
         format!("{} %", cluster.traffic),
         format!("{healthy}/{}", cluster.gateways.len()),
     ]
+}
+
+/// What is known of the way to a cluster.
+pub(crate) fn contact(contact: Contact, age_ms: Option<u64>) -> String {
+    match contact {
+        Contact::Own => "own".to_owned(),
+        Contact::Live => "live".to_owned(),
+        Contact::Stale => format!("stale, {}", last_seen(age_ms)),
+        Contact::Lost => format!("unreachable, {}", last_seen(age_ms)),
+        Contact::Never => "not seen since start".to_owned(),
+    }
 }
 
 fn shares(service: &ServiceStatus) -> String {

@@ -232,6 +232,7 @@ fn structured_output_is_as_documented(mesh: &Mesh) -> Result<()> {
         ("history", &["history", "--limit", "1"]),
         ("undo", &["undo", "1", "--force", "--dry-run"]),
         ("audit verify", &["audit", "verify"]),
+        ("authority", &["authority", "show"]),
     ] {
         let said = mesh.isthmus(&[arguments, &["-o", "json"]].concat())?;
         let printed = serde_json::from_str(&said.out).during(|| said.err.clone())?;

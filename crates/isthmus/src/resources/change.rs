@@ -115,12 +115,18 @@ pub(crate) async fn apply_one(
 }
 
 /// What a file says of an object, with what it leaves to a command: a cluster that is being drained is not given its traffic back
-/// by who applies a file that says nothing of it.
+/// by who applies a file that says nothing of it, nor does one that was given a vote lose it.
 fn carried(current: Option<&Value>, mut wanted: Value) -> Value {
-    let kept = current.filter(|current| current["kind"] == Kind::Cluster.name());
-    let kept = kept.and_then(|current| current.pointer("/spec/traffic"));
-    if let (Some(kept), Some(spec)) = (kept, wanted["spec"].as_object_mut()) {
-        spec.entry("traffic").or_insert_with(|| kept.clone());
+    let Some(current) = current else {
+        return wanted;
+    };
+    for (kind, field) in [(Kind::Cluster, "traffic"), (Kind::Mesh, "voters")] {
+        if current["kind"] == kind.name()
+            && let Some(kept) = current["spec"].get(field)
+            && let Some(spec) = wanted["spec"].as_object_mut()
+        {
+            spec.entry(field).or_insert_with(|| kept.clone());
+        }
     }
     wanted
 }
@@ -302,6 +308,11 @@ mod tests {
         assert_eq!(carried(None, wanted.clone()), wanted);
         let other = json!({"kind": "Service", "spec": {"traffic": 40}});
         assert_eq!(carried(Some(&other), wanted.clone()), wanted);
+        let mesh = json!({"kind": "Mesh", "spec": {"voters": ["us"], "traffic": 40}});
+        assert_eq!(
+            carried(Some(&mesh), wanted)["spec"],
+            json!({"region": "eu", "voters": ["us"]})
+        );
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! and each leaves the mesh whole. Its links are a tenth as long as the example's: nothing here is
 //! about time, and two hundred calls one after the other are.
 
+mod authority;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -42,6 +44,7 @@ fn three_clusters_and_their_losses() -> Result<()> {
     config_is_the_same_wherever_it_is_written(&mesh)?;
     what_was_decided_can_be_seen_and_undone_anywhere(&mesh)?;
     a_cluster_is_drained_and_gets_its_traffic_back(&mesh)?;
+    authority::config_outlives_any_of_the_clusters_that_accept_it(&mesh)?;
     traffic_outlives_all_control_planes(&mesh)?;
     a_proxy_starts_without_its_control_plane(&mesh)?;
     the_loss_of_a_cluster_is_not_seen(&mesh)?;

@@ -1,0 +1,119 @@
+//! Config is accepted by three clusters together, and goes on when any one of them is gone.
+
+use isthmus_lab::mesh::{Mesh, PATIENCE};
+use isthmus_lab::trouble::{Result, ensure, wait_for};
+use serde_json::Value;
+
+use crate::{CLUSTERS, all_connected, traffic_flows};
+
+pub(crate) fn config_outlives_any_of_the_clusters_that_accept_it(mesh: &Mesh) -> Result<()> {
+    for cluster in &CLUSTERS[1..] {
+        mesh.isthmus(&["authority", "add", cluster])?.expect(0)?;
+    }
+    let shown = show(mesh, "ap-south")?;
+    ensure(
+        voters(&shown) == ["ap-south", "eu-central", "us-west"],
+        || shown.to_string(),
+    )?;
+    ensure(shown["leader"] == "us-west", || shown.to_string())?;
+
+    // Whoever leads is gone.
+    mesh.isthmus(&["control", "kill", "us-west"])?.expect(0)?;
+    for (number, through) in ["ap-south", "eu-central"].into_iter().enumerate() {
+        let file = namespace(mesh, number)?;
+        wait_for("another one to lead", PATIENCE, || {
+            mesh.isthmus(&["--cluster", through, "apply", "-f", &file])?
+                .expect(0)
+        })?;
+    }
+    traffic_flows(mesh, 3)?;
+
+    // A minority accepts nothing, says so, and goes on serving.
+    mesh.isthmus(&["control", "kill", "eu-central"])?
+        .expect(0)?;
+    let before = position(mesh, "ap-south")?;
+    let file = namespace(mesh, 2)?;
+    wait_for("a minority to refuse", PATIENCE, || {
+        mesh.isthmus(&["--cluster", "ap-south", "apply", "-f", &file])?
+            .expect_failure(
+                1,
+                &["the authority has no majority", "us-west", "eu-central"],
+            )
+    })?;
+    traffic_flows(mesh, 3)?;
+    ensure(position(mesh, "ap-south")? == before, || {
+        "a minority accepted something".to_owned()
+    })?;
+
+    mesh.isthmus(&["control", "start", "--all"])?.expect(0)?;
+    for cluster in CLUSTERS {
+        all_connected(mesh, cluster)?;
+    }
+    wait_for("the majority to accept again", PATIENCE, || {
+        mesh.isthmus(&["--cluster", "us-west", "apply", "-f", &file])?
+            .expect(0)
+    })?;
+    let newest = position(mesh, "us-west")?;
+    for cluster in CLUSTERS {
+        wait_for("every cluster to have all changes", PATIENCE, || {
+            let found = position(mesh, cluster)?;
+            ensure(found == newest, || {
+                format!("{cluster} is at {found}, not at {newest}")
+            })
+        })?;
+    }
+    mesh.isthmus(&["audit", "verify"])?.expect(0)?;
+    who_votes_and_who_leads_can_be_changed(mesh)
+}
+
+fn who_votes_and_who_leads_can_be_changed(mesh: &Mesh) -> Result<()> {
+    mesh.isthmus(&["authority", "transfer", "eu-central"])?
+        .expect(0)?;
+    let shown = show(mesh, "eu-central")?;
+    ensure(shown["leader"] == "eu-central", || shown.to_string())?;
+    mesh.isthmus(&["authority", "transfer", "mars"])?
+        .expect_failure(1, &["mars does not vote"])?;
+
+    // The one that founded the mesh is a cluster like any other.
+    mesh.isthmus(&["authority", "remove", "us-west"])?
+        .expect(0)?;
+    let shown = show(mesh, "eu-central")?;
+    ensure(voters(&shown) == ["ap-south", "eu-central"], || {
+        shown.to_string()
+    })?;
+    let file = namespace(mesh, 3)?;
+    mesh.isthmus(&["--cluster", "us-west", "apply", "-f", &file])?
+        .expect(0)?;
+    mesh.isthmus(&["control", "kill", "us-west"])?.expect(0)?;
+    mesh.isthmus(&["control", "start", "us-west"])?.expect(0)?;
+    all_connected(mesh, "us-west")?;
+    let file = namespace(mesh, 4)?;
+    wait_for("it to follow after a restart", PATIENCE, || {
+        mesh.isthmus(&["--cluster", "us-west", "apply", "-f", &file])?
+            .expect(0)
+    })?;
+    mesh.isthmus(&["authority", "add", "us-west"])?.expect(0)?;
+    Ok(())
+}
+
+fn namespace(mesh: &Mesh, number: usize) -> Result<String> {
+    let text = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: team-{number}}}\n");
+    Ok(mesh.write("namespace.yaml", &text)?.display().to_string())
+}
+
+fn show(mesh: &Mesh, cluster: &str) -> Result<Value> {
+    mesh.json(&["--cluster", cluster, "authority", "show"])
+}
+
+fn voters(shown: &Value) -> Vec<&str> {
+    let voters = shown["voters"].as_array().into_iter().flatten();
+    let voting = voters.filter(|voter| voter["part"] == "votes");
+    voting
+        .filter_map(|voter| voter["cluster"].as_str())
+        .collect()
+}
+
+fn position(mesh: &Mesh, cluster: &str) -> Result<u64> {
+    let status = mesh.json(&["--cluster", cluster, "status"])?;
+    Ok(status["position"].as_u64().unwrap_or_default())
+}
