@@ -155,7 +155,7 @@ impl<S: Store> Core<S> {
 
     /// Brings the group to what config says, a step at a time.
     fn tend_members(&mut self) {
-        if !self.authority.may_judge() || self.record_members() {
+        if !self.may_judge() || self.record_members() {
             return;
         }
         let wanted = &self.authority.wanted;

@@ -125,8 +125,8 @@ impl Authority {
         writes.any(|write| write.ledger == *ledger)
     }
 
-    /// Everything that was decided before is known here, so that new writes can be judged.
-    fn may_judge(&self) -> bool {
+    /// It leads, and everything that was decided before has been given to it.
+    fn leads(&self) -> bool {
         let leads = |group: &Group| group.can_propose() && group.term() == self.decided;
         self.group.as_ref().is_some_and(leads)
             && self.proposed.values().all(|proposed| proposed.is_staged)
@@ -152,7 +152,7 @@ impl<S: Store> Core<S> {
     fn pursue(&mut self) {
         let now = self.now;
         for Waiting { asked, deadline } in std::mem::take(&mut self.authority.waiting) {
-            if self.authority.may_judge() {
+            if self.may_judge() {
                 self.judge_and_propose(asked, now);
                 continue;
             }
@@ -281,6 +281,11 @@ impl<S: Store> Core<S> {
             self.perform(outputs);
         }
         self.take_back(&decided);
+        for Decided { place, decision } in &decided {
+            if decision.epoch.is_some() {
+                self.authority.decided = self.authority.decided.max(place.term);
+            }
+        }
         let decides = self.decides();
         if decides {
             for decided in decided {
@@ -323,6 +328,11 @@ impl<S: Store> Core<S> {
         }
     }
 
+    /// Everything that was decided before is in the ledgers, so that new writes can be judged.
+    fn may_judge(&self) -> bool {
+        self.decides() && self.authority.leads()
+    }
+
     /// Are the ledgers of config written by what this cluster decides with others?
     fn decides(&self) -> bool {
         self.replica.ledger(&LedgerName::Config).is_some()
@@ -355,9 +365,6 @@ impl<S: Store> Core<S> {
                     group.give_up(Broken::OutOfOrder(error.to_string()));
                 }
             }
-        }
-        if begins {
-            self.authority.decided = self.authority.decided.max(place.term);
         }
     }
 

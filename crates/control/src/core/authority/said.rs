@@ -79,7 +79,7 @@ impl<S: Store> Core<S> {
         }
         voters.sort_by(|a, b| a.cluster.cmp(&b.cluster));
         let problem = (group.and_then(Group::broken)).map(ToString::to_string);
-        let accepts = authority.may_judge() || self.way_to_authority(now).is_some();
+        let accepts = self.may_judge() || self.way_to_authority(now).is_some();
         Answer::view(&AuthorityView {
             cluster: own.to_string(),
             leader: leader.map(ToString::to_string),

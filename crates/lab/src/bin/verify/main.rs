@@ -5,6 +5,7 @@
 //! idle: what is measured is wall-clock time.
 
 mod abuse;
+mod authority;
 mod beside;
 mod controls;
 mod durability;
@@ -70,7 +71,7 @@ pub(crate) struct Point {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 16] = [
+const CHECKS: [(&str, Check); 17] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
@@ -87,6 +88,7 @@ const CHECKS: [(&str, Check); 16] = [
     ("storm", storm::storm),
     ("controls", controls::controls),
     ("durability", durability::durability),
+    ("authority", authority::authority),
 ];
 
 fn names() -> clap::builder::PossibleValuesParser {
