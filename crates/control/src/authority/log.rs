@@ -35,6 +35,20 @@ pub(super) struct Membership {
     pub(super) learners: BTreeSet<ClusterName>,
 }
 
+impl Membership {
+    /// `None`: one of the names is none.
+    pub(super) fn read(group: u64, voters: &[String], learners: &[String]) -> Option<Self> {
+        let read = |names: &[String]| -> Option<BTreeSet<ClusterName>> {
+            names.iter().map(|name| name.parse().ok()).collect()
+        };
+        Some(Self {
+            group,
+            voters: read(voters)?,
+            learners: read(learners)?,
+        })
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct State {
@@ -62,8 +76,6 @@ pub(super) struct Log {
     /// Entries that are not saved, or are to go, by their index.
     unsaved: BTreeMap<u64, Option<Bytes>>,
     state_changed: bool,
-    /// What was last given out to be saved.
-    saving: Batch,
 }
 
 impl Log {
@@ -128,16 +140,8 @@ impl Log {
             commit: state.commit,
             ..HardState::default()
         };
-        let parse = |names: Vec<String>| -> Result<BTreeSet<ClusterName>, OpenError> {
-            let names = names.into_iter().map(|name| name.parse());
-            let names = names.collect::<Result<_, _>>();
-            names.map_err(|_| OpenError::damaged(STATE))
-        };
-        let membership = Membership {
-            group: state.group,
-            voters: parse(state.voters)?,
-            learners: parse(state.learners)?,
-        };
+        let membership = Membership::read(state.group, &state.voters, &state.learners)
+            .ok_or_else(|| OpenError::damaged(STATE))?;
         Ok(Some(Self {
             entries,
             before: state.before,
@@ -243,15 +247,15 @@ impl Log {
     }
 
     /// What must be saved; until `saved` it is given again.
-    pub(super) fn unsaved(&mut self) -> &Batch {
-        self.saving = Batch::new();
+    pub(super) fn unsaved(&self) -> Option<Batch> {
         if !self.state_changed && self.unsaved.is_empty() {
-            return &self.saving;
+            return None;
         }
+        let mut batch = Batch::new();
         for (index, record) in &self.unsaved {
             match record {
-                Some(record) => self.saving.put(LOG, place(*index), record.clone()),
-                None => self.saving.delete(LOG, place(*index)),
+                Some(record) => batch.put(LOG, place(*index), record.clone()),
+                None => batch.delete(LOG, place(*index)),
             }
         }
         let state = State {
@@ -267,8 +271,8 @@ impl Log {
         let mut record = vec![FORMAT];
         // Numbers and names always are JSON.
         record.extend(serde_json::to_vec(&state).unwrap_or_default());
-        self.saving.put(STATE, KEY, record);
-        &self.saving
+        batch.put(STATE, KEY, record);
+        Some(batch)
     }
 
     pub(super) fn saved(&mut self) {

@@ -467,12 +467,9 @@ impl Group {
     }
 
     /// What must be saved, in one commit with the ledgers.
-    pub(crate) fn unsaved(&mut self) -> Option<&Batch> {
-        if self.broken.is_some() {
-            return None;
-        }
-        let unsaved = self.node.mut_store().unsaved();
-        Some(unsaved).filter(|unsaved| !unsaved.is_empty())
+    pub(crate) fn unsaved(&self) -> Option<Batch> {
+        let is_sound = self.broken.is_none();
+        is_sound.then(|| self.node.store().unsaved()).flatten()
     }
 
     /// It is saved: gives what is to be sent now.
@@ -539,7 +536,8 @@ fn step(
         let (membership, heads) = contents
             .and_then(|contents| {
                 let group = node.store().membership().group;
-                Some((membership(group, &contents)?, heads(contents)?))
+                let membership = Membership::read(group, &contents.voters, &contents.learners)?;
+                Some((membership, heads(contents)?))
             })
             .ok_or_else(|| Broken::NotUnderstood("where the log begins".to_owned()))?;
         let metadata = ready.snapshot().get_metadata();
@@ -614,17 +612,6 @@ fn conf_change(id: u64, part: Part) -> Option<ConfChange> {
     change.set_change_type(kind);
     change.node_id = id;
     Some(change)
-}
-
-fn membership(group: u64, contents: &proto::RaftSnapshot) -> Option<Membership> {
-    let parse = |names: &[String]| -> Option<BTreeSet<ClusterName>> {
-        names.iter().map(|name| name.parse().ok()).collect()
-    };
-    Some(Membership {
-        group,
-        voters: parse(&contents.voters)?,
-        learners: parse(&contents.learners)?,
-    })
 }
 
 fn heads(contents: proto::RaftSnapshot) -> Option<Vec<(LedgerName, LedgerHead)>> {

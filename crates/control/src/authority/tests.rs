@@ -17,7 +17,7 @@ fn settle(
         group.done(work.upto, Some(Vec::new()));
     }
     if let Some(unsaved) = group.unsaved() {
-        store.commit(unsaved).unwrap();
+        store.commit(&unsaved).unwrap();
     }
     group.on_saved()
 }
@@ -77,7 +77,7 @@ fn nothing_is_said_before_it_is_saved() {
     assert!(!group.leads(), "whoever cannot remember leads nobody");
     assert_eq!(group.propose(&Decision::default()), None);
     // The same is asked for again, and only then does it go out.
-    store.commit(group.unsaved().unwrap()).unwrap();
+    store.commit(&group.unsaved().unwrap()).unwrap();
     let said = group.on_saved();
     let proposes = |frame: &proto::AuthorityFrame| {
         let message = frame.message.as_ref().unwrap();

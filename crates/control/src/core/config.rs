@@ -85,7 +85,7 @@ impl<S: Store> Core<S> {
     ) -> Result<(Write, ClusterName, bool), Failure> {
         let bad =
             |what: &str| Failure::bad_request(format!("the forwarded write's {what} is not one"));
-        if self.replica.ledger(&LedgerName::Config).is_none() {
+        if !self.decides() {
             let voters: Vec<_> = self
                 .authority
                 .clusters()

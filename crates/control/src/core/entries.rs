@@ -31,8 +31,7 @@ impl<S: Store> Core<S> {
     }
 
     fn on_config_entries(&mut self, keys: Vec<Bytes>) {
-        let decides = self.replica.ledger(&LedgerName::Config).is_some();
-        let was_known = !self.objects.is_empty() || decides;
+        let was_known = !self.objects.is_empty() || self.decides();
         let end = self.position();
         let mut changes: Vec<_> = keys
             .into_iter()

@@ -397,8 +397,8 @@ impl<S: Store> Core<S> {
         if let Some(unsaved) = &unsaved {
             batch.append(unsaved.batch.clone());
         }
-        if let Some(votes) = &votes {
-            batch.append(votes.clone());
+        if let Some(votes) = votes {
+            batch.append(votes);
         }
         if unsaved.is_none() && batch.is_empty() {
             self.on_votes_saved();
@@ -474,8 +474,7 @@ impl<S: Store> Core<S> {
 
     /// Is there config to speak of? Until then nothing is said about any topic.
     fn is_config_known(&self) -> bool {
-        let decides = self.replica.ledger(&LedgerName::Config).is_some();
-        decides || self.copied_position() > Position(0)
+        self.decides() || self.copied_position() > Position(0)
     }
 
     fn answer(&mut self, id: RequestId, answer: Answer) {

@@ -334,7 +334,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Are the ledgers of config written by what this cluster decides with others?
-    fn decides(&self) -> bool {
+    pub(super) fn decides(&self) -> bool {
         self.replica.ledger(&LedgerName::Config).is_some()
     }
 
@@ -435,8 +435,8 @@ impl<S: Store> Core<S> {
 
     // ---- What is saved, and said
 
-    pub(super) fn unsaved_votes(&mut self) -> Option<Batch> {
-        self.authority.group.as_mut()?.unsaved().cloned()
+    pub(super) fn unsaved_votes(&self) -> Option<Batch> {
+        self.authority.group.as_ref()?.unsaved()
     }
 
     pub(super) fn on_votes_saved(&mut self) {
