@@ -148,6 +148,12 @@ smuggling: ## 20,000 odd requests on each of eleven servers: what proxy and serv
 	@scripts/bootstrap smuggling
 	@$(MAKE) --no-print-directory lab PROGRAM=smuggling
 
+# ARGS=NAME for one of them. Each one compiles the control plane anew.
+.PHONY: mutants
+mutants: ## break the control plane in eleven ways, for the simulated meshes to notice
+	@scripts/bootstrap build
+	@$(CARGO) run $(LOCKED) -q --package xtask -- mutants $(ARGS)
+
 # ARGS="--suite grpc" runs one of the suites: grpc, websocket, h2spec, http.
 .PHONY: conformance
 conformance: ## clients and servers of others (gRPC, WebSocket, HTTP) through a mesh

@@ -6,7 +6,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Ordered maps: the same value always has the same bytes, and so the same version.
     let mut config = tonic_prost_build::Config::new();
     config.bytes(["."]).btree_map(["."]);
-    config.boxed(".isthmus.mesh.v1.AuthorityFrame.message"); // Few frames are one, and it is large.
+    // Few frames have one, and it is large.
+    config.boxed(".isthmus.mesh.v1.AuthorityFrame.message");
+    config.boxed(".isthmus.mesh.v1.PeerHello.reset");
     tonic_prost_build::configure().compile_fds_with_config(files, config)?;
     Ok(())
 }

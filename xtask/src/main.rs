@@ -1,6 +1,7 @@
 //! Chores of this repository. `cargo xtask tidy` checks what the compiler cannot: that layers point
 //! down, that documents tell the truth about the code, that nothing refers outside. `cargo xtask counts`
-//! counts the instructions of what every request pays for.
+//! counts the instructions of what every request pays for. `cargo xtask mutants` breaks the control plane in
+//! a copy, for the tests to notice.
 //!
 //! Changes no file, but for the baseline of the counts where it is told to.
 
@@ -10,6 +11,7 @@ mod counts;
 mod documents;
 mod finding;
 mod modules;
+mod mutants;
 mod packages;
 mod rust;
 mod source;
@@ -22,7 +24,7 @@ use finding::Finding;
 use packages::Package;
 use tree::Tree;
 
-const USAGE: &str = "usage: cargo xtask tidy | counts [--accept]";
+const USAGE: &str = "usage: cargo xtask tidy | counts [--accept] | mutants [NAME]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
         ["tidy"] => read(&root()).map(|(tree, packages)| report(&tidy(&tree, &packages))),
         ["counts"] => counts::run(&root(), false),
         ["counts", "--accept"] => counts::run(&root(), true),
+        ["mutants"] => mutants::run(&root(), None),
+        ["mutants", name] => mutants::run(&root(), Some(name)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -60,6 +64,7 @@ fn tidy(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
     findings.extend(rust::check(tree, packages));
     findings.extend(modules::check(tree));
     findings.extend(documents::check(tree, packages));
+    findings.extend(mutants::check(tree));
     findings.sort();
     findings
 }

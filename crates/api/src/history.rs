@@ -20,6 +20,10 @@ pub struct HistoryRequest {
     /// At most this many changes; an answer may have fewer and still not be the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Only changes that were accepted and are void since the authority began anew without them, of those
+    /// that the answering cluster had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<bool>,
     /// With each change the text that its hash is of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<bool>,

@@ -22,6 +22,7 @@ pub use list::{ListMeta, ObjectList, UnreachableCluster};
 pub use path::{ResourcePath, collection, object};
 pub use status::{
     AuthorityStatus, AuthorityView, ClusterStatus, Contact, GatewayStatus, ProxyStatus,
-    ServiceShare, ServiceStatus, StatusView, TransferRequest, VoterPart, VoterView,
+    RESET_PURPOSE, ResetRequest, ResetStatement, ServiceShare, ServiceStatus, StatusView,
+    TransferRequest, VoterPart, VoterView,
 };
 pub use token::{TokenReply, TokenRequest};

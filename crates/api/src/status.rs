@@ -45,8 +45,40 @@ pub struct AuthorityView {
     pub accepts: bool,
     /// Why not, or what else is wrong.
     pub reason: Option<String>,
+    /// How often it began anew, as far as is known.
+    #[serde(default)]
+    pub resets: u64,
     /// In name order.
     pub voters: Vec<VoterView>,
+}
+
+/// `POST /mesh/v1/authority/reset`: the answering cluster is to accept config alone from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ResetRequest {
+    /// A [`ResetStatement`] as JSON.
+    pub statement: String,
+    /// Of the statement's bytes, with the mesh key, for [`RESET_PURPOSE`]; in hexadecimal.
+    pub signature: String,
+}
+
+/// What the mesh key signs a [`ResetStatement`] for.
+pub const RESET_PURPOSE: &str = "authority-reset";
+
+/// What whoever holds the mesh key says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ResetStatement {
+    /// One more than the mesh has seen. Of two with one number, that with the higher `group` counts.
+    pub number: u64,
+    /// The cluster that accepts config from now on, with what it has.
+    pub cluster: String,
+    /// The last change that it has. What others have beyond that is void.
+    pub position: u64,
+    /// The new group is known by it: 64 random bits.
+    pub group: u64,
+    /// When it was signed, RFC 3339; only for people.
+    pub time: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -394,6 +394,14 @@ fn log(notice: &Notice) {
             %reason,
             "this cluster has no vote on config any more: `isthmus authority remove` and `add` give it a new one"
         ),
+        Notice::Reset { cluster, rejected } => tracing::warn!(
+            %cluster,
+            %rejected,
+            "the authority began anew there, by the mesh key: `isthmus history --rejected` shows what is void"
+        ),
+        Notice::BadReset { cluster, reason } => {
+            tracing::error!(%cluster, %reason, "a peer says that the authority began anew");
+        }
         Notice::Outlived { ledger, cluster } => tracing::error!(
             %ledger,
             %cluster,

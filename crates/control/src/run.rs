@@ -11,7 +11,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use isthmus_identity::{
     CertificateRequest, ClientAuth, ClusterAuthority, IssueError, KeyError, KeyPair, Leaf,
-    LeafCell, LeafError, RequestError, TrustCell, client_config, server_config,
+    LeafCell, LeafError, RequestError, TrustBundle, TrustCell, client_config, server_config,
 };
 use isthmus_wire::proto::control_server::ControlServer;
 use isthmus_wire::proto::peers_server::PeersServer;
@@ -128,7 +128,7 @@ impl Control {
         let hub = Arc::new(hub);
         let (stopping, _) = watch::channel(false);
 
-        let core = open_core(&config, unlocked)?;
+        let core = open_core(&config, authority.bundle(), unlocked)?;
         let (ended, core_ended) = tokio::sync::oneshot::channel();
         let (events, actions) = (ends.events, ends.actions);
         std::thread::Builder::new()
@@ -308,6 +308,7 @@ const MESSAGE_LIMIT: usize = 8 * 1024 * 1024;
 
 fn open_core(
     config: &Config,
+    trust: &TrustBundle,
     unlocked: Option<Unlocked>,
 ) -> Result<Core<Box<dyn Store>>, ControlError> {
     let store = match unlocked {
@@ -321,6 +322,7 @@ fn open_core(
     let settings = Settings {
         mesh: config.mesh.clone(),
         trust_domain: config.trust_domain.clone(),
+        trust: trust.clone(),
         cluster: config.cluster.clone(),
         authority: config.authority.clone(),
         bootstrap: config.peers.clone(),

@@ -236,6 +236,16 @@ pub(crate) enum CommandArgs {
     /// Whose control planes accept changes of config: show and change it
     #[command(subcommand)]
     Authority(AuthorityArgs),
+    /// Let storms loose on simulated meshes of this version, and see whether anything breaks
+    #[command(
+        after_help = "Clusters, network, disks and time are simulated; control planes are what this program runs.\n\
+        Each seed draws a mesh, writes, cuts, crashes, full disks and wrong clocks, and gives the same\n\
+        run each time, to the last message. The last line says seeds, steps, invariants checked and\n\
+        violations; exit 3 if there are any.\n\n\
+        Examples:\n  isthmus simulate --seeds 1000\n  \
+        isthmus simulate --seed 17 --steps 60   # what was done in this one"
+    )]
+    Simulate(SimulateArgs),
     /// Print a completion script
     #[command(
         after_help = "Example:\n  isthmus completions bash > ~/.local/share/bash-completion/completions/isthmus"
@@ -273,6 +283,22 @@ pub(crate) struct UpArgs {
     /// Lead a session of its own: the part of --detach that stays.
     #[arg(long, hide = true)]
     pub(crate) background: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SimulateArgs {
+    /// How many storms
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    pub(crate) from: u64,
+    /// This storm only, with everything that is done in it
+    #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from"])]
+    pub(crate) seed: Option<u64>,
+    /// Rounds of each storm, up to two seconds apart
+    #[arg(long, default_value_t = 60, value_name = "N")]
+    pub(crate) steps: usize,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -5,20 +5,26 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use isthmus_api::{AuthorityView, StatusView, VoterPart, VoterView, object};
+use isthmus_api::{
+    AuthorityView, RESET_PURPOSE, ResetRequest, ResetStatement, StatusView, VoterPart, VoterView,
+    object,
+};
 use isthmus_model::{ClusterName, Kind};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::api_client::{ApiClient, ApiError, connect};
 use crate::args::AuthorityArgs;
 use crate::failure::{Failure, Result};
+use crate::found;
 use crate::output::{self, table};
 use crate::setting::Setting;
 use crate::status::{STATUS_PATH, contact};
 
 const PATH: &str = "/mesh/v1/authority";
 const LEADER_PATH: &str = "/mesh/v1/authority/leader";
+const RESET_PATH: &str = "/mesh/v1/authority/reset";
 /// How long a cluster may take to become a voter, or to be one no more.
 const PATIENCE: Duration = Duration::from_mins(1);
 const AGAIN: Duration = Duration::from_millis(200);
@@ -38,6 +44,7 @@ pub(crate) async fn authority(setting: &Setting, args: &AuthorityArgs) -> Result
             change(&mut client, setting, name, true).await?
         }
         AuthorityArgs::Remove { name } => change(&mut client, setting, name, false).await?,
+        AuthorityArgs::Reset { accept_loss } => reset(&mut client, setting, *accept_loss).await?,
     };
     let text = match setting.format {
         Some(format) => output::structured(&view, format),
@@ -127,6 +134,71 @@ async fn write(client: &mut ApiClient, name: &ClusterName, joins: bool) -> Resul
             Err(ApiError::Refused(failure)) if failure.code == 409 && tries < TRIES => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// One cluster goes on alone, by the word of whoever holds the mesh key.
+async fn reset(
+    client: &mut ApiClient,
+    setting: &Setting,
+    accept_loss: bool,
+) -> Result<AuthorityView> {
+    let cluster = setting.required_cluster()?;
+    let status: StatusView = client.get(STATUS_PATH).await?;
+    let view: AuthorityView = client.get(PATH).await?;
+    if view.leader.is_some() && view.accepts {
+        let what = "the authority accepts changes: there is nothing to begin anew";
+        return Err(Failure::failed("authority-leads", what)
+            .next("`isthmus authority remove` takes the vote of a cluster that is lost"));
+    }
+    if !accept_loss {
+        let position = status.position;
+        let what = format!("what others accepted beyond change {position} would be void");
+        let failure = Failure::usage("loss-not-accepted", what).next(format!(
+            "`isthmus authority reset --cluster {cluster} --accept-loss` has {cluster} go on with what it has"
+        ));
+        let why = view.reason.into_iter();
+        return Err(why.fold(failure, Failure::cause));
+    }
+    let key = found::mesh_key(&setting.home)?;
+    let random = |error: getrandom::Error| {
+        Failure::failed("no-randomness", "the system gives no random bytes")
+            .cause(error.to_string())
+    };
+    let statement = ResetStatement {
+        number: view.resets.saturating_add(1),
+        cluster: cluster.to_string(),
+        position: status.position,
+        group: getrandom::u64().map_err(random)?,
+        time: Timestamp::now().to_string(),
+    };
+    let statement = json!(statement).to_string();
+    let signature = key.sign_statement(RESET_PURPOSE, statement.as_bytes());
+    let signature = signature.map_err(|error| {
+        Failure::failed("not-signed", "the statement cannot be signed").caused_by(&error)
+    })?;
+    let request = ResetRequest {
+        signature: output::hex(&signature),
+        statement,
+    };
+    let _: AuthorityView = client.post(RESET_PATH, &json!(request)).await?;
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        let view: AuthorityView = client.get(PATH).await?;
+        if view.leader.as_deref() == Some(cluster.as_str()) && view.accepts {
+            if setting.format.is_none() {
+                eprintln!(
+                    "{cluster} goes on from change {}; what others had beyond is void: `isthmus history --rejected`",
+                    status.position
+                );
+            }
+            return Ok(view);
+        }
+        if Instant::now() >= patience {
+            let what = format!("{cluster} does not accept changes yet");
+            return Err(Failure::failed("not-begun", what).next("look at `isthmus logs`"));
+        }
+        sleep(AGAIN).await;
     }
 }
 
@@ -238,6 +310,7 @@ mod tests {
             position: 57,
             accepts: true,
             reason: None,
+            resets: 0,
             voters: voters.collect(),
         }
     }

@@ -90,6 +90,19 @@ pub(crate) fn make_cluster_key(config: &isthmus_control::Config) -> Result<Initi
     })
 }
 
+/// The mesh key of a home.
+///
+/// Errors: it is not there, or not the key of the root beside it.
+pub(crate) fn mesh_key(home: &Home) -> Result<MeshKey> {
+    let key_pem = home::read_file(&home.mesh_key())
+        .map_err(|failure| failure.next("found the mesh first: `isthmus mesh found`"))?;
+    let root_pem = home::read_file(&home.root_certificate())?;
+    MeshKey::from_pem(&key_pem, &root_pem).map_err(|error| {
+        let what = format!("{} is not this mesh's key", home.mesh_key().display());
+        Failure::failed("bad-mesh-key", what).caused_by(&error)
+    })
+}
+
 /// Turns a cluster's request into its certificate.
 pub(crate) fn sign_cluster(
     home: &Home,
@@ -97,13 +110,7 @@ pub(crate) fn sign_cluster(
     request: &Path,
     out: &Path,
 ) -> Result<()> {
-    let key_pem = home::read_file(&home.mesh_key())
-        .map_err(|failure| failure.next("found the mesh first: `isthmus mesh found`"))?;
-    let root_pem = home::read_file(&home.root_certificate())?;
-    let key = MeshKey::from_pem(&key_pem, &root_pem).map_err(|error| {
-        let what = format!("{} is not this mesh's key", home.mesh_key().display());
-        Failure::failed("bad-mesh-key", what).caused_by(&error)
-    })?;
+    let key = mesh_key(home)?;
     let request_pem = home::read_file(request)?;
     let request = CertificateRequest::from_pem(&request_pem).map_err(|error| {
         let what = format!("{} is not a certificate request", request.display());

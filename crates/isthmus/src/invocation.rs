@@ -19,7 +19,7 @@ use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
     authority, check, drain, explain, faults, found, history, load, logs, nofile, output, parent,
-    process, resources, run, status, token, up,
+    process, resources, run, simulate, status, token, up,
 };
 
 /// A command that makes sense.
@@ -125,6 +125,7 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
             faults::ask(&setting, &request)
         }
         CommandArgs::Authority(args) => block_on(authority::authority(&setting, &args)),
+        CommandArgs::Simulate(args) => simulate::simulate(&setting, &args),
         CommandArgs::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "isthmus", &mut stdout());
             Ok(ExitCode::SUCCESS)

@@ -5,11 +5,16 @@
 //! reads a clock; a run of minutes takes milliseconds.
 
 mod network;
+pub mod shop;
 mod site;
+mod storm;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use isthmus_api::{AuthorityView, ChangeView, HistoryView, StatusView};
+use isthmus_api::{
+    AuthorityView, ChangeView, HistoryView, RESET_PURPOSE, ResetRequest, ResetStatement, StatusView,
+};
 use isthmus_control::{Action, Event, HistoryQuery, Request, RequestId, Selection, Target, Write};
 use isthmus_model::{ClusterName, Kind};
 use isthmus_world::{Chance, SeededChance, VirtualClock, VirtualStore};
@@ -18,7 +23,8 @@ use serde_json::Value;
 pub use network::LinkState;
 use network::{Delivery, Network};
 use site::Site;
-pub use site::Workload;
+pub use site::{Skew, Workload};
+pub use storm::{Broken, Invariant, Moment, Outcome, Sabotage, Storm, Tally, storms};
 
 /// How often control planes are told that time has passed.
 const TICK: Duration = Duration::from_millis(100);
@@ -32,6 +38,8 @@ pub struct Sim {
     sites: Vec<Site>,
     next_tick: Duration,
     requests: u64,
+    /// Of every message that arrived.
+    digest: Option<DefaultHasher>,
 }
 
 impl Sim {
@@ -51,7 +59,23 @@ impl Sim {
             chance,
             next_tick: Duration::ZERO,
             requests: 0,
+            digest: None,
         }
+    }
+
+    /// Remembers from now on what arrives where, in one number.
+    pub fn keep_digest(&mut self) {
+        self.digest = Some(DefaultHasher::new());
+    }
+
+    /// The same for the same messages in the same order; `None`: nobody asked for it.
+    pub fn digest(&self) -> Option<u64> {
+        self.digest.as_ref().map(Hasher::finish)
+    }
+
+    /// True time since the mesh was made.
+    pub fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
     }
 
     pub fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
@@ -88,18 +112,17 @@ impl Sim {
     /// What becomes of the link between two clusters from now on.
     pub fn set_link(&mut self, a: usize, b: usize, state: LinkState) {
         let now = self.clock.elapsed();
-        for (site, session) in self.network.set_link(a, b, state, now) {
-            self.tell(site, Event::PeerClosed { session });
-        }
+        self.network.set_link(a, b, state, now, &mut self.chance);
     }
 
-    /// The control plane of a cluster dies. `in_commit`: while it writes to its disk, which has the
-    /// whole write afterwards or nothing of it.
+    /// The control plane of a cluster dies, and power with it. `in_commit`: when it next writes to its disk,
+    /// which has the whole write afterwards or nothing of it.
     pub fn crash(&mut self, site: usize, in_commit: bool) {
         let draw = self.chance.draw();
         self.sites[site].crash(in_commit.then_some(draw));
-        for (other, session) in self.network.end_sessions_of(site) {
-            self.tell(other, Event::PeerClosed { session });
+        if !in_commit {
+            let now = self.clock.elapsed();
+            self.network.end_sessions_of(site, now, &mut self.chance);
         }
     }
 
@@ -110,9 +133,25 @@ impl Sim {
         self.perform(site, actions);
     }
 
+    /// How the cluster's clock differs from true time from now on.
+    pub fn set_skew(&mut self, site: usize, skew: Skew) {
+        self.sites[site].set_skew(skew);
+    }
+
+    /// From now on every disk acknowledges what it has not saved.
+    pub fn lie(&mut self) {
+        for site in &self.sites {
+            site.disk().lie();
+        }
+    }
+
     /// From now on the cluster's disk is full, or is not any more.
     pub fn set_full(&mut self, site: usize, full: bool) {
         self.sites[site].set_full(full);
+    }
+
+    pub fn is_full(&self, site: usize) -> bool {
+        self.sites[site].is_full()
     }
 
     /// A copy of the cluster's disk as it is now.
@@ -175,16 +214,52 @@ impl Sim {
         serde_json::from_value(body).ok()
     }
 
+    /// Why the cluster's control plane said, at any time, that it has no vote any more.
+    pub fn lost_vote(&self, site: usize) -> Option<&str> {
+        self.sites[site].lost_vote.as_deref()
+    }
+
     /// Another voter is to lead; the answer comes with time.
     pub fn transfer(&mut self, site: usize, to: usize) -> RequestId {
         let to = self.sites[to].name.clone();
         self.ask(site, Request::Transfer(to))
     }
 
-    /// Changes of config that the cluster has seen, newest first, as far as one answer goes.
-    pub fn history(&mut self, site: usize) -> Vec<ChangeView> {
+    /// The holder of the mesh key says that this cluster accepts config alone from now on, as the `number`th
+    /// time that the authority begins anew; the answer comes with time.
+    pub fn reset(&mut self, site: usize, number: u64, position: u64) -> RequestId {
+        let statement = ResetStatement {
+            number,
+            cluster: self.sites[site].name.to_string(),
+            position,
+            group: self.chance.draw(),
+            time: String::new(),
+        };
+        let statement = serde_json::to_string(&statement).unwrap_or_default();
+        let signature = site::mesh_key().sign_statement(RESET_PURPOSE, statement.as_bytes());
+        let signature = signature.unwrap_or_default();
+        let digits = signature.iter().map(|byte| format!("{byte:02x}"));
+        let request = ResetRequest {
+            signature: digits.collect(),
+            statement,
+        };
+        self.ask(site, Request::Reset(request))
+    }
+
+    /// The newest changes of config that the cluster has seen, newest first, as far as one answer goes.
+    pub fn history(&mut self, site: usize, limit: usize) -> Vec<ChangeView> {
+        self.changes(site, limit, false)
+    }
+
+    /// Those that were accepted and are void.
+    pub fn rejected(&mut self, site: usize) -> Vec<ChangeView> {
+        self.changes(site, usize::MAX, true)
+    }
+
+    fn changes(&mut self, site: usize, limit: usize, rejected: bool) -> Vec<ChangeView> {
         let query = HistoryQuery {
-            limit: usize::MAX,
+            limit,
+            rejected,
             ..HistoryQuery::default()
         };
         let id = self.ask(site, Request::History(query));
@@ -219,15 +294,15 @@ impl Sim {
                         .send(session, site, frame, now, &mut self.chance);
                 }
                 Action::ClosePeer { session, .. } => {
-                    if let Some(other) = self.network.end_session(session, site) {
-                        self.network.announce_end(other, session, now);
-                    }
+                    self.network
+                        .end_session(session, site, now, &mut self.chance);
                     self.tell(site, Event::PeerClosed { session });
                 }
                 Action::Dial { target, address } => {
                     let other = self.sites.iter().position(|site| site.address == address);
+                    let from = (site, self.sites[site].life());
                     self.network
-                        .dial(site, other, target, now, &mut self.chance);
+                        .dial(from, other, target, now, &mut self.chance);
                 }
                 other => self.sites[site].perform(other),
             }
@@ -240,10 +315,17 @@ impl Sim {
         };
         match delivery {
             Delivery::Frame { to, session, frame } => {
+                if let Some(digest) = &mut self.digest {
+                    (to, session, format!("{frame:?}")).hash(digest);
+                }
                 self.tell(to, Event::PeerMessage { session, frame });
             }
             Delivery::Ended { to, session } => self.tell(to, Event::PeerClosed { session }),
-            Delivery::Dialled { from, to, target } => self.connect(from, to, target),
+            // Whoever dialled has died since: nobody waits for it.
+            Delivery::Dialled { from, life, .. } if self.sites[from].life() != life => {}
+            Delivery::Dialled {
+                from, to, target, ..
+            } => self.connect(from, to, target),
         }
     }
 

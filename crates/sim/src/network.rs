@@ -10,6 +10,8 @@ use isthmus_world::{Chance, SeededChance};
 /// How long a message takes at least, and how much more it may take.
 const DELAY: Duration = Duration::from_millis(20);
 const JITTER: Duration = Duration::from_millis(100);
+/// After how long an end notices at the latest that its connection was cut.
+const NOTICE: Duration = Duration::from_secs(2);
 /// When a dial into nothing is given up.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -17,10 +19,12 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkState {
     Up,
-    /// Connections end, and new ones are refused.
+    /// Connections end, each end notices when it does, and new ones are refused.
     Cut,
     /// Connections stay open, and nothing arrives.
     BlackHole,
+    /// The same in one direction only: nothing arrives at this cluster.
+    DeafAt(usize),
 }
 
 /// Something that happens at its time.
@@ -37,6 +41,8 @@ pub(crate) enum Delivery {
     },
     Dialled {
         from: usize,
+        /// Which of the lives of its control plane dialled.
+        life: u64,
         to: Option<usize>,
         target: Target,
     },
@@ -55,10 +61,26 @@ pub(crate) struct Network {
 #[derive(Debug)]
 struct Session {
     ends: [usize; 2],
+    /// Does this end take it for open?
+    open: [bool; 2],
+    /// What is sent from now on is lost.
+    is_cut: bool,
     /// Per direction: when the last message arrives, since none overtakes another.
     last: [Duration; 2],
     /// Per direction: what a black hole holds back.
-    held: [VecDeque<PeerFrame>; 2],
+    held: [VecDeque<Held>; 2],
+}
+
+#[derive(Debug)]
+enum Held {
+    Frame(PeerFrame),
+    End,
+}
+
+impl Session {
+    fn side(&self, site: usize) -> usize {
+        usize::from(self.ends[0] != site)
+    }
 }
 
 impl Network {
@@ -78,47 +100,68 @@ impl Network {
         link.copied().unwrap_or(LinkState::Up)
     }
 
-    /// Gives the ends of connections that end with it.
+    fn swallows(&self, from: usize, to: usize) -> bool {
+        match self.link(from, to) {
+            LinkState::BlackHole => true,
+            LinkState::DeafAt(deaf) => deaf == to,
+            LinkState::Up | LinkState::Cut => false,
+        }
+    }
+
     pub(crate) fn set_link(
         &mut self,
         a: usize,
         b: usize,
         state: LinkState,
         now: Duration,
-    ) -> Vec<(usize, PeerSessionId)> {
+        chance: &mut SeededChance,
+    ) {
         self.links.insert((a.min(b), a.max(b)), state);
-        let on_it = |session: &Session| session.ends == [a, b] || session.ends == [b, a];
-        match state {
-            LinkState::BlackHole => Vec::new(),
-            LinkState::Up => {
-                let sessions: Vec<_> = (self.sessions.iter_mut())
-                    .filter(|(_, session)| on_it(session))
-                    .map(|(id, session)| (*id, session.ends, std::mem::take(&mut session.held)))
-                    .collect();
-                for (id, ends, held) in sessions {
-                    for (direction, frames) in held.into_iter().enumerate() {
-                        for frame in frames {
-                            let to = ends[1 - direction];
-                            self.arrive(
-                                now + DELAY,
-                                Delivery::Frame {
-                                    to,
-                                    session: id,
-                                    frame,
-                                },
-                            );
-                        }
-                    }
-                }
-                Vec::new()
-            }
-            LinkState::Cut => {
-                let ended = self.sessions.extract_if(.., |_, session| on_it(session));
-                ended
-                    .flat_map(|(id, session)| session.ends.map(|site| (site, id)))
-                    .collect()
+        if state == LinkState::Cut {
+            self.cut(now, chance, |session| {
+                session.ends == [a, b] || session.ends == [b, a]
+            });
+        } else {
+            self.release(now);
+        }
+    }
+
+    /// Connections end without a word; each end notices in its time.
+    fn cut(&mut self, now: Duration, chance: &mut SeededChance, which: impl Fn(&Session) -> bool) {
+        let mut noticed = Vec::new();
+        for (id, session) in &mut self.sessions {
+            if which(session) && !session.is_cut {
+                session.is_cut = true;
+                session.held = Default::default();
+                noticed.extend(session.ends.map(|end| (*id, end)));
             }
         }
+        for (session, to) in noticed {
+            let at = now + span(chance, NOTICE);
+            self.arrive(at, Delivery::Ended { to, session });
+        }
+    }
+
+    /// What was held back where nothing is swallowed any more goes on.
+    fn release(&mut self, now: Duration) {
+        let mut sessions = std::mem::take(&mut self.sessions);
+        for (id, session) in &mut sessions {
+            for direction in 0..2 {
+                let (from, to) = (session.ends[direction], session.ends[1 - direction]);
+                if self.swallows(from, to) {
+                    continue;
+                }
+                for held in std::mem::take(&mut session.held[direction]) {
+                    let session = *id;
+                    let delivery = match held {
+                        Held::Frame(frame) => Delivery::Frame { to, session, frame },
+                        Held::End => Delivery::Ended { to, session },
+                    };
+                    self.arrive(now, delivery); // Before anything that is on its way.
+                }
+            }
+        }
+        self.sessions = sessions;
     }
 
     pub(crate) fn open_session(&mut self, from: usize, to: usize) -> PeerSessionId {
@@ -126,6 +169,8 @@ impl Network {
         let id = PeerSessionId(self.next_session);
         let session = Session {
             ends: [from, to],
+            open: [true; 2],
+            is_cut: false,
             last: [Duration::ZERO; 2],
             held: Default::default(),
         };
@@ -133,29 +178,41 @@ impl Network {
         id
     }
 
-    /// Gives the other end, if there was one.
-    pub(crate) fn end_session(&mut self, id: PeerSessionId, by: usize) -> Option<usize> {
-        let session = self.sessions.remove(&id)?;
-        session.ends.into_iter().find(|end| *end != by)
+    /// This end closes it; the other one hears of it behind everything that was sent.
+    pub(crate) fn end_session(
+        &mut self,
+        id: PeerSessionId,
+        by: usize,
+        now: Duration,
+        chance: &mut SeededChance,
+    ) {
+        self.send_on(id, by, Held::End, now, chance);
+        self.close(id, by);
     }
 
-    /// The other ends of all connections of a site.
-    pub(crate) fn end_sessions_of(&mut self, site: usize) -> Vec<(usize, PeerSessionId)> {
-        let links = self.links.clone();
-        let ended = self
-            .sessions
-            .extract_if(.., |_, session| session.ends.contains(&site));
-        let others = ended.filter_map(|(id, session)| {
-            let other = session.ends.into_iter().find(|end| *end != site)?;
-            // Behind a black hole nobody hears of it.
-            let link = links.get(&(site.min(other), site.max(other)));
-            (link != Some(&LinkState::BlackHole)).then_some((other, id))
-        });
-        others.collect()
+    /// Its control plane died: what it sent is still on its way.
+    pub(crate) fn end_sessions_of(
+        &mut self,
+        site: usize,
+        now: Duration,
+        chance: &mut SeededChance,
+    ) {
+        let own = self.sessions.iter();
+        let own = own.filter(|(_, session)| session.ends.contains(&site));
+        let own: Vec<_> = own.map(|(id, _)| *id).collect();
+        for id in own {
+            self.end_session(id, site, now, chance);
+        }
     }
 
-    pub(crate) fn announce_end(&mut self, to: usize, session: PeerSessionId, now: Duration) {
-        self.arrive(now + DELAY, Delivery::Ended { to, session });
+    fn close(&mut self, id: PeerSessionId, at: usize) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            let side = session.side(at);
+            session.open[side] = false;
+            if session.open == [false; 2] {
+                self.sessions.remove(&id);
+            }
+        }
     }
 
     pub(crate) fn send(
@@ -166,67 +223,92 @@ impl Network {
         now: Duration,
         chance: &mut SeededChance,
     ) {
-        let Some(ends) = self.sessions.get(&id).map(|session| session.ends) else {
+        self.send_on(id, from, Held::Frame(frame), now, chance);
+    }
+
+    fn send_on(
+        &mut self,
+        id: PeerSessionId,
+        from: usize,
+        what: Held,
+        now: Duration,
+        chance: &mut SeededChance,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
             return; // It has ended.
         };
-        let swallowed = self.link(ends[0], ends[1]) == LinkState::BlackHole;
-        let direction = usize::from(ends[0] != from);
-        let arrives = now + delay(chance);
-        if let Some(session) = self.sessions.get_mut(&id) {
-            if swallowed {
-                return session.held[direction].push_back(frame);
-            }
-            let arrives = arrives.max(session.last[direction]);
-            session.last[direction] = arrives;
-            let to = ends[1 - direction];
-            self.arrive(
-                arrives,
-                Delivery::Frame {
-                    to,
-                    session: id,
-                    frame,
-                },
-            );
+        let direction = session.side(from);
+        let to = session.ends[1 - direction];
+        if !session.open[direction] || session.is_cut {
+            return;
         }
+        let arrives = now + delay(chance);
+        let arrives = arrives.max(session.last[direction]);
+        session.last[direction] = arrives;
+        let session = id;
+        let delivery = match what {
+            Held::Frame(frame) => Delivery::Frame { to, session, frame },
+            Held::End => Delivery::Ended { to, session },
+        };
+        self.arrive(arrives, delivery);
     }
 
     pub(crate) fn dial(
         &mut self,
-        from: usize,
+        (from, life): (usize, u64),
         to: Option<usize>,
         target: Target,
         now: Duration,
         chance: &mut SeededChance,
     ) {
-        let swallowed = to.is_some_and(|to| self.link(from, to) == LinkState::BlackHole);
+        let swallowed = to.is_some_and(|to| self.swallows(from, to) || self.swallows(to, from));
         let after = if swallowed {
             DIAL_TIMEOUT
         } else {
             delay(chance)
         };
-        self.arrive(now + after, Delivery::Dialled { from, to, target });
+        let dialled = Delivery::Dialled {
+            from,
+            life,
+            to,
+            target,
+        };
+        self.arrive(now + after, dialled);
     }
 
     pub(crate) fn next_due(&self) -> Option<Duration> {
         self.due.keys().next().map(|(at, _)| *at)
     }
 
-    /// The next thing that happens; `None` when it is a message of a connection that has ended, or
-    /// that a black hole swallows on its way.
+    /// The next thing that happens; `None` when it is of a connection that this end takes for
+    /// ended, or a black hole swallows it on its way.
     pub(crate) fn take_due(&mut self) -> Option<Delivery> {
         let (_, delivery) = self.due.pop_first()?;
-        let Delivery::Frame { to, session, frame } = delivery else {
-            return Some(delivery);
-        };
-        let ends = self.sessions.get(&session)?.ends;
-        if self.link(ends[0], ends[1]) == LinkState::BlackHole {
-            let direction = usize::from(ends[1] != to);
-            if let Some(session) = self.sessions.get_mut(&session) {
-                session.held[direction].push_back(frame);
+        let (to, id) = match &delivery {
+            Delivery::Frame { to, session, .. } | Delivery::Ended { to, session } => {
+                (*to, *session)
             }
+            Delivery::Dialled { .. } => return Some(delivery),
+        };
+        let session = self.sessions.get(&id)?;
+        let side = session.side(to);
+        if !session.open[side] {
             return None;
         }
-        Some(Delivery::Frame { to, session, frame })
+        let swallowed = !session.is_cut && self.swallows(session.ends[1 - side], to);
+        if swallowed {
+            let held = match delivery {
+                Delivery::Frame { frame, .. } => Held::Frame(frame),
+                _ => Held::End,
+            };
+            let session = self.sessions.get_mut(&id)?;
+            session.held[1 - side].push_back(held);
+            return None;
+        }
+        if let Delivery::Ended { .. } = delivery {
+            self.close(id, to);
+        }
+        Some(delivery)
     }
 
     fn arrive(&mut self, at: Duration, delivery: Delivery) {
@@ -236,6 +318,11 @@ impl Network {
 }
 
 fn delay(chance: &mut SeededChance) -> Duration {
-    let micros = u64::try_from(JITTER.as_micros()).unwrap_or(u64::MAX);
-    DELAY + Duration::from_micros(chance.below(micros))
+    DELAY + span(chance, JITTER)
+}
+
+/// Less than this, to the microsecond.
+fn span(chance: &mut SeededChance, limit: Duration) -> Duration {
+    let micros = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+    Duration::from_micros(chance.below(micros))
 }

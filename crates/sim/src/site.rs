@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
 
 use isthmus_control::{
-    Action, Answer, ConnectionId, Core, Event, Now, RequestId, SessionId, Settings,
+    Action, Answer, ConnectionId, Core, Event, Notice, Now, RequestId, SessionId, Settings,
 };
+use isthmus_identity::MeshKey;
 use isthmus_model::{ClusterName, Health, Identity, ServiceName, TrustDomain};
 use isthmus_wire::proto;
 use isthmus_wire::proto::from_proxy::Message;
@@ -21,11 +24,22 @@ pub struct Workload {
     pub health: Health,
 }
 
+/// How a cluster's clock differs from true time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Skew {
+    /// Parts per million by which it runs fast, or slow. It keeps this for life.
+    pub rate: i32,
+    /// Seconds by which its date is ahead, or behind.
+    pub ahead: i32,
+}
+
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) name: ClusterName,
     pub(crate) address: SocketAddr,
     pub(crate) answers: BTreeMap<RequestId, (u16, Value)>,
+    /// Why it says that it has no vote any more.
+    pub(crate) lost_vote: Option<String>,
     number: usize,
     authority: ClusterName,
     core: Option<Core<VirtualStore>>,
@@ -33,6 +47,9 @@ pub(crate) struct Site {
     /// Power fails with the next commit.
     doomed: bool,
     full: bool,
+    skew: Skew,
+    /// How often it was started.
+    life: u64,
     workloads: BTreeMap<(ServiceName, u8), (SessionId, Workload)>,
     sessions: u64,
 }
@@ -41,6 +58,15 @@ pub(crate) struct Site {
 pub(crate) fn address(number: usize) -> SocketAddr {
     let number = u8::try_from(number).unwrap_or(u8::MAX);
     ([127, 0, number, 1], 15012).into()
+}
+
+/// The mesh's, of which its clusters know the certificate. Whatever it signs differs each time.
+pub(crate) fn mesh_key() -> &'static MeshKey {
+    static KEY: LazyLock<MeshKey> = LazyLock::new(|| {
+        let key = MeshKey::found(&trust_domain(), SystemTime::UNIX_EPOCH);
+        key.expect("the library makes keys")
+    });
+    &KEY
 }
 
 fn trust_domain() -> TrustDomain {
@@ -60,12 +86,15 @@ impl Site {
             name: cluster(name),
             address: address(number),
             answers: BTreeMap::new(),
+            lost_vote: None,
             number,
             authority: cluster(authority),
             core: None,
             disk: VirtualStore::new(),
             doomed: false,
             full: false,
+            skew: Skew::default(),
+            life: 0,
             workloads: BTreeMap::new(),
             sessions: 0,
         };
@@ -79,7 +108,33 @@ impl Site {
 
     pub(crate) fn set_full(&mut self, full: bool) {
         self.full = full;
-        self.disk.power_on(); // Takes back a fault that no write has met.
+        self.disk.repair(); // Takes back a fault that no write has met.
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    pub(crate) fn set_skew(&mut self, skew: Skew) {
+        self.skew = skew;
+    }
+
+    pub(crate) fn life(&self) -> u64 {
+        self.life
+    }
+
+    fn now(&self, clock: &VirtualClock) -> Now {
+        const MILLION: u32 = 1_000_000;
+        let rate = MILLION.saturating_add_signed(self.skew.rate);
+        let start = clock.now().checked_sub(clock.elapsed());
+        let start = start.expect("the clock began with this");
+        let monotonic = start + clock.elapsed() * rate / MILLION;
+        let ahead = Duration::from_secs(self.skew.ahead.unsigned_abs().into());
+        let wall = match self.skew.ahead {
+            0.. => clock.wall() + ahead,
+            _ => clock.wall() - ahead,
+        };
+        Now { monotonic, wall }
     }
 
     pub(crate) fn disk(&self) -> &VirtualStore {
@@ -116,12 +171,14 @@ impl Site {
         let settings = Settings {
             mesh: "sim".parse().expect("a literal RFC 1123 label"),
             trust_domain: trust_domain(),
+            trust: mesh_key().bundle().clone(),
             cluster: self.name.clone(),
             authority: self.authority.clone(),
             bootstrap: vec![address(0)],
             seed,
         };
-        let core = Core::open(settings, self.disk.clone(), now(clock));
+        self.life += 1;
+        let core = Core::open(settings, self.disk.clone(), self.now(clock));
         self.core = Some(core.expect("what a control plane wrote, it reads"));
         let workloads: Vec<_> = self
             .workloads
@@ -137,13 +194,14 @@ impl Site {
 
     /// Nothing happens while it is down.
     pub(crate) fn tell(&mut self, event: Event, clock: &VirtualClock) -> Vec<Action> {
+        let now = self.now(clock);
         let Some(core) = &mut self.core else {
             return Vec::new();
         };
         if self.full {
             self.disk.fail_next(Fault::Full);
         }
-        core.on(event, now(clock));
+        core.on(event, now);
         core.flush()
     }
 
@@ -210,19 +268,15 @@ impl Site {
 
     /// What concerns nobody else.
     pub(crate) fn perform(&mut self, action: Action) {
-        if let Action::Answer {
-            id,
-            answer: Answer::Json { code, body },
-        } = action
-        {
-            self.answers.insert(id, (code, body));
+        match action {
+            Action::Answer {
+                id,
+                answer: Answer::Json { code, body },
+            } => {
+                self.answers.insert(id, (code, body));
+            }
+            Action::Notice(Notice::VoteLost { reason }) => self.lost_vote = Some(reason),
+            _ => {}
         }
-    }
-}
-
-fn now(clock: &VirtualClock) -> Now {
-    Now {
-        monotonic: clock.now(),
-        wall: clock.wall(),
     }
 }

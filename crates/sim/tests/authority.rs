@@ -6,13 +6,15 @@ mod common;
 
 use std::time::Duration;
 
+use isthmus_api::ChangeView;
 use isthmus_control::{RequestId, Verb};
 use isthmus_model::Kind;
 use isthmus_sim::{LinkState, Sim};
 use isthmus_world::{Chance, VirtualStore};
 use serde_json::Value;
 
-use common::{CLUSTERS, SERVICES, founded, founded_with_voters, ports, vote, voters, write};
+use common::{CLUSTERS, founded, founded_with_voters, voters};
+use isthmus_sim::shop::{SERVICES, ports, vote, write};
 
 /// Asks a cluster to change a service.
 fn change(sim: &mut Sim, site: usize, port: u64) -> RequestId {
@@ -34,11 +36,20 @@ fn answered(sim: &mut Sim, site: usize, id: RequestId) -> (u16, Value, Duration)
     }
 }
 
+/// How long it took, for somebody who asks again when the answer is that nobody knows.
 fn accepted(sim: &mut Sim, site: usize, port: u64) -> Duration {
-    let id = change(sim, site, port);
-    let (code, body, waited) = answered(sim, site, id);
-    assert_eq!(code, 200, "{}: {body}", CLUSTERS[site]);
-    waited
+    let mut waited = Duration::ZERO;
+    for _ in 0..2 {
+        let id = change(sim, site, port);
+        let (code, body, more) = answered(sim, site, id);
+        waited += more;
+        match code {
+            200 => return waited,
+            504 => {} // It was on its way to whoever died.
+            _ => panic!("{}: {code} {body}", CLUSTERS[site]),
+        }
+    }
+    panic!("{}: nobody knows, twice", CLUSTERS[site]);
 }
 
 fn port_at(sim: &mut Sim, site: usize) -> Value {
@@ -107,7 +118,7 @@ fn a_write_reaches_whoever_leads_over_another_voter() {
     sim.set_link(0, 2, LinkState::Cut);
     sim.run_for(Duration::from_secs(10));
     accepted(&mut sim, 2, 1000);
-    let change = &sim.history(0)[0];
+    let change = &sim.history(0, 1)[0];
     assert_eq!(
         change.cluster, "ap-south",
         "who asked is known, whoever carried it"
@@ -180,5 +191,147 @@ fn a_founder_that_lost_its_store_accepts_nothing_alone() {
         accepted(&mut sim, 0, 3000);
         sim.run_for(Duration::from_secs(2));
         assert_eq!(port_at(&mut sim, 1), 3000);
+    }
+}
+
+/// A statement for the cluster as it stands now.
+fn reset(sim: &mut Sim, site: usize, number: u64) -> (u16, Value, Duration) {
+    let position = sim.status(site).unwrap().position;
+    let id = sim.reset(site, number, position);
+    answered(sim, site, id)
+}
+
+#[test]
+fn the_holder_of_the_mesh_key_has_one_cluster_go_on_alone() {
+    for seed in 0..20 {
+        let mut sim = founded_with_voters(seed);
+        accepted(&mut sim, 0, 1000);
+        sim.run_for(Duration::from_secs(2));
+        // The others are cut off, and go on; then they are lost.
+        sim.set_link(0, 2, LinkState::Cut);
+        sim.set_link(1, 2, LinkState::Cut);
+        sim.run_for(Duration::from_secs(5));
+        accepted(&mut sim, 1, 2000);
+        accepted(&mut sim, 0, 2001);
+        sim.crash(0, false);
+        sim.crash(1, false);
+        let refused = change(&mut sim, 2, 3000);
+        assert_eq!(answered(&mut sim, 2, refused).0, 503);
+
+        let (code, body, _) = reset(&mut sim, 2, 1);
+        assert_eq!(code, 200, "{body}");
+        accepted(&mut sim, 2, 4000);
+        let (code, body, _) = reset(&mut sim, 2, 2);
+        assert_eq!(code, 409, "it leads already: {body}");
+        // It stays so over a restart.
+        sim.crash(2, false);
+        sim.start(2);
+        sim.run_for(Duration::from_secs(1));
+        accepted(&mut sim, 2, 4001);
+
+        // The old side returns, and is a majority of what was.
+        sim.start(0);
+        sim.start(1);
+        sim.run_for(Duration::from_secs(10));
+        sim.set_link(0, 2, LinkState::Up);
+        sim.set_link(1, 2, LinkState::Up);
+        sim.run_for(Duration::from_secs(30));
+        for (site, cluster) in CLUSTERS.iter().enumerate() {
+            assert_eq!(port_at(&mut sim, site), 4001, "seed {seed}: {cluster}");
+            let history = sim.history(site, 100);
+            let ports = history.iter().filter_map(port);
+            let found: Vec<_> = ports.take(3).collect();
+            assert_eq!(found, [4001, 4000, 1000], "seed {seed}: {cluster}");
+        }
+        // What they accepted meanwhile is kept where it was, as void.
+        for site in [0, 1] {
+            let rejected = sim.rejected(site);
+            let found: Vec<_> = rejected.iter().filter_map(port).collect();
+            assert_eq!(found, [2001, 2000], "seed {seed}: {}", CLUSTERS[site]);
+        }
+        assert_eq!(sim.rejected(2), []);
+        // They vote again, so that any one of them can be lost.
+        assert_eq!(voters(&mut sim).len(), 3);
+        sim.crash(2, false);
+        sim.run_for(Duration::from_secs(1));
+        accepted(&mut sim, 0, 5000);
+        sim.start(2);
+        sim.crash(1, false);
+        sim.start(1);
+        sim.run_for(Duration::from_secs(10));
+        for (site, cluster) in CLUSTERS.iter().enumerate() {
+            assert_eq!(port_at(&mut sim, site), 5000, "seed {seed}: {cluster}");
+        }
+    }
+}
+
+/// The port that a change gave the service.
+fn port(change: &ChangeView) -> Option<u64> {
+    change.after.as_ref()?["spec"]["ports"][0]["port"].as_u64()
+}
+
+#[test]
+fn a_follower_goes_on_alone_when_all_who_voted_are_lost() {
+    for seed in 0..20 {
+        let mut sim = founded(seed);
+        accepted(&mut sim, 0, 1000);
+        sim.run_for(Duration::from_secs(2));
+        assert_eq!(reset(&mut sim, 2, 1).0, 409, "whoever votes is heard");
+        sim.crash(0, false);
+        sim.run_for(Duration::from_secs(20));
+        assert_eq!(reset(&mut sim, 2, 1).0, 200);
+        accepted(&mut sim, 2, 2000);
+        sim.run_for(Duration::from_secs(2));
+        accepted(&mut sim, 1, 2001);
+        // The founder returns and follows, also when it dies at any moment of that.
+        for _ in 0..5 {
+            sim.start(0);
+            let moment = sim.chance().below(600);
+            sim.run_for(Duration::from_millis(moment));
+            sim.crash(0, true);
+            sim.run_for(Duration::from_secs(1));
+            sim.crash(0, false);
+        }
+        sim.start(0);
+        sim.run_for(Duration::from_secs(20));
+        assert_eq!(port_at(&mut sim, 0), 2001, "seed {seed}");
+        accepted(&mut sim, 0, 3000);
+        sim.run_for(Duration::from_secs(5));
+        for (site, cluster) in CLUSTERS.iter().enumerate() {
+            assert_eq!(port_at(&mut sim, site), 3000, "seed {seed}: {cluster}");
+        }
+    }
+}
+
+#[test]
+fn two_that_go_on_alone_agree_on_one() {
+    for seed in 0..20 {
+        let mut sim = founded_with_voters(seed);
+        accepted(&mut sim, 0, 1000);
+        sim.run_for(Duration::from_secs(2));
+        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+            sim.set_link(a, b, LinkState::Cut);
+        }
+        sim.run_for(Duration::from_secs(10));
+        for site in [1, 2] {
+            assert_eq!(reset(&mut sim, site, 1).0, 200);
+            accepted(&mut sim, site, 2000 + u64::try_from(site).unwrap());
+        }
+        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+            sim.set_link(a, b, LinkState::Up);
+        }
+        sim.run_for(Duration::from_secs(30));
+        let agreed = port_at(&mut sim, 0);
+        let lost = match agreed.as_u64().unwrap() {
+            2001 => 2,
+            2002 => 1,
+            other => panic!("seed {seed}: nobody wrote {other}"),
+        };
+        for (site, cluster) in CLUSTERS.iter().enumerate() {
+            assert_eq!(port_at(&mut sim, site), agreed, "seed {seed}: {cluster}");
+        }
+        assert_eq!(sim.rejected(lost).len(), 1, "seed {seed}");
+        assert_eq!(voters(&mut sim).len(), 3);
+        accepted(&mut sim, lost, 3000);
     }
 }

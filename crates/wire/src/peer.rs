@@ -44,6 +44,7 @@ impl From<PeerMessage> for proto::PeerFrame {
             } => Frame::Hello(proto::PeerHello {
                 authority: authority.iter().map(ToString::to_string).collect(),
                 authority_at: Some(at.into()),
+                reset: None, // Whoever sends it knows.
                 cluster: cluster.to_string(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 features: Vec::new(),

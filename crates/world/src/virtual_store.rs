@@ -18,6 +18,9 @@ struct Disk {
     tables: BTreeMap<Table, BTreeMap<Bytes, Bytes>>,
     next: Option<Fault>,
     down: bool,
+    /// What is there when power fails, if that is not all.
+    safe: Option<BTreeMap<Table, BTreeMap<Bytes, Bytes>>>,
+    lies: bool,
 }
 
 /// What goes wrong with the next commit.
@@ -42,11 +45,24 @@ impl VirtualStore {
         self.disk().next = Some(fault);
     }
 
-    /// Power returns: what was acknowledged is there.
+    /// The next commit fails in no way.
+    pub fn repair(&self) {
+        self.disk().next = None;
+    }
+
+    /// Power returns: what was acknowledged is there, unless the disk lies.
     pub fn power_on(&self) {
         let mut disk = self.disk();
         disk.down = false;
         disk.next = None;
+        if let Some(safe) = disk.safe.take() {
+            disk.tables = safe;
+        }
+    }
+
+    /// From now on it acknowledges a commit before it is safe: when power fails, the last one is lost.
+    pub fn lie(&self) {
+        self.disk().lies = true;
     }
 
     /// A copy of the disk as it is now, on a disk of its own: a backup.
@@ -121,6 +137,9 @@ impl Disk {
     }
 
     fn write(&mut self, batch: &Batch) {
+        if self.lies {
+            self.safe = Some(self.tables.clone());
+        }
         for write in batch.writes() {
             let pairs = self.tables.entry(write.table).or_default();
             match &write.value {
@@ -176,6 +195,18 @@ mod tests {
             assert_eq!(value.as_deref(), Some(expect.as_bytes()), "{fault:?}");
             store.commit(&put("again")).unwrap();
         }
+    }
+
+    #[test]
+    fn a_disk_that_lies_loses_what_it_acknowledged_last() {
+        let mut store = VirtualStore::new();
+        store.commit(&put("safe")).unwrap();
+        store.lie();
+        store.commit(&put("old")).unwrap();
+        store.commit(&put("new")).unwrap();
+        assert_eq!(store.read(TABLE, b"a").unwrap(), Some(b"new".to_vec()));
+        store.power_on();
+        assert_eq!(store.read(TABLE, b"a").unwrap(), Some(b"old".to_vec()));
     }
 
     #[test]

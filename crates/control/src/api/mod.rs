@@ -79,6 +79,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/mesh/v1/status", get(views::status))
         .route("/mesh/v1/authority", get(views::authority))
         .route("/mesh/v1/authority/leader", post(views::transfer))
+        .route("/mesh/v1/authority/reset", post(views::reset))
         .route("/mesh/v1/history", get(views::history))
         .route("/mesh/v1/tokens", post(views::tokens))
         .route("/mesh/v1/explain", post(explain::explain))

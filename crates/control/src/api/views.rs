@@ -6,7 +6,9 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use isthmus_api::{Failure, HistoryRequest, TokenReply, TokenRequest, TransferRequest};
+use isthmus_api::{
+    Failure, HistoryRequest, ResetRequest, TokenReply, TokenRequest, TransferRequest,
+};
 use isthmus_identity::{JoinToken, TokenGrant, TokenId, TokenSecret};
 use isthmus_model::{Identity, Position};
 
@@ -41,6 +43,15 @@ pub(super) async fn transfer(
     Ok(respond(api.hub.ask(Request::Transfer(to)).await?))
 }
 
+/// The authority is to begin anew here.
+pub(super) async fn reset(
+    State(api): Shared,
+    request: Body<ResetRequest>,
+) -> Result<Response, Refusal> {
+    let request = body(request)?;
+    Ok(respond(api.hub.ask(Request::Reset(request)).await?))
+}
+
 /// The changes of config that were accepted, newest first.
 pub(super) async fn history(
     State(api): Shared,
@@ -57,6 +68,7 @@ pub(super) async fn history(
         before: request.before.map(Position),
         limit,
         records: request.records.unwrap_or_default(),
+        rejected: request.rejected.unwrap_or_default(),
     };
     Ok(respond(api.hub.ask(Request::History(query)).await?))
 }

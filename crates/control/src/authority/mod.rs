@@ -61,6 +61,8 @@ pub(crate) struct Group {
     stalled: bool,
     /// It takes part no more.
     broken: Option<Broken>,
+    /// The first of the last ticks at which a leader knew more of this new member's log than there is.
+    doubted: Option<u64>,
 }
 
 /// Why a member cannot go on.
@@ -130,9 +132,9 @@ impl std::fmt::Debug for Group {
 }
 
 impl Group {
-    /// A group of one. `seed`: 64 random bits; the group is known by them too.
-    pub(crate) fn found(own: ClusterName, seed: u64) -> Self {
-        let log = Log::founded(seed, own.clone());
+    /// A group of one, which is known by `group`. Both numbers are 64 random bits.
+    pub(crate) fn found(own: ClusterName, group: u64, seed: u64) -> Self {
+        let log = Log::founded(group, own.clone());
         Self::with(own, log, seed)
     }
 
@@ -187,6 +189,7 @@ impl Group {
             outbox: Vec::new(),
             stalled: false,
             broken: None,
+            doubted: None,
         };
         group.settle();
         if alone {
@@ -349,9 +352,16 @@ impl Group {
         let is_current = message.term >= self.term();
         let last = self.node.raft.raft_log.last_index();
         if kind == Kind::Heartbeat && is_current && message.commit > last {
-            // A leader names no entry that this member did not say it has.
-            self.broken = Some(Broken::LogLost);
+            // A leader names no entry that this member did not say it has. It may be of a time before this
+            // one left, and joined again.
+            let since = *self.doubted.get_or_insert(self.ticks);
+            if !self.is_new() || self.ticks - since > LONGEST as u64 {
+                self.broken = Some(Broken::LogLost);
+            }
             return Heard::Nothing;
+        }
+        if is_current {
+            self.doubted = None;
         }
         if kind == Kind::Snapshot && is_current {
             let heads = message::contents(message.get_snapshot()).and_then(heads);
@@ -363,9 +373,34 @@ impl Group {
                 return Heard::Follow;
             }
         }
+        if kind == Kind::Appended && self.decides_more(&message) {
+            return Heard::Nothing;
+        }
         // Errors say that the message is of somebody unknown or too late.
         self.drive(|node| drop(node.step(message)));
         Heard::Nothing
+    }
+
+    /// Would a leader that is dismissed decide more by this? It still tells others what is decided; at more
+    /// than that the library stops, and who leads next decides it.
+    fn decides_more(&self, appended: &Message) -> bool {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader || self.is_member() || appended.reject {
+            return false;
+        }
+        let has = |voter: &ClusterName| {
+            let id = id_of(voter);
+            let matched = raft.prs().get(id).map_or(0, |progress| progress.matched);
+            if id == appended.from {
+                matched.max(appended.index)
+            } else {
+                matched
+            }
+        };
+        let mut matched: Vec<_> = self.voters().iter().map(has).collect();
+        matched.sort_unstable_by(|a, b| b.cmp(a));
+        let by_most = matched.get(matched.len() / 2);
+        by_most.is_some_and(|index| *index > raft.raft_log.committed)
     }
 
     /// The decision stands in the log, where the group may come to agree on it. `None`: this cluster does

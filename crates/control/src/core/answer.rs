@@ -8,6 +8,7 @@ use isthmus_world::Store;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::objects::Stored;
 use super::{Action, ConnectionId, Core, PeerSessionId, RequestId};
 
 /// What a request is answered.
@@ -38,10 +39,11 @@ pub(super) enum ReplyTo {
 #[derive(Debug)]
 pub(super) enum Held {
     Ready(Answer),
-    /// The object as it is then.
+    /// The object as it was written there; `None`: nothing had to be, so as it is then.
     Object {
         code: u16,
         key: ResourceKey,
+        written: Option<Box<(Position, Stored)>>,
     },
 }
 
@@ -105,7 +107,9 @@ impl<S: Store> Core<S> {
         for (reply_to, held) in std::mem::take(&mut self.held) {
             let answer = match held {
                 Held::Ready(answer) => answer,
-                Held::Object { code, key } => self.show_answer(code, &key),
+                Held::Object { code, key, written } => {
+                    self.show_answer(code, &key, written.as_deref())
+                }
             };
             self.reply(reply_to, answer);
         }
@@ -123,10 +127,20 @@ impl<S: Store> Core<S> {
         }
     }
 
-    fn show_answer(&mut self, code: u16, key: &ResourceKey) -> Answer {
-        match self.show(key) {
+    /// Somebody may have written it again already: then without what is known of it, such as its status.
+    fn show_answer(
+        &mut self,
+        code: u16,
+        key: &ResourceKey,
+        written: Option<&(Position, Stored)>,
+    ) -> Answer {
+        let shown = self.objects.get(key).map(|(position, _)| *position);
+        let body = match written {
+            Some((position, stored)) if shown != Some(*position) => Some(stored.show(*position)),
+            _ => self.show(key),
+        };
+        match body {
             Some(body) => Answer::Json { code, body },
-            // A later write of the same commit took it away again.
             None => Failure::not_found(format!("{key} was deleted meanwhile")).into(),
         }
     }

@@ -246,7 +246,11 @@ impl<S: Store> Core<S> {
         let (key, before, stored) = match judged {
             Judged::Unchanged(key) => {
                 // Nothing is proposed, and that this cluster still leads is: then it holds.
-                let held = Held::Object { code, key };
+                let held = Held::Object {
+                    code,
+                    key,
+                    written: None,
+                };
                 return self.propose_decision(Decision::default(), Some((reply_to, held)));
             }
             Judged::Put {
@@ -275,14 +279,16 @@ impl<S: Store> Core<S> {
             verb: write.verb.as_str().to_owned(),
             key: String::from_utf8_lossy(&change.key).into_owned(),
             before: before.map(|(_, stored)| stored.object),
-            after: stored.map(|stored| stored.object),
+            after: stored.as_ref().map(|stored| stored.object.clone()),
             previous,
         };
-        let held = if record.after.is_none() {
-            Held::Ready(Answer::deleted(&key, position))
-        } else {
-            let key = key.clone();
-            Held::Object { code, key }
+        let held = match stored {
+            None => Held::Ready(Answer::deleted(&key, position)),
+            Some(stored) => Held::Object {
+                code,
+                key: key.clone(),
+                written: Some(Box::new((position, stored))),
+            },
         };
         let writes = vec![
             (LedgerName::Config, vec![change]),

@@ -6,7 +6,7 @@
 //! nothing is ever taken away. Each record names the hash of the one before: whoever changes one must
 //! change all that follow, in every cluster.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use super::objects::{BadRecord, decode, encode, resource_key};
 use super::watch::Selection;
 use super::{Core, RequestId};
 use crate::hex::hex;
+use crate::open_error::OpenError;
 use crate::time::rfc3339_millis;
 
 /// Records that the ledger holds, in the memory of every control plane; older ones are in archives only.
@@ -31,6 +32,8 @@ const WINDOW_BYTES: usize = 16 * 1024 * 1024;
 /// Inverted position and a part of the record's hash → the record: newest first, and of two that
 /// stand at one position, since the authority was restored from a backup, both.
 const ARCHIVE: Table = Table::new("history-archive");
+/// Places in the archive whose changes are void → nothing.
+const REJECTED: Table = Table::new("history-rejected");
 /// Records that one answer looks at, so that nobody waits long for it.
 const MOST_LOOKED_AT: usize = 1000;
 /// Bytes of records after which an answer looks at no more.
@@ -38,6 +41,9 @@ const ENOUGH: usize = 4 * 1024 * 1024;
 /// Writes of the archive that wait for the next tick; more are saved with the next commit.
 const WAITING: usize = 200;
 const WAITING_BYTES: usize = 2 * 1024 * 1024;
+
+/// The only byte of what says that a change is void.
+const FORMAT: u8 = 1;
 
 /// Which changes are asked for.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +55,8 @@ pub struct HistoryQuery {
     pub limit: usize,
     /// With the text that hashes are of.
     pub records: bool,
+    /// Those that are void, and no others.
+    pub rejected: bool,
 }
 
 /// One change that was accepted.
@@ -99,7 +107,30 @@ fn put(position: u64, value: Option<Bytes>) -> Change {
     }
 }
 
+/// Where in the archive changes lie that are void.
+pub(super) fn rejected(store: &impl Store) -> Result<BTreeSet<Vec<u8>>, OpenError> {
+    let places = store.scan_prefix(REJECTED, b"")?.into_iter();
+    Ok(places.map(|(place, _)| place).collect())
+}
+
 impl<S: Store> Core<S> {
+    /// Changes beyond `position` that this cluster has are void from now on. Gives how many there are.
+    pub(super) fn reject_beyond(&mut self, position: Position) -> usize {
+        self.archive();
+        let records = self.replica.entries(&LedgerName::History).into_iter();
+        let places = records.filter_map(|(key, _, record)| {
+            let at = ledger_position(key)?;
+            (at > position.0).then(|| archive_place(at, record))
+        });
+        let places: Vec<_> = places.collect();
+        for place in &places {
+            self.pending.put(REJECTED, place.clone(), vec![FORMAT]);
+        }
+        let count = places.len();
+        self.rejected.extend(places);
+        count
+    }
+
     /// Where the next change of config will stand, saved or not what comes before it.
     pub(super) fn next_position(&self) -> Position {
         let ledger = self.replica.ledger(&LedgerName::Config);
@@ -183,6 +214,18 @@ impl<S: Store> Core<S> {
     fn history(&self, query: &HistoryQuery) -> Result<HistoryView, StoreError> {
         let below = query.before.map_or(u64::MAX, |before| before.0);
         let mut page = Page::new(query, &self.settings.cluster, self.position());
+        if query.rejected {
+            for place in &self.rejected {
+                let at = !ledger_position(place).unwrap_or_default();
+                if at < below
+                    && let Some(record) = self.store.read(ARCHIVE, place)?
+                    && !page.take(at, &record)
+                {
+                    break;
+                }
+            }
+            return Ok(page.view);
+        }
         let ledger = self.replica.entries(&LedgerName::History).into_iter().rev();
         let mut ledger = ledger
             .filter_map(|(key, _, record)| Some((ledger_position(key)?, record)))
@@ -205,7 +248,8 @@ impl<S: Store> Core<S> {
             let Some((position, record)) = archived else {
                 return Ok(page.view);
             };
-            let is_known = last.is_some_and(|(at, known)| at == position && known == record);
+            let is_known = last.is_some_and(|(at, known)| at == position && known == record)
+                || (self.rejected).contains(&archive_place(position, record));
             if !is_known && !page.take(position, record) {
                 return Ok(page.view);
             }

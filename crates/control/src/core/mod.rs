@@ -26,12 +26,12 @@ mod views;
 mod watch;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_api::Failure;
-use isthmus_identity::{KeyHash, TokenId, TokenRecord, TokenSecret, gateway_identity};
+use isthmus_api::{Failure, ResetRequest};
+use isthmus_identity::{KeyHash, TokenId, TokenRecord, TokenSecret, TrustBundle, gateway_identity};
 use isthmus_model::{
     ClusterName, Identity, MeshName, Position, ResourceKey, ServiceName, TrustDomain,
 };
@@ -78,6 +78,8 @@ pub struct RequestId(pub u64);
 pub struct Settings {
     pub mesh: MeshName,
     pub trust_domain: TrustDomain,
+    /// What the mesh key signs is checked with it.
+    pub trust: TrustBundle,
     pub cluster: ClusterName,
     /// The cluster that founded the mesh: its control plane accepts config until config says whose do.
     pub authority: ClusterName,
@@ -156,6 +158,8 @@ pub enum Request {
     Authority,
     /// This voter is to lead the authority.
     Transfer(ClusterName),
+    /// This cluster is to accept config alone from now on, says the holder of the mesh key.
+    Reset(ResetRequest),
     /// Remember a join token before it is given out.
     AddToken(TokenRecord),
     /// Use a join token for a key.
@@ -230,6 +234,16 @@ pub enum Notice {
     VoteLost {
         reason: String,
     },
+    /// The authority began anew in a cluster; so many changes that this one has are void.
+    Reset {
+        cluster: ClusterName,
+        rejected: usize,
+    },
+    /// A peer said that the authority began anew, and that is not so.
+    BadReset {
+        cluster: ClusterName,
+        reason: String,
+    },
     /// The other cluster knows more of our ledger than we do.
     Outlived {
         ledger: String,
@@ -255,6 +269,8 @@ pub struct Core<S> {
     gathers: Gathers,
     dialling: Dialling,
     authority: Authority,
+    /// Where in the archive changes lie that are void.
+    rejected: BTreeSet<Vec<u8>>,
     members: Members,
     tokens: Tokens,
     publishing: Publishing,
@@ -319,6 +335,7 @@ impl<S: Store> Core<S> {
             Request::Write(write) => self.on_write(id, write, now),
             Request::Authority => self.on_show_authority(ReplyTo::Request(id), now),
             Request::Transfer(to) => self.on_transfer(ReplyTo::Request(id), &to, now),
+            Request::Reset(request) => self.on_reset(ReplyTo::Request(id), &request, now),
             Request::History(query) => self.on_history(id, &query),
             Request::Status => {
                 let view = self.status(now.monotonic);

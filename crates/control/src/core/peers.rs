@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_model::ClusterName;
 use isthmus_replica::{Contact, Output};
+use isthmus_wire::proto::peer_frame::Frame;
 use isthmus_wire::{PeerIncoming, proto};
 use isthmus_world::Store;
 
@@ -94,6 +95,11 @@ impl<S: Store> Core<S> {
         frame: proto::PeerFrame,
         now: Now,
     ) {
+        if let Some(Frame::Hello(hello)) = &frame.frame
+            && let Some(reset) = &hello.reset
+        {
+            self.on_reset_told(session, reset);
+        }
         match PeerIncoming::try_from(frame) {
             Ok(PeerIncoming::Ledger(message)) => {
                 let outputs = self.replica.on_message(session, message, now.monotonic);
@@ -115,10 +121,13 @@ impl<S: Store> Core<S> {
     pub(super) fn perform(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             match output {
-                Output::Send { session, message } => self.actions.push(Action::ToPeer {
-                    session,
-                    frame: message.into(),
-                }),
+                Output::Send { session, message } => {
+                    let mut frame = proto::PeerFrame::from(message);
+                    if let Some(Frame::Hello(hello)) = &mut frame.frame {
+                        hello.reset = self.known_reset().map(Box::new);
+                    }
+                    self.actions.push(Action::ToPeer { session, frame });
+                }
                 Output::Close { session, reason } => {
                     let reason = reason.to_string();
                     self.actions.push(Action::ClosePeer { session, reason });

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use isthmus_api::Failure;
-use isthmus_model::{ClusterName, ResourceKey};
+use isthmus_model::{ClusterName, Position, ResourceKey};
 use isthmus_wire::proto;
 use isthmus_wire::proto::peer_frame::Frame;
 use isthmus_wire::proto::peer_question::Question;
@@ -13,6 +13,7 @@ use isthmus_world::Store;
 use serde_json::Value;
 
 use super::answer::{Answer, ReplyTo};
+use super::objects::Stored;
 use super::write::Verb;
 use super::{Core, Now, PeerSessionId};
 
@@ -175,11 +176,13 @@ impl<S: Store> Core<S> {
                 reply_to,
                 verb,
                 key,
-                answered: Some((_, Answer::Json { code, body })),
+                answered: Some((at, Answer::Json { code, body })),
             } = open.asked
             {
-                // What a delete says is that it is gone, also when somebody has made it again.
-                let object = (verb != Verb::Delete).then(|| self.show(&key)).flatten();
+                // Others may have written it again already, or made what a delete says is gone.
+                let is_it = |found: &(Position, Stored)| found.0 == Position(at);
+                let is_it = verb != Verb::Delete && self.objects.get(&key).is_some_and(is_it);
+                let object = is_it.then(|| self.show(&key)).flatten();
                 let body = object.unwrap_or(body);
                 self.reply(reply_to, Answer::Json { code, body });
             }

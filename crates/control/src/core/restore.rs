@@ -8,11 +8,11 @@ use isthmus_replica::{LedgerName, Replica};
 use isthmus_wire::Body;
 use isthmus_world::{Batch, Chance, SeededChance, Store, Table};
 
-use super::authority::Authority;
+use super::authority::{Authority, Reset};
 use super::members::{Member, MemberKey, Members};
 use super::{
     BOOKMARKS, Core, Dialling, Gathers, Now, Peers, Publishing, Questions, Settings, Tokens,
-    Watches, conditions,
+    Watches, conditions, history,
 };
 use crate::authority::Group;
 use crate::index::{Change, Index, Touched};
@@ -32,12 +32,14 @@ impl<S: Store> Core<S> {
         let mut chance = SeededChance::new(settings.seed);
         let seed = chance.draw();
         let mut group = Group::load(own.clone(), &store, seed)?;
-        let founds = group.is_none() && own == founder;
+        let reset = Reset::load(&store)?;
+        let founds = group.is_none() && own == founder && reset.is_none();
         if founds {
-            group = Some(Group::found(own.clone(), seed));
+            group = Some(Group::found(own.clone(), seed, seed));
         }
-        let clusters = match &group {
-            Some(group) if !group.voters().is_empty() => group.voters().clone(),
+        let clusters = match (&group, &reset) {
+            (Some(group), _) if !group.voters().is_empty() => group.voters().clone(),
+            (_, Some(reset)) => BTreeSet::from([reset.cluster().clone()]),
             _ => BTreeSet::from([founder]),
         };
         // Whoever was made a member and knows nothing yet follows the others.
@@ -52,7 +54,8 @@ impl<S: Store> Core<S> {
         )?;
         let mut core = Self {
             chance,
-            authority: Authority::new(group, clusters),
+            authority: Authority::new(group, clusters, reset),
+            rejected: history::rejected(&store)?,
             now,
             index: Index::new(own),
             objects: BTreeMap::new(),

@@ -20,6 +20,18 @@ pub(crate) enum AuthorityArgs {
     #[command(after_help = "Example:\n  isthmus authority remove ap-south\n\n\
         Also for one that is lost: it must not come back with another store and vote.")]
     Remove { name: ClusterName },
+    /// Have the cluster that --cluster names accept changes alone, when most of those who voted are lost for good
+    #[command(
+        after_help = "It needs the mesh key of this home, and only the holder's word: the cluster goes on with what it has.\n\
+        What others accepted beyond that is void. Should they return, they follow, and keep it for\n\
+        `isthmus history --rejected`. Those that are to vote do so again as soon as they are heard.\n\n\
+        Example:\n  isthmus authority reset --cluster eu-central --accept-loss"
+    )]
+    Reset {
+        /// Changes that only the lost ones had may be void from now on
+        #[arg(long)]
+        accept_loss: bool,
+    },
     /// Have another cluster lead, as before it is taken down; nothing is lost if it just goes
     #[command(after_help = "Example:\n  isthmus authority transfer eu-central")]
     Transfer { name: ClusterName },

@@ -16,6 +16,9 @@ pub(crate) struct HistoryArgs {
     /// Show the lines that each changed
     #[arg(long)]
     pub(crate) diff: bool,
+    /// Show those that are void, since the authority began anew without them, as the clusters have kept them
+    #[arg(long)]
+    pub(crate) rejected: bool,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Changes, caught_up};
 use crate::api_client::{ApiClient, ApiError, clients, connect, nobody_answers};
 use crate::failure::{Exit, Failure, Result};
-use crate::output::{self, table};
+use crate::output::{self, hex, table};
 use crate::setting::Setting;
 
 /// What stands before the text of a record when it is hashed.
@@ -261,12 +261,7 @@ impl Chain {
 
 fn hash(record: &str) -> String {
     let bytes = [&[FORMAT], record.as_bytes()].concat();
-    let mut text = String::new();
-    for byte in digest(&SHA256, &bytes).as_ref() {
-        // Writing into a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    hex(digest(&SHA256, &bytes).as_ref())
 }
 
 /// Who has less than another, and changes of which two clusters have different ones.

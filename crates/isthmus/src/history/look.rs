@@ -7,7 +7,7 @@ use isthmus_model::Namespace;
 use serde_json::{Map, Value, json};
 
 use super::Changes;
-use crate::api_client::connect;
+use crate::api_client::{ApiError, clients, connect, nobody_answers};
 use crate::args::HistoryArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{self, table};
@@ -16,9 +16,14 @@ use crate::setting::Setting;
 
 /// Fields of one change that the table names.
 const FIELDS: usize = 2;
+/// Characters of a list of names that it shows.
+const LIST: usize = 48;
 
 pub(crate) async fn history(setting: &Setting, args: &HistoryArgs) -> Result<ExitCode> {
     let request = request(setting, args)?;
+    if args.rejected {
+        return rejected(setting, args, request).await;
+    }
     let namespace = request.namespace.clone();
     let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
     let cluster = client.cluster.clone();
@@ -48,12 +53,7 @@ pub(crate) async fn history(setting: &Setting, args: &HistoryArgs) -> Result<Exi
             };
             format!("no change of {of} is known in {cluster}\n")
         }
-        None if args.diff => found
-            .iter()
-            .map(|change| detail(change, setting.color))
-            .collect::<Vec<_>>()
-            .join("\n"),
-        None => rows(&found),
+        None => shown(setting, args, &found),
     };
     output::print(&text)?;
     if setting.format.is_none() {
@@ -65,6 +65,71 @@ pub(crate) async fn history(setting: &Setting, args: &HistoryArgs) -> Result<Exi
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each cluster keeps what it had: what any of them kept, newest first.
+async fn rejected(
+    setting: &Setting,
+    args: &HistoryArgs,
+    request: HistoryRequest,
+) -> Result<ExitCode> {
+    let request = HistoryRequest {
+        rejected: Some(true),
+        ..request
+    };
+    let (mut found, mut unreadable, mut silent) = (Vec::new(), Vec::new(), Vec::new());
+    let mut answered = 0;
+    for mut client in clients(&setting.home, setting.cluster.as_ref())? {
+        let cluster = client.cluster.clone();
+        let mut changes = Changes::new(&mut client, request.clone());
+        let mut kept = 0;
+        let done = loop {
+            match changes.next().await {
+                Ok(Some(change)) if kept < args.limit => {
+                    kept += 1;
+                    found.push(change);
+                }
+                Ok(_) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        unreadable.append(&mut changes.unreadable);
+        match done {
+            Ok(()) => answered += 1,
+            Err(error @ ApiError::Unreachable { .. }) => silent.push(format!("{cluster}: {error}")),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if answered == 0 {
+        return Err(nobody_answers(silent));
+    }
+    found.sort_by(|a, b| (b.position, &b.hash).cmp(&(a.position, &a.hash)));
+    found.dedup_by(|a, b| a.hash == b.hash);
+    found.truncate(args.limit);
+    let text = match setting.format {
+        Some(format) => {
+            let told = json!({"changes": found, "unreachable": silent, "unreadable": unreadable});
+            return output::print(&output::structured(&told, format)).map(|()| ExitCode::SUCCESS);
+        }
+        None if found.is_empty() => "no change is void\n".to_owned(),
+        None => shown(setting, args, &found),
+    };
+    output::print(&text)?;
+    for silent in &silent {
+        eprintln!("not asked: {silent}");
+    }
+    for unreadable in &unreadable {
+        eprintln!("{unreadable}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shown(setting: &Setting, args: &HistoryArgs, changes: &[ChangeView]) -> String {
+    if !args.diff {
+        return rows(changes);
+    }
+    let details = changes.iter().map(|change| detail(change, setting.color));
+    details.collect::<Vec<_>>().join("\n")
 }
 
 fn request(setting: &Setting, args: &HistoryArgs) -> Result<HistoryRequest> {
@@ -184,6 +249,14 @@ fn short(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),
         Value::String(text) if text.chars().count() <= 24 => text.clone(),
+        Value::Array(items) if items.iter().all(Value::is_string) => {
+            let names = items.iter().filter_map(Value::as_str).collect::<Vec<_>>();
+            let text = names.join(", ");
+            if text.chars().count() > LIST {
+                return "…".to_owned();
+            }
+            format!("[{text}]")
+        }
         Value::String(_) | Value::Object(_) | Value::Array(_) => "…".to_owned(),
         scalar => scalar.to_string(),
     }
@@ -223,6 +296,16 @@ mod tests {
             "CHANGE  TIME                  AUTHOR  THROUGH  VERB    OBJECT               WHAT\n\
              42      2026-11-23T10:00:00Z  ada     us-west  update  HTTPRoute/shop/cart  \
              spec.rules[0].weight: 90 → 50\n"
+        );
+    }
+
+    #[test]
+    fn a_short_list_of_names_is_shown() {
+        let before = json!({"spec": {"voters": ["us-west"]}});
+        let after = json!({"spec": {"voters": ["eu-central", "us-west"]}});
+        assert_eq!(
+            summary(&change(Some(before), Some(after))),
+            "spec.voters: [us-west] → [eu-central, us-west]"
         );
     }
 

@@ -102,6 +102,7 @@ fn path(request: &HistoryRequest) -> String {
     add("name", shown(request.name.as_ref()));
     add("before", shown(request.before.as_ref()));
     add("limit", shown(request.limit.as_ref()));
+    add("rejected", shown(request.rejected.as_ref()));
     add("records", shown(request.records.as_ref()));
     path
 }

@@ -93,6 +93,60 @@ fn who_votes_and_who_leads_can_be_changed(mesh: &Mesh) -> Result<()> {
             .expect(0)
     })?;
     mesh.isthmus(&["authority", "add", "us-west"])?.expect(0)?;
+    one_goes_on_alone_by_the_word_of_the_mesh_key(mesh)
+}
+
+/// Two of three go on by themselves and are taken for lost; the third begins anew.
+fn one_goes_on_alone_by_the_word_of_the_mesh_key(mesh: &Mesh) -> Result<()> {
+    let reset = ["--cluster", "ap-south", "authority", "reset"];
+    mesh.isthmus(&reset)?
+        .expect_failure(1, &["nothing to begin anew"])?;
+    for cluster in ["us-west", "eu-central"] {
+        mesh.isthmus(&["link", "cut", cluster, "ap-south"])?
+            .expect(0)?;
+    }
+    let file = namespace(mesh, 5)?;
+    wait_for("two of three to accept", PATIENCE, || {
+        mesh.isthmus(&["--cluster", "us-west", "apply", "-f", &file])?
+            .expect(0)
+    })?;
+    wait_for("the third to see that it is alone", PATIENCE, || {
+        mesh.isthmus(&reset)?
+            .expect_failure(2, &["no majority", "--accept-loss"])
+    })?;
+    mesh.isthmus(&[&reset[..], &["--accept-loss"]].concat())?
+        .expect(0)?;
+    let file = namespace(mesh, 6)?;
+    mesh.isthmus(&["--cluster", "ap-south", "apply", "-f", &file])?
+        .expect(0)?;
+
+    for cluster in ["us-west", "eu-central"] {
+        mesh.isthmus(&["link", "restore", cluster, "ap-south"])?
+            .expect(0)?;
+    }
+    for cluster in CLUSTERS {
+        wait_for("what the third had to be everywhere", PATIENCE, || {
+            let teams = mesh.json(&["--cluster", cluster, "get", "namespaces"])?;
+            let has = |name: &str| teams.to_string().contains(name);
+            ensure(has("team-6") && !has("team-5"), || {
+                format!("{cluster}: {teams}")
+            })
+        })?;
+    }
+    wait_for("all to vote again", PATIENCE, || {
+        let shown = show(mesh, "us-west")?;
+        ensure(voters(&shown).len() == 3, || shown.to_string())
+    })?;
+    for cluster in CLUSTERS {
+        all_connected(mesh, cluster)?;
+    }
+    let void = mesh.json(&["history", "--rejected"])?;
+    ensure(
+        void["changes"].as_array().map_or(0, Vec::len) == 1
+            && void["changes"][0]["name"] == "team-5",
+        || void.to_string(),
+    )?;
+    mesh.isthmus(&["audit", "verify"])?.expect(0)?;
     Ok(())
 }
 

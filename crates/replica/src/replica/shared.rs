@@ -110,7 +110,10 @@ impl Replica {
     pub fn next_epoch(&mut self) -> Option<Epoch> {
         let draw = self.chance.draw();
         let heads = self.heads();
-        let last = heads.iter().map(|(_, head)| head.mark.epoch).max();
+        let last = heads
+            .iter()
+            .map(|(_, head)| head.mark.epoch.max(head.overrules));
+        let last = last.max();
         Epoch::above(last.unwrap_or_default(), draw)
     }
 
@@ -170,6 +173,16 @@ impl Replica {
         self.announce()
     }
 
+    /// This cluster writes the shared ledgers alone from now on, with what its copies have. What others have
+    /// from epochs before `first` that this cluster does not know is void.
+    pub fn begin_anew(&mut self, first: Epoch) -> Vec<Output> {
+        let mut heads = self.copied_heads();
+        for (_, head) in &mut heads {
+            head.overrules = first.max(head.mark.epoch);
+        }
+        self.take_over(heads)
+    }
+
     /// This cluster writes the shared ledgers no more: it follows them.
     pub fn hand_back(&mut self) -> Vec<Output> {
         self.leads = false;
@@ -193,7 +206,7 @@ impl Replica {
     }
 
     /// Tells all peers anew what is written here.
-    pub(super) fn announce(&self) -> Vec<Output> {
+    pub fn announce(&self) -> Vec<Output> {
         let sessions = self.sessions.keys();
         sessions
             .map(|session| send(*session, self.hello()))

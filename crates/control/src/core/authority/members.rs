@@ -24,6 +24,9 @@ const MEMBERS: &[u8] = b"members";
 impl<S: Store> Core<S> {
     /// Who is of the authority is in a ledger of its own: config says who is to be.
     pub(in crate::core) fn on_authority_entries(&mut self) {
+        if !self.decides() && self.is_overruled(self.replica.authority_mark()) {
+            return;
+        }
         match self.recorded_members() {
             Ok(members) if !members.is_empty() => self.set_authority(members),
             Ok(_) => {}
@@ -59,7 +62,7 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Whoever left the group while it was away hears of it from others only.
+    /// Whoever was away while the group changed hears of it from others only.
     fn notice_dismissal(&mut self) {
         let Some(group) = &self.authority.group else {
             return;
@@ -79,10 +82,11 @@ impl<S: Store> Core<S> {
         );
         let told = self.authority.told.take();
         let newest = told.into_iter().chain([known]).max_by_key(|(_, at)| *at);
-        if let Some((clusters, _)) = newest
-            && !clusters.contains(&self.settings.cluster)
-        {
-            self.leave_group();
+        if let Some((clusters, _)) = newest {
+            if !clusters.contains(&self.settings.cluster) {
+                self.leave_group();
+            }
+            // Also of one that still votes everybody may have left whom it would believe.
             self.set_authority(clusters);
         }
     }

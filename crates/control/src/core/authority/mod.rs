@@ -6,6 +6,7 @@
 //! Mesh); whoever leads brings the group there, one cluster at a time.
 
 mod members;
+mod reset;
 mod said;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use super::answer::{Held, ReplyTo};
 use super::write::Write;
 use super::{Action, Core, Notice, Now, PeerSessionId};
 use crate::authority::{Broken, Decided, Group, Heard, Place, Work};
+pub(in crate::core) use reset::Reset;
 
 /// How long a write waits for whoever leads, and for its decision.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,6 +53,8 @@ pub(super) struct Authority {
     missed: BTreeMap<LedgerName, Position>,
     /// The ledgers are to be copies once all is saved.
     retires: bool,
+    /// The last time that the authority began anew.
+    reset: Option<Reset>,
 }
 
 #[derive(Debug)]
@@ -88,8 +92,13 @@ struct Transfer {
 }
 
 impl Authority {
-    pub(super) fn new(group: Option<Group>, clusters: BTreeSet<ClusterName>) -> Self {
+    pub(super) fn new(
+        group: Option<Group>,
+        clusters: BTreeSet<ClusterName>,
+        reset: Option<Reset>,
+    ) -> Self {
         Self {
+            reset,
             group,
             clusters,
             wanted: BTreeSet::new(),
@@ -505,12 +514,17 @@ impl<S: Store> Core<S> {
         let reaches = |heads: &[_]| replica.reaches(heads);
         let heard =
             (self.authority.group.as_mut()).map(|group| group.on_frame(&from, frame, reaches));
-        match heard {
-            Some(Heard::Follow) if self.decides() => {
-                // It was away for too long: it follows like anybody, and then goes on.
+        if let Some(Heard::Follow) = heard {
+            // It was away for too long: it follows like anybody, and then goes on. Everybody whom it would
+            // follow may have left meanwhile.
+            if !self.authority.clusters.contains(&from)
+                && let Some((clusters, _)) = self.authority.told.take()
+            {
+                self.set_authority(clusters);
+            }
+            if self.decides() {
                 self.hand_back();
             }
-            Some(Heard::Follow | Heard::Nothing) | None => {}
         }
     }
 

@@ -8,7 +8,7 @@ use isthmus_wire::proto;
 use isthmus_wire::proto::peer_question::Question;
 use isthmus_world::Store;
 
-use super::PATIENCE;
+use super::{PATIENCE, Reset};
 use crate::authority::Group;
 use crate::core::answer::{Answer, ReplyTo};
 use crate::core::questions::Asked;
@@ -87,6 +87,7 @@ impl<S: Store> Core<S> {
             position: self.position().0,
             reason: problem.or_else(|| (!accepts).then(|| self.missing_voters(now))),
             accepts,
+            resets: authority.reset.as_ref().map_or(0, Reset::number),
             voters,
         })
     }

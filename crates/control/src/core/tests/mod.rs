@@ -3,9 +3,13 @@
 mod history;
 mod others;
 mod proxies;
+mod reset;
 mod writes;
 
-use isthmus_identity::gateway_identity;
+use std::sync::LazyLock;
+use std::time::SystemTime;
+
+use isthmus_identity::{MeshKey, gateway_identity};
 use isthmus_model::{Kind, Origin};
 use isthmus_wire::proto::from_proxy::Message as FromProxy;
 use isthmus_wire::proto::to_proxy::Message as ToProxy;
@@ -25,10 +29,17 @@ struct Machine {
     out: Vec<Action>,
 }
 
+fn mesh_key() -> &'static MeshKey {
+    static KEY: LazyLock<MeshKey> =
+        LazyLock::new(|| MeshKey::found(&"shop.mesh".parse().unwrap(), SystemTime::now()).unwrap());
+    &KEY
+}
+
 fn settings(cluster: &str) -> Settings {
     Settings {
         mesh: "shop".parse().unwrap(),
         trust_domain: "shop.mesh".parse().unwrap(),
+        trust: mesh_key().bundle().clone(),
         cluster: cluster.parse().unwrap(),
         authority: "west".parse().unwrap(),
         bootstrap: vec![([127, 0, 0, 1], 15012).into()],

@@ -297,3 +297,29 @@ fn a_cluster_gives_no_token_for_a_namespace_that_it_is_not_granted() {
         assert_eq!(machine.out.iter().any(done), given, "{namespace}");
     }
 }
+
+#[test]
+fn a_write_is_answered_as_it_was_written_though_others_follow_at_once() {
+    let mut west = Machine::new("west");
+    west.create(service("cart", 80));
+    let now = west.now();
+    for (id, port) in [(101, 81), (102, 82)] {
+        let request = Request::Write(write(Verb::Update, service("cart", port)));
+        let id = RequestId(id);
+        west.core.on(Event::Request { id, request }, now);
+    }
+    let gone = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "cart"}});
+    let request = Request::Write(write(Verb::Delete, gone));
+    let id = RequestId(103);
+    west.core.on(Event::Request { id, request }, now);
+    west.out.extend(west.core.flush());
+    for (id, port, version) in [(101, 81, "2"), (102, 82, "3")] {
+        let (code, body) = west.answer(RequestId(id)).unwrap();
+        assert_eq!(
+            (code, &body["metadata"]["resourceVersion"]),
+            (200, &json!(version))
+        );
+        assert_eq!(body["spec"]["ports"][0]["port"], port);
+    }
+    assert_eq!(west.names(Kind::Service), Vec::<String>::new());
+}
