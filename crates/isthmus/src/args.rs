@@ -243,7 +243,7 @@ pub(crate) enum CommandArgs {
         run each time, to the last message. The last line says seeds, steps, invariants checked and\n\
         violations; exit 3 if there are any.\n\n\
         Examples:\n  isthmus simulate --seeds 1000\n  \
-        isthmus simulate --seed 17 --steps 60   # what was done in this one"
+        isthmus simulate --seed 17 --steps 80   # what was done in this one"
     )]
     Simulate(SimulateArgs),
     /// Print a completion script
@@ -297,7 +297,7 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from"])]
     pub(crate) seed: Option<u64>,
     /// Rounds of each storm, up to two seconds apart
-    #[arg(long, default_value_t = 60, value_name = "N")]
+    #[arg(long, default_value_t = 80, value_name = "N")]
     pub(crate) steps: usize,
 }
 

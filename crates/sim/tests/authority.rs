@@ -36,20 +36,11 @@ fn answered(sim: &mut Sim, site: usize, id: RequestId) -> (u16, Value, Duration)
     }
 }
 
-/// How long it took, for somebody who asks again when the answer is that nobody knows.
 fn accepted(sim: &mut Sim, site: usize, port: u64) -> Duration {
-    let mut waited = Duration::ZERO;
-    for _ in 0..2 {
-        let id = change(sim, site, port);
-        let (code, body, more) = answered(sim, site, id);
-        waited += more;
-        match code {
-            200 => return waited,
-            504 => {} // It was on its way to whoever died.
-            _ => panic!("{}: {code} {body}", CLUSTERS[site]),
-        }
-    }
-    panic!("{}: nobody knows, twice", CLUSTERS[site]);
+    let id = change(sim, site, port);
+    let (code, body, waited) = answered(sim, site, id);
+    assert_eq!(code, 200, "{}: {body}", CLUSTERS[site]);
+    waited
 }
 
 fn port_at(sim: &mut Sim, site: usize) -> Value {

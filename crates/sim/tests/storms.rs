@@ -4,7 +4,7 @@
 use isthmus_sim::{Invariant, Outcome, Sabotage, Storm, storms};
 
 const SEEDS: u64 = 1_000;
-const STEPS: usize = 60;
+const STEPS: usize = 80;
 
 fn storm(seed: u64) -> Storm {
     Storm {

@@ -79,6 +79,10 @@ impl From<Failure> for Answer {
     }
 }
 
+pub(super) fn deleted_meanwhile(key: &ResourceKey) -> Answer {
+    Failure::not_found(format!("{key} was deleted meanwhile")).into()
+}
+
 impl<S: Store> Core<S> {
     pub(super) fn hold(&mut self, reply_to: ReplyTo, held: Held) {
         self.held.push((reply_to, held));
@@ -141,7 +145,7 @@ impl<S: Store> Core<S> {
         };
         match body {
             Some(body) => Answer::Json { code, body },
-            None => Failure::not_found(format!("{key} was deleted meanwhile")).into(),
+            None => deleted_meanwhile(key),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Writes of config: judged here when this cluster leads the authority, carried to whoever does otherwise.
 
+use std::time::Instant;
+
 use isthmus_api::{Cause, Failure};
 use isthmus_manifest::{Problem, parse_object};
 use isthmus_model::{ClusterName, Kind, Mesh, Position, Resource, ResourceKey};
@@ -8,12 +10,11 @@ use isthmus_wire::proto;
 use isthmus_world::Store;
 use serde_json::Value;
 
-use super::answer::{Answer, Held, ReplyTo};
-use super::authority::{PATIENCE, Submitted};
-use super::history::Record;
+use super::answer::{Answer, Held, ReplyTo, deleted_meanwhile};
+use super::history::{Record, Recorded};
 use super::objects::{Stored, ledger_key, resource_key};
 use super::questions::Asked;
-use super::write::{Verb, Write};
+use super::write::{Submitted, Verb, Write};
 use super::{Core, Now, PeerSessionId, RequestId};
 use crate::time::unix_millis;
 
@@ -43,6 +44,9 @@ impl<S: Store> Core<S> {
             return self.reply(reply_to, answer);
         }
         let asked = Submitted {
+            request: self.next_request(),
+            since: self.position(),
+            is_in_doubt: false,
             reply_to,
             write,
             source: self.settings.cluster.clone(),
@@ -64,15 +68,18 @@ impl<S: Store> Core<S> {
             return;
         };
         match self.read_commit(from, commit) {
-            Ok((write, source, is_relayed)) => self.submit(
-                Submitted {
+            Ok((write, source, is_relayed)) => {
+                let asked = Submitted {
+                    request: commit.request.clone(),
+                    since: Position(commit.again_since.unwrap_or_default()),
+                    is_in_doubt: commit.again_since.is_some(),
                     reply_to,
                     write,
                     source,
                     is_relayed,
-                },
-                now,
-            ),
+                };
+                self.submit(asked, now);
+            }
             Err(failure) => self.reply(reply_to, failure.into()),
         }
     }
@@ -122,10 +129,62 @@ impl<S: Store> Core<S> {
     }
 
     pub(super) fn judge_and_propose(&mut self, asked: Submitted, now: Now) {
+        if asked.is_in_doubt {
+            match self.recorded_since(&asked.request, &asked.write.key, asked.since) {
+                Some(Recorded::Not) => {}
+                Some(Recorded::As { record, later }) => {
+                    return self.confirm(asked, *record, &later);
+                }
+                None => {
+                    let message = format!(
+                        "too much was changed since to know whether this was: look at {}",
+                        asked.write.key
+                    );
+                    let failure = Failure::new(504, "Timeout", message);
+                    return self.reply(asked.reply_to, failure.into());
+                }
+            }
+        }
         match self.judge(&asked.write, now) {
             Err(failure) => self.reply(asked.reply_to, failure.into()),
             Ok(judged) => self.stage(asked, judged, now),
         }
+    }
+
+    /// It was accepted when it was asked before. That is said when all that is proposed is decided.
+    fn confirm(&mut self, asked: Submitted, record: Record, later: &[Record]) {
+        let Submitted {
+            reply_to, write, ..
+        } = asked;
+        let position = Position(record.position);
+        let held = match record.after {
+            None => Held::Ready(Answer::deleted(&write.key, position)),
+            Some(object) => {
+                let is_same = later.iter().all(|later| later.after.is_some());
+                let latest = self.latest(&write.key).ok().flatten();
+                match latest.filter(|_| is_same) {
+                    Some((_, latest)) => Held::Object {
+                        code: write.verb.code(),
+                        written: Some(Box::new((
+                            position,
+                            Stored {
+                                author: record.author,
+                                changed: record.time,
+                                generation: latest
+                                    .generation
+                                    .saturating_sub(respecified(later))
+                                    .max(1),
+                                object,
+                                ..latest
+                            },
+                        ))),
+                        key: write.key,
+                    },
+                    None => Held::Ready(deleted_meanwhile(&write.key)),
+                }
+            }
+        };
+        self.propose_decision(Decision::default(), Some((reply_to, held)));
     }
 
     /// Does the write hold, against everything that was accepted, saved or not?
@@ -237,6 +296,7 @@ impl<S: Store> Core<S> {
 
     fn stage(&mut self, asked: Submitted, judged: Judged, now: Now) {
         let Submitted {
+            request,
             reply_to,
             write,
             source,
@@ -278,6 +338,7 @@ impl<S: Store> Core<S> {
             cluster: source.to_string(),
             verb: write.verb.as_str().to_owned(),
             key: String::from_utf8_lossy(&change.key).into_owned(),
+            request: Some(request).filter(|request| !request.is_empty()),
             before: before.map(|(_, stored)| stored.object),
             after: stored.as_ref().map(|stored| stored.object.clone()),
             previous,
@@ -317,17 +378,12 @@ impl<S: Store> Core<S> {
         }
     }
 
-    pub(super) fn forward(&mut self, session: PeerSessionId, asked: Submitted, now: Now) {
-        let Submitted {
-            reply_to,
-            write,
-            source,
-            ..
-        } = asked;
-        let is_own = source == self.settings.cluster;
+    pub(super) fn forward(&mut self, session: PeerSessionId, asked: Submitted, deadline: Instant) {
+        let Submitted { write, source, .. } = &asked;
+        let is_own = *source == self.settings.cluster;
         let object = write.object.as_ref().map(Value::to_string);
         let commit = proto::Commit {
-            author: write.author,
+            author: write.author.clone(),
             verb: write.verb.as_str().to_owned(),
             key: String::from_utf8_lossy(&ledger_key(&write.key)).into_owned(),
             object: object.unwrap_or_default().into(),
@@ -336,16 +392,30 @@ impl<S: Store> Core<S> {
             } else {
                 source.to_string()
             },
+            request: asked.request.clone(),
+            again_since: asked.is_in_doubt.then_some(asked.since.0),
         };
         let asked = Asked::Commit {
-            reply_to,
-            verb: write.verb,
-            key: write.key,
+            asked: Box::new(asked),
             answered: None,
         };
         let question = proto::peer_question::Question::Commit(commit);
-        self.ask(session, question, asked, now.monotonic + PATIENCE);
+        self.ask(session, question, asked, deadline);
     }
+}
+
+/// How many of these changed what is wanted.
+fn respecified(changes: &[Record]) -> u64 {
+    let spec = |object: &Option<Value>| {
+        object
+            .as_ref()
+            .and_then(|object| object.get("spec"))
+            .cloned()
+    };
+    let changes = changes.iter();
+    changes
+        .filter(|change| spec(&change.before) != spec(&change.after))
+        .count() as u64
 }
 
 /// Does the write speak of the version that is there?

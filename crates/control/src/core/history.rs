@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::answer::Answer;
-use super::objects::{BadRecord, decode, encode, resource_key};
+use super::objects::{BadRecord, decode, encode, ledger_key, resource_key};
 use super::watch::Selection;
 use super::{Core, RequestId};
 use crate::hex::hex;
@@ -72,6 +72,9 @@ pub(super) struct Record {
     pub(super) verb: String,
     /// As in the config ledger.
     pub(super) key: String,
+    /// No other write has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) request: Option<String>,
     pub(super) before: Option<Value>,
     pub(super) after: Option<Value>,
     /// Hash of the record before.
@@ -105,6 +108,17 @@ fn put(position: u64, value: Option<Bytes>) -> Change {
         value,
         expect: Expect::Anything,
     }
+}
+
+/// Whether a write was accepted.
+#[derive(Debug)]
+pub(super) enum Recorded {
+    /// `later`: what became of the object since.
+    As {
+        record: Box<Record>,
+        later: Vec<Record>,
+    },
+    Not,
 }
 
 /// Where in the archive changes lie that are void.
@@ -144,6 +158,34 @@ impl<S: Store> Core<S> {
         let before = decode::<Record>(record);
         let time = before.map_or(0, |before| before.time);
         Some((hex(&hash(record)), time))
+    }
+
+    /// Was this write accepted after `since`, saved or not? `None`: that is not known here any more.
+    pub(super) fn recorded_since(
+        &self,
+        request: &str,
+        key: &ResourceKey,
+        since: Position,
+    ) -> Option<Recorded> {
+        let object = ledger_key(key);
+        let mut later = Vec::new();
+        let ledger = self.replica.ledger(&LedgerName::History)?;
+        let mut below = ledger_place(u64::MAX);
+        let mut reached = self.next_position().0;
+        while reached > since.0 + 1 {
+            let (key, value) = ledger.last_latest_below(&below)?;
+            let record: Record = decode(value).ok()?;
+            if record.request.as_deref() == Some(request) {
+                let record = Box::new(record);
+                return Some(Recorded::As { record, later });
+            }
+            reached = record.position;
+            below = key.clone();
+            if record.key.as_bytes() == object {
+                later.push(record);
+            }
+        }
+        Some(Recorded::Not)
     }
 
     /// What becomes of the history ledger with a record: it is the last one, and the oldest go. A ledger

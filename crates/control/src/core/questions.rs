@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use isthmus_api::Failure;
-use isthmus_model::{ClusterName, Position, ResourceKey};
+use isthmus_model::{ClusterName, Position};
 use isthmus_wire::proto;
 use isthmus_wire::proto::peer_frame::Frame;
 use isthmus_wire::proto::peer_question::Question;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::answer::{Answer, ReplyTo};
 use super::objects::Stored;
-use super::write::Verb;
+use super::write::{Submitted, Verb};
 use super::{Core, Now, PeerSessionId};
 
 /// What other control planes were asked and have not answered.
@@ -41,9 +41,7 @@ pub(super) struct GatherId(pub(super) u64);
 pub(super) enum Asked {
     /// A forwarded write. `answered`: accepted at this position, our copy is not there yet.
     Commit {
-        reply_to: ReplyTo,
-        verb: Verb,
-        key: ResourceKey,
+        asked: Box<Submitted>,
         answered: Option<(u64, Answer)>,
     },
     Inquiry {
@@ -144,21 +142,18 @@ impl<S: Store> Core<S> {
         match open.asked {
             Asked::Inquiry { gather, cluster } => self.on_part(gather, cluster, code, &body, now),
             Asked::OfLeader { reply_to } => self.reply(reply_to, Answer::Json { code, body }),
-            Asked::Commit {
-                reply_to,
-                verb,
-                key,
-                ..
-            } => {
+            Asked::Commit { mut asked, .. } => {
                 let accepted = accepted_at(code, &body);
                 let answer_now = Answer::Json { code, body };
                 let Some(position) = accepted else {
-                    return self.reply(reply_to, answer_now);
+                    if matches!(code, 503 | 504) && !asked.is_relayed {
+                        asked.is_in_doubt |= code == 504;
+                        return self.submit_again(*asked, open.deadline, Some(answer_now));
+                    }
+                    return self.reply(asked.reply_to, answer_now);
                 };
                 let asked = Asked::Commit {
-                    reply_to,
-                    verb,
-                    key,
+                    asked,
                     answered: Some((position, answer_now)),
                 };
                 self.questions.add(session, open.whom, open.deadline, asked);
@@ -173,15 +168,15 @@ impl<S: Store> Core<S> {
         let arrived = |open: &Open| matches!(&open.asked, Asked::Commit { answered: Some((at, _)), .. } if *at <= here);
         for open in self.questions.take_where(arrived) {
             if let Asked::Commit {
-                reply_to,
-                verb,
-                key,
+                asked,
                 answered: Some((at, Answer::Json { code, body })),
             } = open.asked
             {
+                let (reply_to, key) = (asked.reply_to, asked.write.key);
                 // Others may have written it again already, or made what a delete says is gone.
                 let is_it = |found: &(Position, Stored)| found.0 == Position(at);
-                let is_it = verb != Verb::Delete && self.objects.get(&key).is_some_and(is_it);
+                let is_it =
+                    asked.write.verb != Verb::Delete && self.objects.get(&key).is_some_and(is_it);
                 let object = is_it.then(|| self.show(&key)).flatten();
                 let body = object.unwrap_or(body);
                 self.reply(reply_to, Answer::Json { code, body });
@@ -207,17 +202,21 @@ impl<S: Store> Core<S> {
         match open.asked {
             // Accepted for certain; only our copy is behind.
             Asked::Commit {
-                reply_to,
+                asked,
                 answered: Some((_, answer)),
-                ..
-            } => self.reply(reply_to, answer),
-            Asked::Commit { reply_to, key, .. } => {
+            } => self.reply(asked.reply_to, answer),
+            Asked::Commit { mut asked, .. } => {
+                asked.is_in_doubt = true;
+                if !asked.is_relayed && now < open.deadline {
+                    return self.submit_again(*asked, open.deadline, None);
+                }
                 let message = format!(
                     "{} did not answer, so it is not known whether the authority accepted the \
-                     write: look at {key} before you repeat it",
-                    open.whom
+                     write: look at {} before you repeat it",
+                    open.whom, asked.write.key
                 );
-                self.reply(reply_to, Failure::new(504, "Timeout", message).into());
+                let failure = Failure::new(504, "Timeout", message);
+                self.reply(asked.reply_to, failure.into());
             }
             Asked::OfLeader { reply_to } => {
                 let message = format!("{} did not answer", open.whom);

@@ -1,7 +1,9 @@
 //! What a write of config is.
 
-use isthmus_model::ResourceKey;
+use isthmus_model::{ClusterName, Position, ResourceKey};
 use serde_json::Value;
+
+use super::answer::ReplyTo;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
@@ -21,6 +23,23 @@ pub struct Write {
     pub object: Option<Value>,
     /// Say what would happen, and do nothing.
     pub dry_run: bool,
+}
+
+/// A write, on its way to whoever leads.
+#[derive(Debug)]
+pub(super) struct Submitted {
+    /// It is recorded with the change, so that it is made once however often it is asked for.
+    pub(super) request: String,
+    /// Where config stood here when it was asked first.
+    pub(super) since: Position,
+    /// It was asked before, and may have been accepted.
+    pub(super) is_in_doubt: bool,
+    pub(super) reply_to: ReplyTo,
+    pub(super) write: Write,
+    /// Through whose API it was asked for.
+    pub(super) source: ClusterName,
+    /// A voter has handed it on already.
+    pub(super) is_relayed: bool,
 }
 
 impl Verb {

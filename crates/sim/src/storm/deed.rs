@@ -38,6 +38,10 @@ pub(super) enum Deed {
     Start {
         site: usize,
     },
+    /// Its power is gone for a moment.
+    Blink {
+        site: usize,
+    },
     Disk {
         site: usize,
         is_full: bool,
@@ -104,6 +108,7 @@ impl fmt::Display for Deed {
                 };
                 write!(out, "{} loses power{when}", name(site))
             }
+            Self::Blink { site } => write!(out, "{} loses power for a moment", name(site)),
             Self::Start { site } => write!(out, "{} starts", name(site)),
             Self::Disk { site, is_full } => {
                 let state = if *is_full { "is full" } else { "has room" };

@@ -199,7 +199,8 @@ impl Weather {
                 });
                 self.carry_out(deed);
             }
-            let pause = Duration::from_millis(self.chance.below(2_000));
+            let longest = [200, 2_000][index(&mut self.chance, 2)];
+            let pause = Duration::from_millis(self.chance.below(longest));
             self.sim.run_for(pause);
             self.witness.look(&mut self.sim, step)?;
         }
@@ -291,7 +292,8 @@ impl Weather {
                 in_commit: is_odd,
             }),
             9..=15 if !self.sim.is_running(a) => Some(Deed::Start { site: a }),
-            16 => Some(Deed::Disk {
+            16 if self.sim.is_running(a) => Some(Deed::Blink { site: a }),
+            17 => Some(Deed::Disk {
                 site: a,
                 is_full: is_odd,
             }),
@@ -327,6 +329,10 @@ impl Weather {
             Deed::Link { a, b, state } => self.sim.set_link(a, b, state),
             Deed::Crash { site, in_commit } => self.sim.crash(site, in_commit),
             Deed::Start { site } => self.start(site),
+            Deed::Blink { site } => {
+                self.sim.crash(site, false);
+                self.start(site);
+            }
             Deed::Disk { site, is_full } => {
                 self.sim.set_full(site, is_full);
                 self.witness.on_disk(site, is_full);

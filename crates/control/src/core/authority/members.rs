@@ -28,7 +28,12 @@ impl<S: Store> Core<S> {
             return;
         }
         match self.recorded_members() {
-            Ok(members) if !members.is_empty() => self.set_authority(members),
+            Ok(members) if !members.is_empty() => {
+                self.set_authority(members);
+                // Known before or not, from now on it is recorded: others weigh it by where that stands.
+                let outputs = self.replica.announce();
+                self.perform(outputs);
+            }
             Ok(_) => {}
             Err(error) => {
                 let key = Bytes::from_static(MEMBERS);
@@ -138,8 +143,7 @@ impl<S: Store> Core<S> {
             .partition::<Vec<_>, _>(|waiting| waiting.deadline <= now);
         self.authority.waiting = waiting;
         for waiting in late {
-            let failure = self.authority_unreachable(now);
-            self.reply(waiting.asked.reply_to, failure.into());
+            self.give_up(waiting, now);
         }
         let mut unanswered = Vec::new();
         for proposed in self.authority.proposed.values_mut() {

@@ -19,8 +19,8 @@ use isthmus_wire::proto;
 use isthmus_wire::proto::peer_frame::Frame;
 use isthmus_world::{Batch, Chance, Store};
 
-use super::answer::{Held, ReplyTo};
-use super::write::Write;
+use super::answer::{Answer, Held, ReplyTo};
+use super::write::Submitted;
 use super::{Action, Core, Notice, Now, PeerSessionId};
 use crate::authority::{Broken, Decided, Group, Heard, Place, Work};
 pub(in crate::core) use reset::Reset;
@@ -28,6 +28,8 @@ pub(in crate::core) use reset::Reset;
 /// How long a write waits for whoever leads, and for its decision.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_FOR_OTHERS: Duration = Duration::from_secs(4);
+/// When whoever leads is asked again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub(super) struct Authority {
@@ -55,23 +57,18 @@ pub(super) struct Authority {
     retires: bool,
     /// The last time that the authority began anew.
     reset: Option<Reset>,
+    /// Writes that were asked for here.
+    asked: u64,
 }
 
 #[derive(Debug)]
 struct Waiting {
     asked: Submitted,
     deadline: Instant,
-}
-
-/// A write, on its way to whoever leads.
-#[derive(Debug)]
-pub(super) struct Submitted {
-    pub(super) reply_to: ReplyTo,
-    pub(super) write: Write,
-    /// Through whose API it was asked for.
-    pub(super) source: ClusterName,
-    /// A voter has handed it on already.
-    pub(super) is_relayed: bool,
+    /// Before this nothing is done with it.
+    not_before: Instant,
+    /// What whoever was asked last had to say.
+    said: Option<Answer>,
 }
 
 #[derive(Debug)]
@@ -99,6 +96,7 @@ impl Authority {
     ) -> Self {
         Self {
             reset,
+            asked: 0,
             group,
             clusters,
             wanted: BTreeSet::new(),
@@ -152,28 +150,75 @@ impl<S: Store> Core<S> {
             ReplyTo::Request(_) => PATIENCE,
             ReplyTo::Peer(..) => PATIENCE_FOR_OTHERS,
         };
-        let deadline = now.monotonic + patience;
-        self.authority.waiting.push(Waiting { asked, deadline });
+        self.authority.waiting.push(Waiting {
+            asked,
+            deadline: now.monotonic + patience,
+            not_before: now.monotonic,
+            said: None,
+        });
         self.pursue();
+    }
+
+    /// A name for a write that is asked for here, which no other one has: this process drew the first part.
+    pub(super) fn next_request(&mut self) -> String {
+        self.authority.asked += 1;
+        format!("{:016x}.{}", self.settings.seed, self.authority.asked)
+    }
+
+    /// Whoever was asked did not accept it, or is gone: asks whoever leads next.
+    pub(super) fn submit_again(
+        &mut self,
+        asked: Submitted,
+        deadline: Instant,
+        said: Option<Answer>,
+    ) {
+        self.authority.waiting.push(Waiting {
+            asked,
+            deadline,
+            not_before: self.now.monotonic + AGAIN,
+            said,
+        });
+    }
+
+    /// Nobody accepted it in time.
+    fn give_up(&mut self, waiting: Waiting, now: Instant) {
+        let Waiting { asked, said, .. } = waiting;
+        let answer = if asked.is_in_doubt {
+            let key = &asked.write.key;
+            let message = format!(
+                "{}; it is not known whether the change was accepted: look at {key} before you repeat it",
+                self.missing_voters(now)
+            );
+            Failure::new(504, "Timeout", message).into()
+        } else {
+            said.unwrap_or_else(|| self.authority_unreachable(now).into())
+        };
+        self.reply(asked.reply_to, answer);
     }
 
     /// Does with writes that wait what can be done.
     fn pursue(&mut self) {
         let now = self.now;
-        for Waiting { asked, deadline } in std::mem::take(&mut self.authority.waiting) {
+        for waiting in std::mem::take(&mut self.authority.waiting) {
+            let (asked, deadline) = (&waiting.asked, waiting.deadline);
+            if now.monotonic < waiting.not_before {
+                self.authority.waiting.push(waiting);
+                continue;
+            }
             if self.may_judge() {
-                self.judge_and_propose(asked, now);
+                self.judge_and_propose(waiting.asked, now);
                 continue;
             }
             let is_member = self.decides();
             match self.way_to_authority(now.monotonic) {
-                Some((session, _)) if !asked.is_relayed => self.forward(session, asked, now),
-                // Whoever is no member and hears none has nobody to wait for.
-                None if !is_member && !asked.is_relayed => {
-                    let failure = self.authority_unreachable(now.monotonic);
-                    self.reply(asked.reply_to, failure.into());
+                Some((session, _)) if !asked.is_relayed => {
+                    self.forward(session, waiting.asked, deadline);
                 }
-                _ => self.authority.waiting.push(Waiting { asked, deadline }),
+                // Whoever is no member and hears none has nobody to wait for.
+                None if !is_member && !asked.is_relayed && !asked.is_in_doubt => {
+                    self.give_up(waiting, now.monotonic);
+                }
+                _ => self.authority.waiting.push(waiting),
             }
         }
     }
