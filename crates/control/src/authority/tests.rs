@@ -66,6 +66,48 @@ fn a_cluster_alone_leads_at_once_and_again_after_a_restart() {
 }
 
 #[test]
+fn a_vote_is_remembered_over_a_restart() {
+    let mut store = VirtualStore::new();
+    let leader = of_three(&mut store);
+    let (term, last) = (leader.term(), leader.node.store().last());
+    let asks = |store: &VirtualStore, from: &str| {
+        let mut group = Group::load(name("a"), store, 8).unwrap().unwrap();
+        let message = proto::RaftMessage {
+            kind: Kind::Vote.into(),
+            term: term + 1,
+            log_term: term,
+            index: last,
+            ..proto::RaftMessage::default()
+        };
+        let frame = proto::AuthorityFrame {
+            group: 7,
+            message: Some(Box::new(message)),
+        };
+        group.on_frame(&name(from), frame, |_| false);
+        group
+    };
+    let said = |group: &mut Group, store: &mut VirtualStore| {
+        let (to, frame) = settle(group, store).pop().unwrap();
+        let message = frame.message.unwrap();
+        assert_eq!(message.kind(), Kind::Voted);
+        (to, message.reject)
+    };
+    let mut for_b = asks(&store, "b");
+    let mut for_c = asks(&store, "c");
+    assert_eq!(
+        said(&mut for_c, &mut VirtualStore::new()),
+        (name("c"), false),
+        "either could have it"
+    );
+    assert_eq!(said(&mut for_b, &mut store), (name("b"), false));
+    let mut again = asks(&store, "c");
+    assert_eq!(
+        said(&mut again, &mut VirtualStore::new()),
+        (name("c"), true)
+    );
+}
+
+#[test]
 fn nothing_is_said_before_it_is_saved() {
     let mut store = VirtualStore::new();
     let mut group = of_three(&mut store);
