@@ -28,7 +28,7 @@ struct Edit {
     is: &'static str,
 }
 
-const MUTANTS: [Mutant; 11] = [
+const MUTANTS: [Mutant; 12] = [
     Mutant {
         name: "older-wins",
         what: "a copy takes what is older than what it has",
@@ -117,8 +117,17 @@ const MUTANTS: [Mutant; 11] = [
         what: "a write is accepted though what it depends on has changed",
         edits: &[Edit {
             file: "crates/control/src/core/config.rs",
-            was: "            check_version(key, write.object.as_ref(), found)?;\n",
-            is: "            drop(check_version(key, write.object.as_ref(), found));\n",
+            was: "            check_version(key, write.object.as_ref(), found, self.next_position())?;\n",
+            is: "            drop(check_version(key, write.object.as_ref(), found, self.next_position()));\n",
+        }],
+    },
+    Mutant {
+        name: "twice",
+        what: "a write that was accepted is made again when it is asked for again",
+        edits: &[Edit {
+            file: "crates/control/src/core/history.rs",
+            was: "record.request.as_deref() == Some(&asked.request)",
+            is: "record.request.as_deref() == Some(\"\")",
         }],
     },
     Mutant {
@@ -170,11 +179,9 @@ pub(crate) fn run(root: &Path, name: Option<&str>) -> Result<bool, String> {
         ));
     }
     let copy = Copy::new(root)?;
-    println!(
-        "unbroken: {}",
-        copy.test()?
-            .unwrap_or_else(|| "nothing is noticed".to_owned())
-    );
+    if let Some(by) = copy.test()? {
+        return Err(format!("what is not broken fails already: {by}"));
+    }
     let mut unnoticed = 0;
     for Mutant { name, what, edits } in wanted {
         let texts = edits.iter().map(|edit| copy.read(edit.file));

@@ -360,8 +360,11 @@ impl Group {
             }
             return Heard::Nothing;
         }
-        if is_current {
+        if kind == Kind::Heartbeat && is_current {
             self.doubted = None;
+        }
+        if self.doubted.is_some() {
+            return Heard::Nothing;
         }
         if kind == Kind::Snapshot && is_current {
             let heads = message::contents(message.get_snapshot()).and_then(heads);

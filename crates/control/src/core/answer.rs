@@ -39,11 +39,11 @@ pub(super) enum ReplyTo {
 #[derive(Debug)]
 pub(super) enum Held {
     Ready(Answer),
-    /// The object as it was written there; `None`: nothing had to be, so as it is then.
+    /// The object as it was written there.
     Object {
         code: u16,
         key: ResourceKey,
-        written: Option<Box<(Position, Stored)>>,
+        written: Box<(Position, Stored)>,
     },
 }
 
@@ -111,9 +111,7 @@ impl<S: Store> Core<S> {
         for (reply_to, held) in std::mem::take(&mut self.held) {
             let answer = match held {
                 Held::Ready(answer) => answer,
-                Held::Object { code, key, written } => {
-                    self.show_answer(code, &key, written.as_deref())
-                }
+                Held::Object { code, key, written } => self.show_answer(code, &key, &written),
             };
             self.reply(reply_to, answer);
         }
@@ -136,17 +134,13 @@ impl<S: Store> Core<S> {
         &mut self,
         code: u16,
         key: &ResourceKey,
-        written: Option<&(Position, Stored)>,
+        (position, stored): &(Position, Stored),
     ) -> Answer {
-        let shown = self.objects.get(key).map(|(position, _)| *position);
-        let body = match written {
-            Some((position, stored)) if shown != Some(*position) => Some(stored.show(*position)),
-            _ => self.show(key),
-        };
-        match body {
-            Some(body) => Answer::Json { code, body },
-            None => deleted_meanwhile(key),
-        }
+        let is_it = |(shown, _): &(Position, Stored)| shown == position;
+        let shown = self.objects.get(key).is_some_and(is_it);
+        let shown = shown.then(|| self.show(key)).flatten();
+        let body = shown.unwrap_or_else(|| stored.show(*position));
+        Answer::Json { code, body }
     }
 
     pub(super) fn send_to_peer(&mut self, session: PeerSessionId, frame: proto::peer_frame::Frame) {

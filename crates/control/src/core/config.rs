@@ -21,7 +21,10 @@ use crate::time::unix_millis;
 /// A write that holds.
 #[derive(Debug)]
 enum Judged {
-    Unchanged(ResourceKey),
+    Unchanged {
+        key: ResourceKey,
+        current: (Position, Stored),
+    },
     Put {
         key: ResourceKey,
         stored: Stored,
@@ -71,8 +74,8 @@ impl<S: Store> Core<S> {
             Ok((write, source, is_relayed)) => {
                 let asked = Submitted {
                     request: commit.request.clone(),
-                    since: Position(commit.again_since.unwrap_or_default()),
-                    is_in_doubt: commit.again_since.is_some(),
+                    since: Position(commit.since),
+                    is_in_doubt: commit.in_doubt,
                     reply_to,
                     write,
                     source,
@@ -129,21 +132,18 @@ impl<S: Store> Core<S> {
     }
 
     pub(super) fn judge_and_propose(&mut self, asked: Submitted, now: Now) {
-        if asked.is_in_doubt {
-            match self.recorded_since(&asked.request, &asked.write.key, asked.since) {
-                Some(Recorded::Not) => {}
-                Some(Recorded::As { record, later }) => {
-                    return self.confirm(asked, *record, &later);
-                }
-                None => {
-                    let message = format!(
-                        "too much was changed since to know whether this was: look at {}",
-                        asked.write.key
-                    );
-                    let failure = Failure::new(504, "Timeout", message);
-                    return self.reply(asked.reply_to, failure.into());
-                }
+        // Also one that is not known to have been asked before: an older copy of it may come last.
+        match self.find_accepted(&asked) {
+            Some(Recorded::As { record, later }) => return self.confirm(asked, *record, &later),
+            None if asked.is_in_doubt => {
+                let message = format!(
+                    "too much was changed since to know whether this was: look at {} before you repeat it",
+                    asked.write.key
+                );
+                let failure = Failure::new(504, "Timeout", message);
+                return self.reply(asked.reply_to, failure.into());
             }
+            Some(Recorded::Not) | None => {}
         }
         match self.judge(&asked.write, now) {
             Err(failure) => self.reply(asked.reply_to, failure.into()),
@@ -165,7 +165,7 @@ impl<S: Store> Core<S> {
                 match latest.filter(|_| is_same) {
                     Some((_, latest)) => Held::Object {
                         code: write.verb.code(),
-                        written: Some(Box::new((
+                        written: Box::new((
                             position,
                             Stored {
                                 author: record.author,
@@ -177,14 +177,15 @@ impl<S: Store> Core<S> {
                                 object,
                                 ..latest
                             },
-                        ))),
+                        )),
                         key: write.key,
                     },
                     None => Held::Ready(deleted_meanwhile(&write.key)),
                 }
             }
         };
-        self.propose_decision(Decision::default(), Some((reply_to, held)));
+        // Of its place nobody knows until then: it may be void, and this with it.
+        self.propose_in_doubt(reply_to, held);
     }
 
     /// Does the write hold, against everything that was accepted, saved or not?
@@ -214,7 +215,7 @@ impl<S: Store> Core<S> {
             (Verb::Create, None) | (Verb::Update | Verb::Delete, Some(_)) => {}
         }
         if let Some(found) = exists {
-            check_version(key, write.object.as_ref(), found)?;
+            check_version(key, write.object.as_ref(), found, self.next_position())?;
         }
         if let (Verb::Delete, Some(before)) = (write.verb, &current) {
             if key.kind == Kind::Mesh {
@@ -229,12 +230,13 @@ impl<S: Store> Core<S> {
         let before = current.as_ref().map(|(_, stored)| stored);
         let stored = Stored::after(before, key, object, &write.author, unix_millis(now.wall));
         let key = key.clone();
-        Ok(match stored {
-            None => Judged::Unchanged(key),
-            Some(stored) => Judged::Put {
+        Ok(match (stored, current) {
+            (None, Some(current)) => Judged::Unchanged { key, current },
+            (None, None) => return Err(Failure::internal(format!("{key} is not there"))),
+            (Some(stored), before) => Judged::Put {
                 key,
                 stored,
-                before: current,
+                before,
             },
         })
     }
@@ -304,12 +306,12 @@ impl<S: Store> Core<S> {
         } = asked;
         let code = write.verb.code();
         let (key, before, stored) = match judged {
-            Judged::Unchanged(key) => {
+            Judged::Unchanged { key, current } => {
                 // Nothing is proposed, and that this cluster still leads is: then it holds.
                 let held = Held::Object {
                     code,
                     key,
-                    written: None,
+                    written: Box::new(current),
                 };
                 return self.propose_decision(Decision::default(), Some((reply_to, held)));
             }
@@ -348,7 +350,7 @@ impl<S: Store> Core<S> {
             Some(stored) => Held::Object {
                 code,
                 key: key.clone(),
-                written: Some(Box::new((position, stored))),
+                written: Box::new((position, stored)),
             },
         };
         let writes = vec![
@@ -363,7 +365,7 @@ impl<S: Store> Core<S> {
     /// What a write would answer.
     fn foretell(&mut self, verb: Verb, judged: Judged) -> Answer {
         match judged {
-            Judged::Unchanged(key) => match self.show(&key) {
+            Judged::Unchanged { key, .. } => match self.show(&key) {
                 Some(body) => Answer::Json {
                     code: verb.code(),
                     body,
@@ -393,7 +395,8 @@ impl<S: Store> Core<S> {
                 source.to_string()
             },
             request: asked.request.clone(),
-            again_since: asked.is_in_doubt.then_some(asked.since.0),
+            since: asked.since.0,
+            in_doubt: asked.is_in_doubt,
         };
         let asked = Asked::Commit {
             asked: Box::new(asked),
@@ -423,6 +426,7 @@ fn check_version(
     key: &ResourceKey,
     object: Option<&Value>,
     found: Position,
+    next: Position,
 ) -> Result<(), Failure> {
     let metadata = object.and_then(|object| object.get("metadata"));
     let based_on = metadata.and_then(|metadata| metadata.get("resourceVersion"));
@@ -435,6 +439,11 @@ fn check_version(
             "metadata.resourceVersion {based_on} is not one that this API gave out"
         )));
     };
+    if Position(number) >= next {
+        return Err(Failure::conflict(format!(
+            "you have version {number} of {key}, which is not of what was accepted here: read it again"
+        )));
+    }
     // Positions are the same for every object: what did not change since is not stale.
     if found > Position(number) {
         return Err(Failure::conflict(format!(

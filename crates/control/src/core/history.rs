@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::answer::Answer;
 use super::objects::{BadRecord, decode, encode, ledger_key, resource_key};
 use super::watch::Selection;
+use super::write::Submitted;
 use super::{Core, RequestId};
 use crate::hex::hex;
 use crate::open_error::OpenError;
@@ -129,20 +130,30 @@ pub(super) fn rejected(store: &impl Store) -> Result<BTreeSet<Vec<u8>>, OpenErro
 
 impl<S: Store> Core<S> {
     /// Changes beyond `position` that this cluster has are void from now on. Gives how many there are.
-    pub(super) fn reject_beyond(&mut self, position: Position) -> usize {
+    ///
+    /// Errors: the archive cannot be read.
+    pub(super) fn reject_beyond(&mut self, position: Position) -> Result<usize, StoreError> {
         self.archive();
-        let records = self.replica.entries(&LedgerName::History).into_iter();
-        let places = records.filter_map(|(key, _, record)| {
-            let at = ledger_position(key)?;
-            (at > position.0).then(|| archive_place(at, record))
-        });
-        let places: Vec<_> = places.collect();
-        for place in &places {
-            self.pending.put(REJECTED, place.clone(), vec![FORMAT]);
+        let mut places = Vec::new();
+        let mut archive = Archive::below(&self.store, u64::MAX);
+        while let Some((at, record)) = archive.peek()?
+            && at > position.0
+        {
+            places.push(archive_place(at, record));
+            archive.advance();
         }
-        let count = places.len();
-        self.rejected.extend(places);
-        count
+        for (key, _, record) in self.replica.entries(&LedgerName::History) {
+            let at = ledger_position(key).unwrap_or_default();
+            if at > position.0 {
+                places.push(archive_place(at, record));
+            }
+        }
+        let before = self.rejected.len();
+        for place in places {
+            self.pending.put(REJECTED, place.clone(), vec![FORMAT]);
+            self.rejected.insert(place);
+        }
+        Ok(self.rejected.len() - before)
     }
 
     /// Where the next change of config will stand, saved or not what comes before it.
@@ -160,30 +171,37 @@ impl<S: Store> Core<S> {
         Some((hex(&hash(record)), time))
     }
 
-    /// Was this write accepted after `since`, saved or not? `None`: that is not known here any more.
-    pub(super) fn recorded_since(
-        &self,
-        request: &str,
-        key: &ResourceKey,
-        since: Position,
-    ) -> Option<Recorded> {
-        let object = ledger_key(key);
+    /// Was this write accepted after it was asked for, saved or not? `None`: that is not known here any more.
+    pub(super) fn find_accepted(&self, asked: &Submitted) -> Option<Recorded> {
+        let (object, source) = (ledger_key(&asked.write.key), asked.source.as_str());
         let mut later = Vec::new();
         let ledger = self.replica.ledger(&LedgerName::History)?;
-        let mut below = ledger_place(u64::MAX);
+        // Who asks has seen nothing that is not here, unless it was void.
         let mut reached = self.next_position().0;
-        while reached > since.0 + 1 {
+        let first = asked.since.0.checked_add(1)?;
+        if reached < first {
+            return None;
+        }
+        // What stands beyond is of a change that did not happen.
+        let mut below = ledger_place(reached);
+        while reached > first {
             let (key, value) = ledger.last_latest_below(&below)?;
             let record: Record = decode(value).ok()?;
-            if record.request.as_deref() == Some(request) {
-                let record = Box::new(record);
-                return Some(Recorded::As { record, later });
+            if record.position.checked_add(1) != Some(reached) {
+                return None; // Something between them is missing.
             }
             reached = record.position;
             below = key.clone();
-            if record.key.as_bytes() == object {
-                later.push(record);
+            if record.key.as_bytes() != object {
+                continue;
             }
+            // A name is worth something only from the cluster that gave it.
+            let is_it = record.request.as_deref() == Some(&asked.request);
+            if is_it && record.cluster == source {
+                let record = Box::new(record);
+                return Some(Recorded::As { record, later });
+            }
+            later.push(record);
         }
         Some(Recorded::Not)
     }
@@ -215,6 +233,9 @@ impl<S: Store> Core<S> {
     /// These records are new, or have left the ledger. Of a copy that was far behind, some may have left
     /// it before they came here.
     pub(super) fn on_history_entries(&mut self, keys: Vec<Bytes>) {
+        let copy = self.replica.copy(&LedgerName::History);
+        let is_overruled = copy.is_some_and(|copy| self.is_overruled(copy.mark()));
+        let (decides, here) = (self.decides(), self.position().0);
         for key in keys {
             let entry = self.replica.find(&LedgerName::History, &key);
             let Some((_, record)) = entry else {
@@ -226,6 +247,11 @@ impl<S: Store> Core<S> {
                 continue;
             };
             let place = archive_place(position, record);
+            // Whoever began anew went on with it.
+            let is_void = is_overruled || decides && position > here;
+            if !is_void && self.rejected.remove(&place) {
+                self.pending.delete(REJECTED, place.clone());
+            }
             // After a restart most are there. One that cannot be looked for is put there again.
             if !matches!(self.store.read(ARCHIVE, &place), Ok(Some(_))) {
                 self.unarchived.put(ARCHIVE, place, record.clone());

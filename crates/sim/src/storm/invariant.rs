@@ -12,6 +12,8 @@ pub enum Invariant {
     NeverOlder,
     /// Whoever was told that a write is accepted sees it there.
     ReadsOwnWrites,
+    /// A write is made once, and answered as what it is.
+    Once,
     /// A write that depends on what was read overwrites nothing else.
     NoLostUpdate,
     /// What was accepted is there in the end, or something newer.
@@ -39,6 +41,7 @@ impl fmt::Display for Invariant {
             Self::OneLeader => "one cluster leads in a term",
             Self::NeverOlder => "older never replaces newer",
             Self::ReadsOwnWrites => "what a cluster accepted it shows",
+            Self::Once => "a write is made once",
             Self::NoLostUpdate => "a conditional write overwrites nothing unseen",
             Self::NothingLost => "nothing accepted is lost",
             Self::NeverEmpty => "lost contact empties nothing",

@@ -366,6 +366,7 @@ impl Weather {
             id,
             service,
             verb,
+            port,
             base: base.flatten(),
         });
     }

@@ -21,6 +21,8 @@ pub(super) struct Pending {
     pub(super) id: RequestId,
     pub(super) service: &'static str,
     pub(super) verb: Verb,
+    /// No other write has it.
+    pub(super) port: usize,
     /// The version that it depends on.
     pub(super) base: Option<u64>,
 }
@@ -48,6 +50,8 @@ pub(super) struct Witness {
     /// Clusters whose disk is full: with what they had shown before. What they show since may be gone when
     /// they start again.
     full: BTreeMap<usize, Seen>,
+    /// By service and port: the one change that made it so.
+    made: BTreeMap<(String, u64), u64>,
     /// By position: the hash of the change that stands there.
     history: BTreeMap<u64, String>,
     /// By term.
@@ -61,6 +65,10 @@ struct Seen {
     versions: BTreeMap<String, u64>,
     /// In which clusters there are workloads of the service that is never deleted.
     places: BTreeSet<String>,
+}
+
+fn port(spec: &Value) -> u64 {
+    spec["ports"][0]["port"].as_u64().unwrap_or_default()
 }
 
 pub(super) fn version(object: &Value) -> Option<u64> {
@@ -194,6 +202,12 @@ impl Witness {
                         base: pending.base,
                     };
                     self.check_update(pending.service, &accepted)?;
+                    let answered = accepted.spec.as_ref().map(port);
+                    let asked = answered.is_none_or(|answered| answered == pending.port as u64);
+                    self.check(Invariant::Once, asked, || {
+                        let Pending { service, port, .. } = &pending;
+                        format!("{service}, port {port}, was answered with port {answered:?}")
+                    })?;
                     let known = self.accepted.entry(pending.service).or_default();
                     known.push(accepted);
                 }
@@ -279,6 +293,15 @@ impl Witness {
     /// Which change stands at which position.
     fn look_at_history(&mut self, sim: &mut Sim, site: usize, limit: usize) -> Result<(), Broken> {
         for change in sim.history(site, limit) {
+            let spec = change.after.as_ref().map(|after| &after["spec"]);
+            if let Some(spec) = spec.filter(|_| change.kind == "Service") {
+                let made = self.made.entry((change.name.clone(), port(spec)));
+                let made = *made.or_insert(change.position);
+                self.check(Invariant::Once, made == change.position, || {
+                    let (name, again) = (&change.name, change.position);
+                    format!("{name} was made so at {made} and again at {again}")
+                })?;
+            }
             let known = self.history.entry(change.position);
             let known = known.or_insert_with(|| change.hash.clone()).clone();
             self.check(Invariant::OneHistory, known == change.hash, || {

@@ -57,6 +57,8 @@ pub(super) struct Authority {
     retires: bool,
     /// The last time that the authority began anew.
     reset: Option<Reset>,
+    /// It is not saved, so nobody is told.
+    is_reset_unsaved: bool,
     /// Writes that were asked for here.
     asked: u64,
 }
@@ -78,6 +80,8 @@ struct Proposed {
     /// The ledgers have it as a proposal.
     is_staged: bool,
     reply: Option<(ReplyTo, Held)>,
+    /// What is asked was accepted before, if that is decided.
+    is_in_doubt: bool,
     deadline: Instant,
 }
 
@@ -96,6 +100,7 @@ impl Authority {
     ) -> Self {
         Self {
             reset,
+            is_reset_unsaved: false,
             asked: 0,
             group,
             clusters,
@@ -257,10 +262,21 @@ impl<S: Store> Core<S> {
         Ok(())
     }
 
+    /// What was accepted before is said when everything up to now is decided.
+    pub(super) fn propose_in_doubt(&mut self, reply_to: ReplyTo, held: Held) {
+        let group = self.authority.group.as_mut();
+        let place = group.and_then(|group| group.propose(&Decision::default()));
+        let reply = (reply_to, held);
+        let Some(place) = place else {
+            return self.leave_reply_open(Some(&reply));
+        };
+        self.await_decision(place, Vec::new(), Some(reply), true);
+    }
+
     pub(super) fn propose_decision(&mut self, decision: Decision, reply: Option<(ReplyTo, Held)>) {
         let group = self.authority.group.as_mut();
         let place = group.and_then(|group| group.propose(&decision));
-        let Some(Place { index, term }) = place else {
+        let Some(place) = place else {
             // Too much waits for its decision already.
             self.discard_proposals();
             if let Some((reply_to, _)) = reply {
@@ -269,11 +285,22 @@ impl<S: Store> Core<S> {
             }
             return;
         };
+        self.await_decision(place, decision.writes, reply, false);
+    }
+
+    fn await_decision(
+        &mut self,
+        Place { index, term }: Place,
+        writes: Vec<DecidedWrite>,
+        reply: Option<(ReplyTo, Held)>,
+        is_in_doubt: bool,
+    ) {
         let proposed = Proposed {
             term,
-            writes: decision.writes,
+            writes,
             is_staged: true,
             reply,
+            is_in_doubt,
             deadline: self.now.monotonic + PATIENCE,
         };
         self.authority.proposed.insert(index, proposed);
@@ -400,8 +427,8 @@ impl<S: Store> Core<S> {
             Some(proposed) if proposed.term == place.term => (Some(proposed), None),
             other => (None, other),
         };
-        if let Some(Proposed { reply, .. }) = other {
-            self.refuse_proposal(reply.as_ref());
+        if let Some(other) = other {
+            self.refuse_proposal(&other);
         }
         let taken = match &own {
             Some(own) if own.is_staged && !begins => {
@@ -426,8 +453,8 @@ impl<S: Store> Core<S> {
     fn give_up_proposals(&mut self, upto: u64) {
         let later = self.authority.proposed.split_off(&upto.saturating_add(1));
         let void = std::mem::replace(&mut self.authority.proposed, later);
-        for proposed in void.into_values() {
-            self.refuse_proposal(proposed.reply.as_ref());
+        for proposed in void.values() {
+            self.refuse_proposal(proposed);
         }
     }
 
@@ -449,8 +476,11 @@ impl<S: Store> Core<S> {
         }
     }
 
-    fn refuse_proposal(&mut self, reply: Option<&(ReplyTo, Held)>) {
-        if let Some((reply_to, _)) = reply {
+    fn refuse_proposal(&mut self, void: &Proposed) {
+        if void.is_in_doubt {
+            return self.leave_reply_open(void.reply.as_ref());
+        }
+        if let Some((reply_to, _)) = &void.reply {
             let reply_to = *reply_to;
             let message =
                 "another cluster took the lead, and the change was not accepted: try again";
@@ -494,6 +524,10 @@ impl<S: Store> Core<S> {
     }
 
     pub(super) fn on_votes_saved(&mut self) {
+        if std::mem::take(&mut self.authority.is_reset_unsaved) {
+            let outputs = self.replica.announce();
+            self.perform(outputs);
+        }
         let Some(group) = &mut self.authority.group else {
             return;
         };
@@ -542,13 +576,17 @@ impl<S: Store> Core<S> {
             clusters,
             wanted,
             told,
+            reset,
             ..
         } = &self.authority;
         // Who was away may not know yet who became a member meanwhile.
         let is_told = || (told.as_ref()).is_some_and(|(told, _)| told.contains(&from));
         let is_believed = || clusters.contains(&from) || is_told();
+        // Late words of a group that this cluster has left for another.
+        let is_past = (reset.as_ref()).is_some_and(|reset| reset.group() != frame.group);
         match group {
             Some(group) if group.has(&from) || is_believed() => {}
+            None if is_past => return,
             None if wanted.contains(&self.settings.cluster) && is_believed() => {
                 let (own, seed) = (self.settings.cluster.clone(), self.chance.draw());
                 self.authority.group = Some(Group::join(own, frame.group, seed));

@@ -8,7 +8,7 @@ use isthmus_identity::{BadStatement, TrustBundle};
 use isthmus_model::{ClusterName, NameError, Position};
 use isthmus_replica::{Epoch, Mark};
 use isthmus_wire::proto;
-use isthmus_world::{Chance, Store, Table};
+use isthmus_world::{Chance, Store, StoreError, Table};
 use serde::{Deserialize, Serialize};
 
 use crate::authority::Group;
@@ -128,6 +128,10 @@ impl Reset {
         Epoch((number << 20 | group >> 44) << 32)
     }
 
+    pub(super) fn group(&self) -> u64 {
+        self.statement.group
+    }
+
     fn is_after(&self, known: Option<&Self>) -> bool {
         let order = |reset: &Self| (reset.statement.number, reset.statement.group);
         known.is_none_or(|known| order(self) > order(known))
@@ -137,14 +141,13 @@ impl Reset {
 impl<S: Store> Core<S> {
     /// What a hello says of it.
     pub(in crate::core) fn known_reset(&self) -> Option<proto::SignedReset> {
-        self.authority
-            .reset
-            .as_ref()
-            .map(|reset| reset.signed.clone())
+        let saved = self.authority.reset.as_ref();
+        let saved = saved.filter(|_| !self.authority.is_reset_unsaved);
+        saved.map(|reset| reset.signed.clone())
     }
 
     /// Was this told by those who are overruled?
-    pub(super) fn is_overruled(&self, told: Mark) -> bool {
+    pub(in crate::core) fn is_overruled(&self, told: Mark) -> bool {
         let reset = self.authority.reset.as_ref();
         reset.is_some_and(|reset| told.epoch <= reset.overruled)
     }
@@ -158,7 +161,10 @@ impl<S: Store> Core<S> {
     ) {
         match self.judge_reset(request, now) {
             Ok(reset) => {
-                self.begin_anew(reset);
+                if let Err(error) = self.begin_anew(reset) {
+                    let failure = Failure::internal(error.to_string());
+                    return self.reply(reply_to, failure.into());
+                }
                 let answer = self.authority_answer(now.monotonic);
                 self.hold(reply_to, Held::Ready(answer));
             }
@@ -215,16 +221,21 @@ impl<S: Store> Core<S> {
     }
 
     /// Accepts config alone, with what it has.
-    fn begin_anew(&mut self, reset: Reset) {
+    ///
+    /// Errors: the store cannot be read; nothing has changed.
+    fn begin_anew(&mut self, reset: Reset) -> Result<(), StoreError> {
         let own = self.settings.cluster.clone();
+        // A copy of the history may be ahead of that of config.
+        let rejected = self.reject_beyond(self.position())?;
         let (group, first) = (reset.statement.group, reset.first_epoch());
         self.leave_group();
-        self.keep_reset(reset, 0);
+        self.keep_reset(reset, rejected);
         let seed = self.chance.draw();
         self.authority.group = Some(Group::found(own.clone(), group, seed));
         let outputs = self.replica.begin_anew(first);
         self.perform(outputs);
         self.set_authority(BTreeSet::from([own]));
+        Ok(())
     }
 
     /// A peer says that the authority began anew.
@@ -233,19 +244,19 @@ impl<S: Store> Core<S> {
         session: PeerSessionId,
         signed: &proto::SignedReset,
     ) {
+        let Some(cluster) = self.peers.cluster_of(session).cloned() else {
+            return;
+        };
         let known = self.authority.reset.as_ref();
         if known.is_some_and(|known| known.signed == *signed) {
-            return;
+            return self.believe_configured(&cluster);
         }
-        let mut reset = match Reset::check(&self.settings.trust, signed) {
+        let reset = match Reset::check(&self.settings.trust, signed) {
             Ok(reset) => reset,
             Err(error) => {
-                if let Some(cluster) = self.peers.cluster_of(session).cloned() {
-                    let reason = error.to_string();
-                    let notice = Notice::BadReset { cluster, reason };
-                    self.actions.push(Action::Notice(notice));
-                }
-                return;
+                let reason = error.to_string();
+                let notice = Notice::BadReset { cluster, reason };
+                return self.actions.push(Action::Notice(notice));
             }
         };
         if !reset.is_after(known) {
@@ -255,15 +266,48 @@ impl<S: Store> Core<S> {
         if group == Some(reset.statement.group) {
             return self.keep_reset(reset, 0); // It came back to who began.
         }
-        // Whoever it says, which may be this cluster in an earlier life, goes on without what is beyond.
-        let rejected = self.reject_beyond(Position(reset.statement.position));
+        if let Err(error) = self.follow_anew(reset) {
+            // It is told again with the next hello.
+            let error = error.to_string();
+            return self
+                .actions
+                .push(Action::Notice(Notice::StoreFailed { error }));
+        }
+        self.believe_configured(&cluster);
+    }
+
+    /// Goes on without what is beyond, as a follower of whoever began.
+    ///
+    /// Errors: the store cannot be read; nothing has changed.
+    fn follow_anew(&mut self, mut reset: Reset) -> Result<(), StoreError> {
+        // Two may have begun at once, and this cluster have followed the other one.
+        let known = self.authority.reset.as_ref();
+        let rival = known.filter(|known| known.number() == reset.number());
+        let position = rival.map_or(reset.statement.position, |rival| {
+            reset.statement.position.min(rival.statement.position)
+        });
+        let rejected = self.reject_beyond(Position(position))?;
         reset.overruled = self.replica.authority_mark().epoch;
         self.leave_group();
         let cluster = reset.cluster.clone();
         self.keep_reset(reset, rejected);
-        self.set_authority(BTreeSet::from([cluster]));
-        let outputs = self.replica.announce();
-        self.perform(outputs);
+        if cluster != self.settings.cluster {
+            self.set_authority(BTreeSet::from([cluster]));
+        }
+        Ok(())
+    }
+
+    /// A cluster that knows of the authority only that it began anew may be told who it is now by the one that
+    /// it is configured to follow, which knows the same: whoever began may be gone since.
+    fn believe_configured(&mut self, peer: &ClusterName) {
+        let mark = self.replica.authority_mark();
+        let knows_more = mark != Mark::default() && !self.is_overruled(mark);
+        let is_it = *peer == self.settings.authority && self.authority.group.is_none();
+        if is_it && !knows_more && !self.authority.clusters.contains(peer) {
+            let mut clusters = self.authority.clusters.clone();
+            clusters.insert(peer.clone());
+            self.set_authority(clusters);
+        }
     }
 
     fn keep_reset(&mut self, reset: Reset, rejected: usize) {
@@ -276,6 +320,7 @@ impl<S: Store> Core<S> {
         self.pending.put(TABLE, KEY, reset.record());
         let cluster = reset.cluster.clone();
         self.authority.reset = Some(reset);
+        self.authority.is_reset_unsaved = true;
         let notice = Notice::Reset { cluster, rejected };
         self.actions.push(Action::Notice(notice));
     }

@@ -84,6 +84,90 @@ fn a_write_is_made_once_however_often_its_answer_is_lost() {
     assert_eq!(east.names(Kind::Service), ["payment"]);
 }
 
+/// A peer asks for a write as no honest one does; gives the status of the answer.
+fn asked(west: &mut Machine, peer: &str, id: u64, commit: proto::Commit) -> Option<u32> {
+    let session = PeerSessionId(id);
+    west.event(Event::PeerOpened {
+        session,
+        cluster: peer.parse().unwrap(),
+        target: None,
+    });
+    let question = proto::PeerQuestion {
+        id,
+        question: Some(proto::peer_question::Question::Commit(commit)),
+    };
+    let frame = proto::PeerFrame {
+        frame: Some(proto::peer_frame::Frame::Question(question)),
+    };
+    west.event(Event::PeerMessage { session, frame });
+    let answers = std::mem::take(&mut west.out).into_iter();
+    let mut answers = answers.filter_map(|action| match action {
+        Action::ToPeer { frame, .. } => match frame.frame? {
+            proto::peer_frame::Frame::Answer(answer) => Some(answer.status),
+            _ => None,
+        },
+        _ => None,
+    });
+    answers.next()
+}
+
+#[test]
+fn a_name_of_a_write_is_worth_nothing_from_others_and_no_number_does_harm() {
+    let mut west = Machine::new("west");
+    let commit = |name: &str, since, in_doubt| proto::Commit {
+        author: "ada".to_owned(),
+        verb: "create".to_owned(),
+        key: format!("mesh/Service/shop/{name}"),
+        object: service(name, 80).to_string().into(),
+        request: "seed.1".to_owned(),
+        since,
+        in_doubt,
+        ..proto::Commit::default()
+    };
+    // Another one takes the name first; whoever owns it has its write made all the same.
+    assert_eq!(
+        asked(&mut west, "north", 1, commit("cart", 0, false)),
+        Some(201)
+    );
+    assert_eq!(
+        asked(&mut west, "east", 2, commit("payment", 0, true)),
+        Some(201)
+    );
+    assert_eq!(west.core.position(), Position(2));
+    // An older copy comes last, and changes nothing.
+    assert_eq!(
+        asked(&mut west, "east", 3, commit("payment", 0, false)),
+        Some(201)
+    );
+    assert_eq!(west.core.position(), Position(2));
+    // Who has seen what never was here cannot be told.
+    for since in [3, u64::MAX - 1, u64::MAX] {
+        assert_eq!(
+            asked(&mut west, "east", 4, commit("catalog", since, true)),
+            Some(504)
+        );
+    }
+    assert_eq!(
+        asked(&mut west, "east", 5, commit("catalog", u64::MAX, false)),
+        Some(201)
+    );
+}
+
+#[test]
+fn a_version_of_another_history_is_none_here() {
+    let mut west = Machine::new("west");
+    west.create(service("cart", 80));
+    let mut newer = service("cart", 81);
+    newer["metadata"]["resourceVersion"] = json!("2");
+    let (code, body) = west.write(Verb::Update, newer);
+    assert_eq!(code, 409, "{body}");
+    let message = body["message"].as_str().unwrap();
+    assert!(
+        message.contains("not of what was accepted here"),
+        "{message}"
+    );
+}
+
 #[test]
 fn workloads_of_a_silent_cluster_are_named_not_left_out() {
     let (mut west, mut east) = (Machine::new("west"), Machine::new("east"));

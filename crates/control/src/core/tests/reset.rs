@@ -125,7 +125,7 @@ fn where_the_authority_is_heard_there_is_nothing_to_begin() {
 /// A peer says hello, and that the authority began anew.
 fn tell(machine: &mut Machine, request: &ResetRequest) {
     let hello = proto::PeerHello {
-        cluster: "west".to_owned(),
+        cluster: "north".to_owned(),
         reset: Some(Box::new(proto::SignedReset {
             statement: request.statement.clone().into_bytes().into(),
             signature: crate::hex::unhex(&request.signature).unwrap().into(),
@@ -134,7 +134,7 @@ fn tell(machine: &mut Machine, request: &ResetRequest) {
     };
     machine.event(Event::PeerOpened {
         session: PeerSessionId(9),
-        cluster: "west".parse().unwrap(),
+        cluster: "north".parse().unwrap(),
         target: None,
     });
     let frame = proto::PeerFrame {
