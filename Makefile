@@ -150,7 +150,7 @@ smuggling: ## 20,000 odd requests on each of eleven servers: what proxy and serv
 
 # ARGS=NAME for one of them. Each one compiles the control plane anew.
 .PHONY: mutants
-mutants: ## break the control plane in twelve ways, for the simulated meshes to notice
+mutants: ## break the control plane in eleven ways, for the simulated meshes to notice
 	@scripts/bootstrap build
 	@$(CARGO) run $(LOCKED) -q --package xtask -- mutants $(ARGS)
 

@@ -28,7 +28,7 @@ struct Edit {
     is: &'static str,
 }
 
-const MUTANTS: [Mutant; 12] = [
+const MUTANTS: [Mutant; 11] = [
     Mutant {
         name: "older-wins",
         what: "a copy takes what is older than what it has",
@@ -44,15 +44,6 @@ const MUTANTS: [Mutant; 12] = [
                 is: "            return Relation::Void;\n",
             },
         ],
-    },
-    Mutant {
-        name: "gap",
-        what: "a copy takes a batch though it lacks what comes before it",
-        edits: &[Edit {
-            file: "crates/replica/src/follower.rs",
-            was: "        if from != have {\n",
-            is: "        if from.epoch != have.epoch {\n",
-        }],
     },
     Mutant {
         name: "no-sync",

@@ -293,7 +293,7 @@ impl Weather {
             }),
             9..=15 if !self.sim.is_running(a) => Some(Deed::Start { site: a }),
             16 if self.sim.is_running(a) => Some(Deed::Blink { site: a }),
-            17 => Some(Deed::Disk {
+            17 | 18 => Some(Deed::Disk {
                 site: a,
                 is_full: is_odd,
             }),

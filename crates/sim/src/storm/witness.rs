@@ -11,7 +11,7 @@ use super::invariant::{Broken, Invariant};
 use crate::Sim;
 use crate::shop::{CLUSTERS, SERVICES};
 
-/// Of the history of each cluster so many of the newest changes are looked at after each round.
+/// Of the history of a cluster so many of the newest changes are looked at after a round.
 const NEWEST: usize = 8;
 
 /// A write whose answer is awaited.
@@ -155,7 +155,6 @@ impl Witness {
             self.look_at_versions(site, services)?;
         }
         for (site, cluster) in self.clusters() {
-            self.look_at_history(sim, site, NEWEST)?;
             let lost = sim.lost_vote(site);
             self.check(Invariant::KeepsVote, lost.is_none(), || {
                 format!("{cluster} says: {}", lost.unwrap_or_default())
@@ -163,6 +162,7 @@ impl Witness {
         }
         // The costly ones take turns.
         let site = step % self.clusters;
+        self.look_at_history(sim, site, NEWEST)?;
         self.look_at_leader(sim, site)?;
         self.look_at_facts(sim, site)
     }
