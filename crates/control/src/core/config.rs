@@ -132,8 +132,14 @@ impl<S: Store> Core<S> {
     }
 
     pub(super) fn judge_and_propose(&mut self, asked: Submitted, now: Now) {
-        // Also one that is not known to have been asked before: an older copy of it may come last.
-        match self.find_accepted(&asked) {
+        // One that was asked for elsewhere may be an older copy, which comes last.
+        let is_only_here = matches!(asked.reply_to, ReplyTo::Request(_)) && !asked.is_in_doubt;
+        let found = if is_only_here {
+            Some(Recorded::Not)
+        } else {
+            self.find_accepted(&asked)
+        };
+        match found {
             Some(Recorded::As { record, later }) => return self.confirm(asked, *record, &later),
             None if asked.is_in_doubt => {
                 let message = format!(
