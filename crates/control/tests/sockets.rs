@@ -14,7 +14,7 @@ use isthmus_control::{
     Addresses, ApiToken, AtRest, Config, Control, ControlError, KeySource, Ports, init,
 };
 use isthmus_identity::{
-    CertificateRequest, JoinToken, KeyPair, Leaf, LeafCell, MeshKey, TrustBundle, TrustCell,
+    CertificateRequest, JoinToken, KeyPair, Leaf, LeafCell, MeshKey, Terms, TrustBundle, TrustCell,
     client_config, control_server_name, pinned_client_config,
 };
 use isthmus_model::{ClusterName, TrustDomain};
@@ -278,13 +278,18 @@ fn service(name: &str) -> Value {
     })
 }
 
-fn cluster(name: &str, control: SocketAddr) -> Value {
-    json!({
+fn cluster(key: &MeshKey, name: &str, control: SocketAddr) -> Value {
+    let mut object = json!({
         "apiVersion": "mesh.isthmus.dev/v1alpha1",
         "kind": "Cluster",
         "metadata": {"name": name},
         "spec": {"region": name, "control": control.to_string()},
-    })
+    });
+    let (_, resource) = isthmus_manifest::parse_object(object.clone()).unwrap();
+    let signature = key.sign_terms(&Terms::of(&resource).unwrap(), 1).unwrap();
+    object["metadata"]["annotations"] =
+        json!({isthmus_manifest::SIGNATURE_ANNOTATION: signature.to_string()});
+    object
 }
 
 const SERVICES: &str = "/api/v1/namespaces/shop/services";
@@ -554,7 +559,11 @@ async fn clusters_find_each_other_and_agree() {
     let east = mesh.start("east", vec![west.addresses.mesh]).await;
     let south = mesh.start("south", vec![west.addresses.mesh]).await;
     for cluster_of in [&west, &east, &south] {
-        let object = cluster(cluster_of.name.as_str(), cluster_of.addresses.mesh);
+        let object = cluster(
+            &mesh.key,
+            cluster_of.name.as_str(),
+            cluster_of.addresses.mesh,
+        );
         west.create(CLUSTERS, &object).await;
     }
     let all_live = |status: &Value| {

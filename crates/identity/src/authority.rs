@@ -105,7 +105,15 @@ pub enum IssueError {
 impl MeshKey {
     /// A new mesh: a self-signed P-256 root for `spiffe://<trust_domain>`.
     pub fn found(trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, IssueError> {
-        let key = KeyPair::generate()?;
+        Self::found_with(KeyPair::generate()?, trust_domain, now)
+    }
+
+    /// A new mesh with a key that was made elsewhere.
+    pub fn found_with(
+        key: KeyPair,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Self, IssueError> {
         let name = format!("spiffe://{trust_domain}");
         let not_after = time::after(now, ROOT_LIFETIME);
         let mut params = template(key.signing(), &name, Vec::new(), now, not_after)?;

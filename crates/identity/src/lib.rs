@@ -22,6 +22,7 @@ mod peer;
 mod proofs;
 mod seal;
 mod statement;
+mod terms;
 mod tickets;
 mod time;
 mod tls;
@@ -43,6 +44,7 @@ pub use leaf::{Leaf, LeafCell, LeafError, OtherIdentity};
 pub use peer::{PeerRole, VerifiedPeer};
 pub use seal::{OpenError, SealError, open, seal};
 pub use statement::{BadStatement, STATEMENT_PURPOSE_LIMIT};
+pub use terms::{NotASignature, Terms, TermsSignature};
 pub use tickets::{Sessions, Tickets};
 pub use tls::{
     ClientAuth, FirstContactError, client_config, control_server_name, first_contact,

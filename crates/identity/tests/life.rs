@@ -6,13 +6,13 @@ mod common;
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use common::{DAY, DOMAIN, HOUR, TestMesh, identity, judge, request, start};
+use common::{DAY, DOMAIN, HOUR, TestMesh, declared, identity, judge, request, start};
 use isthmus_identity::{
     AuthorityError, BACKDATE, CertificateRequest, Certificates, ClusterAuthority, IssueError,
-    KeyPair, Leaf, LeafCell, LeafError, MeshKey, PeerRole, RENEW_AFTER, RequestError, TrustBundle,
-    gateway_identity,
+    KeyPair, Leaf, LeafCell, LeafError, MeshKey, NotASignature, PeerRole, RENEW_AFTER,
+    RequestError, Terms, TermsSignature, TrustBundle, gateway_identity,
 };
-use isthmus_model::ClusterName;
+use isthmus_model::{ClusterName, Egress, Mesh, Resource};
 use proptest::prelude::*;
 use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -221,6 +221,80 @@ fn statements_bind_purpose_and_text() {
             .is_err()
     );
     assert!(mesh.key.sign_statement(&"x".repeat(256), b"").is_err());
+}
+
+#[test]
+fn terms_are_signed_whole() {
+    let mesh = TestMesh::new(DOMAIN);
+    let bundle = mesh.bundle();
+    let cluster = |name: &str, namespaces: Option<&[&str]>, jurisdiction: Option<&str>| {
+        let mut cluster = declared(name, namespaces);
+        cluster.jurisdiction = jurisdiction.map(str::to_owned);
+        Resource::Cluster(cluster)
+    };
+    let mesh_with = |egress, voters: &[&str]| {
+        Resource::Mesh(Mesh {
+            name: "shop".parse().unwrap(),
+            trust_domain: DOMAIN.parse().unwrap(),
+            egress,
+            voters: voters.iter().map(|name| name.parse().unwrap()).collect(),
+        })
+    };
+    let all = [
+        cluster("west", None, None),
+        cluster("west", Some(&[]), None),
+        cluster("west", Some(&["a"]), None),
+        cluster("west", Some(&["a", "b"]), None),
+        cluster("west", Some(&["ab"]), None),
+        cluster("west", Some(&["a"]), Some("de")),
+        cluster("west", None, Some("de")),
+        cluster("wes", None, Some("t")),
+        mesh_with(Egress::Deny, &[]),
+        mesh_with(Egress::Allow, &[]),
+        mesh_with(Egress::Deny, &["west"]),
+        mesh_with(Egress::Deny, &["east", "west"]),
+    ];
+    let all = all.map(|resource| Terms::of(&resource).unwrap());
+    let other = TestMesh::new(DOMAIN).bundle();
+    for (number, terms) in all.iter().enumerate() {
+        let signature = mesh.key.sign_terms(terms, 7).unwrap();
+        assert_eq!(signature.to_string().parse(), Ok(signature.clone()));
+        let later = signature.to_string().replacen("7:", "8:", 1);
+        let later = later.parse().unwrap();
+        assert!(bundle.check_terms(terms, &later).is_err(), "{terms:?}");
+        assert!(other.check_terms(terms, &signature).is_err(), "{terms:?}");
+        for (other, claimed) in all.iter().enumerate() {
+            let holds = bundle.check_terms(claimed, &signature).is_ok();
+            assert_eq!(holds, number == other, "{terms:?} {claimed:?}");
+        }
+    }
+    // Where it is and what it takes is nobody else's business; the order of names means nothing.
+    let mut moved = declared("west", Some(&["b", "a"]));
+    moved.control = "10.0.0.1:15012".parse().unwrap();
+    moved.traffic = 3;
+    let moved = Terms::of(&Resource::Cluster(moved)).unwrap();
+    assert_eq!(moved, all[3]);
+    let mut resource = cluster("west", None, Some("fr"));
+    moved.bind(&mut resource);
+    assert_eq!(Terms::of(&resource), Some(moved));
+    for text in [
+        "",
+        "7",
+        ":00",
+        "x:00",
+        "+7:00",
+        "7:0",
+        "7:0g",
+        "7:\u{e9}",
+        "18446744073709551616:00",
+    ] {
+        assert_eq!(text.parse::<TermsSignature>(), Err(NotASignature), "{text}");
+    }
+    assert!(
+        format!("7:{}", "00".repeat(129))
+            .parse::<TermsSignature>()
+            .is_err()
+    );
 }
 
 proptest! {

@@ -354,7 +354,8 @@ impl From<ApiError> for Failure {
 
 fn refused_failure(refused: isthmus_api::Failure) -> Failure {
     let code = match refused.code {
-        401 | 403 => "unauthorized",
+        401 => "unauthorized",
+        403 => "forbidden",
         404 => "not-found",
         409 => "conflict",
         400 | 422 => "invalid",
@@ -370,7 +371,7 @@ fn refused_failure(refused: isthmus_api::Failure) -> Failure {
         failure = failure.cause(format!("{}: {}", cause.field, cause.message));
     }
     match refused.code {
-        401 | 403 => failure
+        401 => failure
             .next("the token in `$ISTHMUS_HOME/token` must be one that the cluster's control.yaml has under apiTokens"),
         409 => failure
             .next("somebody else has changed it meanwhile: look with `isthmus get`, try again"),

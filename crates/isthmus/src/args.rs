@@ -490,17 +490,28 @@ pub(crate) enum MeshArgs {
         #[arg(long, value_name = "NAME")]
         trust_domain: TrustDomain,
     },
-    /// Sign a cluster in: turn its request into its certificate
+    /// Sign a cluster in, or what binds the whole mesh
+    ///
+    /// With --request, turns a cluster's request into its certificate. With -f, prints the objects of the
+    /// files with the signature that a Mesh or a Cluster needs, for whoever applies them without the mesh key.
     #[command(
-        after_help = "Example:\n  isthmus mesh sign --cluster us-west --request cluster.csr --out cluster.pem"
+        after_help = "Examples:\n  isthmus mesh sign --cluster us-west --request cluster.csr --out cluster.pem\n  isthmus mesh sign -f clusters.yaml > signed.yaml"
     )]
     Sign {
         /// The cluster's request, as `control init` made it
-        #[arg(long, value_name = "FILE")]
-        request: PathBuf,
+        #[arg(
+            long,
+            value_name = "FILE",
+            requires = "out",
+            required_unless_present = "file"
+        )]
+        request: Option<PathBuf>,
         /// Where the certificate goes
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
+        #[arg(long, value_name = "FILE", requires = "request")]
+        out: Option<PathBuf>,
+        /// Files with objects, directories of them, or - for standard input
+        #[arg(short, long, value_name = "PATH", conflicts_with = "request")]
+        file: Vec<PathBuf>,
     },
 }
 

@@ -20,6 +20,7 @@ use crate::failure::{Failure, Result};
 use crate::found;
 use crate::output::{self, table};
 use crate::setting::Setting;
+use crate::signer::Signer;
 use crate::status::{STATUS_PATH, contact};
 
 const PATH: &str = "/mesh/v1/authority";
@@ -74,7 +75,7 @@ async fn change(
     name: &ClusterName,
     joins: bool,
 ) -> Result<AuthorityView> {
-    write(client, name, joins).await?;
+    write(client, &Signer::of(&setting.home)?, name, joins).await?;
     let patience = Instant::now() + PATIENCE;
     let mut said = String::new();
     loop {
@@ -115,7 +116,12 @@ fn progress(voter: &VoterView) -> String {
     }
 }
 
-async fn write(client: &mut ApiClient, name: &ClusterName, joins: bool) -> Result<()> {
+async fn write(
+    client: &mut ApiClient,
+    signer: &Signer,
+    name: &ClusterName,
+    joins: bool,
+) -> Result<()> {
     let status: StatusView = client.get(STATUS_PATH).await?;
     let path = object(Kind::Mesh, None, &status.mesh);
     let mut tries = 0;
@@ -126,7 +132,9 @@ async fn write(client: &mut ApiClient, name: &ClusterName, joins: bool) -> Resul
             return Err(Failure::failed("no-mesh", what).next("apply one"));
         };
         let voters = changed(&mesh, &view, name, joins)?;
+        let present = mesh.clone();
         mesh["spec"]["voters"] = json!(voters);
+        let mesh = signer.sign(mesh, Some(&present))?;
         tries += 1;
         match client.put(&path, &mesh).await {
             Ok(_) => return Ok(()),

@@ -90,7 +90,10 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
         CommandArgs::Mesh(MeshArgs::Found { trust_domain }) => {
             found::found(&setting, &trust_domain)
         }
-        CommandArgs::Mesh(MeshArgs::Sign { request, out }) => found::sign(&setting, &request, &out),
+        CommandArgs::Mesh(MeshArgs::Sign { request, out, file }) => match (request, out) {
+            (Some(request), Some(out)) => found::sign(&setting, &request, &out),
+            _ => resources::sign(&setting, &file),
+        },
         CommandArgs::Logs(args) => logs::logs(&setting, &args),
         CommandArgs::Link(args) => {
             let (ends, mode) = match args {

@@ -35,6 +35,7 @@ mod programs;
 mod resources;
 mod run;
 mod setting;
+mod signer;
 mod simulate;
 mod status;
 mod succession;

@@ -33,4 +33,4 @@ pub use path::{FieldPath, Step};
 pub use problem::{Place, Problem};
 pub use reference::reference;
 pub use references::{Finding, Severity, check_references};
-pub use resolve::resolve;
+pub use resolve::{SIGNATURE_ANNOTATION, resolve};

@@ -13,7 +13,7 @@ use crate::kinds::{
     ClusterSpec, LinkSpec, MeshSpec, ServiceExportSpec, TrafficPolicySpec, WorkloadSpec,
     WorkloadStatus,
 };
-use crate::resolve::ACCOUNTS_ANNOTATION;
+use crate::resolve::{ACCOUNTS_ANNOTATION, SIGNATURE_ANNOTATION};
 use crate::standard::{self, Supported};
 
 const HEAD: &str = "\
@@ -49,8 +49,14 @@ pub fn reference() -> String {
 
 fn of_kind(text: &mut String, kind: Kind) {
     match kind {
-        Kind::Mesh => own::<MeshSpec>(text, "spec"),
-        Kind::Cluster => own::<ClusterSpec>(text, "spec"),
+        Kind::Mesh => {
+            own::<MeshSpec>(text, "spec");
+            signed(text, "`egress` and `voters`");
+        }
+        Kind::Cluster => {
+            own::<ClusterSpec>(text, "spec");
+            signed(text, "`jurisdiction` and `namespaces`");
+        }
         Kind::Link => own::<LinkSpec>(text, "spec"),
         Kind::ServiceExport => own::<ServiceExportSpec>(text, "spec"),
         Kind::TrafficPolicy => own::<TrafficPolicySpec>(text, "spec"),
@@ -73,6 +79,16 @@ fn of_kind(text: &mut String, kind: Kind) {
             foreign(text, about, standard::HTTP_ROUTE);
         }
     }
+}
+
+fn signed(text: &mut String, fields: &str) {
+    let _ = write!(
+        text,
+        "\nName, {fields} bind the whole mesh and hold only as the mesh key has signed them, in the annotation \
+         `{SIGNATURE_ANNOTATION}: <serial>:<digits>`. `isthmus apply` signs what changes where the mesh key is; \
+         `isthmus mesh sign -f FILE` does it for whoever writes without it. A signature with a lower serial \
+         than was seen of the object, also before it was deleted, holds no more.\n"
+    );
 }
 
 fn foreign(text: &mut String, about: &str, fields: &[Supported]) {

@@ -174,8 +174,9 @@ impl Sim {
         self.perform(site, actions);
     }
 
-    /// Asks the cluster's API for a write; the answer comes with time.
-    pub fn write(&mut self, site: usize, write: Write) -> RequestId {
+    /// Asks the cluster's API for a write, signed with the mesh key where it must be; the answer comes with time.
+    pub fn write(&mut self, site: usize, mut write: Write) -> RequestId {
+        site::sign(&mut write, self.requests);
         self.ask(site, Request::Write(write))
     }
 

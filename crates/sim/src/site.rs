@@ -6,9 +6,10 @@ use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use isthmus_control::{
-    Action, Answer, ConnectionId, Core, Event, Notice, Now, RequestId, SessionId, Settings,
+    Action, Answer, ConnectionId, Core, Event, Notice, Now, RequestId, SessionId, Settings, Write,
 };
-use isthmus_identity::MeshKey;
+use isthmus_identity::{KeyPair, MeshKey, Terms};
+use isthmus_manifest::{SIGNATURE_ANNOTATION, parse_object};
 use isthmus_model::{ClusterName, Health, Identity, ServiceName, TrustDomain};
 use isthmus_wire::proto;
 use isthmus_wire::proto::from_proxy::Message;
@@ -60,13 +61,32 @@ pub(crate) fn address(number: usize) -> SocketAddr {
     ([127, 0, number, 1], 15012).into()
 }
 
-/// The mesh's, of which its clusters know the certificate. Whatever it signs differs each time.
+/// An Ed25519 key of 32 zeros, which everybody knows: what it signs is the same each time (RFC 8032).
+const MESH_KEY: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+-----END PRIVATE KEY-----
+";
+
+/// The mesh's, of which its clusters know the certificate.
 pub(crate) fn mesh_key() -> &'static MeshKey {
     static KEY: LazyLock<MeshKey> = LazyLock::new(|| {
-        let key = MeshKey::found(&trust_domain(), SystemTime::UNIX_EPOCH);
-        key.expect("the library makes keys")
+        let key = KeyPair::from_pem(MESH_KEY).expect("a literal key");
+        let key = MeshKey::found_with(key, &trust_domain(), SystemTime::UNIX_EPOCH);
+        key.expect("a literal key signs")
     });
     &KEY
+}
+
+/// What the write says of the Mesh or of a cluster is the mesh's word, newer than all before.
+pub(crate) fn sign(write: &mut Write, serial: u64) {
+    let Some(object) = &mut write.object else {
+        return;
+    };
+    let parsed = parse_object(object.clone()).ok();
+    if let Some(terms) = parsed.and_then(|(_, resource)| Terms::of(&resource)) {
+        let signature = mesh_key().sign_terms(&terms, serial).expect("it signs");
+        object["metadata"]["annotations"][SIGNATURE_ANNOTATION] = signature.to_string().into();
+    }
 }
 
 fn trust_domain() -> TrustDomain {

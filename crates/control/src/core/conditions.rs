@@ -51,9 +51,19 @@ impl<S: Store> Core<S> {
     }
 
     fn accepted(&self, key: &ResourceKey, stored: &Stored) -> Value {
-        match self.unreadable.get(key) {
-            None => condition(stored, "Accepted", true, "Accepted", "it is valid"),
-            Some(reason) => {
+        match (self.unreadable.get(key), self.charter.refused(key)) {
+            (None, None) => condition(stored, "Accepted", true, "Accepted", "it is valid"),
+            (None, Some(why)) => {
+                let instead = if self.charter.holds_others(key) {
+                    "what was signed before goes on to hold in the place of what it says now"
+                } else {
+                    "it has no effect"
+                };
+                let message =
+                    format!("{why}; {instead}; `isthmus apply` signs it where the mesh key is");
+                condition(stored, "Accepted", false, why.reason(), &message)
+            }
+            (Some(reason), _) => {
                 let message = format!(
                     "this version of isthmus cannot read it, what it said before stays in force: \
                      {reason}"

@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use isthmus_api::{Cause, Failure};
-use isthmus_manifest::{Problem, parse_object};
-use isthmus_model::{ClusterName, Kind, Mesh, Position, Resource, ResourceKey};
+use isthmus_manifest::{FieldPath, Problem, SIGNATURE_ANNOTATION, parse_object};
+use isthmus_model::{ClusterName, Kind, Mesh, Namespace, Position, Resource, ResourceKey};
 use isthmus_replica::{Change as LedgerChange, Decision, Expect, LedgerName, WriteError};
 use isthmus_wire::proto;
 use isthmus_world::Store;
 use serde_json::Value;
 
 use super::answer::{Answer, Held, ReplyTo, deleted_meanwhile};
+use super::charter::Unbound;
 use super::history::{Record, Recorded};
 use super::objects::{Stored, ledger_key, resource_key};
 use super::questions::Asked;
@@ -151,10 +152,48 @@ impl<S: Store> Core<S> {
             }
             Some(Recorded::Not) | None => {}
         }
-        match self.judge(&asked.write, now) {
+        let key = &asked.write.key;
+        let judged = (self.check_reach(&asked.source, key.namespace.as_ref()))
+            .and_then(|()| self.judge(&asked.write, now));
+        match judged {
             Err(failure) => self.reply(asked.reply_to, failure.into()),
             Ok(judged) => self.stage(asked, judged, now),
         }
+    }
+
+    /// What is asked for through another cluster reaches no further than what the mesh granted that cluster: whoever
+    /// stole it writes nothing elsewhere in the name of its users. `namespace`: `None` for what is of the whole mesh.
+    pub(super) fn check_reach(
+        &self,
+        source: &ClusterName,
+        namespace: Option<&Namespace>,
+    ) -> Result<(), Failure> {
+        if *source == self.settings.cluster {
+            return Ok(());
+        }
+        let Some(cluster) = self.index.declared().cluster(source) else {
+            let message = format!(
+                "the mesh has no cluster {source} that could ask for this: write it through another one"
+            );
+            return Err(Failure::forbidden(message));
+        };
+        let Some(granted) = &cluster.namespaces else {
+            return Ok(());
+        };
+        let what = match namespace {
+            Some(namespace) if granted.contains(namespace) => return Ok(()),
+            Some(namespace) => format!("namespace {namespace}"),
+            None => "what is of the whole mesh".to_owned(),
+        };
+        let granted: Vec<_> = granted.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "cluster {source} is granted {}, and this is about {what}: write it through another cluster",
+            match granted[..] {
+                [] => "no namespace".to_owned(),
+                _ => granted.join(", "),
+            }
+        );
+        Err(Failure::forbidden(message))
     }
 
     /// It was accepted when it was asked before. That is said when all that is proposed is decided.
@@ -228,11 +267,19 @@ impl<S: Store> Core<S> {
                 let why = "everything else belongs to it: a mesh ends with its control planes";
                 return Err(Failure::new(405, "MethodNotAllowed", why));
             }
+            if key.kind == Kind::Cluster && self.is_voter(key.name.as_str()) {
+                let why = format!(
+                    "{} votes on config: `isthmus authority remove {}` takes its vote first",
+                    key.name, key.name
+                );
+                return Err(Failure::conflict(why));
+            }
             let (key, before) = (key.clone(), before.clone());
             return Ok(Judged::Delete { key, before });
         }
         let object = write.object.clone().unwrap_or_default();
-        self.check_object(key, &object)?;
+        let latest = current.as_ref().map(|(_, stored)| &stored.object);
+        self.check_object(key, &object, latest)?;
         let before = current.as_ref().map(|(_, stored)| stored);
         let stored = Stored::after(before, key, object, &write.author, unix_millis(now.wall));
         let key = key.clone();
@@ -260,7 +307,12 @@ impl<S: Store> Core<S> {
         Ok(Some((position, stored)))
     }
 
-    fn check_object(&self, key: &ResourceKey, object: &Value) -> Result<(), Failure> {
+    fn check_object(
+        &self,
+        key: &ResourceKey,
+        object: &Value,
+        latest: Option<&Value>,
+    ) -> Result<(), Failure> {
         let (found, resource) =
             parse_object(object.clone()).map_err(|problems| invalid(key, &problems))?;
         if found != *key {
@@ -268,10 +320,12 @@ impl<S: Store> Core<S> {
                 "the object is {found}, the path says {key}"
             )));
         }
-        match resource {
-            Resource::Mesh(mesh) => self.check_mesh(key, &mesh),
-            _ => Ok(()),
+        if let Resource::Mesh(mesh) = &resource {
+            self.check_mesh(key, mesh)?;
         }
+        let trust = &self.settings.trust;
+        let signed = self.charter.check(trust, key, object, &resource, latest);
+        signed.map_err(|why| not_signed(key, &why))
     }
 
     /// The name and the trust domain were decided when the mesh was founded.
@@ -480,6 +534,20 @@ fn invalid(key: &ResourceKey, problems: &[Problem]) -> Failure {
         several => format!(" (and {} more)", several - 1),
     };
     Failure::invalid(format!("{key} is not valid: {first}{more}")).with_causes(causes)
+}
+
+fn not_signed(key: &ResourceKey, why: &Unbound) -> Failure {
+    let path = FieldPath::root().field("metadata").field("annotations");
+    let path = path.field(SIGNATURE_ANNOTATION);
+    let cause = Cause {
+        field: path.to_string(),
+        message: why.to_string(),
+    };
+    let message = format!(
+        "{key} binds the whole mesh and {why}: write it with `isthmus apply` where the mesh key is, or sign \
+         it there with `isthmus mesh sign -f FILE`"
+    );
+    Failure::invalid(message).with_causes(vec![cause])
 }
 
 fn not_written(key: &ResourceKey, error: &WriteError) -> Failure {

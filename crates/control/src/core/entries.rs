@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use isthmus_manifest::parse_object;
 use isthmus_model::{ClusterName, Position, Resource, ResourceKey};
 use isthmus_replica::LedgerName;
 use isthmus_world::Store;
@@ -55,6 +56,7 @@ impl<S: Store> Core<S> {
         if !was_known {
             self.publishing.on_known(&self.index);
         }
+        self.part_with_withdrawn(self.now.monotonic);
         self.confirm_commits();
     }
 
@@ -93,15 +95,22 @@ impl<S: Store> Core<S> {
         self.index_config(key, written)
     }
 
-    /// What the object means goes into the index. One that this version cannot read is kept and
-    /// shown as such; what it said before stays in force.
+    /// What the object means goes into the index, on the terms that the mesh key signed. One that this
+    /// version cannot read is kept and shown as such; what it said before stays in force.
     fn index_config(&mut self, key: ResourceKey, object: Option<Value>) -> Result<(), String> {
         self.unreadable.remove(&key);
-        let resource = match object.map(isthmus_manifest::parse_object).transpose() {
-            Ok(parsed) => parsed.map(|(_, resource)| resource),
-            Err(problems) => {
-                let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-                let reason = problems.join("; ");
+        let (resource, unbound) = match object.map(|object| read(&key, object)).transpose() {
+            Ok(None) => {
+                self.charter.withdraw(&key);
+                (None, None)
+            }
+            Ok(Some((resource, object))) => {
+                let trust = &self.settings.trust;
+                let resource = self.charter.bind(trust, &key, &object, resource);
+                let unbound = self.charter.refused(&key).map(ToString::to_string);
+                (resource, unbound)
+            }
+            Err(reason) => {
                 self.unreadable.insert(key, reason.clone());
                 return Err(reason);
             }
@@ -111,7 +120,7 @@ impl<S: Store> Core<S> {
         }
         let touched = self.index.apply(Change::Config { key, resource });
         self.touched.merge(touched);
-        Ok(())
+        unbound.map_or(Ok(()), Err)
     }
 
     fn tell_watchers(&mut self, changed: Changed) {
@@ -191,5 +200,17 @@ impl<S: Store> Core<S> {
             .filter(|(key, value)| kept.get(*key) != Some(value));
         let new = new.map(|(key, value)| (key.clone(), Some(value.clone())));
         gone.chain(new).collect()
+    }
+}
+
+/// What the object means; it must be the one that its key says.
+fn read(key: &ResourceKey, object: Value) -> Result<(Resource, Value), String> {
+    match parse_object(object.clone()) {
+        Ok((found, resource)) if found == *key => Ok((resource, object)),
+        Ok((found, _)) => Err(format!("it is {found}, kept in the place of {key}")),
+        Err(problems) => {
+            let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            Err(problems.join("; "))
+        }
     }
 }

@@ -8,6 +8,7 @@
 
 mod answer;
 mod authority;
+mod charter;
 mod conditions;
 mod config;
 mod dial;
@@ -51,6 +52,7 @@ pub use write::{Verb, Write};
 use crate::index::{Index, Touched};
 use answer::{Held, ReplyTo};
 use authority::Authority;
+use charter::Charter;
 use dial::Dialling;
 use members::Members;
 use objects::Stored;
@@ -262,6 +264,7 @@ pub struct Core<S> {
     objects: BTreeMap<ResourceKey, (Position, Stored)>,
     /// Objects that this version cannot read, and why. They stay in the ledger.
     unreadable: BTreeMap<ResourceKey, String>,
+    charter: Charter,
     findings: conditions::Findings,
     replica: Replica,
     peers: Peers,
@@ -410,6 +413,7 @@ impl<S: Store> Core<S> {
         self.take_decisions();
         let unsaved = self.replica.unsaved();
         let votes = self.unsaved_votes();
+        self.pending.append(self.charter.take_unsaved());
         let mut batch = self.pending.clone();
         if let Some(unsaved) = &unsaved {
             batch.append(unsaved.batch.clone());

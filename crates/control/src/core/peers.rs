@@ -62,6 +62,15 @@ impl<S: Store> Core<S> {
         target: Option<Target>,
         now: Instant,
     ) {
+        if self.charter.is_withdrawn(&cluster) {
+            let reason = format!("cluster {cluster} is of this mesh no more");
+            self.actions.push(Action::ClosePeer { session, reason });
+            if let Some(target) = &target {
+                let chance = &mut self.chance;
+                self.dialling.on_ended(target, false, now, chance);
+            }
+            return;
+        }
         let peer = PeerSession {
             cluster: cluster.clone(),
             target,
@@ -76,6 +85,18 @@ impl<S: Store> Core<S> {
         let outputs = self.replica.on_disconnected(session);
         self.perform(outputs);
         self.forget_peer(session, now);
+    }
+
+    /// Clusters that are of the mesh no more are not spoken with.
+    pub(super) fn part_with_withdrawn(&mut self, now: Instant) {
+        let (charter, sessions) = (&self.charter, self.peers.sessions.iter());
+        let gone = sessions.filter(|(_, peer)| charter.is_withdrawn(&peer.cluster));
+        let gone: Vec<_> = gone.map(|(id, peer)| (*id, peer.cluster.clone())).collect();
+        for (session, cluster) in gone {
+            let reason = format!("cluster {cluster} is of this mesh no more");
+            self.actions.push(Action::ClosePeer { session, reason });
+            self.on_peer_closed(session, now);
+        }
     }
 
     fn forget_peer(&mut self, session: PeerSessionId, now: Instant) {
@@ -95,6 +116,9 @@ impl<S: Store> Core<S> {
         frame: proto::PeerFrame,
         now: Now,
     ) {
+        if self.peers.cluster_of(session).is_none() {
+            return; // It was closed here, or never taken.
+        }
         if let Some(Frame::Hello(hello)) = &frame.frame
             && let Some(reset) = &hello.reset
         {

@@ -110,7 +110,10 @@ impl<S: Store> Core<S> {
         match question.question {
             Some(Question::Commit(commit)) => self.on_commit(session, question.id, &commit, now),
             Some(Question::Transfer(transfer)) => match transfer.cluster.parse() {
-                Ok(to) => self.on_transfer(reply_to, &to, now),
+                Ok(to) => match self.check_asker(session) {
+                    Ok(()) => self.on_transfer(reply_to, &to, now),
+                    Err(failure) => self.reply(reply_to, failure.into()),
+                },
                 Err(error) => {
                     let failure = Failure::bad_request(format!("{:?}: {error}", transfer.cluster));
                     self.reply(reply_to, failure.into());
@@ -125,6 +128,14 @@ impl<S: Store> Core<S> {
                 let failure = Failure::bad_request("this version does not know the question");
                 self.reply(reply_to, failure.into());
             }
+        }
+    }
+
+    /// Who leads is of the whole mesh.
+    fn check_asker(&self, session: PeerSessionId) -> Result<(), Failure> {
+        match self.peers.cluster_of(session) {
+            Some(cluster) => self.check_reach(cluster, None),
+            None => Err(Failure::forbidden("the stream is not open")),
         }
     }
 

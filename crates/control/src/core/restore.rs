@@ -9,6 +9,7 @@ use isthmus_wire::Body;
 use isthmus_world::{Batch, Chance, SeededChance, Store, Table};
 
 use super::authority::{Authority, Reset};
+use super::charter::Charter;
 use super::members::{Member, MemberKey, Members};
 use super::{
     BOOKMARKS, Core, Dialling, Gathers, Now, Peers, Publishing, Questions, Settings, Tokens,
@@ -52,6 +53,8 @@ impl<S: Store> Core<S> {
             chance.draw(),
             now.monotonic,
         )?;
+        let is_new = replica.entries(&LedgerName::Config).is_empty();
+        let charter = Charter::load(&store, is_new)?;
         let mut core = Self {
             chance,
             authority: Authority::new(group, clusters, reset),
@@ -60,6 +63,7 @@ impl<S: Store> Core<S> {
             index: Index::new(own),
             objects: BTreeMap::new(),
             unreadable: BTreeMap::new(),
+            charter,
             findings: conditions::Findings::default(),
             peers: Peers::default(),
             questions: Questions::default(),
@@ -87,6 +91,8 @@ impl<S: Store> Core<S> {
             let keys = core.keys(&ledger);
             core.on_entries(&ledger, keys);
         }
+        let objects = &core.objects;
+        core.charter.on_opened(|key| objects.contains_key(key));
         if founds
             && !core
                 .authority

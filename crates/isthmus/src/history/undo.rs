@@ -13,6 +13,7 @@ use crate::failure::{Failure, Result};
 use crate::output;
 use crate::resources::{Outcome, difference, paint, replaced, same};
 use crate::setting::Setting;
+use crate::signer::Signer;
 
 pub(crate) async fn undo(setting: &Setting, args: &UndoArgs) -> Result<ExitCode> {
     let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
@@ -35,10 +36,15 @@ pub(crate) async fn undo(setting: &Setting, args: &UndoArgs) -> Result<ExitCode>
             return Err(changed_again(&change, &later));
         }
     }
-    let shown = difference(current.as_ref(), change.before.as_ref());
-    let outcome = outcome(current.as_ref(), change.before.as_ref());
+    let signer = Signer::of(&setting.home)?;
+    let before = change.before.clone();
+    let before = before
+        .map(|before| signer.sign(before, current.as_ref()))
+        .transpose()?;
+    let shown = difference(current.as_ref(), before.as_ref());
+    let outcome = outcome(current.as_ref(), before.as_ref());
     if !args.dry_run {
-        match (outcome, current, change.before.clone()) {
+        match (outcome, current, before) {
             (Outcome::Created, _, Some(before)) => {
                 let _: Value = client.post(&collection(kind, namespace), &before).await?;
             }

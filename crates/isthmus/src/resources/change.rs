@@ -16,6 +16,7 @@ use crate::args::{ApplyArgs, DeleteArgs, DiffArgs};
 use crate::failure::{Exit, Failure, Result};
 use crate::output;
 use crate::setting::Setting;
+use crate::signer::Signer;
 
 /// What became of one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -58,8 +59,10 @@ pub(crate) async fn apply(setting: &Setting, args: &ApplyArgs) -> Result<ExitCod
     let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
     let dangling = check_parsed(&parsed, declared(&mut client).await?);
     let mut work = Work::new(setting, args.dry_run);
+    let signer = Signer::of(&setting.home)?;
     for Parsed { document, key, .. } in parsed {
-        let outcome = apply_one(&mut client, &key, document.object.into_json(), args.dry_run).await;
+        let wanted = document.object.into_json();
+        let outcome = apply_one(&mut client, &signer, &key, wanted, args.dry_run).await;
         work.note(key.to_string(), outcome)?;
     }
     let done = work.finish()?;
@@ -85,14 +88,15 @@ async fn declared(client: &mut ApiClient) -> Result<Vec<(ResourceKey, Resource)>
 /// Makes the mesh's object what `wanted` says. With `dry_run`, says only what would be done.
 pub(crate) async fn apply_one(
     client: &mut ApiClient,
+    signer: &Signer,
     key: &ResourceKey,
     wanted: Value,
     dry_run: bool,
-) -> Result<Outcome, ApiError> {
+) -> Result<Outcome> {
     let namespace = key.namespace.as_ref().map(Namespace::as_str);
     let path = object(key.kind, namespace, key.name.as_str());
     let current = client.find(&path).await?;
-    let wanted = carried(current.as_ref(), wanted);
+    let wanted = signer.sign(carried(current.as_ref(), wanted), current.as_ref())?;
     let outcome = match &current {
         None => Outcome::Created,
         Some(current) if same(current, &wanted) => Outcome::Unchanged,
@@ -180,8 +184,11 @@ pub(crate) async fn delete(setting: &Setting, args: &DeleteArgs) -> Result<ExitC
     let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
     let mut work = Work::new(setting, false);
     for (shown, path) in targets {
-        let outcome = client.delete(&path).await.map(|_| Outcome::Deleted);
-        work.note(shown, outcome)?;
+        let deleted = client.delete(&path).await;
+        work.note(
+            shown,
+            deleted.map(|_| Outcome::Deleted).map_err(Failure::from),
+        )?;
     }
     work.finish()
 }
@@ -189,12 +196,14 @@ pub(crate) async fn delete(setting: &Setting, args: &DeleteArgs) -> Result<ExitC
 pub(crate) async fn diff(setting: &Setting, args: &DiffArgs) -> Result<ExitCode> {
     let parsed = files::parse(&files::sources(&args.file)?, &setting.namespace)?;
     let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    let signer = Signer::of(&setting.home)?;
     let mut differences = Vec::new();
     for Parsed { document, key, .. } in parsed {
         let namespace = key.namespace.as_ref().map(Namespace::as_str);
         let path = object(key.kind, namespace, key.name.as_str());
         let current = client.find(&path).await?;
         let wanted = carried(current.as_ref(), document.object.into_json());
+        let wanted = signer.sign(wanted, current.as_ref())?;
         if current
             .as_ref()
             .is_none_or(|current| !same(current, &wanted))
@@ -253,12 +262,12 @@ impl<'a> Work<'a> {
     }
 
     /// Errors: the mesh is gone; nothing more can be done.
-    fn note(&mut self, object: String, outcome: Result<Outcome, ApiError>) -> Result<()> {
+    fn note(&mut self, object: String, outcome: Result<Outcome>) -> Result<()> {
         let outcome = match outcome {
             Ok(outcome) => outcome,
-            Err(error @ ApiError::Unreachable { .. }) => return Err(error.into()),
-            Err(error) => {
-                self.failed.push((object.clone(), error.into()));
+            Err(failure) if failure.exit == Exit::Unreachable => return Err(failure),
+            Err(failure) => {
+                self.failed.push((object.clone(), failure));
                 Outcome::Failed
             }
         };

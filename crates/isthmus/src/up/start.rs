@@ -1,7 +1,6 @@
 //! Bringing a mesh up once its control planes run: resources into an empty store, tokens for
 //! processes, one after the other admitted.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +16,9 @@ use super::planned::{API_PORT, PlannedCluster};
 use super::readiness;
 use crate::api_client::{ApiClient, ApiError, Credentials};
 use crate::failure::{Failure, Result};
-use crate::home;
+use crate::home::{self, Home};
 use crate::resources::{Outcome, apply_one};
+use crate::signer::Signer;
 use crate::status::STATUS_PATH;
 use crate::token;
 
@@ -31,10 +31,10 @@ pub(crate) async fn bring_up(
     plan: Arc<Plan>,
     credentials: Credentials,
     apply: bool,
-    manifest: PathBuf,
+    home: Home,
     events: Events,
 ) {
-    let outcome = match fill(&plan, &credentials, apply, &events, &manifest).await {
+    let outcome = match fill(&plan, &credentials, apply, &events, &home).await {
         Ok(position) => admit_all(&plan, &credentials, position, &events).await,
         Err(failure) => Err(failure),
     };
@@ -50,18 +50,19 @@ async fn fill(
     credentials: &Credentials,
     apply: bool,
     events: &Events,
-    manifest: &Path,
+    home: &Home,
 ) -> Result<u64> {
     let mut client = client(&plan.clusters[0], credentials);
     wait_for(&mut client).await?;
     let meshes: ObjectList = client.get(&collection(Kind::Mesh, None)).await?;
     let first = meshes.items.is_empty();
+    let signer = Signer::of(home)?;
     let mut differing = Vec::new();
     let mut written = 0usize;
     for parsed in &plan.resources {
         let object = parsed.document.object.clone().into_json();
         let dry_run = !(first || apply);
-        let outcome = apply_one(&mut client, &parsed.key, object, dry_run).await;
+        let outcome = apply_one(&mut client, &signer, &parsed.key, object, dry_run).await;
         match outcome.map_err(|error| about(&parsed.key.to_string(), error))? {
             Outcome::Unchanged => {}
             _ if dry_run => differing.push(parsed.key.to_string()),
@@ -76,7 +77,7 @@ async fn fill(
             "the files differ from the mesh in {}: `isthmus diff -f {}` shows how, `up --apply` writes \
              them",
             differing.join(", "),
-            manifest.display()
+            home.manifest().display()
         );
         tell(events, Event::Note(note)).await;
     }
@@ -84,8 +85,7 @@ async fn fill(
     Ok(view.position)
 }
 
-fn about(object: &str, error: ApiError) -> Failure {
-    let mut failure = Failure::from(error);
+fn about(object: &str, mut failure: Failure) -> Failure {
     failure.what = format!("{object}: {}", failure.what);
     failure
 }
@@ -140,7 +140,7 @@ async fn renew_token(plan: &Plan, id: ProcessId, client: &mut ApiClient) -> Resu
     };
     let reply = token::mint(client, request)
         .await
-        .map_err(|error| about(&process.full_name(), error))?;
+        .map_err(|error| about(&process.full_name(), error.into()))?;
     home::write_file(path, &(reply.token + "\n"))
 }
 

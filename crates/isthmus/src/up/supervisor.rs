@@ -169,7 +169,7 @@ impl Supervisor {
             self.plan.clone(),
             credentials(),
             self.charge.apply,
-            self.charge.home.manifest(),
+            self.charge.home.clone(),
             events(),
         ));
         for index in 0..self.plan.clusters.len() {

@@ -29,6 +29,9 @@ const ANNOTATION_PREFIX: &str = "mesh.isthmus.dev/";
 /// On a Service: the accounts that its workloads may run as, separated by commas.
 pub(crate) const ACCOUNTS_ANNOTATION: &str = "mesh.isthmus.dev/service-accounts";
 
+/// On a Mesh or a Cluster: the mesh key's signature of what in it binds the whole mesh.
+pub const SIGNATURE_ANNOTATION: &str = "mesh.isthmus.dev/signature";
+
 /// The meaning of `object`.
 ///
 /// Errors: everything that is wrong with it; never empty.
@@ -92,13 +95,14 @@ fn annotations(object: &Object, problems: &mut Problems) {
     let path = FieldPath::root().field("metadata").field("annotations");
     let ours = object.metadata().annotations.keys();
     for key in ours.filter(|key| key.starts_with(ANNOTATION_PREFIX)) {
-        let known = key == ACCOUNTS_ANNOTATION && object.kind() == Kind::Service;
-        if !known {
+        let known = match object.kind() {
+            Kind::Service => Some(ACCOUNTS_ANNOTATION),
+            Kind::Mesh | Kind::Cluster => Some(SIGNATURE_ANNOTATION),
+            _ => None,
+        };
+        if known != Some(key) {
             let message = format!("kind {} has no such annotation", object.kind());
-            let hint = match object.kind() {
-                Kind::Service => did_you_mean(key, [ACCOUNTS_ANNOTATION]),
-                _ => None,
-            };
+            let hint = did_you_mean(key, known);
             let problem = Problem::new(path.field(key), message);
             problems.push(problem.of_key().maybe_hint(hint));
         }

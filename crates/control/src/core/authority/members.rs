@@ -12,7 +12,7 @@ use isthmus_wire::proto::peer_question::Question;
 use isthmus_wire::proto::voting::Part;
 use isthmus_world::Store;
 
-use super::{PATIENCE, Transfer};
+use super::{Authority, PATIENCE, Transfer};
 use crate::authority::Group;
 use crate::core::answer::ReplyTo;
 use crate::core::objects::{decode, encode};
@@ -211,6 +211,15 @@ impl<S: Store> Core<S> {
         } else if let Some(next) = next {
             group.transfer(&next);
         }
+    }
+
+    /// Does the cluster vote on config, or is it to?
+    pub(in crate::core) fn is_voter(&self, cluster: &str) -> bool {
+        let Authority { wanted, group, .. } = &self.authority;
+        let voters = group.iter().flat_map(Group::voters);
+        // Alone it founded the mesh, and stays until another one votes.
+        let mut voters = voters.chain(wanted);
+        voters.any(|voter| voter.as_str() == cluster)
     }
 
     /// Asks a voter to lead.

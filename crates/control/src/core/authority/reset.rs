@@ -180,7 +180,7 @@ impl<S: Store> Core<S> {
             signature: signature.into(),
         };
         let reset = Reset::check(&self.settings.trust, &signed).map_err(|error| match error {
-            ResetError::Signature(_) => Failure::new(403, "Forbidden", error.to_string()),
+            ResetError::Signature(_) => Failure::forbidden(error.to_string()),
             _ => Failure::invalid(error.to_string()),
         })?;
         let conflict = |message: String| Failure::new(409, "Conflict", message);

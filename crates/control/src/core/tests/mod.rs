@@ -1,5 +1,6 @@
 //! The core over a disk in memory: a machine to drive it with, and what the tests share.
 
+mod charter;
 mod history;
 mod others;
 mod proxies;
@@ -7,9 +8,11 @@ mod reset;
 mod writes;
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use isthmus_identity::{MeshKey, gateway_identity};
+use isthmus_identity::{MeshKey, Terms, gateway_identity};
+use isthmus_manifest::SIGNATURE_ANNOTATION;
 use isthmus_model::{Kind, Origin};
 use isthmus_wire::proto::from_proxy::Message as FromProxy;
 use isthmus_wire::proto::to_proxy::Message as ToProxy;
@@ -237,6 +240,25 @@ impl Machine {
     }
 }
 
+/// Signs what must be, with a serial above all before.
+fn signed(mut object: Value) -> Value {
+    static SERIAL: AtomicU64 = AtomicU64::new(1);
+    sign(
+        &mut object,
+        SERIAL.fetch_add(1, Ordering::Relaxed),
+        mesh_key(),
+    );
+    object
+}
+
+fn sign(object: &mut Value, serial: u64, key: &MeshKey) {
+    let parsed = isthmus_manifest::parse_object(object.clone()).ok();
+    if let Some(terms) = parsed.and_then(|(_, resource)| Terms::of(&resource)) {
+        let signature = key.sign_terms(&terms, serial).unwrap();
+        object["metadata"]["annotations"][SIGNATURE_ANNOTATION] = signature.to_string().into();
+    }
+}
+
 fn write(verb: Verb, object: Value) -> Write {
     let kind: Kind = object["kind"].as_str().unwrap().parse().unwrap();
     Write {
@@ -267,12 +289,12 @@ fn service(name: &str, port: u16) -> Value {
 }
 
 fn cluster(name: &str) -> Value {
-    json!({
+    signed(json!({
         "apiVersion": "mesh.isthmus.dev/v1alpha1",
         "kind": "Cluster",
         "metadata": {"name": name},
         "spec": {"region": name, "control": "127.0.0.1:15012"},
-    })
+    }))
 }
 
 /// Carries everything that two machines say to each other, until both are silent.

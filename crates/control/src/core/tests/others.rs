@@ -6,6 +6,8 @@ use super::*;
 fn a_forwarded_write_is_answered_when_the_own_copy_shows_it() {
     let (mut west, mut east) = (Machine::new("west"), Machine::new("east"));
     connect(&mut west, &mut east, 1);
+    west.create(cluster("east"));
+    exchange(&mut west, &mut east);
     let id = east.ask(Request::Write(write(Verb::Create, service("cart", 80))));
     assert_eq!(east.answer(id), None, "it is on its way");
     exchange(&mut west, &mut east);
@@ -52,6 +54,8 @@ fn without_the_authority_writes_say_who_is_missing_and_reads_go_on() {
 fn a_write_is_made_once_however_often_its_answer_is_lost() {
     let (mut west, mut east) = (Machine::new("west"), Machine::new("east"));
     connect(&mut west, &mut east, 1);
+    west.create(cluster("east"));
+    exchange(&mut west, &mut east);
     west.create(service("cart", 80));
     exchange(&mut west, &mut east);
     let gone = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "cart"}});
@@ -114,6 +118,7 @@ fn asked(west: &mut Machine, peer: &str, id: u64, commit: proto::Commit) -> Opti
 #[test]
 fn a_name_of_a_write_is_worth_nothing_from_others_and_no_number_does_harm() {
     let mut west = Machine::new("west");
+    ["north", "east"].map(|name| west.create(cluster(name)));
     let commit = |name: &str, since, in_doubt| proto::Commit {
         author: "ada".to_owned(),
         verb: "create".to_owned(),
@@ -126,22 +131,22 @@ fn a_name_of_a_write_is_worth_nothing_from_others_and_no_number_does_harm() {
     };
     // Another one takes the name first; whoever owns it has its write made all the same.
     assert_eq!(
-        asked(&mut west, "north", 1, commit("cart", 0, false)),
+        asked(&mut west, "north", 1, commit("cart", 2, false)),
         Some(201)
     );
     assert_eq!(
-        asked(&mut west, "east", 2, commit("payment", 0, true)),
+        asked(&mut west, "east", 2, commit("payment", 2, true)),
         Some(201)
     );
-    assert_eq!(west.core.position(), Position(2));
+    assert_eq!(west.core.position(), Position(4));
     // An older copy comes last, and changes nothing.
     assert_eq!(
-        asked(&mut west, "east", 3, commit("payment", 0, false)),
+        asked(&mut west, "east", 3, commit("payment", 2, false)),
         Some(201)
     );
-    assert_eq!(west.core.position(), Position(2));
+    assert_eq!(west.core.position(), Position(4));
     // Who has seen what never was here cannot be told.
-    for since in [3, u64::MAX - 1, u64::MAX] {
+    for since in [5, u64::MAX - 1, u64::MAX] {
         assert_eq!(
             asked(&mut west, "east", 4, commit("catalog", since, true)),
             Some(504)

@@ -198,12 +198,12 @@ fn a_dry_run_judges_and_does_nothing() {
 fn the_mesh_keeps_its_name_and_trust_domain() {
     let mut machine = Machine::new("west");
     let mesh = |trust_domain: &str| {
-        json!({
+        signed(json!({
             "apiVersion": "mesh.isthmus.dev/v1alpha1",
             "kind": "Mesh",
             "metadata": {"name": "shop"},
             "spec": {"trustDomain": trust_domain},
-        })
+        }))
     };
     let (code, body) = machine.write(Verb::Create, mesh("other.mesh"));
     assert_eq!(
@@ -277,7 +277,7 @@ fn a_cluster_gives_no_token_for_a_namespace_that_it_is_not_granted() {
     let mut machine = Machine::new("west");
     let mut object = cluster("west");
     object["spec"]["namespaces"] = json!(["shop"]);
-    machine.create(object);
+    machine.create(signed(object));
     for (namespace, given) in [("shop", true), ("isthmus-system", true), ("bank", false)] {
         let grant = TokenGrant {
             cluster: "west".parse().unwrap(),
