@@ -9,6 +9,7 @@ mod failure;
 mod history;
 mod list;
 mod path;
+mod revocation;
 mod status;
 mod token;
 
@@ -20,6 +21,7 @@ pub use failure::{Cause, Failure, FailureDetails};
 pub use history::{ChangeView, HistoryRequest, HistoryView};
 pub use list::{ListMeta, ObjectList, UnreachableCluster};
 pub use path::{ResourcePath, collection, object};
+pub use revocation::{RevocationView, RevocationsView, RevokeRequest};
 pub use status::{
     AuthorityStatus, AuthorityView, ClusterStatus, Contact, GatewayStatus, ProxyStatus,
     RESET_PURPOSE, ResetRequest, ResetStatement, ServiceShare, ServiceStatus, StatusView,

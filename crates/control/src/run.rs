@@ -326,6 +326,7 @@ fn open_core(
         cluster: config.cluster.clone(),
         authority: config.authority.clone(),
         bootstrap: config.peers.clone(),
+        leaf_lifetime: config.leaf_lifetime,
         seed: getrandom::u64().map_err(ControlError::Chance)?,
     };
     let now = Now {

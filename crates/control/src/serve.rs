@@ -10,7 +10,7 @@ use isthmus_identity::{
     CertificateRequest, Certificates, ClusterAuthority, TokenId, TokenSecret, VerifiedPeer,
     accept_control,
 };
-use isthmus_model::{Identity, MeshName, SpiffeId};
+use isthmus_model::{Admission, Identity, MeshName, SpiffeId};
 use isthmus_wire::proto;
 use isthmus_wire::proto::control_server::Control;
 use isthmus_wire::proto::peers_server::Peers;
@@ -61,27 +61,28 @@ impl Control for MeshPort {
             namespace: grant.namespace,
             account: grant.account,
         };
-        let mut certificates = self.issue(&asked, &identity)?;
-        let mut node_key = [0; 32];
-        getrandom::fill(&mut node_key)
-            .map_err(|_| Status::internal("the system gives no random bytes"))?;
-        certificates.node_key = node_key.to_vec().into();
+        let mut certificates = self.issue(&asked, &identity, Admission(token.0))?;
+        certificates.node_key = random::<32>()?.to_vec().into();
         tracing::info!(%identity, token = %token, "a process has joined");
         Ok(Response::new(certificates))
     }
 
     async fn renew(&self, request: Request<proto::RenewRequest>) -> Reply<proto::Certificates> {
         let (_, peer) = caller(&request)?;
-        let identity = self.own_workload(&peer)?;
+        let identity = self.own_workload(&peer).await?;
         let asked = certificate_request(&request.get_ref().certificate_request)?;
-        Ok(Response::new(self.issue(&asked, &identity)?))
+        // An older version's certificate does not say.
+        let admission = peer
+            .admission()
+            .map_or_else(|| random().map(Admission), Ok)?;
+        Ok(Response::new(self.issue(&asked, &identity, admission)?))
     }
 
     type SyncStream = Stream<proto::ToProxy>;
 
     async fn sync(&self, request: Request<Streaming<proto::FromProxy>>) -> Reply<Self::SyncStream> {
         let (connection, peer) = caller(&request)?;
-        let identity = self.own_workload(&peer)?;
+        let identity = self.own_workload(&peer).await?;
         let session = SessionId(self.hub.next_id());
         let opened = self.hub.open_proxy(session);
         let mut closed = opened.closed;
@@ -89,6 +90,7 @@ impl Control for MeshPort {
             session,
             connection,
             identity,
+            admission: peer.admission(),
         };
         self.hub.tell(event).await?;
         let hub = self.hub.clone();
@@ -118,7 +120,7 @@ impl Control for MeshPort {
 
     async fn ask(&self, request: Request<Streaming<proto::Answer>>) -> Reply<Self::AskStream> {
         let (connection, peer) = caller(&request)?;
-        self.own_workload(&peer)?;
+        self.own_workload(&peer).await?;
         let questions = self.hub.open_ask(connection);
         let hub = self.hub.clone();
         let mut answers = request.into_inner();
@@ -193,9 +195,23 @@ pub(crate) async fn receive(
 }
 
 impl MeshPort {
-    /// Proxies of other clusters ask their own control plane.
-    fn own_workload(&self, peer: &VerifiedPeer) -> Result<Identity, Status> {
+    /// Proxies of other clusters ask their own control plane; who was revoked asks nobody.
+    async fn own_workload(&self, peer: &VerifiedPeer) -> Result<Identity, Status> {
         let own = &self.authority.id().cluster;
+        if let Some(admission) = peer.admission().filter(|_| peer.cluster() == own) {
+            match self
+                .hub
+                .ask(crate::core::Request::Admits(admission))
+                .await?
+            {
+                Answer::Done => {}
+                Answer::Json { body, .. } => {
+                    let message = body["message"].as_str().unwrap_or("it was revoked");
+                    return Err(Status::permission_denied(message));
+                }
+                _ => return Err(Status::internal("whether it was revoked is not known")),
+            }
+        }
         match peer.id() {
             SpiffeId::Workload(identity) if peer.cluster() == own => Ok(identity.clone()),
             SpiffeId::Workload(_) => Err(Status::permission_denied(format!(
@@ -212,11 +228,12 @@ impl MeshPort {
         &self,
         request: &CertificateRequest,
         identity: &Identity,
+        admission: Admission,
     ) -> Result<proto::Certificates, Status> {
         let now = SystemTime::now();
         let chain: Certificates = self
             .authority
-            .issue(request, identity, now, self.leaf_lifetime)
+            .issue(request, identity, admission, now, self.leaf_lifetime)
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
         Ok(proto::Certificates {
             chain: chain.to_pem(),
@@ -229,6 +246,13 @@ impl MeshPort {
             renew_after_ms: u64::try_from(self.renew_after.as_millis()).unwrap_or(u64::MAX),
         })
     }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Status> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|_| Status::internal("the system gives no random bytes"))?;
+    Ok(bytes)
 }
 
 /// Who calls, proven.

@@ -3,8 +3,10 @@
 //! The rules need what was dialled and what the mesh granted: both are config, never something that
 //! a peer or a remote cluster says about itself.
 
+use std::collections::BTreeSet;
+
 use isthmus_model::{
-    AccountName, Cluster, ClusterName, Identity, Namespace, SpiffeId, TrustDomain,
+    AccountName, Admission, Cluster, ClusterName, Identity, Namespace, SpiffeId, TrustDomain,
 };
 
 use crate::VerifiedPeer;
@@ -13,11 +15,20 @@ use crate::VerifiedPeer;
 const GATEWAY_NAMESPACE: &str = "isthmus-system";
 const GATEWAY_ACCOUNT: &str = "gateway";
 
+/// What the mesh says of a cluster and its processes.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// As declared.
+    pub cluster: &'a Cluster,
+    /// Whom it admitted and takes for its own no more.
+    pub revoked: &'a BTreeSet<Admission>,
+}
+
 /// Whom a caller means to reach.
 #[derive(Debug, Clone, Copy)]
 pub struct Callee<'a> {
-    /// The cluster that was dialled, as the mesh declares it.
-    pub cluster: &'a Cluster,
+    /// The cluster that was dialled.
+    pub cluster: Known<'a>,
     /// The service's namespace.
     pub namespace: &'a Namespace,
     /// The service's declared service accounts.
@@ -39,6 +50,8 @@ pub enum Unacceptable {
         cluster: ClusterName,
         namespace: Namespace,
     },
+    #[error("the peer's admission {0} was revoked")]
+    Revoked(Admission),
     #[error("the peer lives in namespace {found}, the service in {expected}")]
     OtherNamespace {
         found: Namespace,
@@ -61,6 +74,7 @@ impl Unacceptable {
             Self::OtherCluster { .. } => "other-cluster",
             Self::UnknownCluster(_) => "unknown-cluster",
             Self::NamespaceNotGranted { .. } => "namespace-not-granted",
+            Self::Revoked(_) => "revoked",
             Self::OtherNamespace { .. } => "other-namespace",
             Self::AccountNotDeclared(_) => "account-not-declared",
             Self::NotWorkload(_) => "not-a-workload",
@@ -87,9 +101,10 @@ pub fn accept_callee<'p>(
     peer: &'p VerifiedPeer,
     callee: &Callee<'_>,
 ) -> Result<&'p Identity, Unacceptable> {
-    check_cluster(peer, &callee.cluster.name)?;
+    check_cluster(peer, &callee.cluster.cluster.name)?;
     let identity = check_workload(peer)?;
-    check_grant(callee.cluster, identity)?;
+    check_admitted(peer, callee.cluster)?;
+    check_grant(callee.cluster.cluster, identity)?;
     if identity.namespace != *callee.namespace {
         return Err(Unacceptable::OtherNamespace {
             found: identity.namespace.clone(),
@@ -107,18 +122,20 @@ pub fn accept_callee<'p>(
 /// its namespace. `find` looks a cluster up in the mesh's config; unknown ones are refused.
 pub fn accept_caller<'p, 'c>(
     peer: &'p VerifiedPeer,
-    find: impl FnOnce(&ClusterName) -> Option<&'c Cluster>,
+    find: impl FnOnce(&ClusterName) -> Option<Known<'c>>,
 ) -> Result<&'p Identity, Unacceptable> {
     let identity = check_workload(peer)?;
-    let cluster =
+    let known =
         find(peer.cluster()).ok_or_else(|| Unacceptable::UnknownCluster(peer.cluster().clone()))?;
-    check_grant(cluster, identity)?;
+    check_admitted(peer, known)?;
+    check_grant(known.cluster, identity)?;
     Ok(identity)
 }
 
 /// A caller's rule for the outer session: a gateway of the cluster that was dialled.
-pub fn accept_gateway(peer: &VerifiedPeer, dialled: &ClusterName) -> Result<(), Unacceptable> {
-    check_cluster(peer, dialled)?;
+pub fn accept_gateway(peer: &VerifiedPeer, dialled: Known<'_>) -> Result<(), Unacceptable> {
+    check_cluster(peer, &dialled.cluster.name)?;
+    check_admitted(peer, dialled)?;
     let is_gateway = |identity: &Identity| {
         identity.namespace.as_str() == GATEWAY_NAMESPACE
             && identity.account.as_str() == GATEWAY_ACCOUNT
@@ -153,6 +170,15 @@ fn check_workload(peer: &VerifiedPeer) -> Result<&Identity, Unacceptable> {
     match peer.id() {
         SpiffeId::Workload(identity) => Ok(identity),
         other @ SpiffeId::Cluster(_) => Err(Unacceptable::NotWorkload(other.clone())),
+    }
+}
+
+fn check_admitted(peer: &VerifiedPeer, known: Known<'_>) -> Result<(), Unacceptable> {
+    match peer.admission() {
+        Some(admission) if known.revoked.contains(&admission) => {
+            Err(Unacceptable::Revoked(admission))
+        }
+        _ => Ok(()),
     }
 }
 

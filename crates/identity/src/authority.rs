@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use isthmus_model::{ClusterIdentity, ClusterName, Identity, SpiffeId, TrustDomain};
+use isthmus_model::{Admission, ClusterIdentity, ClusterName, Identity, SpiffeId, TrustDomain};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -16,7 +16,9 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-use crate::certificate::{self, CertificateProblem, Certificates, ReadError, sha256};
+use crate::certificate::{
+    self, ADMITTED_MARK, ADMITTED_SERIAL, CertificateProblem, Certificates, ReadError, sha256,
+};
 use crate::{
     CertificateRequest, KeyError, KeyHash, KeyPair, TrustBundle, TrustError, gateway_identity,
     time, trust,
@@ -51,6 +53,14 @@ pub struct ClusterAuthority {
     bundle: TrustBundle,
     id: ClusterIdentity,
     not_after: SystemTime,
+}
+
+/// Who gets a leaf.
+struct Holder<'a> {
+    uri: &'a str,
+    names: Vec<SanType>,
+    subject: DistinguishedName,
+    admission: Option<Admission>,
 }
 
 /// Why a key and certificates are not a mesh key or a cluster's authority.
@@ -248,12 +258,13 @@ impl ClusterAuthority {
         self.not_after
     }
 
-    /// A leaf for `identity`, followed by the intermediate. It ends after `lifetime`, or with the
-    /// intermediate. A gateway's leaf also has the DNS name `gateway.<cluster>.mesh`.
+    /// A leaf for `identity`, which was admitted so, followed by the intermediate. It ends after `lifetime`, or with
+    /// the intermediate. A gateway's leaf also has the DNS name `gateway.<cluster>.mesh`.
     pub fn issue(
         &self,
         request: &CertificateRequest,
         identity: &Identity,
+        admission: Admission,
         now: SystemTime,
         lifetime: Duration,
     ) -> Result<Certificates, IssueError> {
@@ -267,15 +278,13 @@ impl ClusterAuthority {
         if *identity == gateway_identity(&self.id.trust_domain) {
             names.push(dns_name(&format!("gateway.{}.mesh", self.id.cluster))?);
         }
-        let subject = subject(identity.namespace.as_str(), identity.account.as_str());
-        self.issue_leaf(
-            request,
-            &identity.to_string(),
+        let holder = Holder {
+            uri: &identity.to_string(),
             names,
-            subject,
-            now,
-            lifetime,
-        )
+            subject: subject(identity.namespace.as_str(), identity.account.as_str()),
+            admission: Some(admission),
+        };
+        self.issue_leaf(request, holder, now, lifetime)
     }
 
     /// A leaf for this cluster's own control plane, with the cluster's id and the DNS name
@@ -299,23 +308,31 @@ impl ClusterAuthority {
     ) -> Result<Certificates, IssueError> {
         let mut names = vec![dns_name(&format!("control.{}.mesh", self.id.cluster))?];
         names.extend(addresses.iter().copied().map(SanType::IpAddress));
-        let subject = subject("control plane", self.id.cluster.as_str());
-        self.issue_leaf(request, &self.id.to_string(), names, subject, now, lifetime)
+        let holder = Holder {
+            uri: &self.id.to_string(),
+            names,
+            subject: subject("control plane", self.id.cluster.as_str()),
+            admission: None,
+        };
+        self.issue_leaf(request, holder, now, lifetime)
     }
 
     fn issue_leaf(
         &self,
         request: &CertificateRequest,
-        uri: &str,
-        names: Vec<SanType>,
-        subject: DistinguishedName,
+        holder: Holder<'_>,
         now: SystemTime,
         lifetime: Duration,
     ) -> Result<Certificates, IssueError> {
         let not_after = capped(&self.intermediate, now, lifetime)?;
         let public_key = &request.public_key;
-        let mut params = template(public_key, uri, names, now, not_after)?;
-        params.distinguished_name = subject;
+        let mut params = template(public_key, holder.uri, holder.names, now, not_after)?;
+        if let Some(admission) = holder.admission {
+            params.serial_number = params
+                .serial_number
+                .map(|serial| admitted(admission, &serial));
+        }
+        params.distinguished_name = holder.subject;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
@@ -374,6 +391,20 @@ fn serial(
     let mut hash = sha256(&said);
     hash[0] &= 0x7f;
     SerialNumber::from_slice(&hash[..16])
+}
+
+/// A serial number that says how its holder was admitted, with as much of `serial` as tells it from others.
+fn admitted(Admission(id): Admission, serial: &SerialNumber) -> SerialNumber {
+    let mut bytes = vec![ADMITTED_MARK];
+    bytes.extend(id);
+    bytes.extend(
+        serial
+            .as_ref()
+            .iter()
+            .rev()
+            .take(ADMITTED_SERIAL - bytes.len()),
+    );
+    SerialNumber::from_slice(&bytes)
 }
 
 /// An issuer's subject says its key, so that no two issuers share one: a chain to a root of the same

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use isthmus_model::{SpiffeError, TrustDomain};
+use isthmus_model::{Admission, SpiffeError, TrustDomain};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
@@ -213,6 +213,21 @@ pub(crate) fn root_trust_domain(
         .ok_or_else(|| CertificateProblem::TrustDomain {
             uri: uri.to_owned(),
         })
+}
+
+/// A serial number that begins with an admission has this length; others are shorter.
+pub(crate) const ADMITTED_SERIAL: usize = 17;
+/// What it begins with, so that it is a positive number of that length.
+pub(crate) const ADMITTED_MARK: u8 = 1;
+
+/// The admission that the serial number of a leaf begins with.
+pub(crate) fn admission(certificate: &X509Certificate<'_>) -> Option<Admission> {
+    match certificate.raw_serial() {
+        [ADMITTED_MARK, rest @ ..] if rest.len() == ADMITTED_SERIAL - 1 => {
+            rest.first_chunk().copied().map(Admission)
+        }
+        _ => None,
+    }
 }
 
 /// Not before and not after.

@@ -30,7 +30,7 @@ mod token;
 mod trust;
 
 pub use accept::{
-    Callee, Unacceptable, accept_callee, accept_caller, accept_control, accept_gateway,
+    Callee, Known, Unacceptable, accept_callee, accept_caller, accept_control, accept_gateway,
     gateway_identity,
 };
 pub use authority::{

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use isthmus_model::{ClusterName, SpiffeId};
+use isthmus_model::{Admission, ClusterName, SpiffeId};
 
 /// What the peer is in the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,14 +16,21 @@ pub enum PeerRole {
 pub struct VerifiedPeer {
     id: SpiffeId,
     cluster: ClusterName,
+    admission: Option<Admission>,
     not_after: SystemTime,
 }
 
 impl VerifiedPeer {
-    pub(crate) fn new(id: SpiffeId, cluster: ClusterName, not_after: SystemTime) -> Self {
+    pub(crate) fn new(
+        id: SpiffeId,
+        cluster: ClusterName,
+        admission: Option<Admission>,
+        not_after: SystemTime,
+    ) -> Self {
         Self {
             id,
             cluster,
+            admission,
             not_after,
         }
     }
@@ -35,6 +42,11 @@ impl VerifiedPeer {
     /// The cluster whose intermediate issued the peer's certificate.
     pub fn cluster(&self) -> &ClusterName {
         &self.cluster
+    }
+
+    /// How it came into the mesh; `None`: its certificate does not say, as those of control planes.
+    pub fn admission(&self) -> Option<Admission> {
+        self.admission
     }
 
     /// When the first certificate of the chain ends: what hangs on the peer ends then too.

@@ -110,7 +110,7 @@ mod tests {
             cluster: cluster.clone(),
         };
         let not_before = UNIX_EPOCH + HOUR;
-        let peer = VerifiedPeer::new(SpiffeId::Cluster(id), cluster, UNIX_EPOCH + 2 * HOUR);
+        let peer = VerifiedPeer::new(SpiffeId::Cluster(id), cluster, None, UNIX_EPOCH + 2 * HOUR);
         Proof { peer, not_before }
     }
 

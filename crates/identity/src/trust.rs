@@ -197,7 +197,12 @@ impl TrustBundle {
         let (leaf_begin, leaf_end) = certificate::validity(&leaf);
         let (issuer_begin, issuer_end) = certificate::validity(&issuer);
         Ok(Proof {
-            peer: VerifiedPeer::new(id, issuer_id.cluster, leaf_end.min(issuer_end)),
+            peer: VerifiedPeer::new(
+                id,
+                issuer_id.cluster,
+                certificate::admission(&leaf),
+                leaf_end.min(issuer_end),
+            ),
             not_before: leaf_begin.max(issuer_begin),
         })
     }

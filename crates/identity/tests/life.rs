@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use common::{DAY, DOMAIN, HOUR, TestMesh, declared, identity, judge, request, start};
+use common::{DAY, DOMAIN, HOUR, JOINED, TestMesh, declared, identity, judge, request, start};
 use isthmus_identity::{
     AuthorityError, BACKDATE, CertificateRequest, Certificates, ClusterAuthority, IssueError,
     KeyPair, Leaf, LeafCell, LeafError, MeshKey, NotASignature, PeerRole, RENEW_AFTER,
@@ -53,17 +53,21 @@ fn lifetimes() {
     }
     let key = KeyPair::generate().unwrap();
     let cart = identity(DOMAIN, "shop", "cart");
-    let issued = west.authority.issue(&request(&key), &cart, west_end, DAY);
+    let issued = west
+        .authority
+        .issue(&request(&key), &cart, JOINED, west_end, DAY);
     assert_eq!(issued.unwrap_err(), IssueError::AuthorityExpired);
     let foreign = identity("other.mesh", "shop", "cart");
-    let issued = west.authority.issue(&request(&key), &foreign, start(), DAY);
+    let issued = west
+        .authority
+        .issue(&request(&key), &foreign, JOINED, start(), DAY);
     assert!(matches!(issued, Err(IssueError::TrustDomain { .. })));
     let at_the_edges = [UNIX_EPOCH, UNIX_EPOCH - DAY, UNIX_EPOCH + DAY * 365 * 9000];
     for now in at_the_edges {
         let _ = MeshKey::found(mesh.bundle().trust_domain(), now);
         let _ = west
             .authority
-            .issue(&request(&key), &cart, now, Duration::MAX);
+            .issue(&request(&key), &cart, JOINED, now, Duration::MAX);
     }
 }
 
@@ -86,7 +90,7 @@ fn everything_survives_its_pem() {
     let leaf_key = KeyPair::generate().unwrap();
     let gateway = gateway_identity(mesh.bundle().trust_domain());
     let leaf = authority
-        .issue(&request(&leaf_key), &gateway, start(), DAY)
+        .issue(&request(&leaf_key), &gateway, JOINED, start(), DAY)
         .unwrap();
     let leaf = Leaf::from_pem(&leaf_key.to_pem(), &leaf.to_pem()).unwrap();
     assert!(judge(&mesh.bundle(), leaf.chain().as_slice(), start()).is_ok());
@@ -163,7 +167,10 @@ fn keys_are_never_printed_and_requests_are_checked() {
     let greedy = CertificateRequest::from_pem(&greedy).unwrap();
     let cart = identity(DOMAIN, "shop", "cart");
     let west = mesh.cluster("us-west");
-    let issued = west.authority.issue(&greedy, &cart, start(), DAY).unwrap();
+    let issued = west
+        .authority
+        .issue(&greedy, &cart, JOINED, start(), DAY)
+        .unwrap();
     let text = String::from_utf8_lossy(&issued.as_slice()[0]).into_owned();
     assert!(!text.contains("bank.mesh") && text.contains("/ns/shop/sa/cart"));
     assert!(judge(&mesh.bundle(), issued.as_slice(), start()).is_ok());

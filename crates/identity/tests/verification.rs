@@ -3,14 +3,17 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::{DAY, DOMAIN, Forged, HOUR, TestMesh, declared, judge, start};
-use isthmus_identity::{
-    BACKDATE, Callee, KeyPair, Leaf, PeerRole, TrustBundle, TrustError, Unacceptable, VerifiedPeer,
-    accept_callee, accept_caller, accept_control, accept_gateway,
+use common::{
+    DAY, DOMAIN, Forged, HOUR, JOINED, MINUTE, TestMesh, declared, identity, judge, request, start,
 };
-use isthmus_model::{AccountName, ClusterName, Namespace};
+use isthmus_identity::{
+    BACKDATE, Callee, KeyPair, Known, Leaf, PeerRole, TrustBundle, TrustError, Unacceptable,
+    VerifiedPeer, accept_callee, accept_caller, accept_control, accept_gateway,
+};
+use isthmus_model::{AccountName, Admission, Cluster, ClusterName, Namespace};
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, SanType};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -348,7 +351,7 @@ fn callees() {
         AccountName::new("cart-v2").unwrap(),
     ];
     let callee = Callee {
-        cluster: &dialled,
+        cluster: known(&dialled),
         namespace: &namespace,
         accounts: &accounts,
     };
@@ -388,7 +391,7 @@ fn callees() {
         accept_callee(
             &peer,
             &Callee {
-                cluster: &ungranted,
+                cluster: known(&ungranted),
                 ..callee
             }
         )
@@ -397,6 +400,19 @@ fn callees() {
             cluster: ungranted.name.clone(),
             namespace: namespace.clone()
         }
+    );
+    let revoked = BTreeSet::from([JOINED]);
+    let revoking = Known {
+        cluster: &dialled,
+        revoked: &revoked,
+    };
+    let revoking = Callee {
+        cluster: revoking,
+        ..callee
+    };
+    assert_eq!(
+        accept_callee(&peer, &revoking).unwrap_err(),
+        Unacceptable::Revoked(JOINED)
     );
     let no_accounts = Callee {
         accounts: &[],
@@ -478,7 +494,10 @@ fn callers_gateways_and_control_planes() {
         ),
     ] {
         let peer = verified(&bundle, &leaf);
-        let find = |name: &ClusterName| clusters.iter().find(|cluster| cluster.name == *name);
+        let find = |name: &ClusterName| {
+            let declared = clusters.iter().find(|cluster| cluster.name == *name);
+            declared.map(known)
+        };
         let reason = |error: Unacceptable| error.reason();
         assert_eq!(
             accept_caller(&peer, find).map(|_| ()).map_err(reason),
@@ -486,7 +505,7 @@ fn callers_gateways_and_control_planes() {
             "{name}"
         );
         assert_eq!(
-            accept_gateway(&peer, &dialled).map_err(reason),
+            accept_gateway(&peer, known(&clusters[0])).map_err(reason),
             gateway,
             "{name}"
         );
@@ -495,5 +514,68 @@ fn callers_gateways_and_control_planes() {
             control,
             "{name}"
         );
+    }
+}
+
+#[test]
+fn an_admission_lasts_over_renewals_and_is_revoked_alone() {
+    let mesh = TestMesh::new(DOMAIN);
+    let bundle = mesh.bundle();
+    let west = mesh.cluster("us-west");
+    let identity = identity(DOMAIN, "shop", "cart");
+    let other = Admission([0; 8]);
+    let leaf = |admission, now| {
+        let key = KeyPair::generate().unwrap();
+        let chain = west
+            .authority
+            .issue(&request(&key), &identity, admission, now, DAY);
+        Leaf::new(key, chain.unwrap()).unwrap()
+    };
+    let cluster = declared("us-west", None);
+    let revoked = BTreeSet::from([JOINED]);
+    let find = |_: &ClusterName| {
+        Some(Known {
+            cluster: &cluster,
+            revoked: &revoked,
+        })
+    };
+    let mut serials = BTreeSet::new();
+    for (admission, accepted) in [
+        (JOINED, Err(Unacceptable::Revoked(JOINED))),
+        (other, Ok(())),
+        (Admission([0xff; 8]), Ok(())),
+    ] {
+        for now in [start(), start() + MINUTE] {
+            let leaf = leaf(admission, now);
+            let chain = leaf.chain().as_slice();
+            let peer = bundle.verify(chain, now, PeerRole::Client).unwrap();
+            assert_eq!(peer.admission(), Some(admission));
+            assert_eq!(
+                accept_caller(&peer, find).map(|_| ()),
+                accepted,
+                "{admission}"
+            );
+            let (_, parsed) = X509Certificate::from_der(&leaf.chain().as_slice()[0]).unwrap();
+            assert!(parsed.raw_serial().len() <= 20, "RFC 5280 section 4.1.2.2");
+            serials.insert(parsed.raw_serial().to_vec());
+        }
+    }
+    assert_eq!(serials.len(), 6, "no two share one");
+    // Its gateway's rule is the same; its control plane was never admitted.
+    let gateway = verified(&bundle, &west.gateway());
+    let known = find(&cluster.name).unwrap();
+    assert_eq!(
+        accept_gateway(&gateway, known),
+        Err(Unacceptable::Revoked(JOINED))
+    );
+    assert_eq!(verified(&bundle, &west.control()).admission(), None);
+}
+
+/// Of which nobody was revoked.
+fn known(cluster: &Cluster) -> Known<'_> {
+    static NOBODY: BTreeSet<Admission> = BTreeSet::new();
+    Known {
+        cluster,
+        revoked: &NOBODY,
     }
 }

@@ -219,6 +219,14 @@ pub(crate) enum CommandArgs {
     /// Make join tokens
     #[command(subcommand)]
     Token(TokenArgs),
+    /// Take a process or a cluster for one of the mesh no more
+    #[command(
+        subcommand,
+        after_help = "Exit 3 when some cluster has not heard of it.\n\n\
+        Examples:\n  isthmus revoke process us-west/frontend-1 --reason \"key was copied\"\n  \
+        isthmus revoke cluster ap-south\n  isthmus revoke list"
+    )]
+    Revoke(RevokeArgs),
     /// Found a mesh; sign clusters in
     #[command(subcommand)]
     Mesh(MeshArgs),
@@ -479,6 +487,32 @@ pub(crate) struct TokenCreateArgs {
     /// How long the token may wait to be used, such as 30m
     #[arg(long, default_value = "1h", value_name = "DURATION")]
     pub(crate) lifetime: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RevokeArgs {
+    /// One that is connected to its control plane: nobody believes its certificates any more
+    Process {
+        /// As `isthmus status` names it, or the name of its workload
+        #[arg(value_name = "CLUSTER/PROCESS")]
+        of: String,
+        /// Kept with it, for people
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// One that is gone, or calls itself like others
+    Admission {
+        /// How it was admitted: the id of its join token, 16 hexadecimal digits
+        #[arg(value_name = "CLUSTER/ADMISSION")]
+        of: String,
+        /// Kept with it, for people
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// A whole cluster, by the others: its vote is taken, and its Cluster deleted
+    Cluster { name: ClusterName },
+    /// What is revoked, and until when that matters
+    List,
 }
 
 #[derive(Debug, Subcommand)]

@@ -23,7 +23,7 @@ use crate::setting::Setting;
 use crate::signer::Signer;
 use crate::status::{STATUS_PATH, contact};
 
-const PATH: &str = "/mesh/v1/authority";
+pub(crate) const PATH: &str = "/mesh/v1/authority";
 const LEADER_PATH: &str = "/mesh/v1/authority/leader";
 const RESET_PATH: &str = "/mesh/v1/authority/reset";
 /// How long a cluster may take to become a voter, or to be one no more.
@@ -69,7 +69,7 @@ async fn declared(client: &mut ApiClient, name: &ClusterName) -> Result<()> {
 }
 
 /// Writes who is to vote, and waits until it is so.
-async fn change(
+pub(crate) async fn change(
     client: &mut ApiClient,
     setting: &Setting,
     name: &ClusterName,

@@ -19,7 +19,7 @@ use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
     authority, check, drain, explain, faults, found, history, load, logs, nofile, output, parent,
-    process, resources, run, simulate, status, token, up,
+    process, resources, revoke, run, simulate, status, token, up,
 };
 
 /// A command that makes sense.
@@ -87,6 +87,7 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
         CommandArgs::Explain(args) => block_on(explain::explain(&setting, &args)),
         CommandArgs::Load(args) => load::load(&setting, &args),
         CommandArgs::Token(TokenArgs::Create(args)) => block_on(token::create(&setting, &args)),
+        CommandArgs::Revoke(args) => block_on(revoke::revoke(&setting, &args)),
         CommandArgs::Mesh(MeshArgs::Found { trust_domain }) => {
             found::found(&setting, &trust_domain)
         }

@@ -33,6 +33,7 @@ mod parent;
 mod process;
 mod programs;
 mod resources;
+mod revoke;
 mod run;
 mod setting;
 mod signer;

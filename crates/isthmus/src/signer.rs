@@ -46,8 +46,15 @@ impl Signer {
         let present = current.and_then(signature);
         let is_kept = current.and_then(self::terms).as_ref() == Some(&terms);
         let kept = present.clone().filter(|_| is_kept).filter(holds);
+        // One that is no newer than what the mesh has, or had, is signed anew where that can be.
+        let is_newer = |signature: &TermsSignature| match (&self.key, &present) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(_), Some(present)) => signature.serial > present.serial,
+        };
+        let fresh = own.clone().filter(|own| holds(own) && is_newer(own));
         let newest = (kept.into_iter())
-            .chain(own.clone().filter(holds))
+            .chain(fresh)
             .max_by_key(|signature| signature.serial);
         let signature = match (newest, &self.key) {
             (Some(signature), _) => signature,
@@ -136,8 +143,14 @@ mod tests {
         let (terms, signature_of) = (terms(&edited).unwrap(), signature(&edited).unwrap());
         assert_eq!(bundle.check_terms(&terms, &signature_of), Ok(()));
         // An older file says the same as the mesh: the newer signature stays.
-        let again = signer.sign(wider.clone(), None).unwrap();
+        let again = signer.sign(wider.clone(), Some(&first)).unwrap();
         assert_eq!(again, wider, "its own holds");
+        // What was before is wanted back, or what was deleted: its signature is an old one by then.
+        for current in [Some(&wider), None] {
+            let back = signer.sign(first.clone(), current).unwrap();
+            assert!(signature(&back).unwrap().serial > before.serial);
+            assert_eq!(self::terms(&back), self::terms(&first));
+        }
         let old = json!({"metadata": {"annotations": {SIGNATURE_ANNOTATION: "1:00"}}});
         let mut file = cluster(&["bank", "shop"]);
         file["metadata"]["annotations"] = old["metadata"]["annotations"].clone();

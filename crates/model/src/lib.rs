@@ -6,6 +6,7 @@
 //!
 //! This crate never does I/O, reads a clock, spawns, or knows YAML, JSON or protobuf.
 
+mod admission;
 mod cluster;
 mod identity;
 mod name;
@@ -16,6 +17,7 @@ mod service;
 mod share;
 mod workload;
 
+pub use admission::{Admission, NotAdmission};
 pub use cluster::{ALL_TRAFFIC, Cluster, Egress, Gateway, Link, MAX_VOTERS, Mesh, Reach};
 pub use identity::{ClusterIdentity, Identity, SpiffeError, SpiffeId};
 pub use name::{

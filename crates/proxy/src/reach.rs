@@ -17,7 +17,7 @@ use isthmus_codec::memory::MemoryBudget;
 use isthmus_codec::message::{Open, Priority, RefusalCode, Reply, TunnelOpen, TunnelReply};
 use isthmus_codec::mux::{CannotOpen, Settings, Side};
 use isthmus_identity::{Callee, Unacceptable, accept_callee, accept_gateway, gateway_server_name};
-use isthmus_model::{Cluster, ClusterName, Gateway, Handle, Service, Subset, Workload};
+use isthmus_model::{ClusterName, Gateway, Handle, Service, Subset, Workload};
 use isthmus_telemetry::{Metrics, RefusalReason};
 use isthmus_wire::ClusterView;
 use rustls::pki_types::ServerName;
@@ -28,6 +28,7 @@ use crate::mux::{Item, Link, Pipe, StreamError};
 use crate::refusal::Refusal;
 use crate::sessions::{Rule, Sessions};
 use crate::tls::{Me, TlsError, Turns};
+use crate::view::known;
 
 mod gateways;
 mod way;
@@ -150,7 +151,7 @@ impl Reach {
         let address = workload.address;
         way.link(|| {
             let dialler = Rc::clone(&self.dialler);
-            let (service, cluster) = (service.clone(), cluster.cluster.clone());
+            let (service, cluster) = (service.clone(), cluster.clone());
             let handle = workload.handle.clone();
             within(address, limit, async move {
                 let socket = dialler.dial(address).await?;
@@ -222,7 +223,7 @@ impl Reach {
         limit: Duration,
     ) -> Result<Tunnel, Unreachable> {
         let address = gateway.address;
-        let outer = self.gateway(address, &cluster.cluster.name, limit).await?;
+        let outer = self.gateway(address, cluster, limit).await?;
         within(address, limit, async {
             outer.room().await;
             let stream = outer.open(&Open::Tunnel(open), false)?;
@@ -238,12 +239,7 @@ impl Reach {
             };
             let link = self
                 .dialler
-                .inner(
-                    Pipe::new(stream),
-                    (&handle, address),
-                    service,
-                    &cluster.cluster,
-                )
+                .inner(Pipe::new(stream), (&handle, address), service, cluster)
                 .await?;
             tokio::task::spawn_local(leave_with(outer.clone(), link.clone()));
             Ok(Tunnel { handle, link })
@@ -255,16 +251,17 @@ impl Reach {
     async fn gateway(
         &self,
         address: SocketAddr,
-        cluster: &ClusterName,
+        cluster: &ClusterView,
         limit: Duration,
     ) -> Result<Link, Unreachable> {
-        let way = self.gateways.way(cluster, address);
+        let way = self.gateways.way(&cluster.cluster.name, address);
         way.link(|| {
             let dialler = Rc::clone(&self.dialler);
             let (gateways, cluster) = (Rc::clone(&self.gateways), cluster.clone());
             within(address, limit, async move {
                 let link = dialler.outer(address, &cluster).await?;
-                tokio::task::spawn_local(gateways.watch(cluster, address, link.clone()));
+                let name = cluster.cluster.name;
+                tokio::task::spawn_local(gateways.watch(name, address, link.clone()));
                 Ok(link)
             })
         })
@@ -298,20 +295,20 @@ impl Dialler {
     }
 
     /// The session with a gateway.
-    async fn outer(&self, address: SocketAddr, cluster: &ClusterName) -> Result<Link, Unreachable> {
+    async fn outer(&self, address: SocketAddr, cluster: &ClusterView) -> Result<Link, Unreachable> {
         let socket = self.dial(address).await?;
-        let name = gateway_server_name(cluster);
-        let peer = format!("{cluster} {address}");
+        let name = gateway_server_name(&cluster.cluster.name);
+        let peer = format!("{} {address}", cluster.cluster.name);
         let (session, proven) = self
             .me
             .connect(name, peer, socket, &self.turns, &self.metrics)
             .await
             .map_err(|error| handshake(address, &error))?;
-        accept_gateway(proven.peer(), cluster)
+        accept_gateway(proven.peer(), known(cluster))
             .map_err(|error| self.unacceptable(address, &error))?;
         let link = Link::start(session, Side::Dialler, Settings::default(), &self.memory);
         self.sessions
-            .watch(&link, proven, Rule::Gateway(cluster.clone()));
+            .watch(&link, proven, Rule::Gateway(cluster.cluster.name.clone()));
         Ok(link)
     }
 
@@ -322,21 +319,21 @@ impl Dialler {
         io: T,
         (workload, address): (&Handle, SocketAddr),
         service: &Service,
-        cluster: &Cluster,
+        cluster: &ClusterView,
     ) -> Result<Link, Unreachable>
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
     {
         let name = ServerName::try_from(service.name.host())
             .map_err(|_| Unreachable::Ended("the service's name is too long".to_owned()))?;
-        let peer = format!("{} {}", cluster.name, workload.as_str());
+        let peer = format!("{} {}", cluster.cluster.name, workload.as_str());
         let (session, proven) = self
             .me
             .connect(name, peer, io, &self.turns, &self.metrics)
             .await
             .map_err(|error| handshake(address, &error))?;
         let callee = Callee {
-            cluster,
+            cluster: known(cluster),
             namespace: &service.name.namespace,
             accounts: &service.accounts,
         };
@@ -345,7 +342,7 @@ impl Dialler {
         let link = Link::start(session, Side::Dialler, Settings::default(), &self.memory);
         let rule = Rule::Callee {
             service: service.name.clone(),
-            cluster: cluster.name.clone(),
+            cluster: cluster.cluster.name.clone(),
         };
         self.sessions.watch(&link, proven, rule);
         Ok(link)

@@ -135,21 +135,23 @@ impl Session {
         now: SystemTime,
     ) -> Result<(), NoLonger> {
         let peer = self.proven.again(trust, now)?;
+        let known = |name: &ClusterName| {
+            let known = view.known(name);
+            known.ok_or_else(|| Unacceptable::UnknownCluster(name.clone()))
+        };
         match &self.rule {
             Rule::Caller => {
-                let cluster = |name: &_| view.cluster(name).map(|view| &view.cluster);
-                accept_caller(peer, cluster)?;
+                accept_caller(peer, |name| view.known(name))?;
             }
-            Rule::Gateway(cluster) => accept_gateway(peer, cluster)?,
+            Rule::Gateway(cluster) => accept_gateway(peer, known(cluster)?)?,
             Rule::Callee { service, cluster } => {
-                let found = view.find(service);
-                let (Some(Known::Service(found)), Some(cluster)) = (found, view.cluster(cluster))
-                else {
-                    // What is not known for now says nothing about who the peer is.
+                let Some(Known::Service(found)) = view.find(service) else {
+                    // What is not known for now says nothing about whom the service runs as.
+                    accept_caller(peer, |name| view.known(name))?;
                     return Ok(());
                 };
                 let callee = Callee {
-                    cluster: &cluster.cluster,
+                    cluster: known(cluster)?,
                     namespace: &service.namespace,
                     accounts: &found.service.accounts,
                 };

@@ -11,6 +11,7 @@ mod plain;
 
 pub(crate) use self::plain::Plain;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,9 +23,9 @@ use isthmus_identity::{
     Leaf, LeafCell, MeshKey, TrustCell, gateway_identity,
 };
 use isthmus_model::{
-    AccountName, AppProtocol, Cluster, ClusterName, Egress, Gateway, Handle, Health, Identity,
-    Labels, Mesh, MeshName, Namespace, ObjectName, RegionName, Route, Service, ServiceName,
-    ServicePort, Share, Subset, Target, TrafficPolicy, TrustDomain, Workload,
+    AccountName, Admission, AppProtocol, Cluster, ClusterName, Egress, Gateway, Handle, Health,
+    Identity, Labels, Mesh, MeshName, Namespace, ObjectName, RegionName, Route, Service,
+    ServiceName, ServicePort, Share, Subset, Target, TrafficPolicy, TrustDomain, Workload,
 };
 use isthmus_telemetry::Metrics;
 use isthmus_wire::{Body, ClusterView, Topic};
@@ -366,7 +367,7 @@ impl Issuer {
             .unwrap();
         let authority = ClusterAuthority::new(key, chain, now).unwrap();
         authority
-            .issue(&request(own), identity, now, LEAF_LIFETIME)
+            .issue(&request(own), identity, ADMISSION, now, LEAF_LIFETIME)
             .unwrap()
     }
 }
@@ -397,6 +398,9 @@ impl Facts {
     }
 }
 
+/// Of everybody in these tests.
+pub(crate) const ADMISSION: Admission = Admission([7; 8]);
+
 pub(crate) fn cluster(name: &str) -> ClusterName {
     ClusterName::new(name).unwrap()
 }
@@ -423,6 +427,7 @@ pub(crate) fn view_of(name: &ClusterName, gateway: Option<SocketAddr>) -> Cluste
             .collect(),
         rtt: Some(Duration::from_millis(1)),
         age: Duration::ZERO,
+        revoked: BTreeSet::new(),
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 use isthmus_authz::Policies;
+use isthmus_identity as identity;
 use isthmus_model::{
     ClusterName, Egress, Handle, Route, Service, ServiceName, Share, TrafficPolicy,
     TrafficSettings, Workload,
@@ -102,9 +103,22 @@ impl View {
         self.clusters.get(name)
     }
 
+    /// What the mesh says of a cluster, for judging who comes from there.
+    pub(crate) fn known(&self, name: &ClusterName) -> Option<identity::Known<'_>> {
+        self.cluster(name).map(|view| known(view))
+    }
+
     /// `None`: not known yet, which is not the same as [`Known::Absent`].
     pub(crate) fn find(&self, service: &ServiceName) -> Option<&Known> {
         self.services.get(service)
+    }
+}
+
+/// A cluster as its peers are judged by.
+pub(crate) fn known(view: &ClusterView) -> identity::Known<'_> {
+    identity::Known {
+        cluster: &view.cluster,
+        revoked: &view.revoked,
     }
 }
 
@@ -239,7 +253,7 @@ fn compile_service(name: &ServiceName, bodies: Vec<Body>, unusable: Option<Strin
             Body::TrafficPolicy(policy) => policies.push(policy),
             Body::Workload(workload) => workloads.push(workload),
             Body::Share(share) => shares.push(share),
-            Body::Mesh(_) | Body::Cluster(_) | Body::Gateway(_) => {}
+            Body::Mesh(_) | Body::Cluster(_) | Body::Gateway(_) | Body::Revocation(_) => {}
         }
     }
     let Some(service) = service else {

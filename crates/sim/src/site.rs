@@ -195,6 +195,7 @@ impl Site {
             cluster: self.name.clone(),
             authority: self.authority.clone(),
             bootstrap: vec![address(0)],
+            leaf_lifetime: Duration::from_hours(24),
             seed,
         };
         self.life += 1;
@@ -258,6 +259,7 @@ impl Site {
             session,
             connection,
             identity,
+            admission: None,
         };
         let mut actions = self.tell(opened, clock);
         let hello = proto::Hello {

@@ -1,14 +1,20 @@
 //! Bodies of resources: `model` values as bytes, and back.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use isthmus_model::{Cluster, Gateway, Mesh, Route, Service, Share, TrafficPolicy, Workload};
+use isthmus_model::{
+    Admission, Cluster, Gateway, Mesh, Route, Service, Share, TrafficPolicy, Workload,
+};
 use prost::Message;
 
 use crate::proto;
 
 /// Features that this build's reader has. A body that needs another one is rejected, alone.
-pub const FEATURES: &[&str] = &[];
+pub const FEATURES: &[&str] = &[REVOCATION];
+
+/// The reader refuses peers whose admission was revoked.
+const REVOCATION: &str = "revocation";
 
 /// A cluster as the proxies of one cluster see it.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +27,8 @@ pub struct ClusterView {
     pub rtt: Option<Duration>,
     /// Since its facts were last confirmed; zero: live.
     pub age: Duration,
+    /// Whom it admitted and takes for its own no more.
+    pub revoked: BTreeSet<Admission>,
 }
 
 /// One resource.
@@ -34,6 +42,8 @@ pub enum Body {
     Workload(Workload),
     Share(Share),
     Gateway(Gateway),
+    /// A cluster says that this process of its is none any more.
+    Revocation(Admission),
 }
 
 /// Why bytes are not a usable body.
@@ -61,10 +71,16 @@ impl BodyError {
 impl Body {
     pub fn encode(&self) -> Vec<u8> {
         proto::Body {
-            needs: Vec::new(),
+            needs: self.needs().map(str::to_owned).collect(),
             body: Some(self.into()),
         }
         .encode_to_vec()
+    }
+
+    /// Features without which a reader would let through what this refuses.
+    fn needs(&self) -> impl Iterator<Item = &'static str> {
+        let revokes = matches!(self, Self::Cluster(view) if !view.revoked.is_empty());
+        revokes.then_some(REVOCATION).into_iter()
     }
 
     /// Errors: damaged bytes, a feature that this build lacks, or a field that breaks a rule of
@@ -85,8 +101,6 @@ impl Body {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use isthmus_model::{
         Algorithm, AppProtocol, Backend, Egress, Handle, HashOn, HeaderMatch, Health, HealthCheck,
         HealthProbe, Identity, LocalityOrder, Method, PathMatch, Percent, RetryOn, RouteMatch,
@@ -142,6 +156,7 @@ mod tests {
                 gateways: vec![gateway.clone()],
                 rtt: Some(Duration::from_micros(1_500)),
                 age: Duration::from_millis(7),
+                revoked: [Admission([1, 2, 3, 4, 5, 6, 7, 8])].into(),
             }),
             Body::Service(Service {
                 name: cart.clone(),
@@ -229,6 +244,7 @@ mod tests {
                 total: 2,
             }),
             Body::Gateway(gateway),
+            Body::Revocation(Admission([0xff; 8])),
         ]
     }
 
@@ -296,7 +312,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_bytes_never_panic(which in 0usize..8, at in any::<prop::sample::Index>(), with in any::<u8>()) {
+        fn damaged_bytes_never_panic(which in 0usize..9, at in any::<prop::sample::Index>(), with in any::<u8>()) {
             let mut bytes = bodies()[which].encode();
             let at = at.index(bytes.len());
             bytes[at] = with;

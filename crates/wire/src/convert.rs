@@ -20,6 +20,7 @@ impl From<&Body> for proto::body::Body {
             Body::Workload(workload) => Self::Workload(workload.into()),
             Body::Share(share) => Self::Share(share.into()),
             Body::Gateway(gateway) => Self::Gateway(gateway.into()),
+            Body::Revocation(admission) => Self::Revocation(admission.into()),
         }
     }
 }
@@ -38,6 +39,7 @@ impl TryFrom<proto::body::Body> for Body {
             Wire::Workload(workload) => Self::Workload(workload.try_into()?),
             Wire::Share(share) => Self::Share(share.try_into()?),
             Wire::Gateway(gateway) => Self::Gateway(gateway.try_into()?),
+            Wire::Revocation(revocation) => Self::Revocation(revocation.into()),
         })
     }
 }

@@ -81,6 +81,10 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/mesh/v1/authority/leader", post(views::transfer))
         .route("/mesh/v1/authority/reset", post(views::reset))
         .route("/mesh/v1/history", get(views::history))
+        .route(
+            "/mesh/v1/revocations",
+            get(views::revocations).post(views::revoke),
+        )
         .route("/mesh/v1/tokens", post(views::tokens))
         .route("/mesh/v1/explain", post(explain::explain))
         .fallback(nothing)

@@ -2,17 +2,17 @@
 
 use std::time::{Duration, SystemTime};
 
-use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use isthmus_api::{
-    Failure, HistoryRequest, ResetRequest, TokenReply, TokenRequest, TransferRequest,
+    Failure, HistoryRequest, ResetRequest, RevokeRequest, TokenReply, TokenRequest, TransferRequest,
 };
 use isthmus_identity::{JoinToken, TokenGrant, TokenId, TokenSecret};
 use isthmus_model::{Identity, Position};
 
-use super::{Refusal, Shared, respond};
+use super::{Author, Refusal, Shared, respond};
 use crate::core::{Answer, HistoryQuery, Request, Selection};
 
 /// Changes in one answer, unless the request says otherwise.
@@ -50,6 +50,23 @@ pub(super) async fn reset(
 ) -> Result<Response, Refusal> {
     let request = body(request)?;
     Ok(respond(api.hub.ask(Request::Reset(request)).await?))
+}
+
+/// Processes that were revoked.
+pub(super) async fn revocations(State(api): Shared) -> Result<Response, Refusal> {
+    Ok(respond(api.hub.ask(Request::Revocations).await?))
+}
+
+/// A process of this cluster is to be one no more.
+pub(super) async fn revoke(
+    State(api): Shared,
+    Extension(Author(author)): Extension<Author>,
+    request: Body<RevokeRequest>,
+) -> Result<Response, Refusal> {
+    let request = body(request)?;
+    Ok(respond(
+        api.hub.ask(Request::Revoke { author, request }).await?,
+    ))
 }
 
 /// The changes of config that were accepted, newest first.

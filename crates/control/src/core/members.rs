@@ -148,6 +148,13 @@ impl Members {
         }
     }
 
+    /// What the session stands for.
+    pub(super) fn of(&self, session: SessionId) -> impl Iterator<Item = &MemberKey> {
+        let its = move |kept: &Kept| matches!(kept.voice, Voice::Heard(heard) if heard == session);
+        let members = self.0.iter().filter(move |(_, kept)| its(kept));
+        members.map(|(key, _)| key)
+    }
+
     /// The session's process has drained and is going, or may not speak any more.
     pub(super) fn on_left(&mut self, session: SessionId) -> Vec<Change> {
         self.remove_where(|_, voice| matches!(voice, Voice::Heard(heard) if heard == session))

@@ -22,6 +22,7 @@ mod publishing;
 mod questions;
 mod read;
 mod restore;
+mod revoked;
 mod tokens;
 mod views;
 mod watch;
@@ -31,10 +32,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_api::{Failure, ResetRequest};
+use isthmus_api::{Failure, ResetRequest, RevokeRequest};
 use isthmus_identity::{KeyHash, TokenId, TokenRecord, TokenSecret, TrustBundle, gateway_identity};
 use isthmus_model::{
-    ClusterName, Identity, MeshName, Position, ResourceKey, ServiceName, TrustDomain,
+    Admission, ClusterName, Identity, MeshName, Position, ResourceKey, ServiceName, TrustDomain,
 };
 use isthmus_replica::{LedgerName, Replica};
 use isthmus_wire::proto;
@@ -60,6 +61,7 @@ use peers::Peers;
 use publishing::Publishing;
 use questions::Questions;
 use read::Gathers;
+use revoked::Revoked;
 use tokens::Tokens;
 use watch::Watches;
 
@@ -87,6 +89,8 @@ pub struct Settings {
     pub authority: ClusterName,
     /// Control planes to dial while config does not say where they are.
     pub bootstrap: Vec<SocketAddr>,
+    /// How long the certificates of processes are valid.
+    pub leaf_lifetime: Duration,
     /// 64 random bits.
     pub seed: u64,
 }
@@ -114,6 +118,8 @@ pub enum Event {
         session: SessionId,
         connection: ConnectionId,
         identity: Identity,
+        /// As its certificate says.
+        admission: Option<Admission>,
     },
     ProxyMessage {
         session: SessionId,
@@ -170,6 +176,14 @@ pub enum Request {
         secret: TokenSecret,
         key: KeyHash,
     },
+    /// May a process of this cluster that was admitted so go on?
+    Admits(Admission),
+    /// A process of this cluster is to be one no more.
+    Revoke {
+        author: String,
+        request: RevokeRequest,
+    },
+    Revocations,
     /// Connections of proxies whose workload runs the service.
     FindProxies(ServiceName),
 }
@@ -276,6 +290,7 @@ pub struct Core<S> {
     rejected: BTreeSet<Vec<u8>>,
     members: Members,
     tokens: Tokens,
+    revoked: Revoked,
     publishing: Publishing,
     watches: Watches,
     /// Writes of our own tables that are not saved.
@@ -309,7 +324,11 @@ impl<S: Store> Core<S> {
                 session,
                 connection,
                 identity,
-            } => self.publishing.open(session, connection, identity),
+                admission,
+            } => match admission {
+                Some(admission) if self.revoked.contains(admission) => self.close_revoked(session),
+                _ => (self.publishing).open(session, connection, identity, admission),
+            },
             Event::ProxyMessage { session, message } => self.on_proxy_message(session, message),
             Event::ProxyClosed { session } => {
                 self.members.on_closed(session, now.monotonic);
@@ -345,6 +364,19 @@ impl<S: Store> Core<S> {
                 self.answer(id, Answer::view(&view));
             }
             Request::AddToken(record) => self.on_add_token(id, record),
+            Request::Admits(admission) => {
+                let answer = if self.revoked.contains(admission) {
+                    Failure::forbidden(self.revoked_text()).into()
+                } else {
+                    Answer::Done
+                };
+                self.answer(id, answer);
+            }
+            Request::Revoke { author, request } => self.on_revoke(id, &request, author, now),
+            Request::Revocations => self.answer(id, Answer::view(&self.revocations())),
+            Request::Enroll { token, .. } if self.revoked.contains(Admission(token.0)) => {
+                self.answer(id, Answer::TokenRefused(self.revoked_text()));
+            }
             Request::Enroll { token, secret, key } => {
                 let pending = &mut self.pending;
                 let answer = match self.tokens.redeem(token, &secret, key, now.wall, pending) {
@@ -381,6 +413,7 @@ impl<S: Store> Core<S> {
         }
         self.publishing.on_timeout(now.monotonic);
         self.tokens.on_timeout(now.wall, &mut self.pending);
+        self.forget_ended(now);
         let outputs = self.replica.on_tick(now.monotonic);
         self.perform(outputs);
         self.on_authority_tick(now.monotonic);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use isthmus_delta::{Hello, Limits, Publisher, Resource, ResourceName, Source, Violation};
-use isthmus_model::{Identity, Position};
+use isthmus_model::{Admission, Identity, Position};
 use isthmus_wire::{Topic, WorkloadReport, proto};
 
 use super::{ConnectionId, SessionId};
@@ -28,6 +28,7 @@ pub(super) struct Publishing {
 #[derive(Debug)]
 pub(super) struct ProxySession {
     pub identity: Identity,
+    pub admission: Option<Admission>,
     pub connection: ConnectionId,
     /// As it calls itself; empty until its hello.
     pub process: String,
@@ -91,9 +92,11 @@ impl Publishing {
         session: SessionId,
         connection: ConnectionId,
         identity: Identity,
+        admission: Option<Admission>,
     ) {
         let proxy = ProxySession {
             identity,
+            admission,
             connection,
             process: String::new(),
             report: None,

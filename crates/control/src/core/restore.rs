@@ -12,8 +12,8 @@ use super::authority::{Authority, Reset};
 use super::charter::Charter;
 use super::members::{Member, MemberKey, Members};
 use super::{
-    BOOKMARKS, Core, Dialling, Gathers, Now, Peers, Publishing, Questions, Settings, Tokens,
-    Watches, conditions, history,
+    BOOKMARKS, Core, Dialling, Gathers, Now, Peers, Publishing, Questions, Revoked, Settings,
+    Tokens, Watches, conditions, history,
 };
 use crate::authority::Group;
 use crate::index::{Change, Index, Touched};
@@ -71,6 +71,7 @@ impl<S: Store> Core<S> {
             dialling: Dialling::default(),
             members: Members::default(),
             tokens: Tokens::load(&store)?,
+            revoked: Revoked::load(&store)?,
             publishing: Publishing::default(),
             watches: Watches::default(),
             pending: Batch::new(),
@@ -103,6 +104,10 @@ impl<S: Store> Core<S> {
             core.leave_group(); // It was of the authority, and is not any more.
         }
         core.restore_members(now)?;
+        let revoked: Vec<_> = core.revoked.admissions().collect();
+        for admission in revoked {
+            core.apply_revocation(admission, true);
+        }
         core.watches = Watches::new(core.position());
         Ok(core)
     }
@@ -142,7 +147,10 @@ impl<S: Store> Core<S> {
                     .clone()
                     .map(|gateway: Gateway| Body::Gateway(gateway)),
             ),
-            Change::Config { .. } | Change::Fact { .. } | Change::Contact { .. } => return,
+            Change::Config { .. }
+            | Change::Fact { .. }
+            | Change::Contact { .. }
+            | Change::Revocation { .. } => return,
         };
         let key = match key {
             MemberKey::Workload(handle) => format!("workload/{handle}"),

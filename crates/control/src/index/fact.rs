@@ -1,6 +1,6 @@
 //! Facts: what a cluster tells all others about itself, and their keys in its ledger.
 
-use isthmus_model::{ClusterName, Gateway, ServiceName, Share};
+use isthmus_model::{Admission, ClusterName, Gateway, ServiceName, Share};
 use isthmus_wire::{Body, BodyError};
 
 /// One thing that a cluster says about itself.
@@ -8,6 +8,8 @@ use isthmus_wire::{Body, BodyError};
 pub(crate) enum Fact {
     Share(Share),
     Gateway(Gateway),
+    /// Whom it admitted once is its own no more.
+    Revoked(Admission),
 }
 
 /// Why an entry of another cluster's ledger is not a fact of that cluster.
@@ -15,7 +17,7 @@ pub(crate) enum Fact {
 pub(crate) enum BadFact {
     #[error(transparent)]
     Body(#[from] BodyError),
-    #[error("it is neither a share nor a gateway")]
+    #[error("it is neither a share nor a gateway nor a revocation")]
     Kind,
     #[error("it is about cluster {0}, which alone may say so")]
     Foreign(ClusterName),
@@ -34,6 +36,7 @@ impl Fact {
             }
             Body::Share(share) => Self::Share(share),
             Body::Gateway(gateway) => Self::Gateway(gateway),
+            Body::Revocation(admission) => Self::Revoked(admission),
             _ => return Err(BadFact::Kind),
         };
         match fact.key() {
@@ -47,6 +50,7 @@ impl Fact {
         match self {
             Self::Share(share) => format!("{}{}", share_prefix(&share.service), share.subset),
             Self::Gateway(gateway) => format!("gateway/{}", gateway.name),
+            Self::Revoked(admission) => format!("revoked/{admission}"),
         }
     }
 }

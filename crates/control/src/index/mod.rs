@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_model::{
-    Cluster, ClusterName, Gateway, Handle, Kind, Resource, ResourceKey, ServiceName, Share, Subset,
-    Workload,
+    Admission, Cluster, ClusterName, Gateway, Handle, Kind, Resource, ResourceKey, ServiceName,
+    Share, Subset, Workload,
 };
 use isthmus_wire::{Body, Topic};
 
@@ -31,6 +31,7 @@ pub(crate) struct Index {
     workloads: BTreeMap<Handle, Workload>,
     workloads_of: Multi<ServiceName, Handle>,
     gateways: BTreeMap<String, Gateway>,
+    revoked: BTreeSet<Admission>,
     foreign: BTreeMap<ClusterName, Foreign>,
     /// What this cluster tells the others about itself, by ledger key.
     own_facts: BTreeMap<String, Bytes>,
@@ -68,6 +69,11 @@ pub(crate) enum Change {
     Gateway {
         name: String,
         gateway: Option<Gateway>,
+    },
+    /// Somebody whom this cluster admitted is its own no more, or forgotten.
+    Revocation {
+        admission: Admission,
+        is_revoked: bool,
     },
     /// What another cluster says about itself.
     Fact {
@@ -108,6 +114,7 @@ impl Index {
             workloads: BTreeMap::new(),
             workloads_of: Multi::default(),
             gateways: BTreeMap::new(),
+            revoked: BTreeSet::new(),
             foreign: BTreeMap::new(),
             own_facts: BTreeMap::new(),
         }
@@ -120,6 +127,10 @@ impl Index {
             Change::Config { key, resource } => self.apply_config(&key, resource.as_ref()),
             Change::Workload { handle, workload } => self.apply_workload(handle, workload.as_ref()),
             Change::Gateway { name, gateway } => self.apply_gateway(name, gateway.as_ref()),
+            Change::Revocation {
+                admission,
+                is_revoked,
+            } => self.apply_revocation(admission, is_revoked),
             Change::Fact { cluster, key, fact } => self.apply_fact(&cluster, key, fact),
             Change::Contact { cluster, contact } => self.apply_contact(&cluster, contact),
         };
@@ -234,6 +245,24 @@ impl Index {
         touched
     }
 
+    fn apply_revocation(&mut self, admission: Admission, is_revoked: bool) -> Touched {
+        let mut touched = Touched::default();
+        let differs = if is_revoked {
+            self.revoked.insert(admission)
+        } else {
+            self.revoked.remove(&admission)
+        };
+        if !differs {
+            return touched;
+        }
+        let value = is_revoked.then(|| encode(&Body::Revocation(admission)));
+        self.set_fact(Fact::Revoked(admission).key(), value, &mut touched);
+        if self.declared.cluster(&self.own).is_some() {
+            touched.topics.insert(Topic::Mesh);
+        }
+        touched
+    }
+
     fn apply_fact(&mut self, cluster: &ClusterName, key: String, fact: Option<Fact>) -> Touched {
         let mut touched = Touched::default();
         let facts = &mut self.foreign.entry(cluster.clone()).or_default().facts;
@@ -246,7 +275,7 @@ impl Index {
         }
         for version in [before, fact].into_iter().flatten() {
             match version {
-                Fact::Gateway(_) => {
+                Fact::Gateway(_) | Fact::Revoked(_) => {
                     touched.topics.insert(Topic::Mesh);
                 }
                 Fact::Share(share) => touched.service(&share.service),
@@ -291,7 +320,21 @@ impl Index {
         facts
             .filter_map(|fact| match fact {
                 Fact::Gateway(gateway) => Some(gateway),
-                Fact::Share(_) => None,
+                Fact::Share(_) | Fact::Revoked(_) => None,
+            })
+            .collect()
+    }
+
+    /// Whom a cluster has admitted and takes for its own no more.
+    pub(crate) fn revoked(&self, cluster: &ClusterName) -> BTreeSet<Admission> {
+        if *cluster == self.own {
+            return self.revoked.clone();
+        }
+        let facts = self.foreign_facts(cluster);
+        facts
+            .filter_map(|fact| match fact {
+                Fact::Revoked(admission) => Some(*admission),
+                Fact::Share(_) | Fact::Gateway(_) => None,
             })
             .collect()
     }
@@ -299,15 +342,14 @@ impl Index {
     /// All that any cluster says about its part of a service, without subsets, by cluster.
     pub(crate) fn whole_shares(&self, service: &ServiceName) -> Vec<Share> {
         let own = self.share(service, Subset::default());
-        let others = self
-            .foreign
-            .values()
-            .flat_map(|foreign| foreign.facts.values());
+        let others = self.foreign.iter();
+        let others = others.filter(|(name, _)| self.cluster(name).is_some());
+        let others = others.flat_map(|(_, foreign)| foreign.facts.values());
         let foreign = others.filter_map(|fact| match fact {
             Fact::Share(share) if share.service == *service && share.subset.is_all() => {
                 Some(share.clone())
             }
-            Fact::Share(_) | Fact::Gateway(_) => None,
+            Fact::Share(_) | Fact::Gateway(_) | Fact::Revoked(_) => None,
         });
         let mut shares: Vec<_> = foreign.chain((own.total > 0).then_some(own)).collect();
         shares.sort_by(|a, b| a.cluster.cmp(&b.cluster));
@@ -338,7 +380,7 @@ impl Index {
     fn shares_from(&self, cluster: &ClusterName) -> impl Iterator<Item = &Share> {
         self.foreign_facts(cluster).filter_map(|fact| match fact {
             Fact::Share(share) => Some(share),
-            Fact::Gateway(_) => None,
+            Fact::Gateway(_) | Fact::Revoked(_) => None,
         })
     }
 

@@ -68,6 +68,7 @@ impl Index {
                 gateways,
                 rtt,
                 age,
+                revoked: self.revoked(&cluster.name),
             };
             resources.push(resource(&name, &Body::Cluster(view)));
         }

@@ -13,13 +13,15 @@ use isthmus_identity::{
     PeerRole, TrustBundle,
 };
 use isthmus_model::{
-    AccountName, Cluster, ClusterName, Identity, Namespace, RegionName, TrustDomain,
+    AccountName, Admission, Cluster, ClusterName, Identity, Namespace, RegionName, TrustDomain,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, SanType};
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 pub const DOMAIN: &str = "shop.mesh";
+/// Of everybody.
+pub const JOINED: Admission = Admission([0xab; 8]);
 pub const MINUTE: Duration = Duration::from_mins(1);
 pub const HOUR: Duration = Duration::from_hours(1);
 pub const DAY: Duration = Duration::from_hours(24);
@@ -148,7 +150,7 @@ impl TestCluster {
         let identity = identity(&self.domain, namespace, account);
         let chain = self
             .authority
-            .issue(&request(&key), &identity, now, lifetime);
+            .issue(&request(&key), &identity, JOINED, now, lifetime);
         Leaf::new(key, chain.unwrap()).unwrap()
     }
 

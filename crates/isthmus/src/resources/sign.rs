@@ -15,13 +15,13 @@ use crate::{config, output};
 pub(crate) fn sign(setting: &Setting, paths: &[PathBuf]) -> Result<ExitCode> {
     let signer = Signer::with_key_of(&setting.home)?;
     let parsed = files::parse(&files::sources(paths)?, &setting.namespace)?;
-    let signed = parsed
+    let objects = parsed
         .into_iter()
         .map(|parsed| signer.sign(parsed.document.object.into_json(), None));
-    let signed = signed.collect::<Result<Vec<_>>>()?;
+    let objects = objects.collect::<Result<Vec<_>>>()?;
     let text = match setting.format {
-        Some(format) => output::structured(&Value::Array(signed), format),
-        None => signed
+        Some(format) => output::structured(&Value::Array(objects), format),
+        None => objects
             .iter()
             .map(config::to_yaml)
             .collect::<Vec<_>>()

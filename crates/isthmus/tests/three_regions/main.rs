@@ -6,6 +6,7 @@
 //! about time, and two hundred calls one after the other are.
 
 mod authority;
+mod trust;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -44,12 +45,14 @@ fn three_clusters_and_their_losses() -> Result<()> {
     config_is_the_same_wherever_it_is_written(&mesh)?;
     what_was_decided_can_be_seen_and_undone_anywhere(&mesh)?;
     a_cluster_is_drained_and_gets_its_traffic_back(&mesh)?;
+    trust::only_the_mesh_key_grants(&mesh)?;
     authority::config_outlives_any_of_the_clusters_that_accept_it(&mesh)?;
     traffic_outlives_all_control_planes(&mesh)?;
     a_proxy_starts_without_its_control_plane(&mesh)?;
     the_loss_of_a_cluster_is_not_seen(&mesh)?;
     a_black_hole_is_not_seen(&mesh)?;
     clusters_without_links_keep_to_themselves(&mesh)?;
+    trust::what_is_revoked_is_refused_by_all(&mesh)?;
     mesh.pass();
     Ok(())
 }

@@ -107,8 +107,7 @@ pub(crate) async fn open_session(
 }
 
 fn judge(view: &View, peer: &VerifiedPeer) -> Result<Caller, Unacceptable> {
-    let cluster = |name: &_| view.cluster(name).map(|view| &view.cluster);
-    let identity = accept_caller(peer, cluster)?.clone();
+    let identity = accept_caller(peer, |name| view.known(name))?.clone();
     Ok(Caller::Verified {
         identity,
         cluster: peer.cluster().clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use std::time::Duration;
 
-use isthmus_model::{ALL_TRAFFIC, Cluster, Egress, Gateway, Mesh, Namespace};
+use isthmus_model::{ALL_TRAFFIC, Admission, Cluster, Egress, Gateway, Mesh, Namespace};
 
 use crate::body::{BodyError, ClusterView};
 use crate::field::{Parsed, all, micros, millis, parse, parse_all, strings, text};
@@ -54,6 +54,7 @@ impl From<&ClusterView> for proto::Cluster {
             latitude: cluster.coordinates.map(|(latitude, _)| latitude),
             longitude: cluster.coordinates.map(|(_, longitude)| longitude),
             withheld: u32::from(ALL_TRAFFIC.saturating_sub(cluster.traffic)),
+            revoked: view.revoked.iter().copied().map(number).collect(),
         }
     }
 }
@@ -77,7 +78,30 @@ impl TryFrom<proto::Cluster> for ClusterView {
             gateways: all(cluster.gateways)?,
             rtt: (cluster.rtt_us != 0).then(|| Duration::from_micros(cluster.rtt_us)),
             age: Duration::from_millis(cluster.age_ms),
+            revoked: cluster.revoked.into_iter().map(admission).collect(),
         })
+    }
+}
+
+fn number(Admission(id): Admission) -> u64 {
+    u64::from_be_bytes(id)
+}
+
+fn admission(number: u64) -> Admission {
+    Admission(number.to_be_bytes())
+}
+
+impl From<&Admission> for proto::Revocation {
+    fn from(admission: &Admission) -> Self {
+        Self {
+            admission: number(*admission),
+        }
+    }
+}
+
+impl From<proto::Revocation> for Admission {
+    fn from(revocation: proto::Revocation) -> Self {
+        admission(revocation.admission)
     }
 }
 

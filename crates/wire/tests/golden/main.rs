@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         gateways: vec![gateway],
         rtt: Some(Duration::from_micros(1_500)),
         age: Duration::from_millis(7),
+        revoked: BTreeSet::new(),
     };
     let service = Service {
         name: cart.clone(),

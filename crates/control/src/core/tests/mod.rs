@@ -5,6 +5,7 @@ mod history;
 mod others;
 mod proxies;
 mod reset;
+mod revoked;
 mod writes;
 
 use std::sync::LazyLock;
@@ -46,6 +47,7 @@ fn settings(cluster: &str) -> Settings {
         cluster: cluster.parse().unwrap(),
         authority: "west".parse().unwrap(),
         bootstrap: vec![([127, 0, 0, 1], 15012).into()],
+        leaf_lifetime: Duration::from_hours(24),
         seed: 7,
     }
 }
@@ -169,6 +171,7 @@ impl Machine {
             session: session_id,
             connection,
             identity,
+            admission: Some(Admission(session.to_be_bytes())),
         });
         self.proxy(
             session,

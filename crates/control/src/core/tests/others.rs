@@ -118,7 +118,9 @@ fn asked(west: &mut Machine, peer: &str, id: u64, commit: proto::Commit) -> Opti
 #[test]
 fn a_name_of_a_write_is_worth_nothing_from_others_and_no_number_does_harm() {
     let mut west = Machine::new("west");
-    ["north", "east"].map(|name| west.create(cluster(name)));
+    for name in ["north", "east"] {
+        west.create(cluster(name));
+    }
     let commit = |name: &str, since, in_doubt| proto::Commit {
         author: "ada".to_owned(),
         verb: "create".to_owned(),
