@@ -177,6 +177,9 @@ pub struct ServiceShare {
 pub struct ProxyStatus {
     pub process: String,
     pub identity: String,
+    /// How it came into the mesh, as its certificate says: 16 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission: Option<String>,
     pub connected: bool,
     /// The config position that it has acknowledged.
     pub position: u64,

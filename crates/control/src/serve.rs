@@ -71,10 +71,8 @@ impl Control for MeshPort {
         let (_, peer) = caller(&request)?;
         let identity = self.own_workload(&peer).await?;
         let asked = certificate_request(&request.get_ref().certificate_request)?;
-        // An older version's certificate does not say.
-        let admission = peer
-            .admission()
-            .map_or_else(|| random().map(Admission), Ok)?;
+        let admission = peer.admission();
+        let admission = admission.ok_or_else(|| Status::internal("nobody was admitted so"))?;
         Ok(Response::new(self.issue(&asked, &identity, admission)?))
     }
 
@@ -195,9 +193,15 @@ pub(crate) async fn receive(
 }
 
 impl MeshPort {
-    /// Proxies of other clusters ask their own control plane; who was revoked asks nobody.
+    /// Proxies of other clusters ask their own control plane; who was revoked asks nobody, and nobody asks on a
+    /// connection that has outlived its certificate.
     async fn own_workload(&self, peer: &VerifiedPeer) -> Result<Identity, Status> {
         let own = &self.authority.id().cluster;
+        if peer.not_after() <= SystemTime::now() {
+            return Err(Status::unauthenticated(
+                "the certificate of this connection has ended: connect anew",
+            ));
+        }
         if let Some(admission) = peer.admission().filter(|_| peer.cluster() == own) {
             match self
                 .hub

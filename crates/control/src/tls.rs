@@ -11,6 +11,7 @@ use isthmus_identity::{PeerError, PeerRole, TrustCell, VerifiedPeer, peer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -33,10 +34,12 @@ pub(crate) struct Caller {
     pub(crate) address: SocketAddr,
 }
 
-/// A connection after its handshake.
+/// A connection after its handshake. It ends when the certificate does by which its peer is known: whoever has a
+/// newer one comes again.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
+    ends: Option<Pin<Box<Sleep>>>,
     pub(crate) caller: Arc<Caller>,
 }
 
@@ -82,13 +85,23 @@ pub(crate) async fn accept(
                     return;
                 }
             };
+            let ends = peer.as_ref().map(|peer| {
+                let left = peer.not_after().duration_since(SystemTime::now());
+                Box::pin(tokio::time::sleep(left.unwrap_or_default()))
+            });
             let caller = Arc::new(Caller {
                 connection,
                 peer,
                 address,
             });
             // An error means that the server is stopping.
-            let _ = accepted.send(Ok(Connection { stream, caller })).await;
+            let _ = accepted
+                .send(Ok(Connection {
+                    stream,
+                    ends,
+                    caller,
+                }))
+                .await;
         });
     }
 }
@@ -131,6 +144,12 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(ends) = &mut self.ends
+            && ends.as_mut().poll(context).is_ready()
+        {
+            let ended = "the certificate of the peer has ended";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, ended)));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

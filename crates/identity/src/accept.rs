@@ -17,7 +17,7 @@ const GATEWAY_ACCOUNT: &str = "gateway";
 
 /// What the mesh says of a cluster and its processes.
 #[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
+pub struct PeerCluster<'a> {
     /// As declared.
     pub cluster: &'a Cluster,
     /// Whom it admitted and takes for its own no more.
@@ -28,7 +28,7 @@ pub struct Known<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Callee<'a> {
     /// The cluster that was dialled.
-    pub cluster: Known<'a>,
+    pub cluster: PeerCluster<'a>,
     /// The service's namespace.
     pub namespace: &'a Namespace,
     /// The service's declared service accounts.
@@ -122,18 +122,18 @@ pub fn accept_callee<'p>(
 /// its namespace. `find` looks a cluster up in the mesh's config; unknown ones are refused.
 pub fn accept_caller<'p, 'c>(
     peer: &'p VerifiedPeer,
-    find: impl FnOnce(&ClusterName) -> Option<Known<'c>>,
+    find: impl FnOnce(&ClusterName) -> Option<PeerCluster<'c>>,
 ) -> Result<&'p Identity, Unacceptable> {
     let identity = check_workload(peer)?;
-    let known =
+    let from =
         find(peer.cluster()).ok_or_else(|| Unacceptable::UnknownCluster(peer.cluster().clone()))?;
-    check_admitted(peer, known)?;
-    check_grant(known.cluster, identity)?;
+    check_admitted(peer, from)?;
+    check_grant(from.cluster, identity)?;
     Ok(identity)
 }
 
 /// A caller's rule for the outer session: a gateway of the cluster that was dialled.
-pub fn accept_gateway(peer: &VerifiedPeer, dialled: Known<'_>) -> Result<(), Unacceptable> {
+pub fn accept_gateway(peer: &VerifiedPeer, dialled: PeerCluster<'_>) -> Result<(), Unacceptable> {
     check_cluster(peer, &dialled.cluster.name)?;
     check_admitted(peer, dialled)?;
     let is_gateway = |identity: &Identity| {
@@ -173,9 +173,9 @@ fn check_workload(peer: &VerifiedPeer) -> Result<&Identity, Unacceptable> {
     }
 }
 
-fn check_admitted(peer: &VerifiedPeer, known: Known<'_>) -> Result<(), Unacceptable> {
+fn check_admitted(peer: &VerifiedPeer, from: PeerCluster<'_>) -> Result<(), Unacceptable> {
     match peer.admission() {
-        Some(admission) if known.revoked.contains(&admission) => {
+        Some(admission) if from.revoked.contains(&admission) => {
             Err(Unacceptable::Revoked(admission))
         }
         _ => Ok(()),

@@ -220,14 +220,15 @@ pub(crate) const ADMITTED_SERIAL: usize = 17;
 /// What it begins with, so that it is a positive number of that length.
 pub(crate) const ADMITTED_MARK: u8 = 1;
 
-/// The admission that the serial number of a leaf begins with.
-pub(crate) fn admission(certificate: &X509Certificate<'_>) -> Option<Admission> {
-    match certificate.raw_serial() {
-        [ADMITTED_MARK, rest @ ..] if rest.len() == ADMITTED_SERIAL - 1 => {
-            rest.first_chunk().copied().map(Admission)
-        }
+/// The admission that the serial number of a workload's leaf begins with. Versions before admissions did not say:
+/// such a leaf stands for itself, and for those that it is renewed by.
+pub(crate) fn admission(leaf: &X509Certificate<'_>, der: &CertificateDer<'_>) -> Admission {
+    let said = match leaf.raw_serial() {
+        [ADMITTED_MARK, rest @ ..] if rest.len() == ADMITTED_SERIAL - 1 => rest.first_chunk(),
         _ => None,
-    }
+    };
+    let hash = sha256(der);
+    Admission(*said.unwrap_or_else(|| hash.first_chunk().unwrap_or(&[0; 8])))
 }
 
 /// Not before and not after.

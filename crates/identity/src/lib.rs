@@ -30,8 +30,8 @@ mod token;
 mod trust;
 
 pub use accept::{
-    Callee, Known, Unacceptable, accept_callee, accept_caller, accept_control, accept_gateway,
-    gateway_identity,
+    Callee, PeerCluster, Unacceptable, accept_callee, accept_caller, accept_control,
+    accept_gateway, gateway_identity,
 };
 pub use authority::{
     AuthorityError, BACKDATE, CLUSTER_LIFETIME, ClusterAuthority, IssueError, LEAF_LIFETIME,

@@ -44,7 +44,7 @@ impl VerifiedPeer {
         &self.cluster
     }
 
-    /// How it came into the mesh; `None`: its certificate does not say, as those of control planes.
+    /// How it came into the mesh; `None`: it is a control plane, which the mesh key signed in.
     pub fn admission(&self) -> Option<Admission> {
         self.admission
     }

@@ -30,6 +30,8 @@ pub enum Terms {
         jurisdiction: Option<String>,
         /// Those that it may speak for; `None`: all.
         namespaces: Option<BTreeSet<Namespace>>,
+        /// Nobody is to believe it any more.
+        revoked: bool,
     },
 }
 
@@ -40,7 +42,7 @@ pub struct TermsSignature {
     bytes: Vec<u8>,
 }
 
-/// Why a text is not a signature of terms.
+/// Why a text is not a signature of terms. No serial is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a signature is a number, a colon and the hexadecimal digits of {MOST} bytes at most")]
 pub struct NotASignature;
@@ -65,6 +67,7 @@ impl Terms {
                 name,
                 jurisdiction,
                 namespaces,
+                revoked,
                 region: _,
                 zone: _,
                 coordinates: _,
@@ -76,6 +79,7 @@ impl Terms {
                 namespaces: namespaces
                     .as_ref()
                     .map(|names| names.iter().cloned().collect()),
+                revoked: *revoked,
             }),
             _ => None,
         }
@@ -92,10 +96,12 @@ impl Terms {
                 Self::Cluster {
                     jurisdiction,
                     namespaces,
+                    revoked,
                     ..
                 },
                 Resource::Cluster(cluster),
             ) => {
+                cluster.revoked = *revoked;
                 cluster.jurisdiction.clone_from(jurisdiction);
                 let names = namespaces.as_ref();
                 cluster.namespaces = names.map(|names| names.iter().cloned().collect());
@@ -139,8 +145,10 @@ impl Terms {
                 name,
                 jurisdiction,
                 namespaces,
+                revoked,
             } => {
                 put(name.as_str());
+                put(if *revoked { "revoked" } else { "" });
                 put(if jurisdiction.is_some() { "+" } else { "-" });
                 put(jurisdiction.as_deref().unwrap_or_default());
                 put(if namespaces.is_some() { "+" } else { "-" });
@@ -154,7 +162,7 @@ impl Terms {
 }
 
 impl MeshKey {
-    /// Signs terms, which are believed from then on in the place of all with a lower `serial`.
+    /// Signs terms, which are believed from then on in the place of all with a lower `serial`, which is not 0.
     pub fn sign_terms(&self, terms: &Terms, serial: u64) -> Result<TermsSignature, IssueError> {
         let statement = terms.statement(self.bundle().trust_domain().as_str(), serial);
         let bytes = self.sign_statement(terms.purpose(), &statement)?;
@@ -196,8 +204,12 @@ impl FromStr for TermsSignature {
             [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).map_err(|_| NotASignature),
             _ => Err(NotASignature),
         };
+        let serial = serial.parse().map_err(|_| NotASignature)?;
+        if serial == 0 {
+            return Err(NotASignature);
+        }
         Ok(Self {
-            serial: serial.parse().map_err(|_| NotASignature)?,
+            serial,
             bytes: digits
                 .as_bytes()
                 .chunks(2)

@@ -196,13 +196,12 @@ impl TrustBundle {
         let id = self.leaf_id(&leaf, &issuer_id)?;
         let (leaf_begin, leaf_end) = certificate::validity(&leaf);
         let (issuer_begin, issuer_end) = certificate::validity(&issuer);
+        let admission = match &id {
+            SpiffeId::Workload(_) => Some(certificate::admission(&leaf, leaf_der)),
+            SpiffeId::Cluster(_) => None,
+        };
         Ok(Proof {
-            peer: VerifiedPeer::new(
-                id,
-                issuer_id.cluster,
-                certificate::admission(&leaf),
-                leaf_end.min(issuer_end),
-            ),
+            peer: VerifiedPeer::new(id, issuer_id.cluster, admission, leaf_end.min(issuer_end)),
             not_before: leaf_begin.max(issuer_begin),
         })
     }

@@ -10,7 +10,7 @@ use common::{
     DAY, DOMAIN, Forged, HOUR, JOINED, MINUTE, TestMesh, declared, identity, judge, request, start,
 };
 use isthmus_identity::{
-    BACKDATE, Callee, KeyPair, Known, Leaf, PeerRole, TrustBundle, TrustError, Unacceptable,
+    BACKDATE, Callee, KeyPair, Leaf, PeerCluster, PeerRole, TrustBundle, TrustError, Unacceptable,
     VerifiedPeer, accept_callee, accept_caller, accept_control, accept_gateway,
 };
 use isthmus_model::{AccountName, Admission, Cluster, ClusterName, Namespace};
@@ -402,7 +402,7 @@ fn callees() {
         }
     );
     let revoked = BTreeSet::from([JOINED]);
-    let revoking = Known {
+    let revoking = PeerCluster {
         cluster: &dialled,
         revoked: &revoked,
     };
@@ -534,7 +534,7 @@ fn an_admission_lasts_over_renewals_and_is_revoked_alone() {
     let cluster = declared("us-west", None);
     let revoked = BTreeSet::from([JOINED]);
     let find = |_: &ClusterName| {
-        Some(Known {
+        Some(PeerCluster {
             cluster: &cluster,
             revoked: &revoked,
         })
@@ -572,9 +572,9 @@ fn an_admission_lasts_over_renewals_and_is_revoked_alone() {
 }
 
 /// Of which nobody was revoked.
-fn known(cluster: &Cluster) -> Known<'_> {
+fn known(cluster: &Cluster) -> PeerCluster<'_> {
     static NOBODY: BTreeSet<Admission> = BTreeSet::new();
-    Known {
+    PeerCluster {
         cluster,
         revoked: &NOBODY,
     }

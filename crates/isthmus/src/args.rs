@@ -509,7 +509,7 @@ pub(crate) enum RevokeArgs {
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// A whole cluster, by the others: its vote is taken, and its Cluster deleted
+    /// A whole cluster, by the others and with the mesh key: its vote is taken, and nobody believes it
     Cluster { name: ClusterName },
     /// What is revoked, and until when that matters
     List,

@@ -75,7 +75,7 @@ pub(crate) async fn change(
     name: &ClusterName,
     joins: bool,
 ) -> Result<AuthorityView> {
-    write(client, &Signer::of(&setting.home)?, name, joins).await?;
+    write(client, &Signer::of(&setting.home), name, joins).await?;
     let patience = Instant::now() + PATIENCE;
     let mut said = String::new();
     loop {
@@ -131,6 +131,7 @@ async fn write(
             let what = format!("there is no Mesh {}, and it says who votes", status.mesh);
             return Err(Failure::failed("no-mesh", what).next("apply one"));
         };
+        signer.check_repeats(&mesh, &format!("Mesh/{}", status.mesh))?;
         let voters = changed(&mesh, &view, name, joins)?;
         let present = mesh.clone();
         mesh["spec"]["voters"] = json!(voters);

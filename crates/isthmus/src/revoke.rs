@@ -15,6 +15,7 @@ use crate::authority;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, table};
 use crate::setting::Setting;
+use crate::signer::Signer;
 
 const PATH: &str = "/mesh/v1/revocations";
 /// How long the others are waited for.
@@ -98,7 +99,7 @@ async fn one(
     tell(setting, &what, "refuse it", value, &heard)
 }
 
-/// Removes a cluster from the mesh, by the others.
+/// Revokes a cluster, by the others.
 async fn whole(setting: &Setting, name: &ClusterName) -> Result<ExitCode> {
     let begin = Instant::now();
     let others = || -> Result<Vec<ApiClient>> {
@@ -120,35 +121,71 @@ async fn whole(setting: &Setting, name: &ClusterName) -> Result<ExitCode> {
     let Some(mut client) = found else {
         return Err(nobody_answers(errors).next(format!("{name} itself is not asked")));
     };
+    let signer = Signer::with_key_of(&setting.home)?;
     let path = object(Kind::Cluster, None, name.as_str());
-    if client.find(&path).await?.is_none() {
-        let what = format!("the mesh has no cluster {name}");
-        return Err(
-            Failure::failed("no-such-cluster", what).next("`isthmus get clusters` lists all")
-        );
-    }
     let view: AuthorityView = client.get(authority::PATH).await?;
-    if view
-        .voters
-        .iter()
-        .any(|voter| voter.cluster == name.as_str())
-    {
+    if (view.voters.iter()).any(|voter| voter.cluster == name.as_str()) {
         if setting.format.is_none() {
             eprintln!("{name} votes on config: its vote is taken first");
         }
         authority::change(&mut client, setting, name, false).await?;
     }
-    client.delete(&path).await?;
-    let gone = async |client: &mut ApiClient| Ok(client.find(&path).await?.is_none());
-    let heard = wait_for(others()?, begin, gone).await;
+    let change = write(&mut client, &signer, name, &path).await?;
+    let has_heard = async |client: &mut ApiClient| {
+        Ok(client
+            .find(&path)
+            .await?
+            .is_some_and(|one| is_revoked(&one)))
+    };
+    let heard = wait_for(others()?, begin, has_heard).await;
     let value = json!({"cluster": name.as_str()});
-    tell(
+    let exit = tell(
         setting,
         &format!("cluster {name}"),
-        "know it no more",
+        "refuse it",
         value,
         &heard,
-    )
+    )?;
+    if let Some(change) = change.filter(|_| setting.format.is_none()) {
+        output::print(&format!("  `isthmus undo {change}` takes it back\n"))?;
+    }
+    Ok(exit)
+}
+
+/// The change that revokes it; `None`: it was revoked before.
+async fn write(
+    client: &mut ApiClient,
+    signer: &Signer,
+    name: &ClusterName,
+    path: &str,
+) -> Result<Option<String>> {
+    let Some(current) = client.find(path).await? else {
+        let what = format!("the mesh has no cluster {name}");
+        return Err(
+            Failure::failed("no-such-cluster", what).next("`isthmus get clusters` lists all")
+        );
+    };
+    if is_revoked(&current) {
+        return Ok(None);
+    }
+    signer.check_repeats(&current, &format!("Cluster/{name}"))?;
+    let mut wanted = current.clone();
+    wanted["spec"]["revoked"] = json!(true);
+    let written = client
+        .put(path, &signer.sign(wanted, Some(&current))?)
+        .await?;
+    let change = written["metadata"]["resourceVersion"].as_str();
+    Ok(change.map(str::to_owned))
+}
+
+/// Is it, as the cluster says that was asked? An object alone may say anything.
+fn is_revoked(cluster: &Value) -> bool {
+    let mut conditions = cluster["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let accepted = conditions.any(|one| one["type"] == "Accepted" && one["status"] == "True");
+    accepted && cluster["spec"]["revoked"] == true
 }
 
 /// Asks each until it knows.

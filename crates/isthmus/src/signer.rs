@@ -1,5 +1,6 @@
 //! The mesh key's signature on what binds the whole mesh: Mesh and Cluster objects carry it in an annotation.
 
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use isthmus_identity::{MeshKey, Terms, TermsSignature};
@@ -13,56 +14,95 @@ use crate::home::Home;
 /// Signs what it can.
 #[derive(Debug)]
 pub(crate) struct Signer {
-    /// `None`: it is not in this home.
-    key: Option<MeshKey>,
+    home: Home,
+    /// Read when it is needed first. `None`: it is not in this home.
+    key: OnceLock<Option<MeshKey>>,
 }
 
 impl Signer {
-    /// Errors: there is a mesh key, and it cannot be used.
-    pub(crate) fn of(home: &Home) -> Result<Self> {
-        let is_here = home.mesh_key().exists();
-        let key = is_here.then(|| found::mesh_key(home)).transpose()?;
-        Ok(Self { key })
+    pub(crate) fn of(home: &Home) -> Self {
+        Self {
+            home: home.clone(),
+            key: OnceLock::new(),
+        }
     }
 
     /// Errors: there is no mesh key, or it cannot be used.
     pub(crate) fn with_key_of(home: &Home) -> Result<Self> {
-        let key = Some(found::mesh_key(home)?);
-        Ok(Self { key })
+        let key = OnceLock::from(Some(found::mesh_key(home)?));
+        let home = home.clone();
+        Ok(Self { home, key })
+    }
+
+    /// Errors: there is a mesh key, and it cannot be used.
+    fn key(&self) -> Result<Option<&MeshKey>> {
+        if let Some(key) = self.key.get() {
+            return Ok(key.as_ref());
+        }
+        let is_here = self.home.mesh_key().exists();
+        let key = is_here.then(|| found::mesh_key(&self.home)).transpose()?;
+        Ok(self.key.get_or_init(|| key).as_ref())
+    }
+
+    /// May what an object says be signed again? What an API shows must have been signed with the mesh key before: whoever
+    /// stole a control plane gets no signature by showing something. Without the key nothing is signed.
+    pub(crate) fn may_repeat(&self, object: &Value) -> Result<bool> {
+        Ok(match (self.key()?, terms(object)) {
+            (Some(key), Some(terms)) => signature(object)
+                .is_some_and(|signature| key.bundle().check_terms(&terms, &signature).is_ok()),
+            _ => true,
+        })
+    }
+
+    /// The same as an error, about `what` of the mesh.
+    pub(crate) fn check_repeats(&self, object: &Value, what: &str) -> Result<()> {
+        if self.may_repeat(object)? {
+            return Ok(());
+        }
+        let what = format!(
+            "{what} is not signed with the mesh key, and is not signed because it is there"
+        );
+        Err(Failure::failed("not-signed", what)
+            .next("write what it is to be into a file, look at it, and `isthmus apply` that"))
     }
 
     /// Gives `wanted` the signature that it needs, if it needs one: that of `current` where its terms are the
-    /// same, its own where that holds, else a new one. Without the mesh key it stays as it is.
+    /// same, its own where that is newer, else a new one. Without the mesh key nothing new is signed.
     pub(crate) fn sign(&self, mut wanted: Value, current: Option<&Value>) -> Result<Value> {
         let Some(terms) = terms(&wanted) else {
             return Ok(wanted);
         };
-        let holds = |signature: &TermsSignature| {
-            let checked =
-                (self.key.as_ref()).map(|key| key.bundle().check_terms(&terms, signature));
-            checked.is_none_or(|checked| checked.is_ok())
-        };
         let own = signature(&wanted);
-        let present = current.and_then(signature);
-        let is_kept = current.and_then(self::terms).as_ref() == Some(&terms);
-        let kept = present.clone().filter(|_| is_kept).filter(holds);
-        // One that is no newer than what the mesh has, or had, is signed anew where that can be.
-        let is_newer = |signature: &TermsSignature| match (&self.key, &present) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(_), Some(present)) => signature.serial > present.serial,
+        let present =
+            current.and_then(|current| Some((signature(current)?, self::terms(current)?)));
+        let newest = |kept: Option<TermsSignature>, own: Option<TermsSignature>| {
+            let both = kept.into_iter().chain(own);
+            both.max_by_key(|signature| signature.serial)
         };
-        let fresh = own.clone().filter(|own| holds(own) && is_newer(own));
-        let newest = (kept.into_iter())
-            .chain(fresh)
-            .max_by_key(|signature| signature.serial);
-        let signature = match (newest, &self.key) {
-            (Some(signature), _) => signature,
-            (None, None) => return Ok(wanted),
-            (None, Some(key)) => {
-                let known = [own, present].into_iter().flatten();
-                let known = known.map(|signature| signature.serial).max();
-                let serial = known.unwrap_or_default().saturating_add(1).max(millis());
+        let Some(key) = self.key()? else {
+            let kept = present.filter(|(_, present)| *present == terms);
+            if let Some(signature) = newest(kept.map(|(signature, _)| signature), own) {
+                put(&mut wanted, &signature);
+            }
+            return Ok(wanted);
+        };
+        // Only what was signed counts: anybody can write a number.
+        let holds = |signature: &TermsSignature, terms: &Terms| {
+            key.bundle().check_terms(terms, signature).is_ok()
+        };
+        let own = own.filter(|own| holds(own, &terms));
+        let present = present.filter(|(signature, present)| holds(signature, present));
+        let known = present
+            .as_ref()
+            .map_or(0, |(signature, _)| signature.serial);
+        let is_refused = current.is_some_and(is_refused);
+        let kept = present.filter(|(_, present)| *present == terms && !is_refused);
+        let kept = kept.map(|(signature, _)| signature);
+        let own = own.filter(|own| own.serial > known && !is_refused);
+        let signature = match newest(kept, own) {
+            Some(signature) => signature,
+            None => {
+                let serial = known.saturating_add(1).max(millis());
                 let signed = key.sign_terms(&terms, serial);
                 signed.map_err(|error| {
                     Failure::failed("not-signed", "the mesh key does not sign").caused_by(&error)
@@ -72,6 +112,20 @@ impl Signer {
         put(&mut wanted, &signature);
         Ok(wanted)
     }
+}
+
+/// Does the cluster that was asked say that its terms do not hold, as when it has seen newer ones?
+fn is_refused(object: &Value) -> bool {
+    let mut conditions = object["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    conditions.any(|condition| condition["type"] == "Accepted" && condition["status"] == "False")
+}
+
+/// Does a file bring its own signature?
+pub(crate) fn is_signed(object: &Value) -> bool {
+    signature(object).is_some()
 }
 
 fn terms(object: &Value) -> Option<Terms> {
@@ -105,11 +159,15 @@ mod tests {
 
     use super::*;
 
-    fn signer() -> Signer {
-        let key = MeshKey::found(&"shop.example".parse().unwrap(), SystemTime::now());
+    fn signer(key: Option<MeshKey>) -> Signer {
         Signer {
-            key: Some(key.unwrap()),
+            home: Home::resolve(Some("/nowhere".into()), None, None).unwrap(),
+            key: OnceLock::from(key),
         }
+    }
+
+    fn key() -> Option<MeshKey> {
+        MeshKey::found(&"shop.example".parse().unwrap(), SystemTime::now()).ok()
     }
 
     fn cluster(namespaces: &[&str]) -> Value {
@@ -123,51 +181,74 @@ mod tests {
 
     #[test]
     fn a_signature_lasts_as_long_as_its_terms() {
-        let signer = signer();
+        let signer = signer(key());
         let first = signer.sign(cluster(&["shop"]), None).unwrap();
         let mut drained = cluster(&["shop"]);
         drained["spec"]["traffic"] = json!(10);
         let drained = signer.sign(drained, Some(&first)).unwrap();
         assert_eq!(signature(&drained), signature(&first), "others are free");
 
-        let wider = signer
-            .sign(cluster(&["bank", "shop"]), Some(&first))
-            .unwrap();
+        let wider = cluster(&["bank", "shop"]);
+        let wider = signer.sign(wider, Some(&first)).unwrap();
         let (before, after) = (signature(&first).unwrap(), signature(&wider).unwrap());
         assert!(after.serial > before.serial);
         // A file that was read from the mesh, and changed: its signature is of other terms.
         let mut edited = first.clone();
         edited["spec"]["namespaces"] = json!(["bank"]);
         let edited = signer.sign(edited, Some(&first)).unwrap();
-        let bundle = signer.key.as_ref().unwrap().bundle();
-        let (terms, signature_of) = (terms(&edited).unwrap(), signature(&edited).unwrap());
-        assert_eq!(bundle.check_terms(&terms, &signature_of), Ok(()));
-        // An older file says the same as the mesh: the newer signature stays.
-        let again = signer.sign(wider.clone(), Some(&first)).unwrap();
-        assert_eq!(again, wider, "its own holds");
-        // What was before is wanted back, or what was deleted: its signature is an old one by then.
-        for current in [Some(&wider), None] {
-            let back = signer.sign(first.clone(), current).unwrap();
-            assert!(signature(&back).unwrap().serial > before.serial);
-            assert_eq!(self::terms(&back), self::terms(&first));
+        assert!(signer.may_repeat(&edited).unwrap());
+        for current in [Some(&first), None] {
+            let again = signer.sign(wider.clone(), current).unwrap();
+            assert_eq!(again, wider, "its own holds");
         }
-        let old = json!({"metadata": {"annotations": {SIGNATURE_ANNOTATION: "1:00"}}});
-        let mut file = cluster(&["bank", "shop"]);
-        file["metadata"]["annotations"] = old["metadata"]["annotations"].clone();
-        assert_eq!(signer.sign(file, Some(&wider)).unwrap(), wider);
+        // What was before is wanted back: its signature is an old one by then.
+        let back = signer.sign(first.clone(), Some(&wider)).unwrap();
+        assert!(signature(&back).unwrap().serial > after.serial);
+        assert_eq!(terms(&back), terms(&first));
+        // A cluster has seen a newer one, as after the authority began anew.
+        let mut refused = first.clone();
+        refused["status"]["conditions"] = json!([{"type": "Accepted", "status": "False"}]);
+        let anew = signer.sign(cluster(&["shop"]), Some(&refused)).unwrap();
+        assert!(signature(&anew).unwrap().serial > before.serial);
         let service = json!({"kind": "Service"});
         assert_eq!(signer.sign(service.clone(), None).unwrap(), service);
     }
 
     #[test]
+    fn what_nobody_signed_neither_counts_nor_is_repeated() {
+        let (signer, stranger) = (signer(key()), self::signer(key()));
+        let mut forged = cluster(&["bank"]);
+        forged["metadata"]["annotations"] =
+            json!({SIGNATURE_ANNOTATION: format!("{}:00", u64::MAX)});
+        let foreign = stranger.sign(cluster(&["bank"]), None).unwrap();
+        for object in [cluster(&["bank"]), forged.clone(), foreign] {
+            assert!(!signer.may_repeat(&object).unwrap(), "{object}");
+            let failure = signer.check_repeats(&object, "Cluster/west").unwrap_err();
+            assert_eq!(failure.code, "not-signed");
+        }
+        for wanted in [cluster(&["shop"]), cluster(&["bank"]), forged.clone()] {
+            let object = signer.sign(wanted, Some(&forged)).unwrap();
+            assert!(
+                signature(&object).unwrap().serial < u64::MAX / 2,
+                "no number is used up"
+            );
+            assert!(signer.may_repeat(&object).unwrap());
+        }
+    }
+
+    #[test]
     fn without_the_key_nothing_is_made_up() {
-        let nobody = Signer { key: None };
+        let nobody = signer(None);
         let bare = cluster(&["shop"]);
         assert_eq!(nobody.sign(bare.clone(), None).unwrap(), bare);
-        let signed = signer().sign(bare.clone(), None).unwrap();
+        let signed = signer(key()).sign(bare.clone(), None).unwrap();
         assert_eq!(nobody.sign(signed.clone(), None).unwrap(), signed);
-        assert_eq!(nobody.sign(bare, Some(&signed)).unwrap(), signed);
+        assert_eq!(nobody.sign(bare.clone(), Some(&signed)).unwrap(), signed);
+        let mut older = bare.clone();
+        older["metadata"]["annotations"] = json!({SIGNATURE_ANNOTATION: "1:00"});
+        assert_eq!(nobody.sign(older, Some(&signed)).unwrap(), signed);
         let wider = cluster(&["bank", "shop"]);
         assert_eq!(nobody.sign(wider.clone(), Some(&signed)).unwrap(), wider);
+        assert!(nobody.may_repeat(&bare).unwrap(), "nothing is signed");
     }
 }

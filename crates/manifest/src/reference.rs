@@ -55,7 +55,7 @@ fn of_kind(text: &mut String, kind: Kind) {
         }
         Kind::Cluster => {
             own::<ClusterSpec>(text, "spec");
-            signed(text, "`jurisdiction` and `namespaces`");
+            signed(text, "`jurisdiction`, `namespaces` and `revoked`");
         }
         Kind::Link => own::<LinkSpec>(text, "spec"),
         Kind::ServiceExport => own::<ServiceExportSpec>(text, "spec"),
@@ -86,8 +86,8 @@ fn signed(text: &mut String, fields: &str) {
         text,
         "\nName, {fields} bind the whole mesh and hold only as the mesh key has signed them, in the annotation \
          `{SIGNATURE_ANNOTATION}: <serial>:<digits>`. `isthmus apply` signs what changes where the mesh key is; \
-         `isthmus mesh sign -f FILE` does it for whoever writes without it. A signature with a lower serial \
-         than was seen of the object, also before it was deleted, holds no more.\n"
+         `isthmus mesh sign -f FILE` does it for whoever writes without it. Other terms with a lower serial than \
+         was seen of the object, also before it was deleted, hold no more.\n"
     );
 }
 

@@ -28,7 +28,7 @@ use crate::mux::{Item, Link, Pipe, StreamError};
 use crate::refusal::Refusal;
 use crate::sessions::{Rule, Sessions};
 use crate::tls::{Me, TlsError, Turns};
-use crate::view::known;
+use crate::view::peer_cluster;
 
 mod gateways;
 mod way;
@@ -304,7 +304,7 @@ impl Dialler {
             .connect(name, peer, socket, &self.turns, &self.metrics)
             .await
             .map_err(|error| handshake(address, &error))?;
-        accept_gateway(proven.peer(), known(cluster))
+        accept_gateway(proven.peer(), peer_cluster(cluster))
             .map_err(|error| self.unacceptable(address, &error))?;
         let link = Link::start(session, Side::Dialler, Settings::default(), &self.memory);
         self.sessions
@@ -333,7 +333,7 @@ impl Dialler {
             .await
             .map_err(|error| handshake(address, &error))?;
         let callee = Callee {
-            cluster: known(cluster),
+            cluster: peer_cluster(cluster),
             namespace: &service.name.namespace,
             accounts: &service.accounts,
         };

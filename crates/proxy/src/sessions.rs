@@ -135,23 +135,23 @@ impl Session {
         now: SystemTime,
     ) -> Result<(), NoLonger> {
         let peer = self.proven.again(trust, now)?;
-        let known = |name: &ClusterName| {
-            let known = view.known(name);
-            known.ok_or_else(|| Unacceptable::UnknownCluster(name.clone()))
+        let from = |name: &ClusterName| {
+            let found = view.peer_cluster(name);
+            found.ok_or_else(|| Unacceptable::UnknownCluster(name.clone()))
         };
         match &self.rule {
             Rule::Caller => {
-                accept_caller(peer, |name| view.known(name))?;
+                accept_caller(peer, |name| view.peer_cluster(name))?;
             }
-            Rule::Gateway(cluster) => accept_gateway(peer, known(cluster)?)?,
+            Rule::Gateway(cluster) => accept_gateway(peer, from(cluster)?)?,
             Rule::Callee { service, cluster } => {
                 let Some(Known::Service(found)) = view.find(service) else {
                     // What is not known for now says nothing about whom the service runs as.
-                    accept_caller(peer, |name| view.known(name))?;
+                    accept_caller(peer, |name| view.peer_cluster(name))?;
                     return Ok(());
                 };
                 let callee = Callee {
-                    cluster: known(cluster)?,
+                    cluster: from(cluster)?,
                     namespace: &service.namespace,
                     accounts: &found.service.accounts,
                 };

@@ -104,8 +104,8 @@ impl View {
     }
 
     /// What the mesh says of a cluster, for judging who comes from there.
-    pub(crate) fn known(&self, name: &ClusterName) -> Option<identity::Known<'_>> {
-        self.cluster(name).map(|view| known(view))
+    pub(crate) fn peer_cluster(&self, name: &ClusterName) -> Option<identity::PeerCluster<'_>> {
+        self.cluster(name).map(|view| peer_cluster(view))
     }
 
     /// `None`: not known yet, which is not the same as [`Known::Absent`].
@@ -115,8 +115,8 @@ impl View {
 }
 
 /// A cluster as its peers are judged by.
-pub(crate) fn known(view: &ClusterView) -> identity::Known<'_> {
-    identity::Known {
+pub(crate) fn peer_cluster(view: &ClusterView) -> identity::PeerCluster<'_> {
+    identity::PeerCluster {
         cluster: &view.cluster,
         revoked: &view.revoked,
     }

@@ -709,6 +709,7 @@ fn any_share() -> impl Strategy<Value = ClusterShare> {
             rtt,
             connected: true,
             most: None,
+            revoked: false,
             traffic,
             barred,
         }

@@ -38,14 +38,14 @@ pub(super) struct Charter {
 struct Bound {
     /// 0: adopted, and never signed.
     serial: u64,
-    /// `None`: it was deleted.
+    /// `None`: another version has kept them, and this one cannot read them.
     terms: Option<Terms>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Record {
     serial: u64,
-    object: Option<Value>,
+    object: Value,
 }
 
 /// Why the terms of an object do not hold.
@@ -57,12 +57,10 @@ pub(super) enum Unbound {
         "its signature is not of the mesh key over these terms: they were changed after it was signed"
     )]
     OtherTerms,
-    #[error("its signature has serial {found}, and {known} was seen: it is an older one")]
-    Older { found: u64, known: u64 },
     #[error(
-        "it was deleted after it was signed with serial {known}, and this signature has {found}"
+        "its signature has serial {found}, and other terms were signed with {known}: it is an older one"
     )]
-    Withdrawn { found: u64, known: u64 },
+    Older { found: u64, known: u64 },
 }
 
 impl Unbound {
@@ -71,7 +69,7 @@ impl Unbound {
         match self {
             Self::NotSigned => "NotSigned",
             Self::OtherTerms => "WrongSignature",
-            Self::Older { .. } | Self::Withdrawn { .. } => "OldSignature",
+            Self::Older { .. } => "OldSignature",
         }
     }
 }
@@ -98,26 +96,15 @@ impl Charter {
             let damaged = || OpenError::damaged(TABLE);
             let key = resource_key(&key).map_err(|_| damaged())?;
             let Record { serial, object } = decode(&record).map_err(|_| damaged())?;
-            // One that this version cannot read holds no more than a deleted one.
-            let parsed = object.and_then(|object| parse_object(object).ok());
-            let terms = parsed.and_then(|(_, resource)| Terms::of(&resource));
+            let terms = terms(object);
             charter.bound.insert(key, Bound { serial, terms });
         }
         Ok(charter)
     }
 
     /// The store has been read.
-    pub(super) fn on_opened(&mut self, is_there: impl Fn(&ResourceKey) -> bool) {
+    pub(super) fn on_opened(&mut self) {
         self.adopts = false;
-        let gone: Vec<_> = self
-            .bound
-            .keys()
-            .filter(|key| !is_there(key))
-            .cloned()
-            .collect();
-        for key in &gone {
-            self.withdraw(key);
-        }
     }
 
     pub(super) fn take_unsaved(&mut self) -> Batch {
@@ -139,33 +126,21 @@ impl Charter {
             Ok(serial) => {
                 self.refused.remove(key);
                 self.keep(key, serial, terms, object);
-                Some(resource)
             }
-            Err(Unbound::NotSigned) if self.adopts => {
-                self.keep(key, 0, terms, object);
-                Some(resource)
-            }
+            Err(Unbound::NotSigned) if self.adopts => self.keep(key, 0, terms, object),
             Err(why) => {
                 self.refused.insert(key.clone(), why);
-                let bound = self.bound.get(key)?;
-                bound.terms.as_ref()?.bind(&mut resource);
-                Some(resource)
             }
         }
+        let terms = self.bound.get(key)?.terms.as_ref()?;
+        terms.bind(&mut resource);
+        let is_revoked = matches!(&resource, Resource::Cluster(cluster) if cluster.revoked);
+        (!is_revoked).then_some(resource)
     }
 
-    /// The object is gone, and what was signed of it does not come back.
-    pub(super) fn withdraw(&mut self, key: &ResourceKey) {
+    /// The object is gone. What was signed of it is not forgotten.
+    pub(super) fn on_deleted(&mut self, key: &ResourceKey) {
         self.refused.remove(key);
-        if let Some(bound) = self.bound.get_mut(key)
-            && bound.terms.take().is_some()
-        {
-            let record = Record {
-                serial: bound.serial,
-                object: None,
-            };
-            self.unsaved.put(TABLE, ledger_key(key), encode(&record));
-        }
     }
 
     /// Do the object's terms hold? The serial that they are known by then.
@@ -176,30 +151,19 @@ impl Charter {
         object: &Value,
         terms: &Terms,
     ) -> Result<u64, Unbound> {
-        let bound = self.bound.get(key);
-        let signed = signed(trust, object, terms);
-        match bound {
+        let found = signed(trust, object, terms);
+        match self.bound.get(key) {
+            None => found,
             // What holds already needs no other signature.
-            Some(Bound {
-                serial,
-                terms: Some(known),
-            }) if known == terms => Ok(signed.map_or(*serial, |found| found.max(*serial))),
-            Some(bound) => match signed? {
-                found if found > bound.serial => Ok(found),
-                found if bound.terms.is_none() => Err(Unbound::Withdrawn {
-                    found,
-                    known: bound.serial,
-                }),
-                found => Err(Unbound::Older {
-                    found,
-                    known: bound.serial,
-                }),
-            },
-            None => signed,
+            Some(bound) if bound.terms.as_ref() == Some(terms) => {
+                Ok(found.map_or(bound.serial, |found| found.max(bound.serial)))
+            }
+            Some(bound) => newer(found?, bound.serial),
         }
     }
 
-    /// May the object be written over `latest`? Whoever reads it later has nothing but its own signature to go by.
+    /// May the object be written over `latest`, which may not have come here yet? Whoever reads it later has nothing
+    /// but its own signature to go by.
     pub(super) fn check(
         &self,
         trust: &TrustBundle,
@@ -214,12 +178,14 @@ impl Charter {
         let known = self.judge(trust, key, object, &terms)?;
         let found = match signed(trust, object, &terms) {
             // Adopted, and as it was.
-            Err(Unbound::NotSigned) if known == 0 => 0,
+            Err(Unbound::NotSigned) if known == 0 => return Ok(()),
             found => found?,
         };
-        let latest = latest.and_then(signature).map_or(0, |latest| latest.serial);
-        match latest.max(known) {
-            known if found < known => Err(Unbound::Older { found, known }),
+        match latest.and_then(|latest| Some((latest, self::terms(latest.clone())?))) {
+            Some((latest, others)) if others != terms => {
+                let known = signed(trust, latest, &others).unwrap_or_default();
+                newer(found, known).map(|_| ())
+            }
             _ => Ok(()),
         }
     }
@@ -234,7 +200,7 @@ impl Charter {
         }
         let record = Record {
             serial,
-            object: Some(object.clone()),
+            object: object.clone(),
         };
         self.unsaved.put(TABLE, ledger_key(key), encode(&record));
         self.bound.insert(key.clone(), bound);
@@ -245,15 +211,15 @@ impl Charter {
         self.refused.get(key)
     }
 
-    /// Do other terms hold than the object has?
-    pub(super) fn holds_others(&self, key: &ResourceKey) -> bool {
+    /// Do any terms hold for the object?
+    pub(super) fn is_bound(&self, key: &ResourceKey) -> bool {
         self.bound
             .get(key)
             .is_some_and(|bound| bound.terms.is_some())
     }
 
-    /// Was it of the mesh, and is no more?
-    pub(super) fn is_withdrawn(&self, cluster: &ClusterName) -> bool {
+    /// Is nobody to believe the cluster any more?
+    pub(super) fn is_revoked(&self, cluster: &ClusterName) -> bool {
         let Ok(name) = ObjectName::new(cluster.as_str()) else {
             return false;
         };
@@ -263,10 +229,23 @@ impl Charter {
             namespace: None,
             name,
         };
-        self.bound
-            .get(&key)
-            .is_some_and(|bound| bound.terms.is_none())
+        let terms = self.bound.get(&key).and_then(|bound| bound.terms.as_ref());
+        matches!(terms, Some(Terms::Cluster { revoked: true, .. }))
     }
+}
+
+/// Other terms than those that hold need a newer signature.
+fn newer(found: u64, known: u64) -> Result<u64, Unbound> {
+    if found > known {
+        Ok(found)
+    } else {
+        Err(Unbound::Older { found, known })
+    }
+}
+
+fn terms(object: Value) -> Option<Terms> {
+    let (_, resource) = parse_object(object).ok()?;
+    Terms::of(&resource)
 }
 
 fn signature(object: &Value) -> Option<TermsSignature> {

@@ -54,7 +54,7 @@ impl<S: Store> Core<S> {
         match (self.unreadable.get(key), self.charter.refused(key)) {
             (None, None) => condition(stored, "Accepted", true, "Accepted", "it is valid"),
             (None, Some(why)) => {
-                let instead = if self.charter.holds_others(key) {
+                let instead = if self.charter.is_bound(key) {
                     "what was signed before goes on to hold in the place of what it says now"
                 } else {
                     "it has no effect"

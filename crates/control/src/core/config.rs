@@ -41,7 +41,13 @@ impl<S: Store> Core<S> {
     pub(super) fn on_write(&mut self, id: RequestId, write: Write, now: Now) {
         let reply_to = ReplyTo::Request(id);
         if write.dry_run {
-            let answer = match self.judge(&write, now) {
+            let own = &self.settings.cluster;
+            let reach = if self.decides() {
+                Ok(())
+            } else {
+                self.check_reach(own, write.key.namespace.as_ref())
+            };
+            let answer = match reach.and_then(|()| self.judge(&write, now)) {
                 Ok(judged) => self.foretell(write.verb, judged),
                 Err(failure) => failure.into(),
             };
@@ -112,8 +118,11 @@ impl<S: Store> Core<S> {
         let is_relayed = !commit.cluster.is_empty();
         let source = match is_relayed {
             false => from,
-            // Whoever votes has asked for that cluster's certificate; nobody else is believed.
+            // Whoever votes has asked for that cluster's certificate; nobody else is believed, and no further than
+            // it may write itself.
             true if self.authority.clusters().contains(&from) => {
+                let key = resource_key(commit.key.as_bytes()).map_err(|_| bad("key"))?;
+                self.check_reach(&from, key.namespace.as_ref())?;
                 commit.cluster.parse().map_err(|_| bad("cluster"))?
             }
             true => return Err(bad("cluster")),
@@ -153,8 +162,11 @@ impl<S: Store> Core<S> {
             Some(Recorded::Not) | None => {}
         }
         let key = &asked.write.key;
-        let judged = (self.check_reach(&asked.source, key.namespace.as_ref()))
-            .and_then(|()| self.judge(&asked.write, now));
+        let reach = match &asked.reply_to {
+            ReplyTo::Request(_) => Ok(()),
+            ReplyTo::Peer(..) => self.check_reach(&asked.source, key.namespace.as_ref()),
+        };
+        let judged = reach.and_then(|()| self.judge(&asked.write, now));
         match judged {
             Err(failure) => self.reply(asked.reply_to, failure.into()),
             Ok(judged) => self.stage(asked, judged, now),
@@ -168,9 +180,6 @@ impl<S: Store> Core<S> {
         source: &ClusterName,
         namespace: Option<&Namespace>,
     ) -> Result<(), Failure> {
-        if *source == self.settings.cluster {
-            return Ok(());
-        }
         let Some(cluster) = self.index.declared().cluster(source) else {
             let message = format!(
                 "the mesh has no cluster {source} that could ask for this: write it through another one"
@@ -187,7 +196,7 @@ impl<S: Store> Core<S> {
         };
         let granted: Vec<_> = granted.iter().map(ToString::to_string).collect();
         let message = format!(
-            "cluster {source} is granted {}, and this is about {what}: write it through another cluster",
+            "cluster {source} is granted {}, and {what} is not among that: write it through another cluster",
             match granted[..] {
                 [] => "no namespace".to_owned(),
                 _ => granted.join(", "),
@@ -267,13 +276,7 @@ impl<S: Store> Core<S> {
                 let why = "everything else belongs to it: a mesh ends with its control planes";
                 return Err(Failure::new(405, "MethodNotAllowed", why));
             }
-            if key.kind == Kind::Cluster && self.is_voter(key.name.as_str()) {
-                let why = format!(
-                    "{} votes on config: `isthmus authority remove {}` takes its vote first",
-                    key.name, key.name
-                );
-                return Err(Failure::conflict(why));
-            }
+            self.check_no_voter(key)?;
             let (key, before) = (key.clone(), before.clone());
             return Ok(Judged::Delete { key, before });
         }
@@ -320,12 +323,26 @@ impl<S: Store> Core<S> {
                 "the object is {found}, the path says {key}"
             )));
         }
-        if let Resource::Mesh(mesh) = &resource {
-            self.check_mesh(key, mesh)?;
+        match &resource {
+            Resource::Mesh(mesh) => self.check_mesh(key, mesh)?,
+            Resource::Cluster(cluster) if cluster.revoked => self.check_no_voter(key)?,
+            _ => {}
         }
         let trust = &self.settings.trust;
         let signed = self.charter.check(trust, key, object, &resource, latest);
         signed.map_err(|why| not_signed(key, &why))
+    }
+
+    /// Those who remain must be able to decide without it.
+    fn check_no_voter(&self, key: &ResourceKey) -> Result<(), Failure> {
+        let name = &key.name;
+        if key.kind == Kind::Cluster && self.is_voter(name.as_str()) {
+            let why = format!(
+                "{name} votes on config: `isthmus authority remove {name}` takes its vote first"
+            );
+            return Err(Failure::conflict(why));
+        }
+        Ok(())
     }
 
     /// The name and the trust domain were decided when the mesh was founded.

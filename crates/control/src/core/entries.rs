@@ -32,7 +32,6 @@ impl<S: Store> Core<S> {
     }
 
     fn on_config_entries(&mut self, keys: Vec<Bytes>) {
-        let was_known = !self.objects.is_empty() || self.decides();
         let end = self.position();
         let mut changes: Vec<_> = keys
             .into_iter()
@@ -53,10 +52,12 @@ impl<S: Store> Core<S> {
                 self.bad_entry(&LedgerName::Config, &key, reason);
             }
         }
-        if !was_known {
+        let is_known = self.is_config_known();
+        if is_known && !self.config_was_known {
             self.publishing.on_known(&self.index);
         }
-        self.part_with_withdrawn(self.now.monotonic);
+        self.config_was_known = is_known;
+        self.part_with_revoked_clusters(self.now.monotonic);
         self.confirm_commits();
     }
 
@@ -101,7 +102,7 @@ impl<S: Store> Core<S> {
         self.unreadable.remove(&key);
         let (resource, unbound) = match object.map(|object| read(&key, object)).transpose() {
             Ok(None) => {
-                self.charter.withdraw(&key);
+                self.charter.on_deleted(&key);
                 (None, None)
             }
             Ok(Some((resource, object))) => {

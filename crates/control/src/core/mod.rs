@@ -35,7 +35,8 @@ use std::time::{Duration, Instant, SystemTime};
 use isthmus_api::{Failure, ResetRequest, RevokeRequest};
 use isthmus_identity::{KeyHash, TokenId, TokenRecord, TokenSecret, TrustBundle, gateway_identity};
 use isthmus_model::{
-    Admission, ClusterName, Identity, MeshName, Position, ResourceKey, ServiceName, TrustDomain,
+    Admission, ClusterName, Identity, Kind, MeshName, Position, ResourceKey, ServiceName,
+    TrustDomain,
 };
 use isthmus_replica::{LedgerName, Replica};
 use isthmus_wire::proto;
@@ -279,6 +280,8 @@ pub struct Core<S> {
     /// Objects that this version cannot read, and why. They stay in the ledger.
     unreadable: BTreeMap<ResourceKey, String>,
     charter: Charter,
+    /// Was there config to speak of when some came last?
+    config_was_known: bool,
     findings: conditions::Findings,
     replica: Replica,
     peers: Peers,
@@ -374,9 +377,6 @@ impl<S: Store> Core<S> {
             }
             Request::Revoke { author, request } => self.on_revoke(id, &request, author, now),
             Request::Revocations => self.answer(id, Answer::view(&self.revocations())),
-            Request::Enroll { token, .. } if self.revoked.contains(Admission(token.0)) => {
-                self.answer(id, Answer::TokenRefused(self.revoked_text()));
-            }
             Request::Enroll { token, secret, key } => {
                 let pending = &mut self.pending;
                 let answer = match self.tokens.redeem(token, &secret, key, now.wall, pending) {
@@ -496,7 +496,8 @@ impl<S: Store> Core<S> {
 
     fn publish(&mut self) {
         let topics = std::mem::take(&mut self.touched.topics);
-        if !topics.is_empty() {
+        // All that is wanted is built as soon as it is.
+        if !topics.is_empty() && self.is_config_known() {
             self.publishing.on_touched(&topics, &self.index);
             self.judge_reports(&topics);
             let more = std::mem::take(&mut self.touched.topics);
@@ -528,7 +529,10 @@ impl<S: Store> Core<S> {
 
     /// Is there config to speak of? Until then nothing is said about any topic.
     fn is_config_known(&self) -> bool {
-        self.decides() || self.copied_position() > Position(0)
+        // One whose terms nobody has signed, as far as this cluster knows, says nothing of whom to believe.
+        let is_mesh = |key: &ResourceKey| key.kind == Kind::Mesh;
+        let is_unbound = self.index.declared().mesh().is_none() && self.objects.keys().any(is_mesh);
+        (self.decides() || self.copied_position() > Position(0)) && !is_unbound
     }
 
     fn answer(&mut self, id: RequestId, answer: Answer) {

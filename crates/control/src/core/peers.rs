@@ -62,8 +62,8 @@ impl<S: Store> Core<S> {
         target: Option<Target>,
         now: Instant,
     ) {
-        if self.charter.is_withdrawn(&cluster) {
-            let reason = format!("cluster {cluster} is of this mesh no more");
+        if self.charter.is_revoked(&cluster) {
+            let reason = format!("cluster {cluster} was revoked");
             self.actions.push(Action::ClosePeer { session, reason });
             if let Some(target) = &target {
                 let chance = &mut self.chance;
@@ -87,13 +87,13 @@ impl<S: Store> Core<S> {
         self.forget_peer(session, now);
     }
 
-    /// Clusters that are of the mesh no more are not spoken with.
-    pub(super) fn part_with_withdrawn(&mut self, now: Instant) {
+    /// Clusters that were revoked are not spoken with.
+    pub(super) fn part_with_revoked_clusters(&mut self, now: Instant) {
         let (charter, sessions) = (&self.charter, self.peers.sessions.iter());
-        let gone = sessions.filter(|(_, peer)| charter.is_withdrawn(&peer.cluster));
+        let gone = sessions.filter(|(_, peer)| charter.is_revoked(&peer.cluster));
         let gone: Vec<_> = gone.map(|(id, peer)| (*id, peer.cluster.clone())).collect();
         for (session, cluster) in gone {
-            let reason = format!("cluster {cluster} is of this mesh no more");
+            let reason = format!("cluster {cluster} was revoked");
             self.actions.push(Action::ClosePeer { session, reason });
             self.on_peer_closed(session, now);
         }

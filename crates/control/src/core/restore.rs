@@ -55,6 +55,8 @@ impl<S: Store> Core<S> {
         )?;
         let is_new = replica.entries(&LedgerName::Config).is_empty();
         let charter = Charter::load(&store, is_new)?;
+        let mut pending = Batch::new();
+        let revoked = Revoked::load(&store, settings.leaf_lifetime, &mut pending)?;
         let mut core = Self {
             chance,
             authority: Authority::new(group, clusters, reset),
@@ -64,6 +66,7 @@ impl<S: Store> Core<S> {
             objects: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             charter,
+            config_was_known: false,
             findings: conditions::Findings::default(),
             peers: Peers::default(),
             questions: Questions::default(),
@@ -71,10 +74,10 @@ impl<S: Store> Core<S> {
             dialling: Dialling::default(),
             members: Members::default(),
             tokens: Tokens::load(&store)?,
-            revoked: Revoked::load(&store)?,
+            revoked,
             publishing: Publishing::default(),
             watches: Watches::default(),
-            pending: Batch::new(),
+            pending,
             unarchived: Batch::new(),
             touched: Touched::default(),
             facts_unsure: true,
@@ -92,8 +95,7 @@ impl<S: Store> Core<S> {
             let keys = core.keys(&ledger);
             core.on_entries(&ledger, keys);
         }
-        let objects = &core.objects;
-        core.charter.on_opened(|key| objects.contains_key(key));
+        core.charter.on_opened();
         if founds
             && !core
                 .authority

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_api::{Failure, RevocationView, RevocationsView, RevokeRequest};
+use isthmus_identity::TokenId;
 use isthmus_model::{Admission, ClusterName};
 use isthmus_world::{Batch, Store, Table};
 use serde::{Deserialize, Serialize};
@@ -16,19 +17,23 @@ use super::answer::{Answer, Held, ReplyTo};
 use super::members::MemberKey;
 use super::objects::{decode, encode};
 use super::{Action, Core, Now, RequestId, SessionId};
-use crate::index::Change;
+use crate::index::{Change, MOST_REVOKED};
 use crate::open_error::OpenError;
 use crate::time::{rfc3339, unix_millis};
 
 const TABLE: Table = Table::new("revoked");
-/// A cluster that has this many to revoke is one to revoke as a whole: every proxy keeps them all.
-const MOST: usize = 10_000;
+/// The key of the longest lifetime, in milliseconds.
+const LONGEST: &[u8] = b"longest-lifetime";
 /// Clocks of those who judge may be behind.
 const SLACK: Duration = Duration::from_mins(10);
 
 /// All of them.
-#[derive(Debug, Default)]
-pub(super) struct Revoked(BTreeMap<Admission, Revocation>);
+#[derive(Debug)]
+pub(super) struct Revoked {
+    all: BTreeMap<Admission, Revocation>,
+    /// The longest lifetime that certificates of this cluster ever had.
+    longest: Duration,
+}
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Revocation {
@@ -60,27 +65,38 @@ impl Revocation {
 
 impl Revoked {
     /// Errors: the store cannot be read, or what is in it not understood.
-    pub(super) fn load(store: &impl Store) -> Result<Self, OpenError> {
+    pub(super) fn load(
+        store: &impl Store,
+        lifetime: Duration,
+        batch: &mut Batch,
+    ) -> Result<Self, OpenError> {
         let damaged = || OpenError::damaged(TABLE);
-        let records = store.scan_prefix(TABLE, b"")?;
+        let mut records = store.scan_prefix(TABLE, b"")?;
+        let mut longest = Duration::ZERO;
+        if let Some(at) = records.iter().position(|(key, _)| key == LONGEST) {
+            let (_, record) = records.remove(at);
+            longest = Duration::from_millis(decode(&record).map_err(|_| damaged())?);
+        }
+        if lifetime > longest {
+            longest = lifetime;
+            let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+            batch.put(TABLE, LONGEST, encode(&millis));
+        }
         let read = |(key, record): (Vec<u8>, Vec<u8>)| {
             let id = key.try_into().map_err(|_| damaged())?;
             let revocation = decode(&record).map_err(|_| damaged())?;
-            Ok((Admission(id), revocation))
+            Ok::<_, OpenError>((Admission(id), revocation))
         };
-        records
-            .into_iter()
-            .map(read)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let all = records.into_iter().map(read).collect::<Result<_, _>>()?;
+        Ok(Self { all, longest })
     }
 
     pub(super) fn contains(&self, admission: Admission) -> bool {
-        self.0.contains_key(&admission)
+        self.all.contains_key(&admission)
     }
 
     pub(super) fn admissions(&self) -> impl Iterator<Item = Admission> {
-        self.0.keys().copied()
+        self.all.keys().copied()
     }
 
     fn put(&mut self, admission: Admission, revocation: Revocation, batch: &mut Batch) {
@@ -89,13 +105,13 @@ impl Revoked {
             Bytes::copy_from_slice(&admission.0),
             encode(&revocation),
         );
-        self.0.insert(admission, revocation);
+        self.all.insert(admission, revocation);
     }
 
     /// Those whose certificates have all ended.
     fn take_ended(&mut self, now: u64, batch: &mut Batch) -> Vec<Admission> {
         let ended = self
-            .0
+            .all
             .extract_if(.., |_, revocation| revocation.until <= now);
         let ended: Vec<_> = ended.map(|(admission, _)| admission).collect();
         for admission in &ended {
@@ -115,10 +131,20 @@ impl<S: Store> Core<S> {
     ) {
         match self.find_admission(request) {
             Err(failure) => self.answer(id, failure.into()),
+            Ok((admission, _))
+                if self.revoked.all.len() >= MOST_REVOKED && !self.revoked.contains(admission) =>
+            {
+                let cluster = &self.settings.cluster;
+                let message =
+                    format!("{cluster} has revoked {MOST_REVOKED} processes: revoke the cluster");
+                self.answer(id, Failure::invalid(message).into());
+            }
             Ok((admission, process)) => {
                 let since = unix_millis(now.wall);
-                let last = unix_millis(now.wall + self.settings.leaf_lifetime + SLACK);
-                let earlier = self.revoked.0.get(&admission).cloned();
+                let last = unix_millis(now.wall + self.revoked.longest + SLACK);
+                let token = TokenId(admission.0);
+                self.tokens.withdraw(token, &mut self.pending);
+                let earlier = self.revoked.all.get(&admission).cloned();
                 let revocation = earlier.unwrap_or_else(|| {
                     let revocation = Revocation {
                         process,
@@ -142,65 +168,54 @@ impl<S: Store> Core<S> {
 
     /// Whom the request means, and how that calls itself.
     fn find_admission(&self, request: &RevokeRequest) -> Result<(Admission, String), Failure> {
-        let cluster = &self.settings.cluster;
-        if self.revoked.0.len() >= MOST {
-            let message = format!("{cluster} has revoked {MOST} processes: revoke the cluster");
-            return Err(Failure::invalid(message));
-        }
-        let named = |session: &SessionId, name: &str| {
-            let proxy = self.publishing.session(*session);
-            let is_member = |key: &MemberKey| match key {
-                MemberKey::Workload(handle) => handle.as_str() == name,
-                MemberKey::Gateway(gateway) => gateway == name,
-            };
-            proxy.is_some_and(|proxy| proxy.process == name)
-                || self.members.of(*session).any(is_member)
-        };
-        let (process, admission) = match (&request.process, &request.admission) {
-            (Some(process), None) => (process, None),
-            (None, Some(admission)) => {
-                let parsed = admission.parse::<Admission>();
-                let parsed = parsed.map_err(|error| {
-                    Failure::bad_request(format!("admission {admission:?}: {error}"))
+        match (&request.process, &request.admission) {
+            (Some(process), None) => self.admission_of(process),
+            (None, Some(text)) => {
+                let admission: Admission = text.parse().map_err(|error| {
+                    Failure::bad_request(format!("admission {text:?}: {error}"))
                 })?;
-                (admission, Some(parsed))
+                let mut known = self.publishing.sessions().map(|(_, proxy)| proxy);
+                let known = known.find(|proxy| proxy.admission == Some(admission));
+                let process = known.map(|proxy| proxy.process.clone());
+                Ok((admission, process.unwrap_or_default()))
             }
-            _ => {
-                return Err(Failure::bad_request(
-                    "name either a process or an admission",
-                ));
-            }
+            _ => Err(Failure::bad_request(
+                "name either a process or an admission",
+            )),
+        }
+    }
+
+    /// Of one that is connected, or was until lately.
+    fn admission_of(&self, name: &str) -> Result<(Admission, String), Failure> {
+        let is_member = |key: &MemberKey| match key {
+            MemberKey::Workload(handle) => handle.as_str() == name,
+            MemberKey::Gateway(gateway) => gateway == name,
         };
         let sessions = self.publishing.sessions();
-        let found: Vec<_> = sessions
-            .filter(|(session, proxy)| match admission {
-                Some(admission) => proxy.admission == Some(admission),
-                None => named(session, process),
-            })
-            .map(|(_, proxy)| (proxy.admission, proxy.process.clone()))
-            .collect();
-        let different: BTreeSet<_> = found.iter().map(|(admission, _)| *admission).collect();
-        match (admission, found.into_iter().next()) {
-            (Some(admission), found) => Ok((
-                admission,
-                found.map(|(_, process)| process).unwrap_or_default(),
-            )),
-            (None, None) => Err(Failure::not_found(format!(
-                "no process {process} is connected to the control plane of {cluster}: who is gone is revoked by its \
-                 admission, the id of its join token"
+        let connected = sessions.filter(|(session, proxy)| {
+            proxy.process == name || self.members.of(*session).any(is_member)
+        });
+        let mut found: Vec<_> = connected.map(|(_, proxy)| proxy).collect();
+        if found.is_empty() {
+            let gone = self.publishing.gone();
+            found.extend(gone.filter(|proxy| proxy.process == name));
+        }
+        let admissions: BTreeSet<_> = found.iter().map(|proxy| proxy.admission).collect();
+        let process = found.first().map(|proxy| proxy.process.clone());
+        match (Vec::from_iter(admissions).as_slice(), process) {
+            ([Some(admission)], Some(process)) => Ok((*admission, process)),
+            ([], _) | (_, None) => Err(Failure::not_found(format!(
+                "no process {name} is connected to the control plane of {}: who is gone is revoked by its admission, \
+                 the id of its join token",
+                self.settings.cluster
             ))),
-            (None, Some(_)) if different.len() > 1 => {
-                let ids = different.iter().flatten().map(ToString::to_string);
+            (several, _) => {
+                let ids = several.iter().flatten().map(ToString::to_string);
                 Err(Failure::conflict(format!(
-                    "several processes call themselves {process}: revoke one by its admission ({})",
+                    "several processes call themselves {name}: revoke one by its admission ({})",
                     ids.collect::<Vec<_>>().join(", ")
                 )))
             }
-            (None, Some((None, _))) => Err(Failure::conflict(format!(
-                "the certificate of {process} is of a version that did not say how it was admitted: it does when it \
-                 is renewed"
-            ))),
-            (None, Some((Some(admission), process))) => Ok((admission, process)),
         }
     }
 
@@ -252,7 +267,7 @@ impl<S: Store> Core<S> {
     /// Those of this cluster with what is known of them, and what others say.
     pub(super) fn revocations(&self) -> RevocationsView {
         let own = &self.settings.cluster;
-        let of_own = self.revoked.0.iter();
+        let of_own = self.revoked.all.iter();
         let of_own = of_own.map(|(admission, revocation)| revocation.view(own, *admission));
         let others = self
             .index

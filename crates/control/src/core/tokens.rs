@@ -81,6 +81,13 @@ impl Tokens {
         Ok(record.grant.clone())
     }
 
+    /// It admits nobody any more.
+    pub(super) fn withdraw(&mut self, id: TokenId, batch: &mut Batch) {
+        if self.0.remove(&id).is_some() {
+            batch.delete(TABLE, Bytes::copy_from_slice(&id.0));
+        }
+    }
+
     pub(super) fn on_timeout(&mut self, now: SystemTime, batch: &mut Batch) {
         let old = |record: &TokenRecord| {
             now.duration_since(record.expires)

@@ -114,6 +114,7 @@ impl<S: Store> Core<S> {
         ProxyStatus {
             process: proxy.process.clone(),
             identity: proxy.identity.to_string(),
+            admission: proxy.admission.map(|admission| admission.to_string()),
             connected,
             position: proxy.position(self.position()).0,
             rejected: proxy.rejections(),

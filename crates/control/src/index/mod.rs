@@ -37,6 +37,9 @@ pub(crate) struct Index {
     own_facts: BTreeMap<String, Bytes>,
 }
 
+/// Of one cluster: every proxy keeps them all.
+pub(crate) const MOST_REVOKED: usize = 10_000;
+
 /// What another cluster says about itself.
 #[derive(Debug, Default)]
 struct Foreign {
@@ -336,6 +339,8 @@ impl Index {
                 Fact::Revoked(admission) => Some(*admission),
                 Fact::Share(_) | Fact::Gateway(_) => None,
             })
+            // More are its own harm, and must not be that of every proxy.
+            .take(MOST_REVOKED)
             .collect()
     }
 

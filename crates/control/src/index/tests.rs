@@ -38,6 +38,7 @@ fn cluster(name: &str) -> Cluster {
         jurisdiction: None,
         control: address(1),
         namespaces: None,
+        revoked: false,
         traffic: isthmus_model::ALL_TRAFFIC,
     }
 }

@@ -36,8 +36,12 @@ pub(crate) async fn undo(setting: &Setting, args: &UndoArgs) -> Result<ExitCode>
             return Err(changed_again(&change, &later));
         }
     }
-    let signer = Signer::of(&setting.home)?;
+    let signer = Signer::of(&setting.home);
     let before = change.before.clone();
+    if let Some(before) = &before {
+        let what = format!("{} before change {}", change.object(), change.position);
+        signer.check_repeats(before, &what)?;
+    }
     let before = before
         .map(|before| signer.sign(before, current.as_ref()))
         .transpose()?;

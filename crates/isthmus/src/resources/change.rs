@@ -16,7 +16,7 @@ use crate::args::{ApplyArgs, DeleteArgs, DiffArgs};
 use crate::failure::{Exit, Failure, Result};
 use crate::output;
 use crate::setting::Setting;
-use crate::signer::Signer;
+use crate::signer::{Signer, is_signed};
 
 /// What became of one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -59,7 +59,7 @@ pub(crate) async fn apply(setting: &Setting, args: &ApplyArgs) -> Result<ExitCod
     let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
     let dangling = check_parsed(&parsed, declared(&mut client).await?);
     let mut work = Work::new(setting, args.dry_run);
-    let signer = Signer::of(&setting.home)?;
+    let signer = Signer::of(&setting.home);
     for Parsed { document, key, .. } in parsed {
         let wanted = document.object.into_json();
         let outcome = apply_one(&mut client, &signer, &key, wanted, args.dry_run).await;
@@ -96,7 +96,7 @@ pub(crate) async fn apply_one(
     let namespace = key.namespace.as_ref().map(Namespace::as_str);
     let path = object(key.kind, namespace, key.name.as_str());
     let current = client.find(&path).await?;
-    let wanted = signer.sign(carried(current.as_ref(), wanted), current.as_ref())?;
+    let wanted = completed(signer, key, current.as_ref(), wanted)?;
     let outcome = match &current {
         None => Outcome::Created,
         Some(current) if same(current, &wanted) => Outcome::Unchanged,
@@ -118,21 +118,46 @@ pub(crate) async fn apply_one(
     Ok(outcome)
 }
 
-/// What a file says of an object, with what it leaves to a command: a cluster that is being drained is not given its traffic back
-/// by who applies a file that says nothing of it, nor does one that was given a vote lose it.
-fn carried(current: Option<&Value>, mut wanted: Value) -> Value {
-    let Some(current) = current else {
-        return wanted;
-    };
-    for (kind, field) in [(Kind::Cluster, "traffic"), (Kind::Mesh, "voters")] {
-        if current["kind"] == kind.name()
-            && let Some(kept) = current["spec"].get(field)
-            && let Some(spec) = wanted["spec"].as_object_mut()
-        {
-            spec.entry(field).or_insert_with(|| kept.clone());
+/// What a file says of an object, with what it leaves to commands, and signed.
+///
+/// Errors: what the mesh has must not be signed.
+fn completed(
+    signer: &Signer,
+    key: &ResourceKey,
+    current: Option<&Value>,
+    mut wanted: Value,
+) -> Result<Value> {
+    if let Some(current) = current {
+        carry(&FREE, current, &mut wanted);
+        // What was signed was signed whole.
+        if !is_signed(&wanted) && carry(&BINDING, current, &mut wanted) {
+            let what = format!("what {key} has and the file leaves out");
+            signer.check_repeats(current, &what)?;
         }
     }
-    wanted
+    signer.sign(wanted, current)
+}
+
+/// Fields that a file leaves to a command: a cluster that is being drained is not given its traffic back by who applies a
+/// file that says nothing of it.
+const FREE: [(Kind, &str); 1] = [(Kind::Cluster, "traffic")];
+/// The same of what the mesh key signs: who was given a vote does not lose it, nor is one that was revoked taken back.
+const BINDING: [(Kind, &str); 2] = [(Kind::Mesh, "voters"), (Kind::Cluster, "revoked")];
+
+/// Takes over those of the fields that are left out. True: there were some.
+fn carry(fields: &[(Kind, &str)], current: &Value, wanted: &mut Value) -> bool {
+    let mut carried = false;
+    for (kind, field) in fields {
+        if current["kind"] == kind.name()
+            && let Some(kept) = current["spec"].get(*field)
+            && let Some(spec) = wanted["spec"].as_object_mut()
+            && !spec.contains_key(*field)
+        {
+            spec.insert((*field).to_owned(), kept.clone());
+            carried = true;
+        }
+    }
+    carried
 }
 
 /// `current` with what a person writes taken from `wanted`.
@@ -196,14 +221,14 @@ pub(crate) async fn delete(setting: &Setting, args: &DeleteArgs) -> Result<ExitC
 pub(crate) async fn diff(setting: &Setting, args: &DiffArgs) -> Result<ExitCode> {
     let parsed = files::parse(&files::sources(&args.file)?, &setting.namespace)?;
     let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
-    let signer = Signer::of(&setting.home)?;
+    let signer = Signer::of(&setting.home);
     let mut differences = Vec::new();
     for Parsed { document, key, .. } in parsed {
         let namespace = key.namespace.as_ref().map(Namespace::as_str);
         let path = object(key.kind, namespace, key.name.as_str());
         let current = client.find(&path).await?;
-        let wanted = carried(current.as_ref(), document.object.into_json());
-        let wanted = signer.sign(wanted, current.as_ref())?;
+        let wanted = document.object.into_json();
+        let wanted = completed(&signer, &key, current.as_ref(), wanted)?;
         if current
             .as_ref()
             .is_none_or(|current| !same(current, &wanted))
@@ -304,23 +329,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_gives_no_traffic_back_that_it_does_not_name() {
-        let current = json!({"kind": "Cluster", "spec": {"region": "us", "traffic": 40}});
-        let file = |spec: Value| json!({"kind": "Cluster", "spec": spec});
-        let carried_of = |spec: Value| carried(Some(&current), file(spec))["spec"].clone();
-        assert_eq!(
-            carried_of(json!({"region": "eu"})),
-            json!({"region": "eu", "traffic": 40})
-        );
-        assert_eq!(carried_of(json!({"traffic": 100})), json!({"traffic": 100}));
-        let wanted = file(json!({"region": "eu"}));
-        assert_eq!(carried(None, wanted.clone()), wanted);
+    fn what_a_file_does_not_name_is_left_to_commands() {
+        let current =
+            json!({"kind": "Cluster", "spec": {"region": "us", "traffic": 40, "revoked": true}});
+        let carried = |fields: &[(Kind, &str)], current: &Value, spec: Value| {
+            let mut wanted = json!({"kind": current["kind"], "spec": spec});
+            let some = carry(fields, current, &mut wanted);
+            (some, wanted["spec"].clone())
+        };
+        for (fields, spec, some, expect) in [
+            (
+                &FREE[..],
+                json!({"region": "eu"}),
+                true,
+                json!({"region": "eu", "traffic": 40}),
+            ),
+            (
+                &FREE,
+                json!({"traffic": 100}),
+                false,
+                json!({"traffic": 100}),
+            ),
+            (
+                &BINDING,
+                json!({"region": "eu"}),
+                true,
+                json!({"region": "eu", "revoked": true}),
+            ),
+            (
+                &BINDING,
+                json!({"revoked": false}),
+                false,
+                json!({"revoked": false}),
+            ),
+        ] {
+            assert_eq!(carried(fields, &current, spec), (some, expect));
+        }
         let other = json!({"kind": "Service", "spec": {"traffic": 40}});
-        assert_eq!(carried(Some(&other), wanted.clone()), wanted);
+        assert_eq!(carried(&FREE, &other, json!({})), (false, json!({})));
         let mesh = json!({"kind": "Mesh", "spec": {"voters": ["us"], "traffic": 40}});
         assert_eq!(
-            carried(Some(&mesh), wanted)["spec"],
-            json!({"region": "eu", "voters": ["us"]})
+            carried(&BINDING, &mesh, json!({"egress": "Deny"})),
+            (true, json!({"egress": "Deny", "voters": ["us"]}))
         );
     }
 

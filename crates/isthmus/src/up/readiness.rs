@@ -180,6 +180,7 @@ pub(crate) mod tests {
                 .map(|process| ProxyStatus {
                     process: process.name.clone(),
                     identity: String::new(),
+                    admission: None,
                     connected: true,
                     position: 1,
                     rejected: vec![],

@@ -56,7 +56,7 @@ async fn fill(
     wait_for(&mut client).await?;
     let meshes: ObjectList = client.get(&collection(Kind::Mesh, None)).await?;
     let first = meshes.items.is_empty();
-    let signer = Signer::of(home)?;
+    let signer = Signer::of(home);
     let mut differing = Vec::new();
     let mut written = 0usize;
     for parsed in &plan.resources {

@@ -62,7 +62,7 @@ pub(crate) fn only_the_mesh_key_grants(mesh: &Mesh) -> Result<()> {
         .expect_failure(
             1,
             &[
-                "eu-central is granted shop, isthmus-system",
+                "eu-central is granted isthmus-system, shop",
                 "through another cluster",
             ],
         )?;
@@ -144,9 +144,22 @@ pub(crate) fn what_is_revoked_is_refused_by_all(mesh: &Mesh) -> Result<()> {
     ensure(served_by(mesh, "ap-south", PAYMENT)? == "ap-south", || {
         "ap-south does not live on alone".to_owned()
     })?;
+    // Who applies the files that do not speak of it does not take it back.
     let resources = mesh.home().join("generated/resources.yaml");
     let resources = resources.display().to_string();
     mesh.isthmus(&["--cluster", "eu-central", "apply", "-f", &resources])?
+        .expect(0)?;
+    refused(mesh, "ap-south", cart)?;
+    let changes = [
+        "--cluster",
+        "eu-central",
+        "history",
+        "cluster/ap-south",
+        "--limit",
+        "1",
+    ];
+    let change = mesh.json(&changes)?["changes"][0]["position"].to_string();
+    mesh.isthmus(&["--cluster", "eu-central", "undo", &change])?
         .expect(0)?;
     all_connected(mesh, "ap-south")?;
     wait_for("ap-south to be back", PATIENCE, || {

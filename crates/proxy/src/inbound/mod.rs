@@ -107,7 +107,7 @@ pub(crate) async fn open_session(
 }
 
 fn judge(view: &View, peer: &VerifiedPeer) -> Result<Caller, Unacceptable> {
-    let identity = accept_caller(peer, |name| view.known(name))?.clone();
+    let identity = accept_caller(peer, |name| view.peer_cluster(name))?.clone();
     Ok(Caller::Verified {
         identity,
         cluster: peer.cluster().clone(),

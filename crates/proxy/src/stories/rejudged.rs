@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use isthmus_identity::LEAF_LIFETIME;
 use isthmus_model::AppProtocol::Tcp;
-use isthmus_model::Namespace;
+use isthmus_model::{Admission, Namespace};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::HELLO;
 use crate::testing::{
-    Facts, HOST, Issuer, Node, Scene, answering, program, read_head, run, within,
+    ADMISSION, Facts, HOST, Issuer, Node, Scene, answering, program, read_head, run, within,
 };
 
 async fn echoing() -> std::net::SocketAddr {
@@ -72,6 +72,54 @@ fn a_session_ends_when_its_cluster_loses_the_namespace() {
         })
         .await;
     });
+}
+
+#[test]
+fn a_session_ends_when_its_other_end_is_revoked() {
+    run(async {
+        is_cut_after(|facts| facts.clusters[0].revoked = [ADMISSION].into()).await;
+    });
+    run(async {
+        let mut scene = Scene::stretched_speaking(Tcp, echoing().await);
+        let mut socket = tunnel(&scene).await;
+        let mut facts = scene.facts.clone();
+        // Somebody else who was admitted there concerns nobody here.
+        let other = Admission([0; 8]);
+        for cluster in &mut facts.clusters {
+            cluster.revoked = [other].into();
+        }
+        scene.caller.learn(&facts);
+        say_and_hear(&mut socket).await;
+        for cluster in &mut facts.clusters {
+            cluster.revoked.insert(ADMISSION);
+        }
+        scene.caller.learn(&facts);
+        assert!(is_cut(&mut socket).await);
+        let refused = scene.caller.metrics.encode();
+        assert!(
+            refused.contains("isthmus_tls_refused_total{reason=\"revoked\"} 2"),
+            "{refused}"
+        );
+    });
+}
+
+/// Also when whoever has dialled knows nothing of the service for now.
+#[test]
+fn a_session_ends_when_its_cluster_is_of_the_mesh_no_more() {
+    for forgets_service in [false, true] {
+        run(async move {
+            let mut scene = Scene::stretched_speaking(Tcp, echoing().await);
+            let mut socket = tunnel(&scene).await;
+            let mut facts = scene.facts.clone();
+            let own = scene.caller.worker.common.me.cluster.clone();
+            facts.clusters.retain(|view| view.cluster.name == own);
+            if forgets_service {
+                facts.service.name.name = "another".parse().unwrap();
+            }
+            scene.caller.learn(&facts);
+            assert!(is_cut(&mut socket).await);
+        });
+    }
 }
 
 #[test]

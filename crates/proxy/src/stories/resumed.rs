@@ -7,7 +7,7 @@ use isthmus_telemetry::Metrics;
 use tokio::task::yield_now;
 
 use super::{HELLO, get};
-use crate::testing::{Scene, answering, run, within};
+use crate::testing::{ADMISSION, Facts, Scene, answering, run, within};
 
 /// Sessions of the two kinds: full handshakes, and those that were resumed.
 fn sessions(metrics: &Metrics) -> (u32, u32) {
@@ -58,21 +58,29 @@ fn a_link_that_is_dialled_anew_resumes_its_session() {
 
 #[test]
 fn who_may_no_longer_call_gains_nothing_by_a_ticket() {
-    run(async {
-        let mut scene = Scene::local(answering(HELLO).await);
-        assert!(scene.ask(&get("/")).await.ends_with("hello"));
-        part(&scene).await;
-        let mut facts = scene.facts.clone();
+    let ungranted = |facts: &mut Facts| {
         let other = Namespace::new("other").unwrap();
         facts.clusters[0].cluster.namespaces = Some(vec![other]);
-        scene.callee.learn(&facts);
-        let reply = scene.ask(&get("/")).await;
-        assert!(reply.starts_with("HTTP/1.1 50"), "{reply}");
-        let refused = scene.callee.metrics.encode();
-        assert!(
-            refused.contains("isthmus_tls_refused_total{reason="),
-            "{refused}"
-        );
-        assert_eq!(sessions(&scene.callee.metrics).1, 1);
-    });
+    };
+    let revoked = |facts: &mut Facts| facts.clusters[0].revoked = [ADMISSION].into();
+    let reasons = ["namespace-not-granted", "revoked"];
+    for (reason, change) in reasons
+        .into_iter()
+        .zip([ungranted, revoked as fn(&mut Facts)])
+    {
+        run(async move {
+            let mut scene = Scene::local(answering(HELLO).await);
+            assert!(scene.ask(&get("/")).await.ends_with("hello"));
+            part(&scene).await;
+            let mut facts = scene.facts.clone();
+            change(&mut facts);
+            scene.callee.learn(&facts);
+            let reply = scene.ask(&get("/")).await;
+            assert!(reply.starts_with("HTTP/1.1 50"), "{reply}");
+            let refused = scene.callee.metrics.encode();
+            let counted = format!("isthmus_tls_refused_total{{reason=\"{reason}\"}}");
+            assert!(refused.contains(&counted), "{refused}");
+            assert_eq!(sessions(&scene.callee.metrics).1, 1);
+        });
+    }
 }

@@ -113,6 +113,10 @@ impl Drop for Load {
 }
 
 impl Loaded {
+    pub(crate) fn started(&self) -> SystemTime {
+        self.started
+    }
+
     /// Requests that were due in `length` from `from` on and did not fail, by the cluster that
     /// served them.
     pub(crate) fn served(&self, from: SystemTime, length: Duration) -> BTreeMap<&str, usize> {

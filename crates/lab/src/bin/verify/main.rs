@@ -19,6 +19,7 @@ mod overload;
 mod propagation;
 mod relearn;
 mod restarts;
+mod revoke;
 mod slow;
 mod storm;
 mod surge;
@@ -71,7 +72,7 @@ pub(crate) struct Point {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 17] = [
+const CHECKS: [(&str, Check); 18] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
@@ -89,6 +90,7 @@ const CHECKS: [(&str, Check); 17] = [
     ("controls", controls::controls),
     ("durability", durability::durability),
     ("authority", authority::authority),
+    ("revoke", revoke::revoke),
 ];
 
 fn names() -> clap::builder::PossibleValuesParser {
