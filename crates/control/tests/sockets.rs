@@ -609,3 +609,54 @@ async fn a_cluster_that_is_not_signed_in_says_who_signs_it() {
     let unsigned = Control::start(config).await.unwrap_err().to_string();
     assert!(unsigned.contains("isthmus mesh sign"), "{unsigned}");
 }
+
+#[tokio::test]
+async fn nobody_asks_by_a_certificate_that_has_ended_or_was_revoked() {
+    let mesh = Mesh::new();
+    let west = mesh.start_as(Config {
+        leaf_lifetime: Duration::from_secs(2),
+        ..mesh.config("west", Vec::new())
+    });
+    let west = west.await.unwrap();
+    let token = west.token("cart").await;
+    let key = || KeyPair::generate().unwrap();
+    let renewal = || proto::RenewRequest {
+        certificate_request: key().certificate_request().unwrap(),
+    };
+    // It has newer certificates by then, and asks over the connection that it began with the first.
+    let first = key();
+    let certificates = west.enroll(&token, &first).await.unwrap();
+    let mut client = west.client(first, &certificates).await;
+    let refused = async {
+        let mut renewed = 0;
+        while client.renew(renewal()).await.is_ok() {
+            renewed += 1;
+        }
+        renewed
+    };
+    let renewed = tokio::time::timeout(Duration::from_secs(20), refused).await;
+    assert!(renewed.expect("the connection ends") > 0);
+
+    west.stop().await;
+    let west = mesh.start("west", Vec::new()).await;
+    let token = west.token("cart").await;
+    let (mine, others) = (key(), key());
+    let certificates = west.enroll(&token, &mine).await.unwrap();
+    let mut client = west.client(mine, &certificates).await;
+    let other = west
+        .enroll(&west.token("cart").await, &others)
+        .await
+        .unwrap();
+    let mut other = west.client(others, &other).await;
+    client.renew(renewal()).await.unwrap();
+    let revoke = json!({"admission": token.id().to_string(), "reason": "stolen"});
+    let (code, reply) = west.call("POST", "/mesh/v1/revocations", &revoke).await;
+    assert_eq!((code, &reply["author"]), (200, &json!("ada")), "{reply}");
+    let refused = client.renew(renewal()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    assert!(refused.message().contains("revoked"), "{refused}");
+    let refused = west.enroll(&token, &key()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    other.renew(renewal()).await.unwrap();
+    west.stop().await;
+}

@@ -709,7 +709,6 @@ fn any_share() -> impl Strategy<Value = ClusterShare> {
             rtt,
             connected: true,
             most: None,
-            revoked: false,
             traffic,
             barred,
         }
