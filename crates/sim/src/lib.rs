@@ -176,7 +176,7 @@ impl Sim {
 
     /// Asks the cluster's API for a write, signed with the mesh key where it must be; the answer comes with time.
     pub fn write(&mut self, site: usize, mut write: Write) -> RequestId {
-        site::sign(&mut write, self.requests);
+        site::sign(&mut write, self.requests + 1);
         self.ask(site, Request::Write(write))
     }
 

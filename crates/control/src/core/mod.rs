@@ -495,13 +495,14 @@ impl<S: Store> Core<S> {
     }
 
     fn publish(&mut self) {
-        let topics = std::mem::take(&mut self.touched.topics);
-        // All that is wanted is built as soon as it is.
-        if !topics.is_empty() && self.is_config_known() {
-            self.publishing.on_touched(&topics, &self.index);
+        let mut topics = std::mem::take(&mut self.touched.topics);
+        if !topics.is_empty() {
             self.judge_reports(&topics);
-            let more = std::mem::take(&mut self.touched.topics);
-            self.publishing.on_touched(&more, &self.index);
+            topics.append(&mut self.touched.topics);
+            // As soon as config is known all that is wanted is built.
+            if self.is_config_known() {
+                self.publishing.on_touched(&topics, &self.index);
+            }
         }
         for (session, push) in self.publishing.pushes(self.position()) {
             self.send_to_proxy(session, proto::to_proxy::Message::Push(push));
