@@ -30,8 +30,8 @@ pub enum Terms {
         jurisdiction: Option<String>,
         /// Those that it may speak for; `None`: all.
         namespaces: Option<BTreeSet<Namespace>>,
-        /// Nobody is to believe it any more.
-        revoked: bool,
+        /// Nobody is to believe it any more; `None`: nothing is said.
+        revoked: Option<bool>,
     },
 }
 
@@ -148,7 +148,11 @@ impl Terms {
                 revoked,
             } => {
                 put(name.as_str());
-                put(if *revoked { "revoked" } else { "" });
+                put(match revoked {
+                    None => "",
+                    Some(true) => "revoked",
+                    Some(false) => "not revoked",
+                });
                 put(if jurisdiction.is_some() { "+" } else { "-" });
                 put(jurisdiction.as_deref().unwrap_or_default());
                 put(if namespaces.is_some() { "+" } else { "-" });

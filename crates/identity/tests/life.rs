@@ -239,6 +239,11 @@ fn terms_are_signed_whole() {
         cluster.jurisdiction = jurisdiction.map(str::to_owned);
         Resource::Cluster(cluster)
     };
+    let revoked = |revoked| {
+        let mut cluster = declared("west", None);
+        cluster.revoked = revoked;
+        Resource::Cluster(cluster)
+    };
     let mesh_with = |egress, voters: &[&str]| {
         Resource::Mesh(Mesh {
             name: "shop".parse().unwrap(),
@@ -256,6 +261,8 @@ fn terms_are_signed_whole() {
         cluster("west", Some(&["a"]), Some("de")),
         cluster("west", None, Some("de")),
         cluster("wes", None, Some("t")),
+        revoked(Some(true)),
+        revoked(Some(false)),
         mesh_with(Egress::Deny, &[]),
         mesh_with(Egress::Allow, &[]),
         mesh_with(Egress::Deny, &["west"]),

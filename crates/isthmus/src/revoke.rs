@@ -123,6 +123,7 @@ async fn whole(setting: &Setting, name: &ClusterName) -> Result<ExitCode> {
     };
     let signer = Signer::with_key_of(&setting.home)?;
     let path = object(Kind::Cluster, None, name.as_str());
+    find(&mut client, &signer, name, &path).await?;
     let view: AuthorityView = client.get(authority::PATH).await?;
     if (view.voters.iter()).any(|voter| voter.cluster == name.as_str()) {
         if setting.format.is_none() {
@@ -152,6 +153,24 @@ async fn whole(setting: &Setting, name: &ClusterName) -> Result<ExitCode> {
     Ok(exit)
 }
 
+/// Errors: there is no such cluster, or what it may must not be signed.
+async fn find(
+    client: &mut ApiClient,
+    signer: &Signer,
+    name: &ClusterName,
+    path: &str,
+) -> Result<Value> {
+    let Some(current) = client.find(path).await? else {
+        let what = format!("the mesh has no cluster {name}");
+        return Err(Failure::failed("no-such-cluster", what).next(
+            "`isthmus get clusters` lists all; one that somebody has deleted is revoked by applying a Cluster with \
+             `revoked: true`",
+        ));
+    };
+    signer.check_repeats(&current, &format!("Cluster/{name}"))?;
+    Ok(current)
+}
+
 /// The change that revokes it; `None`: it was revoked before.
 async fn write(
     client: &mut ApiClient,
@@ -159,16 +178,10 @@ async fn write(
     name: &ClusterName,
     path: &str,
 ) -> Result<Option<String>> {
-    let Some(current) = client.find(path).await? else {
-        let what = format!("the mesh has no cluster {name}");
-        return Err(
-            Failure::failed("no-such-cluster", what).next("`isthmus get clusters` lists all")
-        );
-    };
+    let current = find(client, signer, name, path).await?;
     if is_revoked(&current) {
         return Ok(None);
     }
-    signer.check_repeats(&current, &format!("Cluster/{name}"))?;
     let mut wanted = current.clone();
     wanted["spec"]["revoked"] = json!(true);
     let written = client

@@ -53,7 +53,8 @@ pub(crate) struct ClusterSpec {
     /// Namespaces that its workloads may live in. Left out: all. Empty: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) namespaces: Option<Vec<String>>,
-    /// Nobody believes it any more, and whoever it admitted. `isthmus revoke cluster` writes it.
+    /// Nobody believes it any more, and whoever it admitted. `isthmus revoke cluster` writes it. Only `false` takes
+    /// it back: leaving it out does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) revoked: Option<bool>,
     /// What part of the requests that would go there does, in percent, where another cluster can take the rest.

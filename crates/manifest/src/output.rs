@@ -59,7 +59,7 @@ pub fn cluster_object(cluster: &Cluster, server: &ServerMetadata) -> Value {
         coordinates: cluster.coordinates.map(coordinates),
         jurisdiction: cluster.jurisdiction.clone(),
         control: Some(SocketAddr::to_string(&cluster.control)),
-        revoked: cluster.revoked.then_some(true),
+        revoked: cluster.revoked,
         namespaces: cluster
             .namespaces
             .as_ref()

@@ -350,7 +350,7 @@ fn generated_objects_read_back_as_they_were() {
         jurisdiction: Some("US".to_owned()),
         control: "[::1]:15012".parse().unwrap(),
         namespaces: Some(vec![]),
-        revoked: true,
+        revoked: Some(true),
         traffic: 40,
     };
     let object = Object::new(cluster_object(&cluster, &server()), None).unwrap();

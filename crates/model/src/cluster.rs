@@ -43,8 +43,9 @@ pub struct Cluster {
     pub control: SocketAddr,
     /// Namespaces that its workloads may live in; `None` grants all.
     pub namespaces: Option<Vec<Namespace>>,
-    /// Nobody believes it any more, and whoever it admitted.
-    pub revoked: bool,
+    /// Nobody believes it any more, and whoever it admitted. `None`: nothing is said of it, which takes no
+    /// revocation back.
+    pub revoked: Option<bool>,
     /// What part of the requests that would go there does, in percent, where another cluster can take the rest.
     pub traffic: u8,
 }

@@ -415,7 +415,7 @@ pub(crate) fn view_of(name: &ClusterName, gateway: Option<SocketAddr>) -> Cluste
             jurisdiction: None,
             control: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
             namespaces: None,
-            revoked: false,
+            revoked: None,
             traffic: isthmus_model::ALL_TRAFFIC,
         },
         gateways: gateway

@@ -151,7 +151,7 @@ mod tests {
                     jurisdiction: Some("US".to_owned()),
                     control: "127.1.2.1:15012".parse().unwrap(),
                     namespaces: Some(vec![namespace.clone()]),
-                    revoked: false,
+                    revoked: None,
                     traffic: 40,
                 },
                 gateways: vec![gateway.clone()],

@@ -57,6 +57,8 @@ pub(super) enum Unbound {
         "its signature is not of the mesh key over these terms: they were changed after it was signed"
     )]
     OtherTerms,
+    #[error("the cluster is revoked, and this does not say `revoked: false`")]
+    Revoked,
     #[error(
         "its signature has serial {found}, and other terms were signed with {known}: it is an older one"
     )]
@@ -69,6 +71,7 @@ impl Unbound {
         match self {
             Self::NotSigned => "NotSigned",
             Self::OtherTerms => "WrongSignature",
+            Self::Revoked => "Revoked",
             Self::Older { .. } => "OldSignature",
         }
     }
@@ -134,7 +137,8 @@ impl Charter {
         }
         let terms = self.bound.get(key)?.terms.as_ref()?;
         terms.bind(&mut resource);
-        let is_revoked = matches!(&resource, Resource::Cluster(cluster) if cluster.revoked);
+        let is_revoked =
+            matches!(&resource, Resource::Cluster(cluster) if cluster.revoked == Some(true));
         (!is_revoked).then_some(resource)
     }
 
@@ -158,7 +162,27 @@ impl Charter {
             Some(bound) if bound.terms.as_ref() == Some(terms) => {
                 Ok(found.map_or(bound.serial, |found| found.max(bound.serial)))
             }
-            Some(bound) => newer(found?, bound.serial),
+            Some(Bound {
+                serial,
+                terms: None,
+            }) => match found? {
+                found if found >= *serial => Ok(found),
+                found => Err(Unbound::Older {
+                    found,
+                    known: *serial,
+                }),
+            },
+            Some(Bound {
+                serial,
+                terms: Some(known),
+            }) => {
+                let found = newer(found?, *serial)?;
+                // Also with the mesh key nobody takes it back by leaving it out.
+                match (is_revoked(known), terms) {
+                    (true, Terms::Cluster { revoked: None, .. }) => Err(Unbound::Revoked),
+                    _ => Ok(found),
+                }
+            }
         }
     }
 
@@ -229,9 +253,23 @@ impl Charter {
             namespace: None,
             name,
         };
-        let terms = self.bound.get(&key).and_then(|bound| bound.terms.as_ref());
-        matches!(terms, Some(Terms::Cluster { revoked: true, .. }))
+        self.is_revoked_object(&key)
     }
+
+    pub(super) fn is_revoked_object(&self, key: &ResourceKey) -> bool {
+        let terms = self.bound.get(key).and_then(|bound| bound.terms.as_ref());
+        terms.is_some_and(is_revoked)
+    }
+}
+
+fn is_revoked(terms: &Terms) -> bool {
+    matches!(
+        terms,
+        Terms::Cluster {
+            revoked: Some(true),
+            ..
+        }
+    )
 }
 
 /// Other terms than those that hold need a newer signature.

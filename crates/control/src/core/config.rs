@@ -118,11 +118,8 @@ impl<S: Store> Core<S> {
         let is_relayed = !commit.cluster.is_empty();
         let source = match is_relayed {
             false => from,
-            // Whoever votes has asked for that cluster's certificate; nobody else is believed, and no further than
-            // it may write itself.
+            // Whoever votes has asked for that cluster's certificate; nobody else is believed.
             true if self.authority.clusters().contains(&from) => {
-                let key = resource_key(commit.key.as_bytes()).map_err(|_| bad("key"))?;
-                self.check_reach(&from, key.namespace.as_ref())?;
                 commit.cluster.parse().map_err(|_| bad("cluster"))?
             }
             true => return Err(bad("cluster")),
@@ -277,6 +274,13 @@ impl<S: Store> Core<S> {
                 return Err(Failure::new(405, "MethodNotAllowed", why));
             }
             self.check_no_voter(key)?;
+            if self.charter.is_revoked_object(key) {
+                let why = format!(
+                    "{} is revoked, and this says so to those who join later",
+                    key.name
+                );
+                return Err(Failure::conflict(why));
+            }
             let (key, before) = (key.clone(), before.clone());
             return Ok(Judged::Delete { key, before });
         }
@@ -325,7 +329,9 @@ impl<S: Store> Core<S> {
         }
         match &resource {
             Resource::Mesh(mesh) => self.check_mesh(key, mesh)?,
-            Resource::Cluster(cluster) if cluster.revoked => self.check_no_voter(key)?,
+            Resource::Cluster(cluster) if cluster.revoked == Some(true) => {
+                self.check_no_voter(key)?;
+            }
             _ => {}
         }
         let trust = &self.settings.trust;

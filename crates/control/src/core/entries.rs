@@ -52,11 +52,6 @@ impl<S: Store> Core<S> {
                 self.bad_entry(&LedgerName::Config, &key, reason);
             }
         }
-        let is_known = self.is_config_known();
-        if is_known && !self.config_was_known {
-            self.publishing.on_known(&self.index);
-        }
-        self.config_was_known = is_known;
         self.part_with_revoked_clusters(self.now.monotonic);
         self.confirm_commits();
     }

@@ -280,7 +280,7 @@ pub struct Core<S> {
     /// Objects that this version cannot read, and why. They stay in the ledger.
     unreadable: BTreeMap<ResourceKey, String>,
     charter: Charter,
-    /// Was there config to speak of when some came last?
+    /// Was there config to speak of when something was published last?
     config_was_known: bool,
     findings: conditions::Findings,
     replica: Replica,
@@ -499,11 +499,14 @@ impl<S: Store> Core<S> {
         if !topics.is_empty() {
             self.judge_reports(&topics);
             topics.append(&mut self.touched.topics);
-            // As soon as config is known all that is wanted is built.
-            if self.is_config_known() {
-                self.publishing.on_touched(&topics, &self.index);
-            }
         }
+        let is_known = self.is_config_known();
+        if is_known && !self.config_was_known {
+            self.publishing.on_known(&self.index);
+        } else if is_known && !topics.is_empty() {
+            self.publishing.on_touched(&topics, &self.index);
+        }
+        self.config_was_known = is_known;
         for (session, push) in self.publishing.pushes(self.position()) {
             self.send_to_proxy(session, proto::to_proxy::Message::Push(push));
         }
@@ -531,7 +534,8 @@ impl<S: Store> Core<S> {
     /// Is there config to speak of? Until then nothing is said about any topic.
     fn is_config_known(&self) -> bool {
         // One whose terms nobody has signed, as far as this cluster knows, says nothing of whom to believe.
-        let is_mesh = |key: &ResourceKey| key.kind == Kind::Mesh;
+        let is_mesh =
+            |key: &ResourceKey| key.kind == Kind::Mesh && !self.unreadable.contains_key(key);
         let is_unbound = self.index.declared().mesh().is_none() && self.objects.keys().any(is_mesh);
         (self.decides() || self.copied_position() > Position(0)) && !is_unbound
     }

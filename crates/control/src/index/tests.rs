@@ -38,7 +38,7 @@ fn cluster(name: &str) -> Cluster {
         jurisdiction: None,
         control: address(1),
         namespaces: None,
-        revoked: false,
+        revoked: None,
         traffic: isthmus_model::ALL_TRAFFIC,
     }
 }

@@ -78,7 +78,7 @@ pub fn declared(name: &str, namespaces: Option<&[&str]>) -> Cluster {
         control: "127.0.0.1:15012".parse().unwrap(),
         namespaces: namespaces
             .map(|names| names.iter().map(|n| Namespace::new(n).unwrap()).collect()),
-        revoked: false,
+        revoked: None,
         traffic: isthmus_model::ALL_TRAFFIC,
     }
 }

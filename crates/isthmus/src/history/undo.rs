@@ -42,6 +42,16 @@ pub(crate) async fn undo(setting: &Setting, args: &UndoArgs) -> Result<ExitCode>
         let what = format!("{} before change {}", change.object(), change.position);
         signer.check_repeats(before, &what)?;
     }
+    // What was revoked is taken back by saying so only.
+    let before = before.map(|mut before| {
+        let is_revoked = current
+            .as_ref()
+            .is_some_and(|now| now["spec"]["revoked"] == true);
+        if is_revoked && before["spec"]["revoked"].is_null() {
+            before["spec"]["revoked"] = json!(false);
+        }
+        before
+    });
     let before = before
         .map(|before| signer.sign(before, current.as_ref()))
         .transpose()?;

@@ -96,7 +96,7 @@ pub(crate) async fn apply_one(
     let namespace = key.namespace.as_ref().map(Namespace::as_str);
     let path = object(key.kind, namespace, key.name.as_str());
     let current = client.find(&path).await?;
-    let wanted = completed(signer, key, current.as_ref(), wanted)?;
+    let wanted = completed(signer, key, current.as_ref(), wanted, dry_run)?;
     let outcome = match &current {
         None => Outcome::Created,
         Some(current) if same(current, &wanted) => Outcome::Unchanged,
@@ -126,11 +126,12 @@ fn completed(
     key: &ResourceKey,
     current: Option<&Value>,
     mut wanted: Value,
+    dry_run: bool,
 ) -> Result<Value> {
     if let Some(current) = current {
         carry(&FREE, current, &mut wanted);
         // What was signed was signed whole.
-        if !is_signed(&wanted) && carry(&BINDING, current, &mut wanted) {
+        if !is_signed(&wanted) && carry(&BINDING, current, &mut wanted) && !dry_run {
             let what = format!("what {key} has and the file leaves out");
             signer.check_repeats(current, &what)?;
         }
@@ -228,7 +229,7 @@ pub(crate) async fn diff(setting: &Setting, args: &DiffArgs) -> Result<ExitCode>
         let path = object(key.kind, namespace, key.name.as_str());
         let current = client.find(&path).await?;
         let wanted = document.object.into_json();
-        let wanted = completed(&signer, &key, current.as_ref(), wanted)?;
+        let wanted = completed(&signer, &key, current.as_ref(), wanted, true)?;
         if current
             .as_ref()
             .is_none_or(|current| !same(current, &wanted))

@@ -95,7 +95,7 @@ pub(super) fn cluster(
         jurisdiction: cluster.jurisdiction.clone(),
         control: control?,
         namespaces,
-        revoked: cluster.revoked.unwrap_or_default(),
+        revoked: cluster.revoked,
         traffic,
     }))
 }

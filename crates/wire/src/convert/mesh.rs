@@ -73,7 +73,7 @@ impl TryFrom<proto::Cluster> for ClusterView {
                 jurisdiction: text(cluster.jurisdiction),
                 control: parse("cluster.control", &cluster.control)?,
                 namespaces: (!cluster.all_namespaces).then_some(namespaces),
-                revoked: false,
+                revoked: None,
                 traffic: traffic(cluster.withheld)?,
             },
             gateways: all(cluster.gateways)?,

@@ -43,7 +43,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
             jurisdiction: Some("US".to_owned()),
             control: "127.1.2.1:15012".parse().unwrap(),
             namespaces: Some(vec![cart.namespace.clone()]),
-            revoked: false,
+            revoked: None,
             traffic: isthmus_model::ALL_TRAFFIC,
         },
         gateways: vec![gateway],
