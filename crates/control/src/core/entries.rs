@@ -95,22 +95,24 @@ impl<S: Store> Core<S> {
     /// version cannot read is kept and shown as such; what it said before stays in force.
     fn index_config(&mut self, key: ResourceKey, object: Option<Value>) -> Result<(), String> {
         self.unreadable.remove(&key);
-        let (resource, unbound) = match object.map(|object| read(&key, object)).transpose() {
-            Ok(None) => {
-                self.charter.on_deleted(&key);
-                (None, None)
-            }
-            Ok(Some((resource, object))) => {
-                let trust = &self.settings.trust;
-                let resource = self.charter.bind(trust, &key, &object, resource);
-                let unbound = self.charter.refused(&key).map(ToString::to_string);
-                (resource, unbound)
-            }
+        let resource = match object.map(|object| read(&key, object)).transpose() {
+            Ok(resource) => resource,
             Err(reason) => {
                 self.unreadable.insert(key, reason.clone());
                 return Err(reason);
             }
         };
+        let resource = match (resource, self.objects.get(&key)) {
+            (Some(resource), Some((_, stored))) => {
+                let trust = &self.settings.trust;
+                self.charter.bind(trust, &key, &stored.object, resource)
+            }
+            _ => {
+                self.charter.on_deleted(&key);
+                None
+            }
+        };
+        let unbound = self.charter.refused(&key).map(ToString::to_string);
         if let Some(Resource::Mesh(mesh)) = &resource {
             self.authority.wanted.clone_from(&mesh.voters);
         }
@@ -200,9 +202,9 @@ impl<S: Store> Core<S> {
 }
 
 /// What the object means; it must be the one that its key says.
-fn read(key: &ResourceKey, object: Value) -> Result<(Resource, Value), String> {
-    match parse_object(object.clone()) {
-        Ok((found, resource)) if found == *key => Ok((resource, object)),
+fn read(key: &ResourceKey, object: Value) -> Result<Resource, String> {
+    match parse_object(object) {
+        Ok((found, resource)) if found == *key => Ok(resource),
         Ok((found, _)) => Err(format!("it is {found}, kept in the place of {key}")),
         Err(problems) => {
             let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();

@@ -8,6 +8,16 @@ use isthmus_lab::trouble::{During, Result, ensure, wait_for};
 
 use crate::{CATALOG, PAYMENT, all_connected, frontend, served_by};
 
+/// For a namespace that eu-central is granted, or not.
+const TOKEN: [&str; 6] = [
+    "token",
+    "create",
+    "--cluster",
+    "eu-central",
+    "--account",
+    "bank/vault",
+];
+
 pub(crate) fn only_the_mesh_key_grants(mesh: &Mesh) -> Result<()> {
     let without = mesh.files().join("without-the-key");
     fs::create_dir_all(without.join("ca")).during(|| "a home without the mesh key".to_owned())?;
@@ -44,15 +54,7 @@ pub(crate) fn only_the_mesh_key_grants(mesh: &Mesh) -> Result<()> {
     ])?
     .expect(0)?;
     wait_for("eu-central to be granted two namespaces", PATIENCE, || {
-        let token = [
-            "token",
-            "create",
-            "--cluster",
-            "eu-central",
-            "--account",
-            "bank/vault",
-        ];
-        mesh.isthmus(&token)?
+        mesh.isthmus(&TOKEN)?
             .expect_failure(1, &["not granted namespace bank"])
     })?;
     // A namespace alone is nothing of shop: it is not written through a cluster that has only those two.
@@ -72,15 +74,7 @@ pub(crate) fn only_the_mesh_key_grants(mesh: &Mesh) -> Result<()> {
         .expect_failure(1, &["an older one"])?;
     mesh.isthmus(&["undo", &change])?.expect(0)?;
     wait_for("all to be granted again", PATIENCE, || {
-        let token = [
-            "token",
-            "create",
-            "--cluster",
-            "eu-central",
-            "--account",
-            "bank/vault",
-        ];
-        mesh.isthmus(&token)?.expect(0)
+        mesh.isthmus(&TOKEN)?.expect(0)
     })?;
     Ok(())
 }

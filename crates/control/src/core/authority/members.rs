@@ -216,9 +216,7 @@ impl<S: Store> Core<S> {
     /// Does the cluster vote on config, or is it to?
     pub(in crate::core) fn is_voter(&self, cluster: &str) -> bool {
         let Authority { wanted, group, .. } = &self.authority;
-        let voters = group.iter().flat_map(Group::voters);
-        // Alone it founded the mesh, and stays until another one votes.
-        let mut voters = voters.chain(wanted);
+        let mut voters = group.iter().flat_map(Group::voters).chain(wanted);
         voters.any(|voter| voter.as_str() == cluster)
     }
 
