@@ -28,7 +28,7 @@ struct Edit {
     is: &'static str,
 }
 
-const MUTANTS: [Mutant; 11] = [
+const MUTANTS: [Mutant; 12] = [
     Mutant {
         name: "older-wins",
         what: "a copy takes what is older than what it has",
@@ -82,6 +82,15 @@ const MUTANTS: [Mutant; 11] = [
             file: "crates/control/src/authority/log.rs",
             was: "            term: self.hard.term,\n",
             is: "            term: self.hard.term.min(2),\n",
+        }],
+    },
+    Mutant {
+        name: "no-mark",
+        what: "a voter that was restored from a backup goes on voting",
+        edits: &[Edit {
+            file: "crates/control/src/core/restore.rs",
+            was: "let restored = Restored::load(&store)?;",
+            is: "let restored = Restored::load(&store)?.filter(|_| false);",
         }],
     },
     Mutant {

@@ -27,6 +27,9 @@ pub struct AuthorityStatus {
     pub cluster: Option<String>,
     /// Can the answering cluster reach it now?
     pub reachable: bool,
+    /// Why the answering cluster has no vote, though others may count on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_vote: Option<String>,
 }
 
 /// `GET /mesh/v1/authority`: whose control planes accept config, and who leads them.

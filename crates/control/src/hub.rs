@@ -402,6 +402,10 @@ fn log(notice: &Notice) {
         Notice::BadReset { cluster, reason } => {
             tracing::error!(%cluster, %reason, "a peer says that the authority began anew");
         }
+        Notice::Restored { taken } => tracing::warn!(
+            %taken,
+            "this store was restored from a backup: what it knew since then is learnt from the other clusters"
+        ),
         Notice::Outlived { ledger, cluster } => tracing::error!(
             %ledger,
             %cluster,

@@ -13,6 +13,7 @@
 mod api;
 mod at_rest;
 mod authority;
+mod backup;
 mod config;
 mod core;
 mod hex;
@@ -27,10 +28,12 @@ mod time;
 mod tls;
 
 pub use at_rest::{AtRest, AtRestError, KeySource, SourceError};
+pub use backup::{BackupError, BackupInfo, Restoration, read_backup, restore};
 pub use config::{ApiToken, Config, DataError, Initialised, Ports, init};
 pub use core::{
-    Action, Answer, ConnectionId, Core, Event, HistoryQuery, Notice, Now, PeerSessionId, Request,
-    RequestId, Selection, SessionId, Settings, Target, Verb, WatchEvent, Write,
+    Action, Answer, Backup, ConnectionId, Core, Event, HistoryQuery, Notice, Now, PeerSessionId,
+    Request, RequestId, Selection, SessionId, Settings, Target, Verb, WatchEvent, Write,
+    mark_backup,
 };
 pub use open_error::OpenError;
 pub use run::{Addresses, Control, ControlError, OwnLeafError, run};

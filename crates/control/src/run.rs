@@ -18,7 +18,7 @@ use isthmus_wire::proto::peers_server::PeersServer;
 use isthmus_world::{Clock, RealClock, Store};
 use rustls::time_provider::DefaultTimeProvider;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::wrappers::ReceiverStream;
@@ -225,7 +225,7 @@ impl Control {
     fn serve_api(
         &mut self,
         listener: TcpListener,
-        config: &Config,
+        config: &Arc<Config>,
         authority: &Arc<ClusterAuthority>,
         leaf: &Arc<LeafCell>,
         trust: &Arc<TrustCell>,
@@ -235,11 +235,10 @@ impl Control {
         };
         let api = Arc::new(Api {
             hub: self.hub.clone(),
-            tokens: config.api_tokens.clone(),
-            cluster: config.cluster.clone(),
-            trust_domain: config.trust_domain.clone(),
             root,
             control: self.addresses.mesh,
+            config: config.clone(),
+            backups: Arc::new(Semaphore::new(1)),
         });
         let clock = Arc::new(DefaultTimeProvider);
         let alpn: [&[u8]; 2] = [b"h2", b"http/1.1"];

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{Method, Request, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use isthmus_identity::{self as identity, Certificates, PeerRole, TrustBundle, TrustCell};
@@ -266,6 +267,44 @@ impl ApiClient {
         }
     }
 
+    /// Gets what is too large to be held: each piece goes to `take`, with the length of the whole where it is known,
+    /// until `take` says that it wants no more.
+    pub(crate) async fn download(
+        &mut self,
+        path: &str,
+        take: &mut (dyn FnMut(&[u8], Option<u64>) -> bool + Send),
+    ) -> Result<(), ApiError> {
+        self.connect().await?;
+        let late = || format!("nothing within {} s", REPLY_LIMIT.as_secs());
+        let begun = match timeout(REPLY_LIMIT, self.begin(Method::GET, path, None)).await {
+            Ok(begun) => begun,
+            Err(_) => Err(late()),
+        };
+        let reply = begun.map_err(|cause| self.broken_off(cause))?;
+        let status = reply.status();
+        let length = reply.headers().get(CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let mut body = reply.into_body();
+        if !status.is_success() {
+            let collected = timeout(REPLY_LIMIT, Limited::new(body, LARGEST_REPLY).collect()).await;
+            let collected = collected.map_err(|_| self.broken_off(late()))?;
+            let bytes = collected.map_err(|error| self.broken_off(error.to_string()))?;
+            return self.read::<Value>(status, &bytes.to_bytes()).map(drop);
+        }
+        loop {
+            let frame = timeout(REPLY_LIMIT, body.frame()).await;
+            let frame = frame.map_err(|_| self.broken_off(late()))?;
+            let Some(frame) = frame else {
+                return Ok(());
+            };
+            let frame = frame.map_err(|error| self.broken_off(describe(&error)))?;
+            if frame.data_ref().is_some_and(|piece| !take(piece, length)) {
+                self.connection = None;
+                return Ok(());
+            }
+        }
+    }
+
     async fn send<T: DeserializeOwned>(
         &mut self,
         method: Method,
@@ -277,10 +316,7 @@ impl ApiClient {
             Ok(exchanged) => exchanged,
             Err(_) => Err(format!("no reply within {} s", REPLY_LIMIT.as_secs())),
         };
-        let (status, bytes) = exchanged.map_err(|cause| {
-            self.connection = None;
-            self.unreachable(cause)
-        })?;
+        let (status, bytes) = exchanged.map_err(|cause| self.broken_off(cause))?;
         self.read(status, &bytes)
     }
 
@@ -290,6 +326,19 @@ impl ApiClient {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(StatusCode, Bytes), String> {
+        let reply = self.begin(method, path, body).await?;
+        let status = reply.status();
+        let body = Limited::new(reply.into_body(), LARGEST_REPLY);
+        let collected = body.collect().await.map_err(|error| error.to_string())?;
+        Ok((status, collected.to_bytes()))
+    }
+
+    async fn begin(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Response<Incoming>, String> {
         let text = body.map(Value::to_string).unwrap_or_default();
         let request = Request::builder()
             .method(method)
@@ -300,14 +349,8 @@ impl ApiClient {
             .body(Full::from(text))
             .map_err(|error| error.to_string())?;
         let connection = self.connection.as_mut().ok_or("the connection is closed")?;
-        let reply = connection
-            .send_request(request)
-            .await
-            .map_err(|error| describe(&error))?;
-        let status = reply.status();
-        let body = Limited::new(reply.into_body(), LARGEST_REPLY);
-        let collected = body.collect().await.map_err(|error| error.to_string())?;
-        Ok((status, collected.to_bytes()))
+        let reply = connection.send_request(request).await;
+        reply.map_err(|error| describe(&error))
     }
 
     fn read<T: DeserializeOwned>(&self, status: StatusCode, bytes: &[u8]) -> Result<T, ApiError> {
@@ -322,6 +365,12 @@ impl ApiClient {
             Ok(failure) => Err(ApiError::Refused(failure)),
             Err(_) => Err(odd(format!("status {status} without a reason"))),
         }
+    }
+
+    /// Nothing more comes on this connection.
+    fn broken_off(&mut self, cause: String) -> ApiError {
+        self.connection = None;
+        self.unreachable(cause)
     }
 
     fn unreachable(&self, cause: String) -> ApiError {

@@ -1,6 +1,7 @@
 //! What was typed: the command line as clap reads it. Meaning is given in `invocation`.
 
 mod authority;
+mod backup;
 mod history;
 mod request;
 
@@ -14,6 +15,7 @@ use isthmus_model::{ClusterName, ServiceName, TrustDomain};
 use crate::config::parse_span;
 
 pub(crate) use authority::AuthorityArgs;
+pub(crate) use backup::{BackupArgs, RestoreArgs};
 pub(crate) use history::{AuditArgs, HistoryArgs, UndoArgs};
 pub(crate) use request::{ExplainArgs, LoadArgs, RequestArgs};
 
@@ -116,7 +118,8 @@ pub(crate) enum CommandArgs {
     #[command(
         args_conflicts_with_subcommands = true,
         after_help = "Examples:\n  isthmus control init -c control.yaml   # key and request for a certificate\n  \
-            isthmus control -c control.yaml\n  isthmus control kill us-west           # only where `up` runs\n  \
+            isthmus control -c control.yaml\n  \
+            isthmus control restore -c control.yaml us-west-20261123T100000Z.backup\n  isthmus control kill us-west           # only where `up` runs\n  \
             isthmus control start --all"
     )]
     Control(ControlArgs),
@@ -244,6 +247,9 @@ pub(crate) enum CommandArgs {
     /// Whose control planes accept changes of config: show and change it
     #[command(subcommand)]
     Authority(AuthorityArgs),
+    /// Keep all that control planes know in files, to start from when one is lost
+    #[command(subcommand)]
+    Backup(BackupArgs),
     /// Let storms loose on simulated meshes of this version, and see whether anything breaks
     #[command(
         after_help = "Clusters, network, disks and time are simulated; control planes are what this program runs.\n\
@@ -362,6 +368,12 @@ pub(crate) enum ControlAction {
     /// Make the cluster's key and a request for its certificate, and stop
     #[command(after_help = "Example:\n  isthmus control init -c control.yaml")]
     Init(ConfigArgs),
+    /// Have a control plane that does not run begin with what is in a backup
+    #[command(
+        after_help = "Its key and certificate stay, or are made anew before with `isthmus control init`.\n\n\
+        Example:\n  isthmus control restore -c control.yaml us-west-20261123T100000Z.backup"
+    )]
+    Restore(RestoreArgs),
     /// Kill a control plane at once and keep it down
     #[command(
         after_help = "Examples:\n  isthmus control kill eu-central\n  isthmus control kill --all"

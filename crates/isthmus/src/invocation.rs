@@ -18,8 +18,8 @@ use crate::programs::{Kind, Task};
 use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
-    authority, check, drain, explain, faults, found, history, load, logs, nofile, output, parent,
-    process, resources, revoke, run, simulate, status, token, up,
+    authority, backup, check, drain, explain, faults, found, history, load, logs, nofile, output,
+    parent, process, resources, revoke, run, simulate, status, token, up,
 };
 
 /// A command that makes sense.
@@ -128,6 +128,7 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
             };
             faults::ask(&setting, &request)
         }
+        CommandArgs::Backup(args) => block_on(backup::backup(&setting, &args)),
         CommandArgs::Authority(args) => block_on(authority::authority(&setting, &args)),
         CommandArgs::Simulate(args) => simulate::simulate(&setting, &args),
         CommandArgs::Completions { shell } => {
@@ -166,6 +167,7 @@ fn control(setting: &Setting, args: ControlArgs) -> Result<ExitCode> {
         )
         .next("name it with -c FILE")),
         (Some(ControlAction::Init(args)), _) => found::init(&args.config),
+        (Some(ControlAction::Restore(args)), _) => backup::restore(setting, &args),
         (Some(ControlAction::Kill(which)), _) => {
             let cluster = which.name.map(|name| name.to_string());
             faults::ask(setting, &Request::KillControl { cluster })

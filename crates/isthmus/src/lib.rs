@@ -9,6 +9,7 @@
 mod api_client;
 mod args;
 mod authority;
+mod backup;
 mod check;
 mod config;
 mod disk;

@@ -211,6 +211,7 @@ fn structured_output_is_as_documented(mesh: &Mesh) -> Result<()> {
     let other = "apiVersion: v1\nkind: Service\nmetadata: {name: other, namespace: shop}\n\
                  spec: {ports: [{port: 80}]}\n";
     let file = mesh.write("other.yaml", other)?.display().to_string();
+    let folder = mesh.files().join("backups").display().to_string();
     for (heading, arguments) in [
         ("status", &["status"][..]),
         ("check", &["check"]),
@@ -233,6 +234,7 @@ fn structured_output_is_as_documented(mesh: &Mesh) -> Result<()> {
         ("undo", &["undo", "1", "--force", "--dry-run"]),
         ("audit verify", &["audit", "verify"]),
         ("authority", &["authority", "show"]),
+        ("backup", &["backup", "create", "--to", &folder]),
     ] {
         let said = mesh.isthmus(&[arguments, &["-o", "json"]].concat())?;
         let printed = serde_json::from_str(&said.out).during(|| said.err.clone())?;

@@ -17,7 +17,7 @@ use isthmus_api::{
 };
 use isthmus_control::{Action, Event, HistoryQuery, Request, RequestId, Selection, Target, Write};
 use isthmus_model::{ClusterName, Kind};
-use isthmus_world::{Chance, SeededChance, VirtualClock, VirtualStore};
+use isthmus_world::{Chance, Clock, SeededChance, Store, VirtualClock, VirtualStore};
 use serde_json::Value;
 
 pub use network::LinkState;
@@ -154,9 +154,17 @@ impl Sim {
         self.sites[site].is_full()
     }
 
-    /// A copy of the cluster's disk as it is now.
-    pub fn backup(&self, site: usize) -> VirtualStore {
+    /// A copy of the cluster's disk as it is now, of which nobody knows that it is one.
+    pub fn copy_disk(&self, site: usize) -> VirtualStore {
         self.sites[site].disk().backup()
+    }
+
+    /// A backup of what the cluster has saved, as a disk to start from.
+    pub fn backup(&self, site: usize) -> VirtualStore {
+        let mut disk = self.copy_disk(site);
+        let mark = isthmus_control::mark_backup(self.clock.wall());
+        disk.commit(&mark).expect("this disk does not fail");
+        disk
     }
 
     /// The cluster, whose control plane must be down, gets this disk.

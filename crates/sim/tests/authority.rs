@@ -117,10 +117,78 @@ fn a_write_reaches_whoever_leads_over_another_voter() {
 }
 
 #[test]
+fn what_a_restored_voter_had_promised_is_not_forgotten() {
+    for seed in 0..20 {
+        let mut sim = founded_with_voters(seed);
+        accepted(&mut sim, 0, 1000);
+        let old = sim.backup(2);
+        // Only the one that is lost and the one that leads have it.
+        sim.crash(1, false);
+        accepted(&mut sim, 0, 2000);
+        sim.crash(0, false);
+        sim.crash(2, false);
+        sim.restore(2, old);
+        sim.start(2);
+        sim.start(1);
+        sim.run_for(Duration::from_secs(20));
+        let view = sim.authority(2).unwrap();
+        assert!(view.reason.unwrap().contains("restored from a backup"));
+        let id = change(&mut sim, 1, 3000);
+        assert!(answered(&mut sim, 1, id).0 >= 500, "seed {seed}");
+        sim.start(0);
+        sim.run_for(Duration::from_secs(20));
+        for (site, cluster) in CLUSTERS.iter().enumerate() {
+            assert_eq!(port_at(&mut sim, site), 2000, "seed {seed}: {cluster}");
+        }
+        accepted(&mut sim, 2, 3000);
+    }
+}
+
+#[test]
+fn a_cluster_that_had_no_vote_may_get_one_after_its_restoration() {
+    let mut sim = founded(1);
+    sim.run_for(Duration::from_secs(5));
+    let old = sim.backup(2);
+    accepted(&mut sim, 0, 1000);
+    sim.crash(2, false);
+    sim.restore(2, old);
+    sim.start(2);
+    sim.run_for(Duration::from_secs(5));
+    assert_eq!(port_at(&mut sim, 2), 1000);
+    let id = sim.write(0, vote(Verb::Create, &CLUSTERS));
+    sim.run_for(Duration::from_secs(20));
+    assert_eq!(sim.answer(0, id).unwrap().0, 201);
+    assert_eq!(voters(&mut sim).len(), 3);
+    // One that got its vote after the backup was taken had promised something too.
+    let mut sim = founded(2);
+    let old = sim.backup(2);
+    let id = sim.write(0, vote(Verb::Create, &CLUSTERS));
+    sim.run_for(Duration::from_secs(20));
+    assert_eq!(sim.answer(0, id).unwrap().0, 201);
+    sim.crash(2, false);
+    sim.restore(2, old);
+    sim.start(2);
+    sim.run_for(Duration::from_secs(20));
+    let view = sim.authority(2).unwrap();
+    assert!(view.reason.unwrap().contains("restored from a backup"));
+}
+
+#[test]
 fn a_voter_that_is_restored_from_a_backup_votes_when_it_is_added_anew() {
+    for is_marked in [true, false] {
+        a_restored_voter_votes_when_it_is_added_anew(is_marked);
+    }
+}
+
+/// Also where somebody brought back the disk, and nothing there says so.
+fn a_restored_voter_votes_when_it_is_added_anew(is_marked: bool) {
     let mut sim = founded_with_voters(1);
     accepted(&mut sim, 0, 1000);
-    let old = sim.backup(2);
+    let old = if is_marked {
+        sim.backup(2)
+    } else {
+        sim.copy_disk(2)
+    };
     for port in 2000..2010 {
         accepted(&mut sim, 1, port);
     }
@@ -129,7 +197,8 @@ fn a_voter_that_is_restored_from_a_backup_votes_when_it_is_added_anew() {
     sim.start(2);
     sim.run_for(Duration::from_secs(5));
     let view = sim.authority(2).unwrap();
-    assert!(view.reason.unwrap().contains("has lost what it knew"));
+    let reason = view.reason.unwrap();
+    assert!(reason.contains("has lost what it knew"), "{reason}");
     assert_eq!(port_at(&mut sim, 2), 2009, "it follows like anybody");
     // Its vote is not counted on: with one more gone there is no majority.
     sim.crash(1, false);

@@ -32,7 +32,7 @@ fn a_thousand_storms_break_nothing() {
     let tally = storms(0..SEEDS, STEPS, ENOUGH, |outcome, _| tell(outcome));
     println!("{tally:?}");
     assert_eq!(tally.violations, 0);
-    let shows_enough = tally.accepted > 15_000 && tally.checks > 1_500_000;
+    let shows_enough = tally.accepted > 14_000 && tally.checks > 1_500_000;
     assert!(shows_enough, "they show little");
 }
 

@@ -3,6 +3,7 @@
 //! Every commit is synced before it is acknowledged. After an I/O error the file is closed and the
 //! next commit opens it again: a full disk heals when there is room, without a restart.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,11 +11,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::{
-    Database, Durability, ReadableDatabase, TableDefinition, TableError, TableHandle,
-    WriteTransaction,
+    Database, Durability, ReadTransaction, ReadableDatabase, TableDefinition, TableError,
+    TableHandle, WriteTransaction,
 };
 
-use crate::store::{Batch, Pair, Store, StoreError, Table};
+use crate::store::{Batch, Pair, Store, StoreError, StoreImage, Table, TakePair};
 
 /// A store in one file, used by one process at a time.
 #[derive(Debug)]
@@ -60,20 +61,15 @@ impl RedbStore {
         Ok(tables <= 1)
     }
 
-    /// Writes the store at `path` anew: `change` is given table, key and value of each pair and says the new value,
-    /// or that the pair is left out; behind them comes `more`. The new file takes the place of the old one in one
-    /// step.
+    /// Makes a store of what `content` puts into it, in the place of whatever is at `path`, in one step.
     ///
-    /// Errors: as of [`RedbStore::open`]; those of `change`; there is no room for both files. The old one is as it was.
-    pub fn rewrite(
+    /// Errors: those of `content`; there is no room for it. What is at `path` is as it was.
+    pub fn write_new(
         path: impl AsRef<Path>,
-        more: &Batch,
-        change: impl FnMut(&str, &[u8], &[u8]) -> Result<Option<Vec<u8>>, StoreError>,
+        content: impl FnOnce(&mut Filling<'_>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let path = path.as_ref();
         let failed = |act| move |source| io_failure(path, act, source);
-        let file = options().open(path).map_err(failed("open"))?;
-        let old = open_existing(path, file)?;
         let beside = path.with_added_extension("anew");
         let file = options()
             .create(true)
@@ -81,7 +77,7 @@ impl RedbStore {
             .mode(0o600)
             .open(&beside)
             .map_err(failed("create"))?;
-        if let Err(error) = copy(path, &old, file, more, change) {
+        if let Err(error) = fill_new(path, file, content) {
             // Where there was no room for it, it would stand in the way of the rest.
             let _ = fs::remove_file(&beside);
             return Err(error);
@@ -127,6 +123,165 @@ impl Store for RedbStore {
     fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         read(self.opened()?, definition(table), key).map_err(|error| self.failed("read", error))
     }
+
+    fn image(&mut self, more: &Batch) -> Result<Box<dyn StoreImage>, StoreError> {
+        let reading = self.opened()?.begin_read();
+        let reading = reading.map_err(|error| self.failed("read", error))?;
+        Ok(Box::new(RedbImage {
+            path: self.path.clone(),
+            reading,
+            more: more.clone(),
+        }))
+    }
+}
+
+/// What a store in a file held at one moment.
+#[derive(Debug)]
+pub struct RedbImage {
+    path: PathBuf,
+    reading: ReadTransaction,
+    /// Is not in the file.
+    more: Batch,
+}
+
+impl RedbImage {
+    /// Of a store that no process has open, and that is not changed by it.
+    ///
+    /// Errors: as of [`RedbStore::open`].
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let path = path.into();
+        let file = File::open(&path).map_err(|error| io_failure(&path, "open", error))?;
+        check_magic(&path, &file)?;
+        let opened = guarded(&path, || Ok(builder().open_read_only(&path)?));
+        let database = opened.map_err(|error| match error {
+            StoreError::Io { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof => {
+                StoreError::Damaged {
+                    path: path.clone(),
+                    reason: "its end is missing".to_owned(),
+                }
+            }
+            StoreError::Io { source, .. } if is_unfinished(&source) => StoreError::Damaged {
+                path: path.clone(),
+                reason: "it was not written to its end".to_owned(),
+            },
+            other => other,
+        })?;
+        check_format(&path, &database)?;
+        let reading = guarded(&path, || Ok(database.begin_read()?))?;
+        Ok(Self {
+            reading,
+            path,
+            more: Batch::new(),
+        })
+    }
+}
+
+impl StoreImage for RedbImage {
+    fn tables(&self) -> Result<Vec<String>, StoreError> {
+        let tables = guarded(&self.path, || {
+            Ok(self.reading.list_tables()?.collect::<Vec<_>>())
+        })?;
+        let names = tables.iter().map(|table| table.name().to_owned());
+        let more = self.more.writes().iter();
+        let more = more.map(|write| write.table.name().to_owned());
+        let all: BTreeSet<_> = names.chain(more).collect();
+        Ok(all
+            .into_iter()
+            .filter(|name| name != FORMAT_TABLE_NAME)
+            .collect())
+    }
+
+    fn each(&self, table: &str, take: &mut TakePair<'_>) -> Result<(), StoreError> {
+        let writes = self.more.writes().iter();
+        let writes = writes.filter(|write| write.table.name() == table);
+        let written: BTreeMap<_, _> = writes.map(|write| (&write.key[..], &write.value)).collect();
+        let mut refused = Ok(());
+        guarded(&self.path, || {
+            let definition: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new(table);
+            let table = match self.reading.open_table(definition) {
+                Ok(table) => table,
+                Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            for pair in table.range::<&[u8]>(..)? {
+                let (key, value) = pair?;
+                if written.contains_key(key.value()) {
+                    continue;
+                }
+                refused = take(key.value(), value.value());
+                if refused.is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        })?;
+        refused?;
+        for (key, value) in written {
+            if let Some(value) = value {
+                take(key, value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A store that is being made.
+#[expect(
+    missing_debug_implementations,
+    reason = "a transaction of redb has none"
+)]
+pub struct Filling<'a> {
+    path: &'a Path,
+    writing: &'a WriteTransaction,
+}
+
+impl Filling<'_> {
+    /// Puts pairs into a table, for as long as `give` gives some.
+    ///
+    /// Errors: those of `give`; they cannot be written.
+    pub fn table(
+        &mut self,
+        name: &str,
+        give: impl FnOnce(&mut TakePair<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let failed = |error: redb::Error| failure(self.path, "write", error);
+        let definition: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new(name);
+        let table = self.writing.open_table(definition);
+        let mut table = table.map_err(|error| failed(error.into()))?;
+        give(&mut |key, value| {
+            let inserted = table.insert(key, value).map(drop);
+            inserted.map_err(|error| failed(error.into()))
+        })
+    }
+}
+
+fn fill_new(
+    path: &Path,
+    file: File,
+    content: impl FnOnce(&mut Filling<'_>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let failed = |error: redb::Error| failure(path, "write", error);
+    let new = builder()
+        .create_file(file)
+        .map_err(|error| failed(error.into()))?;
+    let begin = || -> Result<WriteTransaction, redb::Error> {
+        let mut writing = new.begin_write()?;
+        writing.set_durability(Durability::Immediate)?;
+        put_format(&writing)?;
+        Ok(writing)
+    };
+    let writing = begin().map_err(failed)?;
+    content(&mut Filling {
+        path,
+        writing: &writing,
+    })?;
+    writing.commit().map_err(|error| failed(error.into()))
+}
+
+fn put_format(writing: &WriteTransaction) -> Result<(), redb::Error> {
+    let mut table = writing.open_table(FORMAT_TABLE)?;
+    table.insert(FORMAT_KEY, &FORMAT.to_be_bytes()[..])?;
+    Ok(())
 }
 
 fn definition(table: Table) -> Definition {
@@ -155,50 +310,6 @@ fn tables(database: &Database) -> Result<usize, redb::Error> {
     Ok(database.begin_read()?.list_tables()?.count())
 }
 
-/// All of `old` into a store in `file`, as [`RedbStore::rewrite`] says.
-fn copy(
-    path: &Path,
-    old: &Database,
-    file: File,
-    more: &Batch,
-    mut change: impl FnMut(&str, &[u8], &[u8]) -> Result<Option<Vec<u8>>, StoreError>,
-) -> Result<(), StoreError> {
-    let mut refused = None;
-    let copy = || -> Result<(), redb::Error> {
-        let new = builder().create_file(file)?;
-        let mut writing = new.begin_write()?;
-        writing.set_durability(Durability::Immediate)?;
-        let reading = old.begin_read()?;
-        for table in reading.list_tables()? {
-            let name = table.name();
-            let is_format = name == FORMAT_TABLE_NAME;
-            let table: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new(name);
-            let mut target = writing.open_table(table)?;
-            for pair in reading.open_table(table)?.range::<&[u8]>(..)? {
-                let (key, value) = pair?;
-                let (key, value) = (key.value(), value.value());
-                let changed = if is_format {
-                    Ok(Some(value.to_vec()))
-                } else {
-                    change(name, key, value)
-                };
-                match changed {
-                    Ok(Some(value)) => drop(target.insert(key, &value[..])?),
-                    Ok(None) => {}
-                    Err(error) => {
-                        refused = Some(error);
-                        return Ok(());
-                    }
-                }
-            }
-        }
-        put(&writing, more)?;
-        Ok(writing.commit()?)
-    };
-    let copied = copy().map_err(|error| failure(path, "copy", error));
-    refused.map_or(copied, Err)
-}
-
 fn scan(
     database: &Database,
     table: Table,
@@ -219,7 +330,7 @@ fn scan(
 }
 
 fn read(
-    database: &Database,
+    database: &impl ReadableDatabase,
     table: Definition,
     key: &[u8],
 ) -> Result<Option<Vec<u8>>, redb::Error> {
@@ -238,14 +349,8 @@ fn open(path: &Path) -> Result<Database, StoreError> {
     }
 }
 
-fn open_existing(path: &Path, mut file: File) -> Result<Database, StoreError> {
-    let mut magic = [0; MAGIC.len()];
-    match file.read_exact(&mut magic) {
-        Ok(()) if &magic == MAGIC => {}
-        Ok(()) => return Err(foreign(path)),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(foreign(path)),
-        Err(error) => return Err(io_failure(path, "read", error)),
-    }
+fn open_existing(path: &Path, file: File) -> Result<Database, StoreError> {
+    check_magic(path, &file)?;
     let mut database = guarded(path, || builder().create_file(file).map_err(Into::into))?;
     if !guarded(path, || Ok(database.check_integrity()?))? {
         return Err(StoreError::Damaged {
@@ -255,6 +360,16 @@ fn open_existing(path: &Path, mut file: File) -> Result<Database, StoreError> {
     }
     check_format(path, &database)?;
     Ok(database)
+}
+
+fn check_magic(path: &Path, mut file: &File) -> Result<(), StoreError> {
+    let mut magic = [0; MAGIC.len()];
+    match file.read_exact(&mut magic) {
+        Ok(()) if &magic == MAGIC => Ok(()),
+        Ok(()) => Err(foreign(path)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(foreign(path)),
+        Err(error) => Err(io_failure(path, "read", error)),
+    }
 }
 
 /// Makes the store under another name and links it to its own when it is whole, so that a death in
@@ -276,9 +391,7 @@ fn create(path: &Path) -> Result<Database, StoreError> {
         let database = builder().create_file(file)?;
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
-        transaction
-            .open_table(FORMAT_TABLE)?
-            .insert(FORMAT_KEY, &FORMAT.to_be_bytes()[..])?;
+        put_format(&transaction)?;
         transaction.commit()?;
         Ok(database)
     };
@@ -309,7 +422,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-fn check_format(path: &Path, database: &Database) -> Result<(), StoreError> {
+fn check_format(path: &Path, database: &impl ReadableDatabase) -> Result<(), StoreError> {
     let found = guarded(path, || read(database, FORMAT_TABLE, FORMAT_KEY))?;
     let found = found.ok_or_else(|| foreign(path))?;
     let found = found.try_into().map_err(|_| foreign(path))?;
@@ -332,6 +445,12 @@ fn guarded<T>(path: &Path, act: impl FnOnce() -> Result<T, redb::Error>) -> Resu
             reason: "its structure makes no sense".to_owned(),
         }),
     }
+}
+
+/// Would redb first have to find out what of it is whole?
+fn is_unfinished(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(redb::Error::RepairAborted))
 }
 
 fn foreign(path: &Path) -> StoreError {
@@ -412,6 +531,75 @@ mod tests {
         fs::write(directory.path().join("store.new"), [0; 5000]).unwrap();
         drop(filled(&path));
         assert!(RedbStore::open(&path).is_ok());
+    }
+
+    fn all(image: &dyn StoreImage) -> Vec<(String, Vec<u8>, Vec<u8>)> {
+        let mut all = Vec::new();
+        for table in image.tables().unwrap() {
+            let mut take = |key: &[u8], value: &[u8]| {
+                all.push((table.clone(), key.to_vec(), value.to_vec()));
+                Ok(())
+            };
+            image.each(&table, &mut take).unwrap();
+        }
+        all
+    }
+
+    #[test]
+    fn an_image_stays_while_the_store_goes_on_and_makes_another_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = filled(&directory.path().join("store"));
+        let mut more = Batch::new();
+        more.put(TABLE, vec![3], "another");
+        more.delete(TABLE, vec![4]);
+        more.delete(TABLE, vec![200]);
+        more.put(Table::new("more"), "a", "b");
+        let image = store.image(&more).unwrap();
+        let mut after = Batch::new();
+        after.put(TABLE, vec![5], "later");
+        store.commit(&after).unwrap();
+
+        let found = all(&*image);
+        assert_eq!(found.len(), 50);
+        let value = |key: u8| found.iter().find(|(_, known, _)| *known == [key]);
+        assert_eq!(value(3).unwrap().2, b"another");
+        assert_eq!((value(4), value(200)), (None, None));
+        assert_eq!(value(5).unwrap().2, vec![4; 100]);
+        assert_eq!(found[0].0, "more");
+        assert_eq!(store.read(TABLE, &[3]).unwrap(), Some(vec![4; 100]));
+
+        let path = directory.path().join("copy");
+        let copy = |new: &mut Filling<'_>| {
+            image
+                .tables()?
+                .iter()
+                .try_for_each(|name| new.table(name, |put| image.each(name, put)))
+        };
+        RedbStore::write_new(&path, copy).unwrap();
+        let content = fs::read(&path).unwrap();
+        let sorted = |mut pairs: Vec<_>| {
+            pairs.sort();
+            pairs
+        };
+        assert_eq!(sorted(all(&RedbImage::open(&path).unwrap())), sorted(found));
+        assert_eq!(fs::read(&path).unwrap(), content, "reading changes nothing");
+        let copied = RedbStore::open(&path).unwrap();
+        assert_eq!(copied.read(TABLE, &[3]).unwrap(), Some(b"another".to_vec()));
+    }
+
+    #[test]
+    fn what_cannot_be_made_leaves_what_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        drop(filled(&path));
+        let content = fs::read(&path).unwrap();
+        let made = RedbStore::write_new(&path, |new| {
+            new.table("t", |put| put(b"a", b"b"))?;
+            Err(foreign(&path))
+        });
+        assert!(matches!(made, Err(StoreError::Foreign { .. })));
+        assert_eq!(fs::read(&path).unwrap(), content);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]

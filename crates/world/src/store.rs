@@ -90,6 +90,9 @@ pub trait Store: Send {
     /// The value of `key`.
     fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
+    /// What would be in it if `more` were committed now, which it is not.
+    fn image(&mut self, more: &Batch) -> Result<Box<dyn StoreImage>, StoreError>;
+
     /// All pairs whose key begins with `prefix`, in order of their keys.
     fn scan_prefix(&self, table: Table, prefix: &[u8]) -> Result<Vec<Pair>, StoreError> {
         const AT_ONCE: usize = 1024;
@@ -115,6 +118,23 @@ pub trait Store: Send {
     }
 }
 
+/// What a store held at one moment. The store goes on meanwhile, and another thread may read this.
+pub trait StoreImage: Send + Sync {
+    fn tables(&self) -> Result<Vec<String>, StoreError>;
+
+    /// Gives all pairs of a table to `take`, in no order; ends with its first error.
+    fn each(&self, table: &str, take: &mut TakePair<'_>) -> Result<(), StoreError>;
+}
+
+/// What is done with a key and its value.
+pub type TakePair<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
+
+impl std::fmt::Debug for dyn StoreImage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreImage").finish_non_exhaustive()
+    }
+}
+
 impl<S: Store + ?Sized> Store for Box<S> {
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         (**self).commit(batch)
@@ -126,6 +146,10 @@ impl<S: Store + ?Sized> Store for Box<S> {
 
     fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         (**self).read(table, key)
+    }
+
+    fn image(&mut self, more: &Batch) -> Result<Box<dyn StoreImage>, StoreError> {
+        (**self).image(more)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::store::{Batch, Pair, Store, StoreError, Table};
+use crate::store::{Batch, Pair, Store, StoreError, StoreImage, Table, TakePair};
 
 /// A disk in memory. Clones are handles of the same disk: it outlives the process that wrote it.
 #[derive(Debug, Clone, Default)]
@@ -125,6 +125,32 @@ impl Store for VirtualStore {
         disk.check()?;
         let value = disk.tables.get(&table).and_then(|pairs| pairs.get(key));
         Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn image(&mut self, more: &Batch) -> Result<Box<dyn StoreImage>, StoreError> {
+        self.disk().check()?;
+        let image = self.backup();
+        image.disk().write(more);
+        Ok(Box::new(image))
+    }
+}
+
+impl StoreImage for VirtualStore {
+    fn tables(&self) -> Result<Vec<String>, StoreError> {
+        let disk = self.disk();
+        Ok(disk
+            .tables
+            .keys()
+            .map(|table| table.name().to_owned())
+            .collect())
+    }
+
+    fn each(&self, table: &str, take: &mut TakePair<'_>) -> Result<(), StoreError> {
+        let disk = self.disk();
+        let mut tables = disk.tables.iter();
+        let found = tables.find(|(each, _)| each.name() == table);
+        let mut pairs = found.into_iter().flat_map(|(_, pairs)| pairs);
+        pairs.try_for_each(|(key, value)| take(key, value))
     }
 }
 

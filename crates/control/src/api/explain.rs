@@ -41,7 +41,7 @@ pub(super) async fn explain(
         let message = format!(
             "no proxy of {source} is connected to {}: name a source that runs there, or ask \
              another cluster",
-            api.cluster
+            api.config.cluster
         );
         return Err(Failure::not_found(message).into());
     };

@@ -3,6 +3,7 @@
 //! Turns requests into questions to the core and answers into HTTP. Who asks is the name of the
 //! bearer token; without one nothing is answered but health.
 
+mod backup;
 mod explain;
 mod resources;
 mod views;
@@ -20,11 +21,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use isthmus_api::Failure;
 use isthmus_identity::RootFingerprint;
-use isthmus_model::{ClusterName, TrustDomain};
 use serde_json::Value;
 use std::net::SocketAddr;
+use tokio::sync::Semaphore;
 
-use crate::config::ApiToken;
+use crate::config::{ApiToken, Config};
 use crate::core::Answer;
 use crate::hub::{Hub, Stopped};
 
@@ -35,12 +36,12 @@ const BODY_LIMIT: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Api {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) tokens: Vec<ApiToken>,
-    pub(crate) cluster: ClusterName,
-    pub(crate) trust_domain: TrustDomain,
+    pub(crate) config: Arc<Config>,
     pub(crate) root: RootFingerprint,
     /// Where processes of this cluster join.
     pub(crate) control: SocketAddr,
+    /// One at a time.
+    pub(crate) backups: Arc<Semaphore>,
 }
 
 type Shared = State<Arc<Api>>;
@@ -80,6 +81,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/mesh/v1/authority", get(views::authority))
         .route("/mesh/v1/authority/leader", post(views::transfer))
         .route("/mesh/v1/authority/reset", post(views::reset))
+        .route("/mesh/v1/backup", get(backup::backup))
         .route("/mesh/v1/history", get(views::history))
         .route(
             "/mesh/v1/revocations",
@@ -110,7 +112,7 @@ async fn nothing(request: Request) -> Refusal {
 }
 
 async fn authenticate(State(api): Shared, mut request: Request, next: Next) -> Response {
-    match author(&api.tokens, &request) {
+    match author(&api.config.api_tokens, &request) {
         Some(author) => {
             request.extensions_mut().insert(author);
             next.run(request).await

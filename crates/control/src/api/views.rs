@@ -120,7 +120,7 @@ pub(super) async fn tokens(
         return Err(Failure::invalid(message).into());
     }
     let grant = TokenGrant {
-        cluster: api.cluster.clone(),
+        cluster: api.config.cluster.clone(),
         namespace: field("namespace", &request.namespace)?,
         account: field("account", &request.account)?,
         service: request
@@ -130,7 +130,7 @@ pub(super) async fn tokens(
             .transpose()?,
     };
     let identity = Identity {
-        trust_domain: api.trust_domain.clone(),
+        trust_domain: api.config.trust_domain.clone(),
         namespace: grant.namespace.clone(),
         account: grant.account.clone(),
     };
@@ -151,7 +151,7 @@ pub(super) async fn tokens(
         Answer::Done => {
             let reply = TokenReply {
                 token: token.to_text().to_string(),
-                cluster: api.cluster.to_string(),
+                cluster: api.config.cluster.to_string(),
                 identity: identity.to_string(),
                 lifetime_seconds: lifetime,
             };

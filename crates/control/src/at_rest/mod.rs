@@ -13,12 +13,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use isthmus_identity::{open, seal};
-use isthmus_world::{RedbStore, Store, StoreError};
+use isthmus_world::{RedbStore, Store, StoreError, StoreImage};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use self::source::OperatorKey;
 use crate::hex::{hex, unhex};
+
+pub(crate) use self::store::is_sealed_in;
 
 pub use self::source::{KeySource, SourceError};
 
@@ -28,6 +30,7 @@ const DATA_KEY: &[u8] = b"isthmus data key";
 /// Files of the directory.
 pub(crate) const STORE: &str = "store.redb";
 pub(crate) const SEALED_CLUSTER_KEY: &str = "cluster.key.sealed";
+pub(crate) const DATA_KEY_FILE: &str = "data.key";
 
 /// By what a control plane seals what it keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,10 +104,10 @@ impl DataKey {
 /// `data.key`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct KeyFile {
+pub(crate) struct KeyFile {
     format: u32,
     /// The name of the operator's key.
-    sealed_by: String,
+    pub(crate) sealed_by: String,
     /// Data keys, the newest first; older ones for as long as something is sealed by them.
     keys: Vec<String>,
 }
@@ -131,7 +134,7 @@ pub(crate) fn unlock(
     folder: &Path,
     at_rest: Option<&AtRest>,
 ) -> Result<Option<Unlocked>, AtRestError> {
-    let path = folder.join("data.key");
+    let path = folder.join(DATA_KEY_FILE);
     let Some(at_rest) = at_rest else {
         return match KeyFile::read(&path)? {
             None => Ok(None),
@@ -197,6 +200,44 @@ pub(crate) fn plain_store(path: &Path) -> Result<Box<dyn Store>, AtRestError> {
     Ok(Box::new(store))
 }
 
+/// Makes a store of `image`, without its table `without`, sealed as `at_rest` says. `sealed`: the
+/// file that it is from, and what is in its `data.key`, if its values are sealed.
+///
+/// Errors: no configured key opens it; it is damaged, or cannot be written.
+pub(crate) fn restore_store(
+    image: &dyn StoreImage,
+    (from, sealed): (&Path, Option<&KeyFile>),
+    without: &str,
+    (at_rest, unlocked): (Option<&AtRest>, Option<&Unlocked>),
+    path: &Path,
+) -> Result<(), AtRestError> {
+    let before = match (sealed, at_rest) {
+        (None, _) => None,
+        (Some(sealed), None) => {
+            return Err(AtRestError::NoKey {
+                path: from.to_owned(),
+                sealed_by: sealed.sealed_by.clone(),
+            });
+        }
+        (Some(sealed), Some(at_rest)) => {
+            let operator = at_rest.key.read()?;
+            let keys = if sealed.sealed_by == operator.name {
+                sealed.open(from, &operator)?
+            } else {
+                sealed.open_by(from, &operator, &at_rest.previous)?
+            };
+            let mut keys = keys.iter();
+            let known = keys.find_map(|key| store::known_of(image, key).transpose());
+            let known = known.transpose()?;
+            Some(known.ok_or_else(|| damaged(from, "its keys do not open its values"))?)
+        }
+    };
+    match unlocked {
+        Some(unlocked) => store::seal_anew(image, path, &unlocked.key, before.as_ref(), without),
+        None => Ok(store::copy(image, path, without)?),
+    }
+}
+
 impl Unlocked {
     fn save(&self) -> Result<(), AtRestError> {
         let keys = std::iter::once(&self.key).chain(&self.older);
@@ -209,7 +250,7 @@ impl Unlocked {
             keys: sealed.iter().map(|key| hex(key)).collect(),
         };
         let text = serde_json::to_vec_pretty(&file).map_err(|_| AtRestError::NoChance)?;
-        replace(&self.folder.join("data.key"), &text)
+        replace(&self.folder.join(DATA_KEY_FILE), &text)
     }
 
     /// Opens the store, or makes it; what in it is not sealed by the newest key is sealed by it before. When that is done,
@@ -251,7 +292,8 @@ impl Unlocked {
 }
 
 impl KeyFile {
-    fn read(path: &Path) -> Result<Option<Self>, AtRestError> {
+    /// `None`: there is no such file.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, AtRestError> {
         let Some(text) = read(path)? else {
             return Ok(None);
         };

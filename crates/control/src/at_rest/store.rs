@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use bytes::Bytes;
 use isthmus_identity::{open, seal};
-use isthmus_world::{Batch, Pair, RedbStore, Store, StoreError, Table};
+use isthmus_world::{Batch, Pair, RedbStore, Store, StoreError, StoreImage, Table};
 
 use super::{AtRestError, DataKey};
 
+/// The name of no table.
+const NOTHING: &str = "";
 /// The keys of values, each sealed by the data key, by their numbers.
 const KEYS: Table = Table::new("value-keys");
 /// The first byte of a sealed value. Whatever changes its form changes this.
@@ -46,7 +48,7 @@ struct ValueKeys {
 }
 
 /// The keys that seal values of a store, by their numbers.
-type Known = BTreeMap<u32, LessSafeKey>;
+pub(super) type Known = BTreeMap<u32, LessSafeKey>;
 
 impl<S: Store> SealedStore<S> {
     /// `lock`: what is held for as long as the store is.
@@ -57,6 +59,21 @@ impl<S: Store> SealedStore<S> {
             keys,
             lock,
         }
+    }
+
+    fn sealed(&mut self, batch: &Batch) -> Result<Batch, StoreError> {
+        let mut sealed = Batch::new();
+        for write in batch.writes() {
+            match &write.value {
+                Some(value) => {
+                    let value = self.keys.seal(write.table.name(), &write.key, value);
+                    let value = value.ok_or_else(|| refused(&self.path))?;
+                    sealed.put(write.table, write.key.clone(), value);
+                }
+                None => sealed.delete(write.table, write.key.clone()),
+            }
+        }
+        Ok(sealed)
     }
 
     fn opened(&self, table: Table, key: &[u8], value: &[u8]) -> Result<Vec<u8>, StoreError> {
@@ -76,16 +93,7 @@ impl<S: Store> Store for SealedStore<S> {
         }
         // After an error the file is opened anew, and may be another one.
         self.keys.is_kept = false;
-        for write in batch.writes() {
-            match &write.value {
-                Some(value) => {
-                    let value = self.keys.seal(write.table.name(), &write.key, value);
-                    let value = value.ok_or_else(|| refused(&self.path))?;
-                    sealed.put(write.table, write.key.clone(), value);
-                }
-                None => sealed.delete(write.table, write.key.clone()),
-            }
-        }
+        sealed.append(self.sealed(batch)?);
         self.store.commit(&sealed)?;
         self.keys.is_kept = true;
         Ok(())
@@ -102,6 +110,12 @@ impl<S: Store> Store for SealedStore<S> {
         value
             .map(|value| self.opened(table, key, &value))
             .transpose()
+    }
+
+    fn image(&mut self, more: &Batch) -> Result<Box<dyn StoreImage>, StoreError> {
+        let mut sealed = self.sealed(more)?;
+        self.keys.keep(&mut sealed);
+        self.store.image(&sealed)
     }
 }
 
@@ -161,14 +175,29 @@ fn opened(known: &Known, table: &str, key: &[u8], sealed: &[u8]) -> Option<Vec<u
 
 /// `None`: they are sealed by another data key.
 fn known(store: &impl Store, data_key: &DataKey) -> Result<Option<Known>, StoreError> {
-    let entries = store.scan_prefix(KEYS, b"")?;
+    Ok(opened_keys(store.scan_prefix(KEYS, b"")?, data_key))
+}
+
+/// `None`: they are sealed by another data key.
+pub(super) fn known_of(
+    image: &dyn StoreImage,
+    data_key: &DataKey,
+) -> Result<Option<Known>, StoreError> {
+    let mut entries = Vec::new();
+    image.each(KEYS.name(), &mut |number, sealed| {
+        entries.push((number.to_vec(), sealed.to_vec()));
+        Ok(())
+    })?;
+    Ok(opened_keys(entries, data_key))
+}
+
+fn opened_keys(entries: Vec<Pair>, data_key: &DataKey) -> Option<Known> {
     let entry = |(number, sealed): Pair| {
         let number = u32::from_be_bytes(number.try_into().ok()?);
         let key = open(&data_key.0, &context(number), &sealed).ok()?;
         Some((number, cipher(&key)?))
     };
-    let entries = entries.into_iter().map(entry);
-    Ok(entries.collect())
+    entries.into_iter().map(entry).collect()
 }
 
 fn cipher(key: &[u8]) -> Option<LessSafeKey> {
@@ -216,7 +245,7 @@ pub(super) fn open_store(
     let foreign = || AtRestError::Foreign {
         path: path.to_owned(),
     };
-    let store = RedbStore::open(path)?;
+    let mut store = RedbStore::open(path)?;
     let before = match known(&store, key)? {
         // One that was just made is empty, and one of an earlier run has keys.
         Some(known) if known.is_empty() && !store.is_empty()? => None,
@@ -227,40 +256,72 @@ pub(super) fn open_store(
             Some(of_older.ok_or_else(foreign)??)
         }
     };
-    drop(store);
     tracing::info!("sealing all that is in {}", path.display());
-    seal_anew(path, key, before.as_ref())?;
+    let image = store.image(&Batch::new())?;
+    seal_anew(&*image, path, key, before.as_ref(), NOTHING)?;
+    drop((image, store));
     let store = RedbStore::open(path)?;
     let known = known(&store, key)?.ok_or_else(foreign)?;
     sealed(store, known)
 }
 
+/// Makes a store at `path` of what is in `from`, without its table `without`, sealed by `key`.
 /// `before`: the keys that its values are sealed by; `None`: they are not.
-fn seal_anew(path: &Path, key: &DataKey, before: Option<&Known>) -> Result<(), AtRestError> {
+pub(super) fn seal_anew(
+    from: &dyn StoreImage,
+    path: &Path,
+    key: &DataKey,
+    before: Option<&Known>,
+    without: &str,
+) -> Result<(), AtRestError> {
     let mut keys = ValueKeys::new(Known::new(), key)?;
-    let mut more = Batch::new();
-    keys.keep(&mut more);
-    RedbStore::rewrite(path, &more, |table, key, value| {
-        if table == KEYS.name() {
-            return Ok(None);
+    RedbStore::write_new(path, |new| {
+        for table in tables(from, without)? {
+            new.table(&table, |put| {
+                from.each(&table, &mut |key, value| {
+                    let plain = match before {
+                        Some(before) => opened(before, &table, key, value),
+                        None => Some(value.to_vec()),
+                    };
+                    let plain = plain.ok_or_else(|| StoreError::Damaged {
+                        path: path.to_owned(),
+                        reason: format!("a value in table {table} is not what was sealed"),
+                    })?;
+                    let sealed = keys.seal(&table, key, &plain);
+                    put(key, &sealed.ok_or_else(|| refused(path))?)
+                })
+            })?;
         }
-        let plain = match before {
-            Some(before) => opened(before, table, key, value),
-            None => Some(value.to_vec()),
-        };
-        let plain = plain.ok_or_else(|| StoreError::Damaged {
-            path: path.to_owned(),
-            reason: format!("a value in table {table} is not what was sealed"),
-        })?;
-        let sealed = keys.seal(table, key, &plain);
-        sealed.map(Some).ok_or_else(|| refused(path))
+        new.table(KEYS.name(), |put| put(&keys.own.to_be_bytes(), &keys.entry))
     })?;
     Ok(())
+}
+
+/// The tables with values that are, or might be, sealed.
+fn tables(of: &dyn StoreImage, without: &str) -> Result<Vec<String>, StoreError> {
+    let mut tables = of.tables()?;
+    tables.retain(|name| name != KEYS.name() && name != without);
+    Ok(tables)
+}
+
+/// Makes a store at `path` of what is in `from`, where nothing is sealed, without its table `without`.
+pub(super) fn copy(from: &dyn StoreImage, path: &Path, without: &str) -> Result<(), StoreError> {
+    RedbStore::write_new(path, |new| {
+        for table in tables(from, without)? {
+            new.table(&table, |put| from.each(&table, put))?;
+        }
+        Ok(())
+    })
 }
 
 /// Is anything in it sealed?
 pub(crate) fn is_sealed(store: &impl Store) -> Result<bool, StoreError> {
     Ok(!store.scan(KEYS, b"", 1)?.is_empty())
+}
+
+/// Is anything in it sealed?
+pub(crate) fn is_sealed_in(image: &dyn StoreImage) -> Result<bool, StoreError> {
+    Ok(image.tables()?.iter().any(|name| name == KEYS.name()))
 }
 
 #[cfg(test)]

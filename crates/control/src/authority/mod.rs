@@ -70,6 +70,8 @@ pub(crate) struct Group {
 pub(crate) enum Broken {
     #[error("it was a member of the authority before, and its store has lost what it knew then")]
     LogLost,
+    #[error("its store was restored from a backup of {0}, and has lost what it knew since")]
+    Restored(String),
     #[error("a decision of the authority is not understood: {0}")]
     NotUnderstood(String),
     #[error("a decision of the authority does not fit what is here: {0}")]

@@ -1,10 +1,13 @@
 //! Answers: ready at once, or held until what they speak of is safe.
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use isthmus_api::Failure;
 use isthmus_identity::TokenGrant;
 use isthmus_model::{Position, ResourceKey};
 use isthmus_wire::proto;
-use isthmus_world::Store;
+use isthmus_world::{Store, StoreImage};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -25,6 +28,22 @@ pub enum Answer {
     Granted(TokenGrant),
     TokenRefused(String),
     Proxies(Vec<ConnectionId>),
+    Backup(Backup),
+}
+
+/// What the store held at one moment, made ready to start from.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    pub image: Arc<dyn StoreImage>,
+    /// Where config stood.
+    pub position: Position,
+    pub taken: SystemTime,
+}
+
+impl PartialEq for Backup {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.image, &other.image)
+    }
 }
 
 /// Who waits.

@@ -22,6 +22,7 @@ mod publishing;
 mod questions;
 mod read;
 mod restore;
+mod restored;
 mod revoked;
 mod tokens;
 mod views;
@@ -42,12 +43,13 @@ use isthmus_replica::{LedgerName, Replica};
 use isthmus_wire::proto;
 use isthmus_world::{Batch, SeededChance, Store};
 
-pub use answer::Answer;
+pub use answer::{Answer, Backup};
 pub(crate) use config::kinds;
 pub use dial::Target;
 pub use history::HistoryQuery;
 pub use isthmus_replica::SessionId as PeerSessionId;
 pub(crate) use read::selection;
+pub use restored::mark_backup;
 pub use watch::{Selection, WatchEvent};
 pub use write::{Verb, Write};
 
@@ -163,6 +165,8 @@ pub enum Request {
     /// Changes of config that were accepted, newest first.
     History(HistoryQuery),
     Status,
+    /// All that is saved, to start from later.
+    Backup,
     /// Who accepts config.
     Authority,
     /// This voter is to lead the authority.
@@ -260,6 +264,10 @@ pub enum Notice {
     BadReset {
         cluster: ClusterName,
         reason: String,
+    },
+    /// This control plane has started from a backup.
+    Restored {
+        taken: String,
     },
     /// The other cluster knows more of our ledger than we do.
     Outlived {
@@ -366,6 +374,7 @@ impl<S: Store> Core<S> {
                 let view = self.status(now.monotonic);
                 self.answer(id, Answer::view(&view));
             }
+            Request::Backup => self.on_backup(id, now),
             Request::AddToken(record) => self.on_add_token(id, record),
             Request::Admits(admission) => {
                 let answer = if self.revoked.contains(admission) {

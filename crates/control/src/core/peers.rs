@@ -119,10 +119,11 @@ impl<S: Store> Core<S> {
         if self.peers.cluster_of(session).is_none() {
             return; // It was closed here, or never taken.
         }
-        if let Some(Frame::Hello(hello)) = &frame.frame
-            && let Some(reset) = &hello.reset
-        {
-            self.on_reset_told(session, reset);
+        if let Some(Frame::Hello(hello)) = &frame.frame {
+            if let Some(reset) = &hello.reset {
+                self.on_reset_told(session, reset);
+            }
+            self.hear_hello(session, hello);
         }
         match PeerIncoming::try_from(frame) {
             Ok(PeerIncoming::Ledger(message)) => {

@@ -11,6 +11,7 @@ use isthmus_world::{Batch, Chance, SeededChance, Store, Table};
 use super::authority::{Authority, Reset};
 use super::charter::Charter;
 use super::members::{Member, MemberKey, Members};
+use super::restored::Restored;
 use super::{
     BOOKMARKS, Core, Dialling, Gathers, Now, Peers, Publishing, Questions, Revoked, Settings,
     Tokens, Watches, conditions, history,
@@ -34,7 +35,12 @@ impl<S: Store> Core<S> {
         let seed = chance.draw();
         let mut group = Group::load(own.clone(), &store, seed)?;
         let reset = Reset::load(&store)?;
-        let founds = group.is_none() && own == founder && reset.is_none();
+        let restored = Restored::load(&store)?;
+        if let (Some(group), Some(restored)) = (&mut group, &restored) {
+            group.give_up(restored.broken());
+        }
+        let knows_none = group.is_none() && reset.is_none() && restored.is_none();
+        let founds = knows_none && own == founder;
         if founds {
             group = Some(Group::found(own.clone(), seed, seed));
         }
@@ -44,7 +50,8 @@ impl<S: Store> Core<S> {
             _ => BTreeSet::from([founder]),
         };
         // Whoever was made a member and knows nothing yet follows the others.
-        let decides = group.as_ref().is_some_and(Group::is_member);
+        let decides =
+            (group.as_ref()).is_some_and(|group| group.is_member() && group.broken().is_none());
         let replica = Replica::load(
             own.clone(),
             clusters.clone(),
@@ -111,6 +118,9 @@ impl<S: Store> Core<S> {
             core.apply_revocation(admission, true);
         }
         core.watches = Watches::new(core.position());
+        if let Some(restored) = restored {
+            core.begin_restored(restored);
+        }
         Ok(core)
     }
 

@@ -88,6 +88,13 @@ impl Tokens {
         }
     }
 
+    /// Deletes those that nobody has used yet.
+    pub(super) fn leave_out_unused(&self, batch: &mut Batch) {
+        for (id, _) in self.0.iter().filter(|(_, record)| record.used.is_none()) {
+            batch.delete(TABLE, Bytes::copy_from_slice(&id.0));
+        }
+    }
+
     pub(super) fn on_timeout(&mut self, now: SystemTime, batch: &mut Batch) {
         let old = |record: &TokenRecord| {
             now.duration_since(record.expires)

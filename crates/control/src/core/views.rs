@@ -46,6 +46,7 @@ impl<S: Store> Core<S> {
             authority: AuthorityStatus {
                 cluster: authority.map(|cluster| cluster.to_string()),
                 reachable,
+                lost_vote: self.lost_vote(),
             },
             clusters: declared
                 .clusters()

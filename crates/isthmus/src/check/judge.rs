@@ -35,6 +35,7 @@ pub(super) fn judge(answers: &[Answered], now: SystemTime) -> Vec<Finding> {
         let view = &answered.view;
         findings.extend(view.clusters.iter().filter_map(|of| contact(view, of)));
         findings.extend(authority(view));
+        findings.extend(vote(view));
         findings.extend(proxies(view));
         findings.extend(certificates(answered, now));
     }
@@ -85,6 +86,20 @@ fn authority(view: &StatusView) -> Option<Finding> {
         fix: format!(
             "traffic goes on as it is; bring back the control plane of {} or the link to it",
             name.unwrap_or("the founding cluster")
+        ),
+    })
+}
+
+fn vote(view: &StatusView) -> Option<Finding> {
+    let (lost, cluster) = (view.authority.lost_vote.clone()?, &view.cluster);
+    Some(Finding {
+        code: Code::VoteLost,
+        subject: format!("cluster {cluster}"),
+        clusters: vec![cluster.clone()],
+        what: "it has no vote on config any more, and others may count on it".to_owned(),
+        causes: vec![lost],
+        fix: format!(
+            "`isthmus authority remove {cluster}` and `isthmus authority add {cluster}` give it a new one"
         ),
     })
 }
@@ -395,7 +410,7 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_found_once() {
         type Break = fn(&mut Answered);
-        let cases: [(Break, &[&str]); 12] = [
+        let cases: [(Break, &[&str]); 13] = [
             (
                 |a| a.view.clusters[1].contact = Contact::Lost,
                 &["cluster-lost cluster b (a)"],
@@ -407,6 +422,10 @@ mod tests {
             (
                 |a| a.view.authority.reachable = false,
                 &["authority-unreachable cluster a (a)"],
+            ),
+            (
+                |a| a.view.authority.lost_vote = Some("it was restored".to_owned()),
+                &["vote-lost cluster a (a)"],
             ),
             (
                 |a| a.view.clusters[0].gateways[0].healthy = false,

@@ -172,6 +172,7 @@ pub(crate) mod tests {
             position: 1,
             authority: AuthorityStatus {
                 cluster: None,
+                lost_vote: None,
                 reachable: true,
             },
             clusters: plan.clusters.iter().map(cluster).collect(),

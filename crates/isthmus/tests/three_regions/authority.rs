@@ -1,7 +1,7 @@
 //! Config is accepted by three clusters together, and goes on when any one of them is gone.
 
 use isthmus_lab::mesh::{Mesh, PATIENCE};
-use isthmus_lab::trouble::{Result, ensure, wait_for};
+use isthmus_lab::trouble::{Result, Trouble, ensure, wait_for};
 use serde_json::Value;
 
 use crate::{CLUSTERS, all_connected, traffic_flows};
@@ -93,7 +93,55 @@ fn who_votes_and_who_leads_can_be_changed(mesh: &Mesh) -> Result<()> {
             .expect(0)
     })?;
     mesh.isthmus(&["authority", "add", "us-west"])?.expect(0)?;
+    a_voter_that_was_restored_gets_a_new_vote(mesh)?;
     one_goes_on_alone_by_the_word_of_the_mesh_key(mesh)
+}
+
+/// What was accepted after its backup it learns from the others.
+fn a_voter_that_was_restored_gets_a_new_vote(mesh: &Mesh) -> Result<()> {
+    let folder = mesh.files().join("backups");
+    let folder = folder.to_str().expect("a path of letters");
+    let made = mesh.json(&["backup", "create", "--to", folder])?;
+    let files: Vec<_> = (made["backups"].as_array().into_iter().flatten())
+        .filter_map(|one| one["file"].as_str())
+        .collect();
+    ensure(files.len() == CLUSTERS.len(), || made.to_string())?;
+    let shown = mesh.json(&[&["backup", "show"], &files[..]].concat())?;
+    ensure(shown["backups"] == made["backups"], || shown.to_string())?;
+    let of = |cluster: &str| {
+        let mut files = files.iter().copied();
+        let found = files.find(|file| file.contains(&format!("/{cluster}-")));
+        found.ok_or_else(|| Trouble(format!("no backup of {cluster}")))
+    };
+    let file = namespace(mesh, 7)?;
+    mesh.isthmus(&["apply", "-f", &file])?.expect(0)?;
+
+    let config = mesh.home().join("clusters/eu-central/control.yaml");
+    let config = config.to_str().expect("a path of letters");
+    let restore = ["control", "restore", "-c", config, "--replace"];
+    let restore = |file| mesh.isthmus(&[&restore[..], &[file]].concat());
+    restore(of("eu-central")?)?.expect_failure(1, &["in use by another process"])?;
+    mesh.isthmus(&["control", "kill", "eu-central"])?
+        .expect(0)?;
+    restore(of("us-west")?)?.expect_failure(1, &["is of cluster us-west"])?;
+    restore(of("eu-central")?)?.expect(0)?;
+    mesh.isthmus(&["control", "start", "eu-central"])?
+        .expect(0)?;
+    wait_for("it to have what was accepted since", PATIENCE, || {
+        let teams = mesh.json(&["--cluster", "eu-central", "get", "namespaces"])?;
+        ensure(teams.to_string().contains("team-7"), || teams.to_string())
+    })?;
+    let check = mesh.isthmus(&["check", "-o", "json"])?;
+    ensure(check.out.contains("vote-lost"), || check.out.clone())?;
+    for verb in ["remove", "add"] {
+        mesh.isthmus(&["--cluster", "us-west", "authority", verb, "eu-central"])?
+            .expect(0)?;
+    }
+    wait_for("all to be well", PATIENCE, || {
+        let check = mesh.isthmus(&["check", "-o", "json"])?;
+        ensure(!check.out.contains("vote-lost"), || check.out.clone())
+    })?;
+    traffic_flows(mesh, 3)
 }
 
 /// Two of three go on by themselves and are taken for lost; the third begins anew.

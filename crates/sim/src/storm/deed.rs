@@ -46,6 +46,14 @@ pub(super) enum Deed {
         site: usize,
         is_full: bool,
     },
+    /// What it has saved is kept elsewhere.
+    Backup {
+        site: usize,
+    },
+    /// Its disk is lost, and it starts with its backup.
+    Restore {
+        site: usize,
+    },
     /// These clusters, and no others, are to vote.
     Vote {
         site: usize,
@@ -114,6 +122,8 @@ impl fmt::Display for Deed {
                 let state = if *is_full { "is full" } else { "has room" };
                 write!(out, "{}: the disk {state}", name(site))
             }
+            Self::Backup { site } => write!(out, "{} is backed up", name(site)),
+            Self::Restore { site } => write!(out, "{} starts from its backup", name(site)),
             Self::Vote { site, clusters } => {
                 let clusters: Vec<_> = clusters.iter().map(name).collect();
                 write!(out, "{}: {} are to vote", name(site), clusters.join(", "))

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use isthmus_control::{Verb, Write};
 use isthmus_model::{Health, Kind, ServiceName};
-use isthmus_world::{Chance, SeededChance};
+use isthmus_world::{Chance, SeededChance, VirtualStore};
 use serde_json::json;
 
 use crate::shop::{self, CLUSTERS, SERVICES, ports, vote, write};
@@ -20,7 +20,7 @@ use crate::{LinkState, Sim, Skew, Workload};
 use deed::Deed;
 pub use invariant::{Broken, Invariant};
 pub use many::{Tally, storms};
-use witness::{Pending, Witness};
+use witness::{Pending, Seen, Witness};
 
 /// How long it takes at most until everything is well again.
 const CALM: Duration = Duration::from_mins(1);
@@ -110,6 +110,16 @@ impl Storm {
     }
 }
 
+/// One cluster loses its disk, and is restored from a backup. Only where so many vote, always the same, that it is a
+/// minority: what others accepted goes on, and what it promised is not counted on.
+#[derive(Default)]
+struct Loss {
+    site: usize,
+    /// The rounds of its backup and of its loss; `None`: there is none.
+    rounds: Option<(usize, usize)>,
+    kept: Option<(VirtualStore, Seen)>,
+}
+
 /// A storm that goes on.
 struct Weather {
     sim: Sim,
@@ -120,6 +130,7 @@ struct Weather {
     voters_change: bool,
     sabotage: Option<Sabotage>,
     witness: Witness,
+    loss: Loss,
     /// By cluster, service and number: what its proxy said last.
     truth: BTreeMap<(usize, &'static str, u8), Health>,
 }
@@ -139,11 +150,12 @@ impl Weather {
             voters_change: false,
             sabotage: storm.sabotage,
             witness: Witness::new(clusters),
+            loss: Loss::default(),
             truth: BTreeMap::new(),
             chance,
         };
         weather.set_clocks();
-        weather.set_authority()?;
+        weather.set_authority(storm.steps)?;
         if storm.sabotage == Some(Sabotage::LostSync) {
             weather.sim.lie();
         }
@@ -165,12 +177,18 @@ impl Weather {
     }
 
     /// In some storms the founder accepts config alone, in most others do so with it.
-    fn set_authority(&mut self) -> Result<(), Broken> {
+    fn set_authority(&mut self, steps: usize) -> Result<(), Broken> {
         let kind = self.chance.below(5);
         if kind == 0 {
             return Ok(());
         }
         self.voters_change = kind > 2;
+        if !self.voters_change && steps > 1 {
+            let backup = index(&mut self.chance, steps - 1);
+            let later = 1 + index(&mut self.chance, steps - 1 - backup);
+            self.loss.site = self.site();
+            self.loss.rounds = Some((backup, backup + later));
+        }
         let id = (self.sim).write(0, vote(Verb::Create, &CLUSTERS[..self.clusters]));
         self.sim.run_for(Duration::from_secs(20));
         let answer = self.sim.answer(0, id);
@@ -238,6 +256,16 @@ impl Weather {
             2 => {
                 let (site, to) = (self.site(), self.site());
                 deeds.push(Deed::Transfer { site, to });
+            }
+            _ => {}
+        }
+        let Loss { site, rounds, .. } = self.loss;
+        match rounds {
+            Some((backup, _)) if step == backup && self.sim.is_running(site) => {
+                deeds.push(Deed::Backup { site });
+            }
+            Some((_, loss)) if step == loss && self.loss.kept.is_some() => {
+                deeds.push(Deed::Restore { site });
             }
             _ => {}
         }
@@ -337,6 +365,17 @@ impl Weather {
                 self.sim.set_full(site, is_full);
                 self.witness.on_disk(site, is_full);
             }
+            Deed::Backup { site } => {
+                self.loss.kept = Some((self.sim.backup(site), self.witness.seen_by(site)));
+            }
+            Deed::Restore { site } => {
+                if let Some((disk, seen)) = self.loss.kept.take() {
+                    self.sim.crash(site, false);
+                    self.sim.restore(site, disk);
+                    self.witness.on_restored(site, seen);
+                    self.start(site);
+                }
+            }
             Deed::Vote { site, clusters } => {
                 let names: Vec<_> = clusters.iter().map(|site| CLUSTERS[*site]).collect();
                 self.sim.write(site, vote(Verb::Update, &names));
@@ -398,6 +437,23 @@ impl Weather {
             self.start(site);
         }
         self.sim.run_for(CALM);
+        if let (Some(_), None) = (self.loss.rounds, &self.loss.kept) {
+            self.give_vote(self.loss.site);
+        }
+    }
+
+    /// Who was restored gets a new vote. One that was not loses nothing by that.
+    fn give_vote(&mut self, site: usize) {
+        let all = &CLUSTERS[..self.clusters];
+        let others: Vec<_> = all
+            .iter()
+            .copied()
+            .filter(|name| *name != CLUSTERS[site])
+            .collect();
+        for voters in [&others[..], all] {
+            self.sim.write(0, vote(Verb::Update, voters));
+            self.sim.run_for(CALM / 3);
+        }
     }
 
     /// Every cluster is asked for a change when all is well.

@@ -29,6 +29,7 @@ impl<S: Store> Core<S> {
         }
         match self.recorded_members() {
             Ok(members) if !members.is_empty() => {
+                self.hear_members(members.iter().map(ClusterName::as_str));
                 self.set_authority(members);
                 // Known before or not, from now on it is recorded: others weigh it by where that stands.
                 let outputs = self.replica.announce();
@@ -55,6 +56,7 @@ impl<S: Store> Core<S> {
 
     /// One that is believed to be of the authority says who is.
     pub(in crate::core) fn on_authority_told(&mut self, clusters: BTreeSet<ClusterName>, at: Mark) {
+        self.hear_members(clusters.iter().map(ClusterName::as_str));
         if self.authority.group.is_none() {
             self.set_authority(clusters);
         } else if self.position() == Position(0) && self.decides() {
@@ -135,6 +137,7 @@ impl<S: Store> Core<S> {
             group.on_tick();
         }
         self.notice_dismissal();
+        self.settle_restored();
         self.take_back(&[]);
         self.tend_members();
         self.finish_transfers(now);

@@ -20,6 +20,7 @@ use isthmus_wire::proto::peer_frame::Frame;
 use isthmus_world::{Batch, Chance, Store};
 
 use super::answer::{Answer, Held, ReplyTo};
+use super::restored::Restored;
 use super::write::Submitted;
 use super::{Action, Core, Notice, Now, PeerSessionId};
 use crate::authority::{Broken, Decided, Group, Heard, Place, Work};
@@ -59,6 +60,7 @@ pub(super) struct Authority {
     reset: Option<Reset>,
     /// It is not saved, so nobody is told.
     is_reset_unsaved: bool,
+    pub(super) restored: Option<Restored>,
     /// Writes that were asked for here.
     asked: u64,
 }
@@ -101,6 +103,7 @@ impl Authority {
         Self {
             reset,
             is_reset_unsaved: false,
+            restored: None,
             asked: 0,
             group,
             clusters,
@@ -577,6 +580,7 @@ impl<S: Store> Core<S> {
             wanted,
             told,
             reset,
+            restored,
             ..
         } = &self.authority;
         // Who was away may not know yet who became a member meanwhile.
@@ -587,6 +591,8 @@ impl<S: Store> Core<S> {
         match group {
             Some(group) if group.has(&from) || is_believed() => {}
             None if is_past => return,
+            // It may be counted on for what it does not know.
+            None if restored.is_some() => return,
             None if wanted.contains(&self.settings.cluster) && is_believed() => {
                 let (own, seed) = (self.settings.cluster.clone(), self.chance.draw());
                 self.authority.group = Some(Group::join(own, frame.group, seed));

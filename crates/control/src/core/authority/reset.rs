@@ -229,6 +229,7 @@ impl<S: Store> Core<S> {
         let rejected = self.reject_beyond(self.position())?;
         let (group, first) = (reset.statement.group, reset.first_epoch());
         self.leave_group();
+        self.forget_restored();
         self.keep_reset(reset, rejected);
         let seed = self.chance.draw();
         self.authority.group = Some(Group::found(own.clone(), group, seed));

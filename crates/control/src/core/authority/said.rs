@@ -28,8 +28,8 @@ impl<S: Store> Core<S> {
     /// As whoever leads sees it, or else as this cluster does; one that lost its vote says so itself.
     pub(in crate::core) fn on_show_authority(&mut self, reply_to: ReplyTo, now: Now) {
         let is_question = matches!(reply_to, ReplyTo::Peer(..));
-        let knows = |group: &Group| group.leads() || group.broken().is_some();
-        let knows = self.authority.group.as_ref().is_some_and(knows);
+        let leads = self.authority.group.as_ref().is_some_and(Group::leads);
+        let knows = leads || self.lost_vote().is_some();
         if knows || is_question || self.way_to_authority(now.monotonic).is_none() {
             let answer = self.authority_answer(now.monotonic);
             return self.reply(reply_to, answer);
@@ -78,14 +78,15 @@ impl<S: Store> Core<S> {
             }
         }
         voters.sort_by(|a, b| a.cluster.cmp(&b.cluster));
-        let problem = (group.and_then(Group::broken)).map(ToString::to_string);
         let accepts = self.may_judge() || self.way_to_authority(now).is_some();
         Answer::view(&AuthorityView {
             cluster: own.to_string(),
             leader: leader.map(ToString::to_string),
             term: group.map(Group::term),
             position: self.position().0,
-            reason: problem.or_else(|| (!accepts).then(|| self.missing_voters(now))),
+            reason: self
+                .lost_vote()
+                .or_else(|| (!accepts).then(|| self.missing_voters(now))),
             accepts,
             resets: authority.reset.as_ref().map_or(0, Reset::number),
             voters,
@@ -120,7 +121,14 @@ impl<S: Store> Core<S> {
             .iter()
             .map(|cluster| format!("{cluster} ({})", seen(cluster)))
             .collect();
-        if silent.is_empty() {
+        if voters.iter().eq([own])
+            && let Some(lost) = self.lost_vote()
+        {
+            format!(
+                "{own} alone is the authority, and {lost}: `isthmus authority reset --accept-loss` goes on with \
+                 what there is"
+            )
+        } else if silent.is_empty() {
             "nobody leads the authority at the moment".to_owned()
         } else if 2 * silent.len() < voters.len() {
             format!(

@@ -5,6 +5,7 @@ mod history;
 mod others;
 mod proxies;
 mod reset;
+mod restored;
 mod revoked;
 mod writes;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use isthmus_identity::TokenGrant;
-use isthmus_world::{Fault, Pair, StoreError, Table};
+use isthmus_world::{Fault, Pair, StoreError, StoreImage, Table};
 
 use super::*;
 use crate::OpenError;
@@ -43,6 +43,10 @@ fn many_writes_share_one_commit() {
     #[derive(Debug)]
     struct Counting(VirtualStore, Arc<AtomicUsize>);
     impl Store for Counting {
+        fn image(&mut self, more: &Batch) -> Result<Box<dyn StoreImage>, StoreError> {
+            self.0.image(more)
+        }
+
         fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
             self.1.fetch_add(1, Ordering::SeqCst);
             self.0.commit(batch)
