@@ -23,8 +23,8 @@ pub use list::{ListMeta, ObjectList, UnreachableCluster};
 pub use path::{ResourcePath, collection, object};
 pub use revocation::{RevocationView, RevocationsView, RevokeRequest};
 pub use status::{
-    AuthorityStatus, AuthorityView, ClusterStatus, Contact, GatewayStatus, ProxyStatus,
-    RESET_PURPOSE, ResetRequest, ResetStatement, ServiceShare, ServiceStatus, StatusView,
-    TransferRequest, VoterPart, VoterView,
+    AuthorityStatus, AuthorityView, BehindStatus, CertificateStatus, ClusterStatus, Contact,
+    GatewayStatus, ProxyStatus, RESET_PURPOSE, ResetRequest, ResetStatement, ServiceShare,
+    ServiceStatus, StatusView, TransferRequest, VoterPart, VoterView,
 };
 pub use token::{TokenReply, TokenRequest};

@@ -18,6 +18,22 @@ pub struct StatusView {
     pub services: Vec<ServiceStatus>,
     /// Proxies and gateways of the answering cluster.
     pub proxies: Vec<ProxyStatus>,
+    /// Of the answering cluster: of its control plane, of the cluster, and of the mesh.
+    #[serde(default)]
+    pub certificates: Vec<CertificateStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateStatus {
+    /// `control`, `cluster` or `root`.
+    pub name: String,
+    /// Seconds since 1970.
+    pub not_before: u64,
+    /// Seconds since 1970.
+    pub not_after: u64,
+    /// So little of its life is left that somebody should know.
+    pub ends_soon: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +159,21 @@ pub struct ClusterStatus {
     /// draining.
     #[serde(default = "all_traffic")]
     pub traffic: u8,
+    /// It is heard, and does not get on with what the answering cluster tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<BehindStatus>,
     pub gateways: Vec<GatewayStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BehindStatus {
+    /// What it does not get on with, such as `facts/us-west`.
+    pub ledger: String,
+    /// Changes of it that it has not said to have on disk.
+    pub changes: u64,
+    /// For how long it has saved none of them.
+    pub stuck_ms: u64,
 }
 
 fn all_traffic() -> u8 {

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +13,7 @@ use isthmus_model::Position;
 use isthmus_world::{RedbImage, RedbStore, StoreError, StoreImage};
 use serde::{Deserialize, Serialize};
 
-use crate::at_rest::{self, AtRestError, KeyFile};
+use crate::at_rest::{self, AtRestError, BACKUP_HEADER as HEADER, KeyFile};
 use crate::config::{Config, DataError};
 use crate::core::Backup;
 use crate::hex::hex;
@@ -20,8 +21,6 @@ use crate::time::{from_unix_millis, unix_millis};
 
 /// The version of the header that is written.
 const FORMAT: u32 = 1;
-/// A table beside those of the store. Nothing in it is sealed.
-const HEADER: &str = "backup";
 const KEY: &[u8] = b"header";
 
 /// What a backup says of itself.
@@ -46,8 +45,8 @@ pub struct Restoration {
     pub store: PathBuf,
     /// Where the store went whose place it took.
     pub replaced: Option<PathBuf>,
-    /// The cluster has a key and a certificate, so that its control plane can start.
-    pub is_signed: bool,
+    /// Why its control plane cannot start yet: what is wrong with the cluster's key or certificate.
+    pub unsigned: Option<String>,
 }
 
 /// Why a backup cannot be read or restored.
@@ -76,6 +75,8 @@ pub enum BackupError {
     },
     #[error("there is a store at {}: restoring puts another one in its place", path.display())]
     Exists { path: PathBuf },
+    #[error("{} is missing: without it nobody could open a backup of what is sealed", path.display())]
+    NoDataKey { path: PathBuf },
     #[error("{} cannot be {act}: {source}", path.display())]
     File {
         act: &'static str,
@@ -114,13 +115,16 @@ struct Format {
 pub(crate) fn write(config: &Config, backup: &Backup, path: &Path) -> Result<(), BackupError> {
     let image = &*backup.image;
     let data_key = if at_rest::is_sealed_in(image)? {
-        KeyFile::read(&config.data.join(at_rest::DATA_KEY_FILE))?
+        let path = config.data.join(at_rest::DATA_KEY_FILE);
+        let key = KeyFile::read(&path)?;
+        Some(key.ok_or(BackupError::NoDataKey { path })?)
     } else {
         None
     };
     let mut digest = Context::new(&SHA256);
     RedbStore::write_new(path, |new| {
-        for table in image.tables()? {
+        // One that was copied by hand and started from has a header of its own.
+        for table in tables(image)? {
             new.table(&table, |put| {
                 image.each(&table, &mut |key, value| {
                     add(&mut digest, &table, key, value);
@@ -158,7 +162,7 @@ pub fn read_backup(path: &Path) -> Result<BackupInfo, BackupError> {
 /// `even_there`: also where there is a store; that one is put aside.
 ///
 /// Errors: it is no backup, of another cluster, or sealed by a key that is not configured; there is a
-/// store. Nothing has changed then.
+/// store. What there was to start from is as it was.
 pub fn restore(config: &Config, path: &Path, even_there: bool) -> Result<Restoration, BackupError> {
     let (image, header) = open(path)?;
     for (found, expected) in [
@@ -189,7 +193,9 @@ pub fn restore(config: &Config, path: &Path, even_there: bool) -> Result<Restora
     }
     // In the hands of one process: no control plane runs on it.
     let unlocked = config.unlock()?;
-    if exists && let Err(locked @ StoreError::Locked { .. }) = RedbStore::open(&store) {
+    // Until the other one is in its place. One that cannot be opened nobody has.
+    let held = exists.then(|| RedbStore::open(&store));
+    if let Some(Err(locked @ StoreError::Locked { .. })) = held {
         return Err(AtRestError::from(locked).into());
     }
     let replaced = exists.then(|| {
@@ -203,18 +209,26 @@ pub fn restore(config: &Config, path: &Path, even_there: bool) -> Result<Restora
     let sealed = (path, header.data_key.as_ref());
     let keys = (config.at_rest.as_ref(), unlocked.as_ref());
     let written = at_rest::restore_store(&image, sealed, HEADER, keys, &store);
-    if let (Err(_), Some(aside)) = (&written, &replaced) {
-        // The store is where it was.
+    drop(held);
+    if let (Err(_), Some(aside)) = (&written, &replaced)
+        && is_same_file(&store, aside)
+    {
+        // It is where it was, under its own name.
         let _ = fs::remove_file(aside);
     }
     written?;
-    let is_signed = config.authority_at(unlocked.as_ref(), SystemTime::now());
+    let authority = config.authority_at(unlocked.as_ref(), SystemTime::now());
     Ok(Restoration {
         backup: header.info(),
         store,
         replaced,
-        is_signed: is_signed.is_ok(),
+        unsigned: authority.err().map(|error| error.to_string()),
     })
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((inode(one), inode(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 impl Header {
@@ -270,9 +284,9 @@ fn open(path: &Path) -> Result<(RedbImage, Header), BackupError> {
     }
     let header: Header = serde_json::from_slice(&header).map_err(unreadable)?;
     let mut digest = Context::new(&SHA256);
-    for table in image.tables()?.iter().filter(|table| *table != HEADER) {
-        image.each(table, &mut |key, value| {
-            add(&mut digest, table, key, value);
+    for table in tables(&image)? {
+        image.each(&table, &mut |key, value| {
+            add(&mut digest, &table, key, value);
             Ok(())
         })?;
     }
@@ -281,7 +295,18 @@ fn open(path: &Path) -> Result<(RedbImage, Header), BackupError> {
             "its content does not have the digest in its header",
         ));
     }
+    if header.data_key.is_some() != at_rest::is_sealed_in(&image)? {
+        return Err(damaged(
+            "it is sealed, and what opens it is not in it, or the other way round",
+        ));
+    }
     Ok((image, header))
+}
+
+fn tables(image: &dyn StoreImage) -> Result<Vec<String>, StoreError> {
+    let mut tables = image.tables()?;
+    tables.retain(|table| table != HEADER);
+    Ok(tables)
 }
 
 /// Each part with its length, so that none can pass for another.

@@ -402,6 +402,16 @@ fn log(notice: &Notice) {
         Notice::BadReset { cluster, reason } => {
             tracing::error!(%cluster, %reason, "a peer says that the authority began anew");
         }
+        Notice::Behind {
+            cluster,
+            is_stuck: true,
+        } => tracing::error!(
+            %cluster,
+            "this cluster is heard and saves nothing of what it is told: look at its disk and its log"
+        ),
+        Notice::Behind { cluster, .. } => {
+            tracing::info!(%cluster, "this cluster saves again what it is told");
+        }
         Notice::Restored { taken } => tracing::warn!(
             %taken,
             "this store was restored from a backup: what it knew since then is learnt from the other clusters"

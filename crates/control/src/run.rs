@@ -26,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::api::{self, Api};
 use crate::at_rest::{self, AtRestError, Unlocked};
 use crate::config::{Config, DataError};
-use crate::core::{ConnectionId, Core, Event, Now, Settings};
+use crate::core::{ConnectionId, Core, Event, Now, OwnCertificate, Settings};
 use crate::hub::{self, Hub};
 use crate::open_error::OpenError;
 use crate::peers::Dialler;
@@ -128,6 +128,7 @@ impl Control {
         let hub = Arc::new(hub);
         let (stopping, _) = watch::channel(false);
 
+        api::backup::sweep(&config);
         let core = open_core(&config, authority.bundle(), unlocked)?;
         let (ended, core_ended) = tokio::sync::oneshot::channel();
         let (events, actions) = (ends.events, ends.actions);
@@ -160,9 +161,10 @@ impl Control {
             .tasks
             .spawn(perform(hub.clone(), ends.performed, dialler));
         control.tasks.spawn(tick(hub.clone()));
-        control
-            .tasks
-            .spawn(renew(leaf.clone(), authority.clone(), config.clone()));
+        tell_certificates(&hub, &leaf).await;
+        let (renewed, of) = (leaf.clone(), authority.clone());
+        let renewing = renew(hub.clone(), renewed, of, config.clone());
+        control.tasks.spawn(renewing);
         control.serve_mesh(mesh_port, &config, &authority, &leaf, &trust);
         control.serve_api(api_port, &config, &authority, &leaf, &trust);
         let router = crate::metrics::router(hub);
@@ -352,18 +354,36 @@ fn own_leaf(authority: &ClusterAuthority, config: &Config) -> Result<Leaf, OwnLe
 }
 
 /// Keeps this control plane's own certificate young.
-async fn renew(leaf: Arc<LeafCell>, authority: Arc<ClusterAuthority>, config: Arc<Config>) {
+async fn renew(
+    hub: Arc<Hub>,
+    leaf: Arc<LeafCell>,
+    authority: Arc<ClusterAuthority>,
+    config: Arc<Config>,
+) {
     loop {
         let at = leaf.load().renew_at(config.renew_after);
         let wait = at.duration_since(SystemTime::now()).unwrap_or_default();
         tokio::time::sleep(wait.max(Duration::from_secs(1))).await;
         let renewed = own_leaf(&authority, &config);
         match renewed.map(|renewed| leaf.replace(renewed)) {
-            Ok(Ok(())) => tracing::info!("the control plane's own certificate was renewed"),
+            Ok(Ok(())) => {
+                tracing::info!("the control plane's own certificate was renewed");
+                tell_certificates(&hub, &leaf).await;
+            }
             Ok(Err(error)) => tracing::error!(%error, "the own certificate was not renewed"),
             Err(error) => tracing::error!(%error, "the own certificate was not renewed"),
         }
     }
+}
+
+/// Of the control plane, its cluster and the mesh, in the order in which they sign each other.
+async fn tell_certificates(hub: &Hub, leaf: &LeafCell) {
+    let names = ["control", "cluster", "root"];
+    let leaf = leaf.load();
+    let certificates = names.into_iter().zip(leaf.chain().validity());
+    let certificates = certificates.map(|(name, validity)| OwnCertificate { name, validity });
+    // An error means that the core has ended, which `until` notices.
+    let _ = hub.tell(Event::Certificates(certificates.collect())).await;
 }
 
 async fn tick(hub: Arc<Hub>) {

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -58,6 +58,21 @@ pub enum ReadError {
     },
 }
 
+/// From when and until when a certificate is valid.
+pub type Validity = (SystemTime, SystemTime);
+
+/// The end of a certificate is worth a word when less than this part of its life is left, or less than
+/// [`SOON`], whichever is later.
+const LAST_PART: u32 = 5;
+const SOON: Duration = Duration::from_hours(60 * 24);
+
+/// Is so little of its life left that somebody should know?
+pub fn ends_soon((from, until): Validity, now: SystemTime) -> bool {
+    let life = until.duration_since(from).unwrap_or_default();
+    let left = until.duration_since(now).unwrap_or_default();
+    left < SOON.min(life / LAST_PART)
+}
+
 impl Certificates {
     /// Errors: the list is empty, or a member cannot be parsed.
     pub fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, ReadError> {
@@ -78,7 +93,7 @@ impl Certificates {
     }
 
     /// From when and until when each is valid, in order.
-    pub fn validity(&self) -> impl Iterator<Item = (SystemTime, SystemTime)> + '_ {
+    pub fn validity(&self) -> impl Iterator<Item = Validity> + '_ {
         // `new` has parsed them all.
         let parsed = self.0.iter().filter_map(|der| parse(der).ok());
         parsed.map(|certificate| validity(&certificate))

@@ -37,7 +37,9 @@ pub use authority::{
     AuthorityError, BACKDATE, CLUSTER_LIFETIME, ClusterAuthority, IssueError, LEAF_LIFETIME,
     MeshKey, RENEW_AFTER, ROOT_LIFETIME,
 };
-pub use certificate::{CertificateProblem, Certificates, ReadError, RootFingerprint};
+pub use certificate::{
+    CertificateProblem, Certificates, ReadError, RootFingerprint, Validity, ends_soon,
+};
 pub use crypto::provider;
 pub use key::{CertificateRequest, KeyError, KeyHash, KeyPair, RequestError};
 pub use leaf::{Leaf, LeafCell, LeafError, OtherIdentity};

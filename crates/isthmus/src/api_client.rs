@@ -28,6 +28,8 @@ use crate::home::{self, Context, Home};
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How long a reply may take.
 const REPLY_LIMIT: Duration = Duration::from_secs(20);
+/// How long what is large may take to be made.
+const MAKING_LIMIT: Duration = Duration::from_mins(10);
 /// Bytes of a reply.
 const LARGEST_REPLY: usize = 64 << 20;
 /// By how much each context is tried later than the one before it.
@@ -276,9 +278,9 @@ impl ApiClient {
     ) -> Result<(), ApiError> {
         self.connect().await?;
         let late = || format!("nothing within {} s", REPLY_LIMIT.as_secs());
-        let begun = match timeout(REPLY_LIMIT, self.begin(Method::GET, path, None)).await {
+        let begun = match timeout(MAKING_LIMIT, self.begin(Method::GET, path, None)).await {
             Ok(begun) => begun,
-            Err(_) => Err(late()),
+            Err(_) => Err(format!("nothing within {} s", MAKING_LIMIT.as_secs())),
         };
         let reply = begun.map_err(|cause| self.broken_off(cause))?;
         let status = reply.status();

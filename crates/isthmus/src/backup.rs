@@ -87,7 +87,7 @@ async fn create(setting: &Setting, to: &Path) -> Result<ExitCode> {
 /// The backup of one cluster, which is there in whole or not at all.
 async fn one(client: &mut ApiClient, to: &Path) -> Result<Shown> {
     let cluster = client.cluster.clone();
-    let part = to.join(format!("{cluster}.backup.part"));
+    let part = to.join(format!("{cluster}.{}.part", std::process::id()));
     let received = receive(client, &part).await;
     let finish = || -> Result<Shown> {
         let info = read(&part)?;
@@ -104,9 +104,10 @@ async fn one(client: &mut ApiClient, to: &Path) -> Result<Shown> {
             .map_err(|error| unwritten(to, &error))?;
         shown(&path, info)
     };
-    let finished = received.and_then(|()| finish());
+    received?;
+    let finished = finish();
     if finished.is_err() {
-        // There may be none.
+        // It may be under its own name by now.
         let _ = fs::remove_file(&part);
     }
     finished
@@ -114,13 +115,17 @@ async fn one(client: &mut ApiClient, to: &Path) -> Result<Shown> {
 
 async fn receive(client: &mut ApiClient, part: &Path) -> Result<()> {
     let mut options = OpenOptions::new();
-    let file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(part);
+    let file = options.write(true).create_new(true).mode(0o600).open(part);
     let mut file = file.map_err(|error| unwritten(part, &error))?;
+    let received = receive_into(client, &mut file, part).await;
+    if received.is_err() {
+        // Half of one is of no use.
+        let _ = fs::remove_file(part);
+    }
+    received
+}
+
+async fn receive_into(client: &mut ApiClient, file: &mut File, part: &Path) -> Result<()> {
     let mut progress = Progress::new(&client.cluster);
     let mut written = Ok(());
     let mut take = |piece: &[u8], length| {
@@ -231,7 +236,10 @@ fn time(info: &BackupInfo) -> Timestamp {
 }
 
 fn read(file: &Path) -> Result<BackupInfo> {
-    isthmus_control::read_backup(file).map_err(|error| bad_backup(file, &error))
+    isthmus_control::read_backup(file).map_err(|error| {
+        let what = format!("{} is no backup that can be used", file.display());
+        Failure::failed("bad-backup", what).caused_by(&error)
+    })
 }
 
 /// `isthmus control restore`.
@@ -243,7 +251,7 @@ pub(crate) fn restore(setting: &Setting, args: &RestoreArgs) -> Result<ExitCode>
         backup,
         store,
         replaced,
-        is_signed,
+        unsigned,
     } = restored;
     let text = match setting.format {
         Some(format) => {
@@ -253,17 +261,11 @@ pub(crate) fn restore(setting: &Setting, args: &RestoreArgs) -> Result<ExitCode>
                 "position": backup.position.0,
                 "store": store,
                 "replaced": replaced,
-                "signed": is_signed,
+                "unsigned": unsigned,
             });
             output::structured(&value, format)
         }
-        None => tell(
-            &backup,
-            &store,
-            replaced.as_deref(),
-            is_signed,
-            &args.config,
-        ),
+        None => tell(&backup, &store, replaced.as_deref(), unsigned.as_deref()),
     };
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -273,8 +275,7 @@ fn tell(
     backup: &BackupInfo,
     store: &Path,
     replaced: Option<&Path>,
-    is_signed: bool,
-    config: &Path,
+    unsigned: Option<&str>,
 ) -> String {
     let cluster = &backup.cluster;
     let (taken, position) = (time(backup), backup.position.0);
@@ -283,13 +284,11 @@ fn tell(
         format!("  store     {}", store.display()),
     ];
     if let Some(replaced) = replaced {
-        lines.push(format!("  replaced  {}", replaced.display()));
+        let replaced = replaced.display();
+        lines.push(format!("  replaced  {replaced}, which may be deleted"));
     }
-    if !is_signed {
-        let config = config.display();
-        lines.push(format!(
-            "Its key or its certificate is not there: `isthmus control init -c {config}` comes first."
-        ));
+    if let Some(unsigned) = unsigned {
+        lines.push(format!("It cannot start yet: {unsigned}"));
     }
     lines.push(format!(
         "Start its control plane: it learns from other clusters what it lacks. If it voted on config, it has lost\n\

@@ -102,11 +102,23 @@ fn cluster_row(cluster: &ClusterStatus) -> [String; 6] {
     [
         cluster.name.clone(),
         cluster.region.clone(),
-        contact(cluster.contact, cluster.age_ms),
+        format!(
+            "{}{}",
+            contact(cluster.contact, cluster.age_ms),
+            behind(cluster)
+        ),
         rtt,
         format!("{} %", cluster.traffic),
         format!("{healthy}/{}", cluster.gateways.len()),
     ]
+}
+
+fn behind(cluster: &ClusterStatus) -> String {
+    let Some(behind) = &cluster.behind else {
+        return String::new();
+    };
+    let seconds = behind.stuck_ms / 1000;
+    format!(", saves none of {} changes for {seconds} s", behind.changes)
 }
 
 /// What is known of the way to a cluster.

@@ -2,12 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use crate::name::LedgerName;
+
 /// A connection says something at least this often.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Silent for longer, a peer's knowledge is stale.
 pub const STALE_AFTER: Duration = Duration::from_secs(3);
 /// Silent for longer, a peer is lost and its connection is given up.
 pub const LOST_AFTER: Duration = Duration::from_secs(15);
+
+/// A peer that is heard and has saved nothing of what it lacks for so long needs somebody to look at it.
+pub const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// Whether a peer is heard. What it told stays known in every case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +33,16 @@ impl Contact {
             _ => Self::Live,
         }
     }
+}
+
+/// What a peer does not get on with, though it is connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behind {
+    pub ledger: LedgerName,
+    /// Changes of it that the peer has not said to have on disk.
+    pub changes: u64,
+    /// How long it has been so, with no progress.
+    pub stuck: Duration,
 }
 
 /// Round-trip time to a peer, measured by heartbeats.

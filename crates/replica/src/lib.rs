@@ -26,7 +26,7 @@ mod record;
 mod replica;
 mod session;
 
-pub use contact::{Contact, HEARTBEAT, LOST_AFTER, Rtt, STALE_AFTER};
+pub use contact::{Behind, Contact, HEARTBEAT, LOST_AFTER, Rtt, STALE_AFTER, STUCK_AFTER};
 pub use decision::{DecidedWrite, Decision, LedgerHead, OutOfOrder};
 pub use follower::{Follower, Skipped};
 pub use ledger::{Change, Expect, Ledger, MAX_TOMBSTONES, MAX_WRITE_BYTES, WriteError};

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use isthmus_model::ClusterName;
+use isthmus_model::{ClusterName, Position};
 
-use crate::contact::{HEARTBEAT, LOST_AFTER};
+use crate::contact::{Behind, HEARTBEAT, LOST_AFTER};
 use crate::ledger::{Changes, Ledger, Relation};
 use crate::message::{Content, Entry, Part, PeerMessage};
 use crate::name::{LedgerName, Mark};
@@ -50,6 +50,10 @@ pub(crate) struct Serving {
     pub(crate) follow: u64,
     /// Where the follower is when it has handled everything that was sent.
     mark: Mark,
+    /// What it has on disk, as it says.
+    saved: Mark,
+    /// Since when it has not saved more, though there is more.
+    stuck: Option<Instant>,
     sent: u64,
     acked: u64,
     checkpoint: Option<Checkpoint>,
@@ -91,6 +95,8 @@ impl Serving {
         Self {
             follow,
             mark: from,
+            saved: from,
+            stuck: None,
             sent: 0,
             acked: 0,
             checkpoint: None,
@@ -107,7 +113,41 @@ impl Serving {
     pub(crate) fn on_ack(&mut self, number: u64, saved: Mark, ledger: &Ledger) -> Option<Mark> {
         self.acked = self.acked.max(number.min(self.sent));
         let ours = saved <= self.mark && ledger.relation(saved) == Relation::Ours;
+        if ours && saved != self.saved {
+            self.saved = saved;
+            self.stuck = None;
+        }
         ours.then_some(saved)
+    }
+
+    /// Notices when the follower begins not to get on.
+    pub(crate) fn watch(&mut self, ledger: &Ledger, now: Instant) {
+        if self.lacks(ledger) {
+            self.stuck.get_or_insert(now);
+        } else {
+            self.stuck = None;
+        }
+    }
+
+    /// `None`: it gets on.
+    pub(crate) fn behind(&self, ledger: &Ledger, now: Instant) -> Option<Behind> {
+        let changes = ledger
+            .mark()
+            .position
+            .0
+            .saturating_sub(self.saved.position.0);
+        let stuck = now.saturating_duration_since(self.stuck?);
+        self.lacks(ledger).then(|| Behind {
+            ledger: ledger.name().clone(),
+            changes: changes.max(1), // Of another epoch it lacks all.
+            stuck,
+        })
+    }
+
+    /// Of a ledger in which nothing was ever written there is nothing to save.
+    fn lacks(&self, ledger: &Ledger) -> bool {
+        let ours = ledger.mark();
+        self.saved != ours && ours.position > Position(0)
     }
 
     /// The next piece, when there is something to say and room to say it.

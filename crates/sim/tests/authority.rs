@@ -145,6 +145,42 @@ fn what_a_restored_voter_had_promised_is_not_forgotten() {
 }
 
 #[test]
+fn a_founder_that_is_restored_from_when_it_was_alone_finds_those_who_vote_now() {
+    for seed in 0..20 {
+        let mut sim = founded(seed);
+        let old = sim.backup(0);
+        let id = sim.write(0, vote(Verb::Create, &CLUSTERS));
+        sim.run_for(Duration::from_secs(20));
+        assert_eq!(sim.answer(0, id).unwrap().0, 201);
+        accepted(&mut sim, 0, 1000);
+        sim.crash(0, false);
+        sim.restore(0, old);
+        sim.start(0);
+        sim.run_for(Duration::from_secs(2));
+        // What others have accepted is not to be void because nobody here has heard of it yet.
+        let position = sim.authority(0).unwrap().position;
+        let reset = sim.reset(0, 1, position);
+        assert_eq!(answered(&mut sim, 0, reset).0, 409, "seed {seed}");
+        sim.run_for(Duration::from_secs(20));
+        assert_eq!(port_at(&mut sim, 0), 1000, "seed {seed}");
+        accepted(&mut sim, 0, 2000);
+        assert!(
+            sim.authority(0).unwrap().reason.is_some(),
+            "it lost its vote"
+        );
+        for clusters in [&CLUSTERS[1..], &CLUSTERS] {
+            let id = sim.write(1, vote(Verb::Update, clusters));
+            assert_eq!(answered(&mut sim, 1, id).0, 200);
+            sim.run_for(Duration::from_secs(20));
+            assert_eq!(voters(&mut sim).len(), clusters.len(), "seed {seed}");
+        }
+        sim.crash(1, false);
+        sim.run_for(Duration::from_secs(1));
+        accepted(&mut sim, 0, 3000);
+    }
+}
+
+#[test]
 fn a_cluster_that_had_no_vote_may_get_one_after_its_restoration() {
     let mut sim = founded(1);
     sim.run_for(Duration::from_secs(5));
@@ -234,6 +270,40 @@ fn a_voter_whose_disk_is_full_says_nothing_and_the_others_go_on() {
         }
         let site = usize::try_from(sim.chance().below(3)).unwrap();
         accepted(&mut sim, site, 3000);
+    }
+}
+
+#[test]
+fn who_is_heard_and_saves_nothing_is_told_of() {
+    let mut sim = founded(1);
+    sim.run_for(Duration::from_secs(15));
+    let behind = |sim: &mut Sim, site: usize| {
+        let clusters = sim.status(site).unwrap().clusters;
+        let stuck = clusters
+            .into_iter()
+            .filter(|cluster| cluster.behind.is_some());
+        stuck.map(|cluster| cluster.name).collect::<Vec<_>>()
+    };
+    sim.set_full(2, true);
+    accepted(&mut sim, 0, 1000);
+    sim.run_for(Duration::from_secs(9));
+    assert_eq!(behind(&mut sim, 0), [""; 0], "it may get on yet");
+    sim.run_for(Duration::from_secs(3));
+    assert_eq!(behind(&mut sim, 0), ["ap-south"]);
+    assert_eq!(behind(&mut sim, 1), [""; 0], "it wrote nothing");
+    let clusters = sim.status(0).unwrap().clusters;
+    let behind_by = clusters.into_iter().find_map(|cluster| cluster.behind);
+    let behind_by = behind_by.unwrap();
+    assert!(
+        behind_by.changes >= 1 && behind_by.stuck_ms >= 10_000,
+        "{behind_by:?}"
+    );
+    sim.set_full(2, false);
+    sim.run_for(Duration::from_secs(5));
+    accepted(&mut sim, 0, 2000);
+    sim.run_for(Duration::from_secs(30));
+    for (site, cluster) in CLUSTERS.iter().enumerate() {
+        assert_eq!(behind(&mut sim, site), [""; 0], "{cluster}");
     }
 }
 

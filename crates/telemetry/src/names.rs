@@ -170,7 +170,91 @@ pub(crate) const BUILD_INFO: MetricName = MetricName {
     help: "Always 1; the version of this process stands in its label",
 };
 
-/// Every metric, in the order of the reference page.
+pub const CONFIG_POSITION: MetricName = MetricName {
+    name: "isthmus_config_position",
+    kind: MetricKind::Gauge,
+    labels: &[],
+    help: "Position of this cluster's copy of config",
+};
+
+pub const PROXIES_CONNECTED: MetricName = MetricName {
+    name: "isthmus_proxies_connected",
+    kind: MetricKind::Gauge,
+    labels: &[],
+    help: "Proxies and gateways with an open stream",
+};
+
+pub const RESOURCES_REJECTED: MetricName = MetricName {
+    name: "isthmus_resources_rejected",
+    kind: MetricKind::Gauge,
+    labels: &[],
+    help: "Resources that proxies and gateways reject, each counted for each of them",
+};
+
+pub const AUTHORITY_REACHABLE: MetricName = MetricName {
+    name: "isthmus_authority_reachable",
+    kind: MetricKind::Gauge,
+    labels: &[],
+    help: "1 when config can be written through this cluster",
+};
+
+pub const VOTE_LOST: MetricName = MetricName {
+    name: "isthmus_vote_lost",
+    kind: MetricKind::Gauge,
+    labels: &[],
+    help: "1 when this cluster has no vote on config any more though others may count on it",
+};
+
+pub const CLUSTER_CONTACT: MetricName = MetricName {
+    name: "isthmus_cluster_contact",
+    kind: MetricKind::Gauge,
+    labels: &["cluster", "state"],
+    help: "1 for the one state that another cluster is in: live, stale (silent for 3 s), lost (15 s), or never heard since the start",
+};
+
+pub const CLUSTER_SILENT: MetricName = MetricName {
+    name: "isthmus_cluster_silent_seconds",
+    kind: MetricKind::Gauge,
+    labels: &["cluster"],
+    help: "Seconds since another cluster was heard; not there when it was not heard since the start",
+};
+
+pub const CLUSTER_RTT: MetricName = MetricName {
+    name: "isthmus_cluster_rtt_seconds",
+    kind: MetricKind::Gauge,
+    labels: &["cluster"],
+    help: "Round trip to another cluster's control plane, smoothed",
+};
+
+pub const CLUSTER_BEHIND: MetricName = MetricName {
+    name: "isthmus_cluster_changes_behind",
+    kind: MetricKind::Gauge,
+    labels: &["cluster"],
+    help: "Changes that another cluster is told, and has saved none of for 10 s though it is heard; 0 while it gets on",
+};
+
+pub const CERTIFICATE_EXPIRY: MetricName = MetricName {
+    name: "isthmus_certificate_expiry_timestamp_seconds",
+    kind: MetricKind::Gauge,
+    labels: &["certificate"],
+    help: "When a certificate ends that this cluster lives by, in seconds since 1970: of its control plane (renewed by itself), of the cluster (signed anew with the mesh key), of the mesh's root",
+};
+
+/// Every metric of a control plane, in the order of the reference page.
+pub const CONTROL_METRICS: [MetricName; 10] = [
+    CONFIG_POSITION,
+    PROXIES_CONNECTED,
+    RESOURCES_REJECTED,
+    AUTHORITY_REACHABLE,
+    VOTE_LOST,
+    CLUSTER_CONTACT,
+    CLUSTER_SILENT,
+    CLUSTER_RTT,
+    CLUSTER_BEHIND,
+    CERTIFICATE_EXPIRY,
+];
+
+/// Every metric of a process that carries traffic, in the order of the reference page.
 pub const METRICS: [MetricName; 17] = [
     REQUESTS,
     REQUEST_DURATION,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{AccessRecord, METRICS, MetricKind, RefusalReason};
+use crate::{AccessRecord, CONTROL_METRICS, METRICS, MetricKind, MetricName, RefusalReason};
 
 const NOTE: &str =
     "<!-- Written from crate `telemetry` by `make reference`; edit it there. -->\n\n";
@@ -11,16 +11,24 @@ const NOTE: &str =
 pub fn metrics() -> String {
     let mut page = format!("# Metrics\n\n{NOTE}");
     page.push_str(
-        "Every proxy, gateway and control plane serves these in the OpenMetrics text format at \
+        "Every proxy, gateway and control plane serves its metrics in the OpenMetrics text format at \
          `http://<its address>:15020/metrics`.\n\n\
+         ## Proxies and gateways\n\n\
          `reporter` says which side of a call counted it: `source`, `destination` or `gateway`. \
          Services are `namespace/name`; what a side cannot know is `unknown`, and a host outside \
          the mesh `outside`. A process tells a \
          bounded number of label sets apart; the rest are counted as `other`, and how many that \
-         were in `isthmus_label_overflow_total`.\n\n\
-         | metric | type | labels | meaning |\n|---|---|---|---|\n",
+         were in `isthmus_label_overflow_total`.\n\n",
     );
-    for metric in METRICS {
+    metric_table(&mut page, &METRICS);
+    page.push_str("\n## Control planes\n\nOf the cluster that answers, and of the others as it sees them.\n\n");
+    metric_table(&mut page, &CONTROL_METRICS);
+    page
+}
+
+fn metric_table(page: &mut String, metrics: &[MetricName]) {
+    page.push_str("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    for metric in metrics {
         let kind = match metric.kind {
             MetricKind::Counter => "counter",
             MetricKind::Gauge => "gauge",
@@ -28,12 +36,8 @@ pub fn metrics() -> String {
         };
         let labels: Vec<String> = metric.labels.iter().map(|l| format!("`{l}`")).collect();
         let (name, labels, help) = (metric.name, labels.join(", "), metric.help);
-        row(
-            &mut page,
-            format_args!("`{name}` | {kind} | {labels} | {help}"),
-        );
+        row(page, format_args!("`{name}` | {kind} | {labels} | {help}"));
     }
-    page
 }
 
 /// `docs/reference/access-log.md`.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -10,16 +10,23 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use isthmus_api::Failure;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Api, Refusal, Shared, respond};
-use crate::backup;
+use super::{Refusal, Shared, respond};
+use crate::backup::{self, BackupError};
+use crate::config::Config;
 use crate::core::{Answer, Backup, Request};
 
 /// Read at once, and how many such pieces wait for a client that is slow.
 const PIECE: usize = 256 * 1024;
 const PIECES: usize = 4;
+/// How long a client may take none of them.
+const STALL: Duration = Duration::from_secs(30);
+/// In the directory of the store, while one is made.
+const FILE: &str = "backup.redb";
 
 pub(super) async fn backup(State(api): Shared) -> Result<Response, Refusal> {
     // They would take each other's place on the disk.
@@ -30,16 +37,15 @@ pub(super) async fn backup(State(api): Shared) -> Result<Response, Refusal> {
         Answer::Backup(taken) => taken,
         other => return Ok(respond(other)),
     };
-    let made = tokio::task::spawn_blocking(move || {
-        let made = make(&api, &taken);
-        drop(one);
-        made
-    });
+    let made = tokio::task::spawn_blocking(move || make(&api.config, &taken));
     let failed = |error: String| Failure::internal(format!("no backup could be made: {error}"));
     let made = made.await.map_err(|error| failed(error.to_string()))?;
     let (file, length) = made.map_err(|error| failed(error.to_string()))?;
     let (pieces, body) = mpsc::channel(PIECES);
-    tokio::task::spawn_blocking(move || send(file, &pieces));
+    tokio::task::spawn_blocking(move || {
+        send(file, &pieces);
+        drop(one);
+    });
     let headers = [
         (CONTENT_TYPE, "application/octet-stream".to_owned()),
         (CONTENT_LENGTH, length.to_string()),
@@ -49,24 +55,33 @@ pub(super) async fn backup(State(api): Shared) -> Result<Response, Refusal> {
 }
 
 /// The file, of which nothing is left when it is closed, and its length.
-fn make(api: &Arc<Api>, taken: &Backup) -> Result<(File, u64), backup::BackupError> {
-    let path = api.config.data.join("backup.redb");
-    backup::write(&api.config, taken, &path)?;
+fn make(config: &Config, taken: &Backup) -> Result<(File, u64), BackupError> {
+    let path = config.data.join(FILE);
+    backup::write(config, taken, &path)?;
     let open = || -> io::Result<(File, u64)> {
         let file = File::open(&path)?;
         fs::remove_file(&path)?;
         let length = file.metadata()?.len();
         Ok((file, length))
     };
-    open().map_err(|source| backup::BackupError::File {
+    open().map_err(|source| BackupError::File {
         act: "read",
         path: path.clone(),
         source,
     })
 }
 
+/// Takes away what an earlier process may have left in the middle of one.
+pub(crate) fn sweep(config: &Config) {
+    for name in [FILE.to_owned(), format!("{FILE}.anew")] {
+        // Mostly there is none.
+        let _ = fs::remove_file(config.data.join(name));
+    }
+}
+
 /// Gives the file away piece by piece, until it is at its end or nobody wants more.
 fn send(mut file: File, pieces: &mpsc::Sender<io::Result<Bytes>>) {
+    let runtime = Handle::current();
     loop {
         let mut piece = vec![0; PIECE];
         let piece = match file.read(&mut piece) {
@@ -78,7 +93,8 @@ fn send(mut file: File, pieces: &mpsc::Sender<io::Result<Bytes>>) {
             Err(error) => Err(error),
         };
         let is_last = piece.is_err();
-        if pieces.blocking_send(piece).is_err() || is_last {
+        let sent = runtime.block_on(timeout(STALL, pieces.send(piece)));
+        if !matches!(sent, Ok(Ok(()))) || is_last {
             return;
         }
     }

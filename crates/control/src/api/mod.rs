@@ -3,7 +3,7 @@
 //! Turns requests into questions to the core and answers into HTTP. Who asks is the name of the
 //! bearer token; without one nothing is answered but health.
 
-mod backup;
+pub(crate) mod backup;
 mod explain;
 mod resources;
 mod views;

@@ -30,6 +30,8 @@ const DATA_KEY: &[u8] = b"isthmus data key";
 /// Files of the directory.
 pub(crate) const STORE: &str = "store.redb";
 pub(crate) const SEALED_CLUSTER_KEY: &str = "cluster.key.sealed";
+/// The table by which a backup says what it is of. Nothing in it is sealed, and no store needs it.
+pub(crate) const BACKUP_HEADER: &str = "backup";
 pub(crate) const DATA_KEY_FILE: &str = "data.key";
 
 /// By what a control plane seals what it keeps.

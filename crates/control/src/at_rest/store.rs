@@ -12,10 +12,8 @@ use bytes::Bytes;
 use isthmus_identity::{open, seal};
 use isthmus_world::{Batch, Pair, RedbStore, Store, StoreError, StoreImage, Table};
 
-use super::{AtRestError, DataKey};
+use super::{AtRestError, BACKUP_HEADER, DataKey};
 
-/// The name of no table.
-const NOTHING: &str = "";
 /// The keys of values, each sealed by the data key, by their numbers.
 const KEYS: Table = Table::new("value-keys");
 /// The first byte of a sealed value. Whatever changes its form changes this.
@@ -258,7 +256,7 @@ pub(super) fn open_store(
     };
     tracing::info!("sealing all that is in {}", path.display());
     let image = store.image(&Batch::new())?;
-    seal_anew(&*image, path, key, before.as_ref(), NOTHING)?;
+    seal_anew(&*image, path, key, before.as_ref(), BACKUP_HEADER)?;
     drop((image, store));
     let store = RedbStore::open(path)?;
     let known = known(&store, key)?.ok_or_else(foreign)?;

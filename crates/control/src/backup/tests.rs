@@ -90,7 +90,10 @@ fn what_was_saved_is_restored_whoever_sealed_it() {
             ..config(home, "west", to)
         };
         let restored = restore(&config, &path, false).unwrap();
-        assert_eq!((restored.replaced, restored.is_signed), (None, false));
+        assert_eq!(
+            (restored.replaced, restored.unsigned.is_some()),
+            (None, true)
+        );
         let found = store(&config);
         let value = found.read(TABLE, b"a").unwrap();
         assert_eq!(value.as_deref(), Some(&b"a secret"[..]), "{from} to {to}");
@@ -164,6 +167,25 @@ fn what_does_not_fit_is_refused_and_nothing_is_changed() {
 }
 
 #[test]
+fn one_that_was_copied_by_hand_is_a_store_like_any_other() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let west = config(home, "west", "a");
+    let path = backed_up(home, &west);
+    fs::copy(&path, west.store()).unwrap();
+    let again = backed_up(home, &west);
+    assert!(read_backup(&again).is_ok());
+    fs::copy(&again, west.store()).unwrap();
+    // Everything is sealed anew.
+    let west = Config {
+        at_rest: config(home, "west", "ba").at_rest,
+        ..west
+    };
+    let found = store(&west).read(TABLE, b"a").unwrap();
+    assert_eq!(found.as_deref(), Some(&b"a secret"[..]));
+}
+
+#[test]
 fn a_backup_that_was_changed_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let path = backed_up(home.path(), &config(home.path(), "west", ""));
@@ -213,5 +235,5 @@ fn a_cluster_that_is_signed_in_is_said_to_be() {
         .sign_cluster(&request, &west.cluster, now, lifetime)
         .unwrap();
     fs::write(made.certificate, chain.to_pem()).unwrap();
-    assert!(restore(&west, &path, false).unwrap().is_signed);
+    assert_eq!(restore(&west, &path, false).unwrap().unsigned, None);
 }

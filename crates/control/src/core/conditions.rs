@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use isthmus_manifest::{Finding, Severity, check_references};
-use isthmus_model::{Position, ResourceKey};
+use isthmus_model::{Kind, Position, ResourceKey};
 use isthmus_world::Store;
 use serde_json::{Value, json};
 
@@ -30,6 +30,9 @@ impl<S: Store> Core<S> {
         if !appearances.is_empty() {
             let programmed = self.publishing.programmed(&appearances);
             conditions.push(self.programmed(stored, &programmed));
+        }
+        if key.kind == Kind::Cluster && key.name.as_str() == self.settings.cluster.as_str() {
+            conditions.push(self.certified(stored));
         }
         Some(Value::Array(conditions))
     }
@@ -110,6 +113,34 @@ impl<S: Store> Core<S> {
             (true, false) => "Pending",
         };
         condition(stored, "Programmed", using == wanting, reason, &message)
+    }
+}
+
+impl<S: Store> Core<S> {
+    /// Only a cluster itself knows by which certificates it lives.
+    fn certified(&self, stored: &Stored) -> Value {
+        let certificates = self.certificate_status(self.now.wall);
+        let ending = certificates
+            .iter()
+            .filter(|certificate| certificate.ends_soon);
+        let ending: Vec<_> = ending
+            .map(|certificate| {
+                let ends = rfc3339(certificate.not_after.saturating_mul(1000));
+                format!("that of the {} ends at {ends}", certificate.name)
+            })
+            .collect();
+        let (reason, message) = if ending.is_empty() {
+            ("Lasting", "none of its certificates ends soon".to_owned())
+        } else {
+            ("EndsSoon", ending.join("; "))
+        };
+        condition(
+            stored,
+            "CertificatesLast",
+            ending.is_empty(),
+            reason,
+            &message,
+        )
     }
 }
 

@@ -14,6 +14,7 @@ mod config;
 mod dial;
 mod entries;
 mod history;
+mod lagging;
 mod members;
 mod objects;
 mod peers;
@@ -48,6 +49,7 @@ pub(crate) use config::kinds;
 pub use dial::Target;
 pub use history::HistoryQuery;
 pub use isthmus_replica::SessionId as PeerSessionId;
+pub use lagging::OwnCertificate;
 pub(crate) use read::selection;
 pub use restored::mark_backup;
 pub use watch::{Selection, WatchEvent};
@@ -147,6 +149,8 @@ pub enum Event {
     DialFailed {
         target: Target,
     },
+    /// This cluster lives by these from now on.
+    Certificates(Vec<OwnCertificate>),
     /// Time has passed.
     Tick,
 }
@@ -265,6 +269,11 @@ pub enum Notice {
         cluster: ClusterName,
         reason: String,
     },
+    /// Another cluster is heard and saves nothing of what it is told, or does so again.
+    Behind {
+        cluster: ClusterName,
+        is_stuck: bool,
+    },
     /// This control plane has started from a backup.
     Restored {
         taken: String,
@@ -304,6 +313,9 @@ pub struct Core<S> {
     revoked: Revoked,
     publishing: Publishing,
     watches: Watches,
+    certificates: Vec<OwnCertificate>,
+    /// Clusters that are heard and do not get on, as was told of last.
+    stuck: BTreeSet<ClusterName>,
     /// Writes of our own tables that are not saved.
     pending: Batch,
     /// Changes of config that are safe in their ledger, on their way to where they stay for good.
@@ -357,6 +369,7 @@ impl<S: Store> Core<S> {
                 self.dialling
                     .on_ended(&target, false, now.monotonic, chance);
             }
+            Event::Certificates(certificates) => self.certificates = certificates,
             Event::Tick => self.on_tick(now),
         }
     }
@@ -371,7 +384,7 @@ impl<S: Store> Core<S> {
             Request::Reset(request) => self.on_reset(ReplyTo::Request(id), &request, now),
             Request::History(query) => self.on_history(id, &query),
             Request::Status => {
-                let view = self.status(now.monotonic);
+                let view = self.status(now);
                 self.answer(id, Answer::view(&view));
             }
             Request::Backup => self.on_backup(id, now),
@@ -427,6 +440,7 @@ impl<S: Store> Core<S> {
         self.perform(outputs);
         self.on_authority_tick(now.monotonic);
         self.refresh_contacts(now.monotonic);
+        self.watch_followers(now.monotonic);
         self.on_question_timeouts(now.monotonic);
         self.dial(now.monotonic);
         if self.next_bookmark <= now.monotonic {

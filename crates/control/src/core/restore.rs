@@ -84,6 +84,8 @@ impl<S: Store> Core<S> {
             revoked,
             publishing: Publishing::default(),
             watches: Watches::default(),
+            certificates: Vec::new(),
+            stuck: BTreeSet::new(),
             pending,
             unarchived: Batch::new(),
             touched: Touched::default(),

@@ -7,12 +7,14 @@
 use std::time::SystemTime;
 
 use isthmus_api::Failure;
-use isthmus_replica::LedgerName;
+use isthmus_model::Position;
+use isthmus_replica::{Epoch, Follower, Ledger, LedgerName, Mark};
 use isthmus_wire::proto;
 use isthmus_world::{Batch, Store, Table};
 use serde::{Deserialize, Serialize};
 
 use super::answer::Backup;
+use super::tokens::Tokens;
 use super::{Action, Answer, Core, Notice, Now, PeerSessionId, RequestId};
 use crate::authority::{Broken, Group};
 use crate::open_error::OpenError;
@@ -24,12 +26,10 @@ const KEY: &[u8] = b"backup";
 const FORMAT: u8 = 1;
 
 /// This store came from a backup, and it is not known yet that no promise was lost with that.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Restored {
     /// Milliseconds since 1970.
     taken: u64,
-    /// Who is of the authority said since then that this cluster is not.
-    is_out: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -48,16 +48,15 @@ impl Restored {
         let record = OpenError::check_format(TABLE, FORMAT, &record)?;
         let Record { taken } =
             serde_json::from_slice(record).map_err(|_| OpenError::damaged(TABLE))?;
-        let is_out = false;
-        Ok(Some(Self { taken, is_out }))
+        Ok(Some(Self { taken }))
     }
 
-    fn taken(&self) -> String {
+    fn taken(self) -> String {
         rfc3339(self.taken)
     }
 
     /// What a member of the authority says that started so.
-    pub(super) fn broken(&self) -> Broken {
+    pub(super) fn broken(self) -> Broken {
         Broken::Restored(self.taken())
     }
 }
@@ -78,16 +77,24 @@ impl<S: Store> Core<S> {
     pub(super) fn on_backup(&mut self, id: RequestId, now: Now) {
         let taken = now.wall;
         let mut more = mark_backup(taken);
-        self.tokens.leave_out_unused(&mut more);
-        let answer = match self.store.image(&more) {
+        let image = Tokens::leave_out_unused(&self.store, &mut more)
+            .and_then(|()| Ok(self.store.image(&more)?));
+        let answer = match image {
             Ok(image) => Answer::Backup(Backup {
                 image: image.into(),
-                position: self.position(),
+                position: self.saved_position(),
                 taken,
             }),
             Err(error) => Failure::internal(error.to_string()).into(),
         };
         self.answer(id, answer);
+    }
+
+    fn saved_position(&self) -> Position {
+        let config = LedgerName::Config;
+        let ledger = self.replica.ledger(&config).map(Ledger::mark);
+        let copy = || self.replica.copy(&config).map(Follower::saved_mark);
+        ledger.or_else(copy).unwrap_or_default().position
     }
 
     /// Starts from a backup, when everything else is loaded.
@@ -96,31 +103,29 @@ impl<S: Store> Core<S> {
         self.actions
             .push(Action::Notice(Notice::Restored { taken }));
         self.authority.restored = Some(restored);
+        self.replica.set_unsure(true);
     }
 
-    /// Somebody of the authority says who is.
-    pub(super) fn hear_members<'a>(&mut self, mut members: impl Iterator<Item = &'a str>) {
-        if let Some(restored) = &mut self.authority.restored {
-            let own = self.settings.cluster.as_str();
-            restored.is_out = !members.any(|member| member == own);
-        }
-    }
-
-    /// One that decides itself has greeted.
+    /// One that decides itself has greeted. What it says of the authority counts unless this cluster knows better.
     pub(super) fn hear_hello(&mut self, session: PeerSessionId, hello: &proto::PeerHello) {
         let from = self.peers.cluster_of(session);
         let is_of_it = from.is_some_and(|from| self.authority.clusters().contains(from));
-        let config = LedgerName::Config.to_string();
-        if is_of_it && hello.offers.contains(&config) {
+        let decides = hello.offers.contains(&LedgerName::Config.to_string());
+        let at = hello.authority_at.unwrap_or_default();
+        let at = Mark {
+            epoch: Epoch(at.epoch),
+            position: Position(at.position),
+        };
+        if is_of_it && decides && at >= self.replica.authority_mark() && !self.is_overruled(at) {
             self.hear_members(hello.authority.iter().map(String::as_str));
         }
     }
 
-    /// A cluster that is not of the authority has promised nothing.
-    pub(super) fn settle_restored(&mut self) {
-        let is_out = |restored: &Restored| restored.is_out;
-        if self.authority.group().is_none() && self.authority.restored.as_ref().is_some_and(is_out)
-        {
+    /// Somebody of the authority says who is. A cluster that is not has promised nothing.
+    pub(super) fn hear_members<'a>(&mut self, mut members: impl Iterator<Item = &'a str>) {
+        let own = self.settings.cluster.as_str();
+        if self.authority.restored.is_some() && !members.any(|member| member == own) {
+            self.leave_group();
             self.forget_restored();
         }
     }
@@ -128,6 +133,7 @@ impl<S: Store> Core<S> {
     /// What it promised before does not count any more.
     pub(super) fn forget_restored(&mut self) {
         if self.authority.restored.take().is_some() {
+            self.replica.set_unsure(false);
             self.pending.delete(TABLE, KEY);
         }
     }

@@ -88,11 +88,15 @@ impl Tokens {
         }
     }
 
-    /// Deletes those that nobody has used yet.
-    pub(super) fn leave_out_unused(&self, batch: &mut Batch) {
-        for (id, _) in self.0.iter().filter(|(_, record)| record.used.is_none()) {
+    /// Deletes those that nobody has used yet, as the store has it.
+    ///
+    /// Errors: as of `load`.
+    pub(super) fn leave_out_unused(store: &impl Store, batch: &mut Batch) -> Result<(), OpenError> {
+        let Self(saved) = Self::load(store)?;
+        for (id, _) in saved.iter().filter(|(_, record)| record.used.is_none()) {
             batch.delete(TABLE, Bytes::copy_from_slice(&id.0));
         }
+        Ok(())
     }
 
     pub(super) fn on_timeout(&mut self, now: SystemTime, batch: &mut Batch) {

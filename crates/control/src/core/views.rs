@@ -9,12 +9,13 @@ use isthmus_api::{
 use isthmus_model::{Cluster, ClusterName};
 use isthmus_world::Store;
 
-use super::Core;
 use super::publishing::ProxySession;
+use super::{Core, Now};
 use crate::authority::Group;
 
 impl<S: Store> Core<S> {
-    pub(super) fn status(&self, now: Instant) -> StatusView {
+    pub(super) fn status(&self, at: Now) -> StatusView {
+        let now = at.monotonic;
         let group = self.authority.group();
         let leads = group.is_some_and(Group::leads);
         let way = self.way_to_authority(now);
@@ -57,6 +58,7 @@ impl<S: Store> Core<S> {
                 .map(|name| self.service_status(name))
                 .collect(),
             proxies,
+            certificates: self.certificate_status(at.wall),
         }
     }
 
@@ -72,6 +74,7 @@ impl<S: Store> Core<S> {
             age_ms,
             rtt_ms: rtt.map(|rtt| rtt.smoothed.as_secs_f64() * 1000.0),
             traffic: cluster.traffic,
+            behind: self.behind_status(&cluster.name, now),
             gateways: gateways
                 .map(|gateway| GatewayStatus {
                     name: gateway.name.clone(),

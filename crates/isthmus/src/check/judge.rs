@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use isthmus_api::{ClusterStatus, Contact, ServiceStatus, StatusView};
+use isthmus_identity::{Validity, ends_soon};
 use serde_json::Value;
 
 use super::finding::{Code, Finding};
@@ -20,20 +21,13 @@ pub(super) struct Answered {
     pub(super) certificates: Vec<Validity>,
 }
 
-/// From when and until when a certificate is valid.
-pub(super) type Validity = (SystemTime, SystemTime);
-
-/// A certificate is worth a word when less than this part of its life is left, or less than
-/// [`SOON`], whichever is later.
-const LAST_PART: u32 = 5;
-const SOON: Duration = Duration::from_hours(60 * 24);
-
 /// All findings, in no order; some are said by several clusters.
 pub(super) fn judge(answers: &[Answered], now: SystemTime) -> Vec<Finding> {
     let mut findings = Vec::new();
     for answered in answers {
         let view = &answered.view;
         findings.extend(view.clusters.iter().filter_map(|of| contact(view, of)));
+        findings.extend(view.clusters.iter().filter_map(|of| behind(view, of)));
         findings.extend(authority(view));
         findings.extend(vote(view));
         findings.extend(proxies(view));
@@ -69,6 +63,25 @@ fn contact(view: &StatusView, of: &ClusterStatus) -> Option<Finding> {
     })
 }
 
+fn behind(view: &StatusView, of: &ClusterStatus) -> Option<Finding> {
+    let behind = of.behind.as_ref()?;
+    let stuck = Duration::from_millis(behind.stuck_ms).as_secs();
+    Some(Finding {
+        code: Code::ClusterBehind,
+        subject: format!("cluster {}", of.name),
+        clusters: vec![view.cluster.clone()],
+        what: "it is heard, and saves nothing of what it is told".to_owned(),
+        causes: vec![format!(
+            "the control plane of {} says: {} changes of {} for {stuck} s",
+            view.cluster, behind.changes, behind.ledger
+        )],
+        fix: format!(
+            "look at its disk, and see `isthmus logs {}/control`",
+            of.name
+        ),
+    })
+}
+
 fn authority(view: &StatusView) -> Option<Finding> {
     if view.authority.reachable {
         return None;
@@ -99,7 +112,8 @@ fn vote(view: &StatusView) -> Option<Finding> {
         what: "it has no vote on config any more, and others may count on it".to_owned(),
         causes: vec![lost],
         fix: format!(
-            "`isthmus authority remove {cluster}` and `isthmus authority add {cluster}` give it a new one"
+            "`isthmus authority remove {cluster}` and `isthmus authority add {cluster}` give it a new one; if nobody \
+             else votes, `isthmus authority reset --cluster {cluster} --accept-loss` does"
         ),
     })
 }
@@ -158,7 +172,7 @@ fn certificates(answered: &Answered, now: SystemTime) -> Vec<Finding> {
     let ending = |((subject, what, fix), (from, until)): ((String, &str, String), &Validity)| {
         let life = until.duration_since(*from).unwrap_or_default();
         let left = until.duration_since(now).unwrap_or_default();
-        (left < SOON.min(life / LAST_PART)).then(|| Finding {
+        ends_soon((*from, *until), now).then(|| Finding {
             code: Code::CertificateExpiring,
             subject,
             clusters: Vec::new(),
@@ -347,6 +361,8 @@ mod tests {
     use serde_json::json;
 
     use super::super::finding::merged;
+    use isthmus_api::BehindStatus;
+
     use super::*;
 
     const DAY: Duration = Duration::from_hours(24);
@@ -410,7 +426,7 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_found_once() {
         type Break = fn(&mut Answered);
-        let cases: [(Break, &[&str]); 13] = [
+        let cases: [(Break, &[&str]); 14] = [
             (
                 |a| a.view.clusters[1].contact = Contact::Lost,
                 &["cluster-lost cluster b (a)"],
@@ -418,6 +434,16 @@ mod tests {
             (
                 |a| a.view.clusters[1].contact = Contact::Stale,
                 &["cluster-stale cluster b (a)"],
+            ),
+            (
+                |a| {
+                    a.view.clusters[1].behind = Some(BehindStatus {
+                        ledger: "facts/a".to_owned(),
+                        changes: 7,
+                        stuck_ms: 12_000,
+                    });
+                },
+                &["cluster-behind cluster b (a)"],
             ),
             (
                 |a| a.view.authority.reachable = false,

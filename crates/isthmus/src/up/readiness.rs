@@ -142,6 +142,7 @@ pub(crate) mod tests {
             },
             age_ms: Some(0),
             rtt_ms: None,
+            behind: None,
             traffic: isthmus_model::ALL_TRAFFIC,
             gateways: (0..each.gateways)
                 .map(|index| GatewayStatus {
@@ -175,6 +176,7 @@ pub(crate) mod tests {
                 lost_vote: None,
                 reachable: true,
             },
+            certificates: Vec::new(),
             clusters: plan.clusters.iter().map(cluster).collect(),
             services: vec![service("shop/frontend", 2), service("shop/payment", 2)],
             proxies: own

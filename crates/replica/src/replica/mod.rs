@@ -9,7 +9,7 @@ use bytes::Bytes;
 use isthmus_model::{ClusterName, Position};
 use isthmus_world::{Batch as StoreBatch, Chance, SeededChance, Store};
 
-use crate::contact::{Contact, HEARTBEAT, Peer, Rtt};
+use crate::contact::{Behind, Contact, HEARTBEAT, Peer, Rtt};
 use crate::follower::{Follower, Skipped};
 use crate::ledger::{Change, Ledger, SavedTo, WriteError};
 use crate::message::{Content, PeerMessage};
@@ -27,6 +27,8 @@ pub struct Replica {
     authority: BTreeSet<ClusterName>,
     /// This cluster's word on shared ledgers is the authority's: what others have beyond it is foreign.
     leads: bool,
+    /// What this cluster knows of who writes shared ledgers may be old: whoever writes them is believed.
+    unsure: bool,
     ledgers: BTreeMap<LedgerName, Ledger>,
     copies: BTreeMap<LedgerName, Follower>,
     sessions: BTreeMap<SessionId, Session>,
@@ -55,6 +57,7 @@ impl Replica {
             cluster,
             authority,
             leads: false,
+            unsure: false,
             ledgers: BTreeMap::new(),
             copies: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -270,8 +273,9 @@ impl Replica {
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.shares = !authority.is_empty();
                 }
+                let writes = offers.contains(&LedgerName::Config);
                 self.on_hello(id, &peer, &cluster, offers, &mut outputs);
-                self.on_authority(&peer, authority, at, &mut outputs);
+                self.on_authority(&peer, writes, authority, at, &mut outputs);
             }
             _ if !greeted => self.close(id, CloseReason::NoHello, &mut outputs),
             PeerMessage::Follow {
@@ -321,10 +325,28 @@ impl Replica {
         for id in silent {
             self.close(id, CloseReason::Silent, &mut outputs);
         }
+        for session in self.sessions.values_mut() {
+            for (name, serving) in &mut session.serving {
+                if let Some(ledger) = self.ledgers.get(name) {
+                    serving.watch(ledger, now);
+                }
+            }
+        }
         for (name, peer) in &mut self.peers {
             tell_contact(name, peer, now, &mut outputs);
         }
         outputs
+    }
+
+    /// What the peer, which is connected, has not got on with for longest; `None`: it has all that is
+    /// written here, or gets on.
+    pub fn behind(&self, peer: &ClusterName, now: Instant) -> Option<Behind> {
+        let sessions = self.sessions.values();
+        let serving = sessions.filter(|session| session.peer == *peer);
+        serving
+            .flat_map(|session| &session.serving)
+            .filter_map(|(name, serving)| serving.behind(self.ledgers.get(name)?, now))
+            .max_by_key(|behind| behind.stuck)
     }
 
     /// When `on_tick` is due.
@@ -347,6 +369,8 @@ impl Replica {
         }
         if let Some(session) = self.sessions.get_mut(&id) {
             session.greeted = true;
+            // What it writes itself from now on it does not follow any more.
+            session.serving.retain(|name, _| !offers.contains(name));
             session.offered = offers;
         }
         // Both may have dialled at once. The one whose name sorts first decides, so that not both

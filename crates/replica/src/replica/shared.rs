@@ -205,6 +205,12 @@ impl Replica {
         }
     }
 
+    /// What this cluster knows of the authority may be older than what it knew before: it believes any peer that writes
+    /// shared ledgers and knows more.
+    pub fn set_unsure(&mut self, unsure: bool) {
+        self.unsure = unsure;
+    }
+
     /// Tells all peers anew what is written here.
     pub fn announce(&self) -> Vec<Output> {
         let sessions = self.sessions.keys();
@@ -234,6 +240,7 @@ impl Replica {
     pub(super) fn on_authority(
         &mut self,
         peer: &ClusterName,
+        writes: bool,
         authority: BTreeSet<ClusterName>,
         at: Mark,
         outputs: &mut Vec<Output>,
@@ -242,7 +249,7 @@ impl Replica {
         // Whoever decides alone and has decided nothing yet may have lost its store.
         let config = self.ledgers.get(&LedgerName::Config);
         let is_blank = config.is_some_and(|config| config.mark().position == Position(0));
-        let is_believed = self.authority.contains(peer) || is_blank;
+        let is_believed = self.authority.contains(peer) || is_blank || (self.unsure && writes);
         if is_news && is_believed && self.authority != authority {
             let clusters = authority;
             outputs.push(Output::Authority { clusters, at });

@@ -228,6 +228,9 @@ impl Weather {
             what: "everything is mended".to_owned(),
         });
         self.heal();
+        if let Some(site) = self.witness.restored() {
+            self.give_vote(site)?;
+        }
         self.witness.look(&mut self.sim, steps)?;
         self.write_in_calm(steps)?;
         self.witness.look_back(&mut self.sim, &self.truth)
@@ -437,13 +440,10 @@ impl Weather {
             self.start(site);
         }
         self.sim.run_for(CALM);
-        if let (Some(_), None) = (self.loss.rounds, &self.loss.kept) {
-            self.give_vote(self.loss.site);
-        }
     }
 
-    /// Who was restored gets a new vote. One that was not loses nothing by that.
-    fn give_vote(&mut self, site: usize) {
+    /// Who was restored gets a new vote.
+    fn give_vote(&mut self, site: usize) -> Result<(), Broken> {
         let all = &CLUSTERS[..self.clusters];
         let others: Vec<_> = all
             .iter()
@@ -451,9 +451,15 @@ impl Weather {
             .filter(|name| *name != CLUSTERS[site])
             .collect();
         for voters in [&others[..], all] {
-            self.sim.write(0, vote(Verb::Update, voters));
+            let id = self.sim.write(0, vote(Verb::Update, voters));
             self.sim.run_for(CALM / 3);
+            let answer = self.sim.answer(0, id);
+            if !matches!(answer, Some((200, _))) {
+                let what = format!("who is to vote was answered with {answer:?}");
+                return Err(Broken::new(Invariant::Accepts, what));
+            }
         }
+        self.witness.on_new_vote(&mut self.sim, site)
     }
 
     /// Every cluster is asked for a change when all is well.

@@ -138,6 +138,20 @@ impl Witness {
         self.restored = Some(site);
     }
 
+    pub(super) fn restored(&self) -> Option<usize> {
+        self.restored
+    }
+
+    /// It was removed from those who vote, and added again.
+    pub(super) fn on_new_vote(&mut self, sim: &mut Sim, site: usize) -> Result<(), Broken> {
+        let view = sim.authority(site);
+        let reason = view.and_then(|view| view.reason);
+        self.check(Invariant::KeepsVote, reason.is_none(), || {
+            let (cluster, reason) = (CLUSTERS[site], reason.unwrap_or_default());
+            format!("{cluster} got a new vote, and says: {reason}")
+        })
+    }
+
     /// It starts with what it could save.
     pub(super) fn on_start(&mut self, site: usize, is_full: bool) {
         if let Some(before) = self.full.get(&site) {
@@ -200,6 +214,14 @@ impl Witness {
             self.check(Invariant::Agreement, same, || {
                 let (found, first) = (essence(&found), essence(&services));
                 format!("{cluster} has {found:?}, {} {first:?}", CLUSTERS[0])
+            })?;
+        }
+        for (site, cluster) in self.clusters() {
+            let clusters = sim.status(site).map(|status| status.clusters);
+            let mut behind = clusters.into_iter().flatten();
+            let behind = behind.find_map(|other| Some((other.behind?, other.name)));
+            self.check(Invariant::Agreement, behind.is_none(), || {
+                format!("{cluster} waits for another one to save what it is told: {behind:?}")
             })?;
         }
         self.look_at_voters(sim)?;

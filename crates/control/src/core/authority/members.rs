@@ -137,7 +137,6 @@ impl<S: Store> Core<S> {
             group.on_tick();
         }
         self.notice_dismissal();
-        self.settle_restored();
         self.take_back(&[]);
         self.tend_members();
         self.finish_transfers(now);

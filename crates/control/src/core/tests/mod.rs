@@ -2,6 +2,7 @@
 
 mod charter;
 mod history;
+mod lagging;
 mod others;
 mod proxies;
 mod reset;

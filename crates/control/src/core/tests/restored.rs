@@ -22,7 +22,7 @@ fn backup(machine: &mut Machine) -> VirtualStore {
     assert_eq!(backup.position, machine.core.position());
     let mut disk = machine.disk.backup();
     let mut batch = mark_backup(backup.taken);
-    machine.core.tokens.leave_out_unused(&mut batch);
+    Tokens::leave_out_unused(&machine.disk, &mut batch).unwrap();
     disk.commit(&batch).unwrap();
     for table in [
         tokens_table(),
@@ -138,6 +138,32 @@ fn tokens_that_nobody_had_used_are_void() {
     assert!(enroll(&mut west, 1));
     let disk = backup(&mut west);
     assert!(enroll(&mut west, 2), "after the backup");
+    let last = RequestId(100);
+    for (id, request) in [
+        (RequestId(99), Request::AddToken(record(3))),
+        (last, Request::Backup),
+    ] {
+        let now = west.now();
+        west.core.on(Event::Request { id, request }, now);
+    }
+    west.out.extend(west.core.flush());
+    let image = west.out.iter().find_map(|action| match action {
+        Action::Answer {
+            id,
+            answer: Answer::Backup(backup),
+        } if *id == last => Some(&backup.image),
+        _ => None,
+    });
+    let mut ids = Vec::new();
+    let mut take = |id: &[u8], _: &[u8]| {
+        ids.push(id[0]);
+        Ok(())
+    };
+    image
+        .unwrap()
+        .each(tokens_table().name(), &mut take)
+        .unwrap();
+    assert_eq!(ids, [1, 2], "what is not saved is not in it");
     let mut west = from("west", disk);
     assert!(enroll(&mut west, 1), "the same process may go on");
     assert!(!enroll(&mut west, 2), "whoever has it could use it again");
