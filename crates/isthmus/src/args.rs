@@ -535,6 +535,27 @@ pub(crate) enum MeshArgs {
         /// Trust domain of every identity in the mesh
         #[arg(long, value_name = "NAME")]
         trust_domain: TrustDomain,
+        /// Where the key goes instead, such as a disk that is taken out [default: ca/mesh.key of the home]
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+    },
+    /// Show where the mesh key is, or say where it is from now on
+    #[command(
+        after_help = "It is read when something is signed, and kept nowhere. Nothing is changed unless what is there is the\n\
+        key of this mesh.\n\n\
+        Examples:\n  isthmus mesh key\n  isthmus mesh key --file /media/key/mesh.key\n  \
+        isthmus mesh key --command vault kv get -field=key secret/mesh"
+    )]
+    Key {
+        /// In a file
+        #[arg(long, value_name = "PATH", group = "source")]
+        file: Option<PathBuf>,
+        /// In a variable of the environment
+        #[arg(long, value_name = "NAME", group = "source")]
+        env: Option<String>,
+        /// A program and its arguments that print it
+        #[arg(long, value_name = "WORD", num_args = 1.., allow_hyphen_values = true, group = "source")]
+        command: Option<Vec<String>>,
     },
     /// Sign a cluster in, or what binds the whole mesh
     ///

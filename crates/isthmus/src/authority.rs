@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::api_client::{ApiClient, ApiError, connect};
 use crate::args::AuthorityArgs;
 use crate::failure::{Failure, Result};
-use crate::found;
+use crate::mesh_key;
 use crate::output::{self, table};
 use crate::setting::Setting;
 use crate::signer::Signer;
@@ -169,7 +169,7 @@ async fn reset(
         let why = view.reason.into_iter();
         return Err(why.fold(failure, Failure::cause));
     }
-    let key = found::mesh_key(&setting.home)?;
+    let key = mesh_key::read(&setting.home)?;
     let random = |error: getrandom::Error| {
         Failure::failed("no-randomness", "the system gives no random bytes")
             .cause(error.to_string())

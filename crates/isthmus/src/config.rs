@@ -98,6 +98,13 @@ pub(crate) struct KeyEntry {
     pub(crate) command: Option<Vec<String>>,
 }
 
+/// Where the mesh key is, if it is not in the home.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct MeshKeyFile {
+    pub(crate) key: KeyEntry,
+}
+
 /// A bearer token of the API: the file holds only its hash.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -289,18 +296,36 @@ impl ConfigFile for ControlFile {
             let previous = at_rest.previous.iter().enumerate();
             let previous = previous.map(|(index, key)| (path.field("previous").index(index), key));
             let keys = std::iter::once((path.field("key"), &at_rest.key)).chain(previous);
-            for (path, _) in keys.filter(|(_, key)| key.source(Path::new("")).is_none()) {
-                let message = "it says not where the key is, or in more than one way";
-                let hint =
-                    "write one of `file: PATH`, `env: NAME` and `command: [PROGRAM, ARGUMENT]`";
-                problems.push(Problem::new(path, message).hint(hint));
-            }
+            problems.extend(keys.filter_map(|(path, key)| key.problem(path)));
         }
         problems
     }
 }
 
+impl ConfigFile for MeshKeyFile {
+    fn problems(&self) -> Vec<Problem> {
+        let problem = self.key.problem(FieldPath::root().field("key"));
+        problem.into_iter().collect()
+    }
+}
+
+impl MeshKeyFile {
+    /// `file`: where it stands.
+    pub(crate) fn source(&self, file: &Path) -> KeySource {
+        (self.key.source(file)).expect("`problems` refuses what is none")
+    }
+}
+
 impl KeyEntry {
+    fn problem(&self, path: FieldPath) -> Option<Problem> {
+        if self.source(Path::new("")).is_some() {
+            return None;
+        }
+        let message = "it says not where the key is, or in more than one way";
+        let hint = "write one of `file: PATH`, `env: NAME` and `command: [PROGRAM, ARGUMENT]`";
+        Some(Problem::new(path, message).hint(hint))
+    }
+
     /// `file`: where it stands. `None`: it is not one of the three.
     fn source(&self, file: &Path) -> Option<KeySource> {
         match (&self.file, &self.env, &self.command) {

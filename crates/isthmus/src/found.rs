@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use isthmus_control::Initialised;
-use isthmus_identity::{CLUSTER_LIFETIME, CertificateRequest, MeshKey};
+use isthmus_identity::{CLUSTER_LIFETIME, CertificateRequest};
 use isthmus_model::{ClusterName, TrustDomain};
 
 use crate::config;
 use crate::failure::{Failure, Result};
 use crate::home::{self, Home};
 use crate::setting::Setting;
-use crate::{output, process};
+use crate::{mesh_key, output, process};
 
 /// What a control plane's data directory holds of its identity.
 #[derive(Debug, Clone)]
@@ -33,19 +33,23 @@ impl ClusterFiles {
 }
 
 /// `isthmus mesh found`.
-pub(crate) fn found(setting: &Setting, trust_domain: &TrustDomain) -> Result<ExitCode> {
+pub(crate) fn found(
+    setting: &Setting,
+    trust_domain: &TrustDomain,
+    key_file: Option<&Path>,
+) -> Result<ExitCode> {
     let home = &setting.home;
-    if home.mesh_key().exists() {
-        let what = format!("{} exists: this home has a mesh", home.mesh_key().display());
+    if mesh_key::is_known(home) {
+        let what = format!("{} has the key of a mesh", home.path().display());
         return Err(Failure::failed("mesh-exists", what)
             .next("use another home, with --home, for another mesh"));
     }
     home.create()?;
-    make_mesh_key(home, trust_domain)?;
+    let key = mesh_key::make(home, trust_domain, key_file)?;
     output::print(&format!(
         "mesh {trust_domain} founded\n  key          {}\n  certificate  {}\nKeep the key safe: whoever holds it can \
          sign clusters in.\n",
-        home.mesh_key().display(),
+        key.display(),
         home.root_certificate().display()
     ))?;
     Ok(ExitCode::SUCCESS)
@@ -73,33 +77,10 @@ pub(crate) fn init(path: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes the mesh key and root in the home.
-pub(crate) fn make_mesh_key(home: &Home, trust_domain: &TrustDomain) -> Result<()> {
-    let key = MeshKey::found(trust_domain, SystemTime::now()).map_err(|error| {
-        Failure::failed("not-founded", "the mesh key cannot be made").caused_by(&error)
-    })?;
-    home::write_file(&home.root_certificate(), &key.root_pem())?;
-    // The key comes last: where it is, the root is too.
-    home::write_file(&home.mesh_key(), &key.key_pem())
-}
-
 /// Makes a cluster's key and request, unless they are there.
 pub(crate) fn make_cluster_key(config: &isthmus_control::Config) -> Result<Initialised> {
     isthmus_control::init(config).map_err(|error| {
         Failure::failed("no-key", "the cluster's key cannot be made").caused_by(&error)
-    })
-}
-
-/// The mesh key of a home.
-///
-/// Errors: it is not there, or not the key of the root beside it.
-pub(crate) fn mesh_key(home: &Home) -> Result<MeshKey> {
-    let key_pem = home::read_file(&home.mesh_key())
-        .map_err(|failure| failure.next("found the mesh first: `isthmus mesh found`"))?;
-    let root_pem = home::read_file(&home.root_certificate())?;
-    MeshKey::from_pem(&key_pem, &root_pem).map_err(|error| {
-        let what = format!("{} is not this mesh's key", home.mesh_key().display());
-        Failure::failed("bad-mesh-key", what).caused_by(&error)
     })
 }
 
@@ -110,7 +91,7 @@ pub(crate) fn sign_cluster(
     request: &Path,
     out: &Path,
 ) -> Result<()> {
-    let key = mesh_key(home)?;
+    let key = mesh_key::read(home)?;
     let request_pem = home::read_file(request)?;
     let request = CertificateRequest::from_pem(&request_pem).map_err(|error| {
         let what = format!("{} is not a certificate request", request.display());
@@ -156,7 +137,7 @@ mod tests {
 
         let unsigned = sign_cluster(&home, &cluster, &files.request, &files.certificate);
         assert!(unsigned.unwrap_err().next[0].contains("mesh found"));
-        make_mesh_key(&home, &"shop.example".parse().unwrap()).unwrap();
+        mesh_key::make(&home, &"shop.example".parse().unwrap(), None).unwrap();
         sign_cluster(&home, &cluster, &files.request, &files.certificate).unwrap();
         let chain = home::read_file(&files.certificate).unwrap();
         let authority = ClusterAuthority::from_pem(&key, &chain, SystemTime::now()).unwrap();

@@ -96,6 +96,11 @@ impl Home {
         self.0.join("ca/mesh.key")
     }
 
+    /// Says where the mesh key is instead.
+    pub(crate) fn mesh_key_file(&self) -> PathBuf {
+        self.0.join("ca/mesh-key.yaml")
+    }
+
     pub(crate) fn mesh_file(&self) -> PathBuf {
         self.0.join("mesh.json")
     }

@@ -12,14 +12,15 @@ use crate::args::{
     Args, AuditArgs, ClusterArgs, CommandArgs, ControlAction, ControlArgs, DrainArgs, LinkArgs,
     MeshArgs, ServeAction, ServeArgs, TokenArgs,
 };
+use crate::config::KeyEntry;
 use crate::failure::{Failure, Result};
 use crate::home::Home;
 use crate::programs::{Kind, Task};
 use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
-    authority, backup, check, drain, explain, faults, found, history, load, logs, nofile, output,
-    parent, process, resources, revoke, run, simulate, status, token, up,
+    authority, backup, check, drain, explain, faults, found, history, load, logs, mesh_key, nofile,
+    output, parent, process, resources, revoke, run, simulate, status, token, up,
 };
 
 /// A command that makes sense.
@@ -88,8 +89,13 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
         CommandArgs::Load(args) => load::load(&setting, &args),
         CommandArgs::Token(TokenArgs::Create(args)) => block_on(token::create(&setting, &args)),
         CommandArgs::Revoke(args) => block_on(revoke::revoke(&setting, &args)),
-        CommandArgs::Mesh(MeshArgs::Found { trust_domain }) => {
-            found::found(&setting, &trust_domain)
+        CommandArgs::Mesh(MeshArgs::Found {
+            trust_domain,
+            key_file,
+        }) => found::found(&setting, &trust_domain, key_file.as_deref()),
+        CommandArgs::Mesh(MeshArgs::Key { file, env, command }) => {
+            let entry = KeyEntry { file, env, command };
+            mesh_key::key(&setting, entry)
         }
         CommandArgs::Mesh(MeshArgs::Sign { request, out, file }) => match (request, out) {
             (Some(request), Some(out)) => found::sign(&setting, &request, &out),

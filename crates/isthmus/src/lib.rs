@@ -26,6 +26,7 @@ mod invocation;
 mod load;
 mod logs;
 mod memory;
+mod mesh_key;
 mod mistakes;
 mod nofile;
 mod notify;

@@ -8,14 +8,14 @@ use isthmus_manifest::{SIGNATURE_ANNOTATION, parse_object};
 use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Result};
-use crate::found;
 use crate::home::Home;
+use crate::mesh_key;
 
 /// Signs what it can.
 #[derive(Debug)]
 pub(crate) struct Signer {
     home: Home,
-    /// Read when it is needed first. `None`: it is not in this home.
+    /// Read when it is needed first. `None`: this home knows of none.
     key: OnceLock<Option<MeshKey>>,
 }
 
@@ -29,7 +29,7 @@ impl Signer {
 
     /// Errors: there is no mesh key, or it cannot be used.
     pub(crate) fn with_key_of(home: &Home) -> Result<Self> {
-        let key = OnceLock::from(Some(found::mesh_key(home)?));
+        let key = OnceLock::from(Some(mesh_key::read(home)?));
         let home = home.clone();
         Ok(Self { home, key })
     }
@@ -39,8 +39,8 @@ impl Signer {
         if let Some(key) = self.key.get() {
             return Ok(key.as_ref());
         }
-        let is_here = self.home.mesh_key().exists();
-        let key = is_here.then(|| found::mesh_key(&self.home)).transpose()?;
+        let is_here = mesh_key::is_known(&self.home);
+        let key = is_here.then(|| mesh_key::read(&self.home)).transpose()?;
         Ok(self.key.get_or_init(|| key).as_ref())
     }
 

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked at.
 const GLANCE: Duration = Duration::from_millis(10);
 
-/// Where a key is: 64 hexadecimal digits, as `openssl rand -hex 32` prints them.
+/// Where a key is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
     File(PathBuf),
@@ -72,17 +72,27 @@ impl OperatorKey {
 }
 
 impl KeySource {
-    /// Reads it. Waits for a command.
-    pub(super) fn read(&self) -> Result<OperatorKey, SourceError> {
-        let text = match self {
+    /// Reads what is there, 4 KiB at most. Waits for a command.
+    ///
+    /// Errors: nothing is there, or it cannot be read.
+    pub fn text(&self) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+        match self {
             Self::File(path) => self.file(path),
             Self::Environment(name) => match std::env::var(name) {
                 Ok(value) => Ok(Zeroizing::new(value.into_bytes())),
                 Err(VarError::NotPresent) => Err(SourceError::Unset { from: self.clone() }),
-                Err(VarError::NotUnicode(_)) => Err(SourceError::NoKey { from: self.clone() }),
+                Err(VarError::NotUnicode(_)) => {
+                    let no_text = io::Error::new(io::ErrorKind::InvalidData, "it is no text");
+                    Err(self.unreadable(no_text))
+                }
             },
             Self::Command(words) => self.run(words),
-        }?;
+        }
+    }
+
+    /// Reads the key by which a control plane seals what it keeps.
+    pub(super) fn read(&self) -> Result<OperatorKey, SourceError> {
+        let text = self.text()?;
         let digits = std::str::from_utf8(&text).ok().map(str::trim);
         let key = digits.and_then(unhex).map(Zeroizing::new);
         let key = key.and_then(|key| <[u8; 32]>::try_from(&key[..]).ok());

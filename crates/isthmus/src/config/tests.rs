@@ -65,6 +65,8 @@ fn the_reference_shows_every_field() {
     let control: ControlFile = parse(path, documented("control.yaml")).unwrap();
     let gateway: GatewayFile = parse(path, documented("gateway.yaml")).unwrap();
     let mut workload: WorkloadFile = parse(path, documented("proxy.yaml and run.yaml")).unwrap();
+    let mesh_key: MeshKeyFile = parse(path, documented("mesh-key.yaml")).unwrap();
+    assert!(matches!(mesh_key.source(path), KeySource::Command(_)));
     // It is shown once.
     workload.clients = gateway.clients.clone();
     assert_complete(&control);

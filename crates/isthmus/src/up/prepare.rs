@@ -22,6 +22,7 @@ use crate::config::{self, Sha256, Text};
 use crate::failure::{Failure, Result};
 use crate::found::{self, ClusterFiles};
 use crate::home::{self, Home, MESH_FORMAT, MeshFile};
+use crate::mesh_key;
 use crate::mistakes::Source;
 use crate::process;
 use crate::resources::{self, UP_FILE};
@@ -187,8 +188,8 @@ pub(crate) fn write(home: &Home, prepared: &Prepared) -> Result<()> {
     let Prepared { plan, bearer, .. } = prepared;
     home::write_file(&home.token(), &format!("{bearer}\n"))?;
     home.write_mesh(&mesh_file(prepared))?;
-    if !home.mesh_key().exists() {
-        found::make_mesh_key(home, &plan.trust_domain)?;
+    if !mesh_key::is_known(home) {
+        mesh_key::make(home, &plan.trust_domain, None)?;
     }
     for process in &plan.processes {
         home::write_file(&process.config, &process.config_text)?;

@@ -28,9 +28,8 @@ fn a_cluster_says_which_of_its_certificates_ends_soon() {
     };
     assert_eq!(said(&mut west, "west").unwrap()["status"], "True");
     assert_eq!(said(&mut west, "east"), None, "only its own");
-    for (days, expect) in [(304, "control; "), (306, "cluster")] {
-        west.clock
-            .advance(days * day - (west.clock.wall().duration_since(start).unwrap()));
+    for (days, expect) in [(304, "control"), (2, "cluster")] {
+        west.clock.advance(days * day);
         west.event(Event::Tick);
         let condition = said(&mut west, "west").unwrap();
         assert_eq!(

@@ -1,0 +1,209 @@
+//! The mesh key: in the home of those who run the mesh, or where that home says. It is read when something is
+//! to be signed.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use isthmus_control::KeySource;
+use isthmus_identity::MeshKey;
+use isthmus_model::TrustDomain;
+use serde_json::json;
+
+use crate::config::{self, KeyEntry, MeshKeyFile};
+use crate::failure::{Failure, Result};
+use crate::home::{self, Home};
+use crate::output;
+use crate::setting::Setting;
+
+/// `isthmus mesh key`.
+pub(crate) fn key(setting: &Setting, entry: KeyEntry) -> Result<ExitCode> {
+    let home = &setting.home;
+    let is_asked = entry.file.is_none() && entry.env.is_none() && entry.command.is_none();
+    let mut left = None;
+    if !is_asked {
+        let entry = KeyEntry {
+            file: entry.file.map(|path| absolute(&path)).transpose()?,
+            ..entry
+        };
+        let file = MeshKeyFile { key: entry };
+        let path = home.mesh_key_file();
+        let text = config::to_yaml(&file);
+        let source = config::parse::<MeshKeyFile>(&path, &text)?.source(&path);
+        from(&source, home)?;
+        home::write_file(&path, &text)?;
+        let in_home = KeySource::File(home.mesh_key());
+        left = Some(home.mesh_key()).filter(|key| source != in_home && key.exists());
+    }
+    let source = source(home)?;
+    from(&source, home)?;
+    let text = match setting.format {
+        Some(format) => output::structured(&json!({"key": source.to_string()}), format),
+        None => format!("the mesh key is read from {source}\n"),
+    };
+    output::print(&text)?;
+    if let Some(left) = left {
+        eprintln!(
+            "{} is not needed any more: delete it when the other one is safe",
+            left.display()
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does this home know of a mesh key?
+pub(crate) fn is_known(home: &Home) -> bool {
+    home.mesh_key_file().exists() || home.mesh_key().exists()
+}
+
+/// Errors: it is not there, or not the key of the root in this home.
+pub(crate) fn read(home: &Home) -> Result<MeshKey> {
+    from(&source(home)?, home)
+}
+
+/// Makes the mesh key and root, with the key at `key_file` if that is named. Gives where the key is.
+pub(crate) fn make(
+    home: &Home,
+    trust_domain: &TrustDomain,
+    key_file: Option<&Path>,
+) -> Result<PathBuf> {
+    let path = match key_file {
+        Some(path) => absolute(path)?,
+        None => home.mesh_key(),
+    };
+    if path.exists() {
+        let what = format!("{} exists, and may be the key of a mesh", path.display());
+        return Err(Failure::failed("mesh-exists", what).next("name another file with --key-file"));
+    }
+    if key_file.is_some() && !path.parent().is_some_and(Path::is_dir) {
+        let what = format!("there is no directory for {}", path.display());
+        return Err(Failure::failed("not-founded", what).next("make it, or mount its disk"));
+    }
+    let key = MeshKey::found(trust_domain, SystemTime::now()).map_err(|error| {
+        Failure::failed("not-founded", "the mesh key cannot be made").caused_by(&error)
+    })?;
+    home::write_file(&home.root_certificate(), &key.root_pem())?;
+    // The key comes last: where it is, the root is too.
+    home::write_file(&path, &key.key_pem())?;
+    if path != home.mesh_key() {
+        let entry = KeyEntry {
+            file: Some(path.clone()),
+            env: None,
+            command: None,
+        };
+        let file = MeshKeyFile { key: entry };
+        home::write_file(&home.mesh_key_file(), &config::to_yaml(&file))?;
+    }
+    Ok(path)
+}
+
+fn source(home: &Home) -> Result<KeySource> {
+    let path = home.mesh_key_file();
+    if path.exists() {
+        return Ok(config::read::<MeshKeyFile>(&path)?.source(&path));
+    }
+    Ok(KeySource::File(home.mesh_key()))
+}
+
+/// Errors: it is not there, or not the key of the root in this home.
+fn from(source: &KeySource, home: &Home) -> Result<MeshKey> {
+    let unread = |cause: &dyn std::error::Error| {
+        let failure = Failure::failed("no-mesh-key", "the mesh key cannot be read");
+        failure.caused_by(cause).next(
+            "`isthmus mesh key` says where it is looked for; a mesh is founded with `isthmus mesh found`",
+        )
+    };
+    let text = source.text().map_err(|error| unread(&error))?;
+    let pem = std::str::from_utf8(&text).map_err(|error| unread(&error))?;
+    let root_pem = home::read_file(&home.root_certificate())?;
+    MeshKey::from_pem(pem, &root_pem).map_err(|error| {
+        let root = home.root_certificate();
+        let what = format!(
+            "{source} holds no key of the mesh whose root is {}",
+            root.display()
+        );
+        Failure::failed("bad-mesh-key", what).caused_by(&error)
+    })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| {
+        Failure::usage("bad-path", format!("{} is not a path", path.display())).caused_by(&error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn home(folder: &Path, name: &str) -> Home {
+        Home::resolve(Some(folder.join(name)), None, None).unwrap()
+    }
+
+    fn setting(home: &Home) -> Setting {
+        Setting {
+            home: home.clone(),
+            usual_home: false,
+            cluster: None,
+            namespace: "default".parse().unwrap(),
+            format: None,
+            color: false,
+        }
+    }
+
+    fn nowhere() -> KeyEntry {
+        KeyEntry {
+            file: None,
+            env: None,
+            command: None,
+        }
+    }
+
+    #[test]
+    fn a_key_that_lies_elsewhere_signs_and_no_other_one_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let domain = "shop.example".parse().unwrap();
+        let (mine, other) = (home(folder, "mine"), home(folder, "other"));
+        let away = folder.join("away/mesh.key");
+        let failure = make(&mine, &domain, Some(&away)).unwrap_err();
+        assert!(failure.what.contains("no directory"), "{failure:?}");
+        std::fs::create_dir(folder.join("away")).unwrap();
+        assert_eq!(make(&mine, &domain, Some(&away)).unwrap(), away);
+        assert!(is_known(&mine) && !mine.mesh_key().exists());
+        read(&mine).unwrap();
+        make(&other, &domain, None).unwrap();
+        let again = make(&home(folder, "third"), &domain, Some(&away));
+        assert_eq!(again.unwrap_err().code, "mesh-exists");
+
+        // A disk that is taken out.
+        let kept = std::fs::read_to_string(&away).unwrap();
+        std::fs::remove_file(&away).unwrap();
+        let failure = read(&mine).err().unwrap();
+        assert_eq!(failure.code, "no-mesh-key");
+        assert!(failure.causes[0].contains("away/mesh.key"), "{failure:?}");
+        assert!(is_known(&mine), "nobody founds another one");
+
+        let safe = folder.join("safe");
+        std::fs::write(&safe, kept).unwrap();
+        let by_command = |path: &Path| KeyEntry {
+            command: Some(vec!["cat".to_owned(), path.display().to_string()]),
+            ..nowhere()
+        };
+        let wrong = key(&setting(&mine), by_command(&other.mesh_key()));
+        assert_eq!(wrong.unwrap_err().code, "bad-mesh-key");
+        assert_eq!(read(&mine).err().unwrap().code, "no-mesh-key", "as before");
+        key(&setting(&mine), by_command(&safe)).unwrap();
+        read(&mine).unwrap();
+        key(&setting(&mine), nowhere()).unwrap();
+        let nothing = key(
+            &setting(&other),
+            KeyEntry {
+                command: Some(Vec::new()),
+                ..nowhere()
+            },
+        );
+        assert_eq!(nothing.unwrap_err().code, "bad-config");
+        read(&other).unwrap();
+    }
+}
