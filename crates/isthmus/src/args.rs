@@ -200,6 +200,13 @@ pub(crate) enum CommandArgs {
         Examples:\n  isthmus check\n  isthmus check -o json"
     )]
     Check,
+    /// Show what clusters do not have in common, and why; exit 3 when there is something
+    #[command(
+        after_help = "Every cluster is asked for all config and for what it knows of the others' workloads. What differs for\n\
+        longer than a moment is shown, compared with the cluster that knows most, or with the one it is about.\n\n\
+        Examples:\n  isthmus drift\n  isthmus drift -o json"
+    )]
+    Drift,
     /// Say where a request would go, and why; sends nothing
     #[command(
         after_help = "A real proxy of the source decides, on what it knows and has measured.\n\

@@ -19,8 +19,8 @@ use crate::programs::{Kind, Task};
 use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
-    authority, backup, check, drain, explain, faults, found, history, load, logs, mesh_key, nofile,
-    output, parent, process, resources, revoke, run, simulate, status, token, up,
+    authority, backup, check, drain, drift, explain, faults, found, history, load, logs, mesh_key,
+    nofile, output, parent, process, resources, revoke, run, simulate, status, token, up,
 };
 
 /// A command that makes sense.
@@ -85,6 +85,7 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
         CommandArgs::Audit(AuditArgs::Export) => block_on(history::export(&setting)),
         CommandArgs::Status => block_on(status::status(&setting)),
         CommandArgs::Check => block_on(check::check(&setting)),
+        CommandArgs::Drift => block_on(drift::drift(&setting)),
         CommandArgs::Explain(args) => block_on(explain::explain(&setting, &args)),
         CommandArgs::Load(args) => load::load(&setting, &args),
         CommandArgs::Token(TokenArgs::Create(args)) => block_on(token::create(&setting, &args)),

@@ -14,6 +14,7 @@ mod check;
 mod config;
 mod disk;
 mod drain;
+mod drift;
 mod explain;
 mod failure;
 mod faults;
@@ -43,6 +44,7 @@ mod simulate;
 mod status;
 mod succession;
 mod successor;
+mod survey;
 mod token;
 mod up;
 

@@ -215,6 +215,7 @@ fn structured_output_is_as_documented(mesh: &Mesh) -> Result<()> {
     for (heading, arguments) in [
         ("status", &["status"][..]),
         ("check", &["check"]),
+        ("drift", &["drift"]),
         ("get", &["get", "workloads", "-A"]),
         ("apply", &["apply", "-f", &file, "--dry-run"]),
         ("diff", &["diff", "-f", &file]),

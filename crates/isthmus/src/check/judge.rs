@@ -10,16 +10,7 @@ use serde_json::Value;
 use super::finding::{Code, Finding};
 use crate::output::{field, last_seen};
 use crate::resources::conditions;
-
-/// What one cluster has answered.
-#[derive(Debug)]
-pub(super) struct Answered {
-    pub(super) view: StatusView,
-    /// Every object of config, as this cluster has it.
-    pub(super) objects: Vec<Value>,
-    /// Of its control plane, its cluster and the mesh.
-    pub(super) certificates: Vec<Validity>,
-}
+use crate::survey::Answered;
 
 /// All findings, in no order; some are said by several clusters.
 pub(super) fn judge(answers: &[Answered], now: SystemTime) -> Vec<Finding> {

@@ -8,46 +8,15 @@ mod judge;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use isthmus_api::{ObjectList, collection};
-use isthmus_identity::Certificates;
-use isthmus_model::Kind;
-use tokio::task::JoinSet;
-
 use self::finding::{Code, Finding, Report, merged};
-use self::judge::{Answered, judge};
-use crate::api_client::{ApiClient, ApiError, clients, nobody_answers};
-use crate::failure::{Exit, Failure, Result};
+use self::judge::judge;
+use crate::failure::{Exit, Result};
 use crate::output;
 use crate::setting::Setting;
-use crate::status::STATUS_PATH;
+use crate::survey::{Answered, Survey, survey};
 
 pub(crate) async fn check(setting: &Setting) -> Result<ExitCode> {
-    let mut asked = JoinSet::new();
-    for mut client in clients(&setting.home, setting.cluster.as_ref())? {
-        asked.spawn(async move {
-            let answered = ask(&mut client).await;
-            (client.cluster, answered)
-        });
-    }
-    let (mut answers, mut silent) = (Vec::new(), Vec::new());
-    while let Some(asked) = asked.join_next().await {
-        let (cluster, answered) = asked.map_err(|error| {
-            Failure::failed("bug", "a cluster could not be asked").caused_by(&error)
-        })?;
-        match answered {
-            Ok(answered) => answers.push(answered),
-            Err(error @ ApiError::Unreachable { .. }) => {
-                silent.push((cluster.to_string(), error.to_string()));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    if answers.is_empty() {
-        return Err(nobody_answers(
-            silent.into_iter().map(|(_, cause)| cause).collect(),
-        ));
-    }
-    answers.sort_by(|a, b| a.view.cluster.cmp(&b.view.cluster));
+    let Survey { answers, silent } = survey(setting).await?;
     let report = report(&answers, silent, SystemTime::now());
     let text = match setting.format {
         Some(format) => output::structured(&report, format),
@@ -58,23 +27,6 @@ pub(crate) async fn check(setting: &Setting) -> Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         Exit::Findings.into()
-    })
-}
-
-/// Everything that a cluster's API says of the mesh.
-async fn ask(client: &mut ApiClient) -> Result<Answered, ApiError> {
-    let view = client.get(STATUS_PATH).await?;
-    let mut objects = Vec::new();
-    // Workloads are facts, not config: the view counts them.
-    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Workload) {
-        let list: ObjectList = client.get(&collection(kind, None)).await?;
-        objects.extend(list.items);
-    }
-    let certificates = client.chain().map(Certificates::validity);
-    Ok(Answered {
-        view,
-        objects,
-        certificates: certificates.into_iter().flatten().collect(),
     })
 }
 

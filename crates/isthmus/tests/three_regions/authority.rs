@@ -158,6 +158,10 @@ fn one_goes_on_alone_by_the_word_of_the_mesh_key(mesh: &Mesh) -> Result<()> {
         mesh.isthmus(&["--cluster", "us-west", "apply", "-f", &file])?
             .expect(0)
     })?;
+    let drift = mesh.isthmus(&["drift"])?.expect(3)?;
+    ensure(drift.out.contains("ap-south lacks the last"), || {
+        drift.out.clone()
+    })?;
     wait_for("the third to see that it is alone", PATIENCE, || {
         mesh.isthmus(&reset)?
             .expect_failure(2, &["no majority", "--accept-loss"])
@@ -181,6 +185,9 @@ fn one_goes_on_alone_by_the_word_of_the_mesh_key(mesh: &Mesh) -> Result<()> {
             })
         })?;
     }
+    wait_for("nothing to differ any more", PATIENCE, || {
+        mesh.isthmus(&["drift"])?.expect(0)
+    })?;
     wait_for("all to vote again", PATIENCE, || {
         let shown = show(mesh, "us-west")?;
         ensure(voters(&shown).len() == 3, || shown.to_string())
