@@ -236,13 +236,14 @@ pub(crate) const ADMITTED_SERIAL: usize = 17;
 pub(crate) const ADMITTED_MARK: u8 = 1;
 
 /// The admission that the serial number of a workload's leaf begins with. Versions before admissions did not say:
-/// such a leaf stands for itself, and for those that it is renewed by.
-pub(crate) fn admission(leaf: &X509Certificate<'_>, der: &CertificateDer<'_>) -> Admission {
+/// such a leaf stands for itself, and for those that it is renewed by: by what was signed of it, for anybody can make
+/// another signature of the same (ECDSA has two).
+pub(crate) fn admission(leaf: &X509Certificate<'_>) -> Admission {
     let said = match leaf.raw_serial() {
         [ADMITTED_MARK, rest @ ..] if rest.len() == ADMITTED_SERIAL - 1 => rest.first_chunk(),
         _ => None,
     };
-    let hash = sha256(der);
+    let hash = sha256(leaf.tbs_certificate.as_ref());
     Admission(*said.unwrap_or_else(|| hash.first_chunk().unwrap_or(&[0; 8])))
 }
 

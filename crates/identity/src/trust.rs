@@ -197,7 +197,7 @@ impl TrustBundle {
         let (leaf_begin, leaf_end) = certificate::validity(&leaf);
         let (issuer_begin, issuer_end) = certificate::validity(&issuer);
         let admission = match &id {
-            SpiffeId::Workload(_) => Some(certificate::admission(&leaf, leaf_der)),
+            SpiffeId::Workload(_) => Some(certificate::admission(&leaf)),
             SpiffeId::Cluster(_) => None,
         };
         Ok(Proof {
