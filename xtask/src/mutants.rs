@@ -28,7 +28,7 @@ struct Edit {
     is: &'static str,
 }
 
-const MUTANTS: [Mutant; 12] = [
+const MUTANTS: [Mutant; 14] = [
     Mutant {
         name: "older-wins",
         what: "a copy takes what is older than what it has",
@@ -117,8 +117,26 @@ const MUTANTS: [Mutant; 12] = [
         what: "a write is accepted though what it depends on has changed",
         edits: &[Edit {
             file: "crates/control/src/core/config.rs",
-            was: "            check_version(key, write.object.as_ref(), found, self.next_position())?;\n",
-            is: "            drop(check_version(key, write.object.as_ref(), found, self.next_position()));\n",
+            was: "            check_version(key, write.object.as_ref(), found, next)?;\n",
+            is: "            drop(check_version(key, write.object.as_ref(), found, next));\n",
+        }],
+    },
+    Mutant {
+        name: "older-signature",
+        what: "the same terms are accepted with an older signature than they have",
+        edits: &[Edit {
+            file: "crates/control/src/core/charter.rs",
+            was: "                if others == terms && found == known {\n",
+            is: "                if others == terms {\n",
+        }],
+    },
+    Mutant {
+        name: "no-log",
+        what: "who was added while it is away goes, because it was not there before",
+        edits: &[Edit {
+            file: "crates/control/src/core/authority/members.rs",
+            was: "        let known = ahead.filter(|(_, at)| *at > recorded.1).unwrap_or(recorded);\n",
+            is: "        let known = ahead.filter(|_| false).unwrap_or(recorded);\n",
         }],
     },
     Mutant {

@@ -39,8 +39,31 @@ pub struct ExplainReply {
     /// Set when the request would be refused before a backend is drawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<RefusalView>,
+    /// How the request would be treated, as far as anybody has said so: what is missing is the default.
+    #[serde(default)]
+    pub settings: Vec<SettingView>,
     /// Backends of the rule: one of them is drawn by weight.
     pub backends: Vec<BackendView>,
+}
+
+/// A setting and who has decided on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SettingView {
+    /// As in the spec of a TrafficPolicy: `timeout.request`.
+    pub field: String,
+    pub value: String,
+    /// `namespace/name` of the TrafficPolicy; `None`: the route's rule itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// The cluster that the policy belongs to; `None`: the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// Through which the policy reaches: `mesh`, `namespace shop`, `service shop/cart`, `route shop/split`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    #[serde(default)]
+    pub enforced: bool,
 }
 
 /// Why the mesh would refuse a request.

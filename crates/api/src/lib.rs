@@ -15,12 +15,12 @@ mod token;
 
 pub use explain::{
     BackendView, CandidateView, ChoiceView, ExplainReply, ExplainRequest, HeaderPair, RefusalView,
-    Way, WorkloadView,
+    SettingView, Way, WorkloadView,
 };
 pub use failure::{Cause, Failure, FailureDetails};
 pub use history::{ChangeView, HistoryRequest, HistoryView};
 pub use list::{ListMeta, ObjectList, UnreachableCluster};
-pub use path::{ResourcePath, collection, object};
+pub use path::{ResourcePath, cluster_of, collection, object, of_cluster};
 pub use revocation::{RevocationView, RevocationsView, RevokeRequest};
 pub use status::{
     AuthorityStatus, AuthorityView, BehindStatus, CertificateStatus, ClusterStatus, Contact,

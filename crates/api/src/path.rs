@@ -21,6 +21,17 @@ pub fn object(kind: Kind, namespace: Option<&str>, name: &str) -> String {
     format!("{}/{name}", collection(kind, namespace))
 }
 
+/// The same path among what belongs to a cluster.
+pub fn of_cluster(cluster: &str, path: &str) -> String {
+    format!("/clusters/{cluster}{path}")
+}
+
+/// The cluster, and the path as [`of_cluster`] was given it. `None`: the path is of what belongs to the mesh.
+pub fn cluster_of(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix("/clusters/")?;
+    Some(rest.split_at(rest.find('/')?))
+}
+
 /// What a path under `/api` or `/apis` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResourcePath {
@@ -83,6 +94,15 @@ mod tests {
                 kind
             );
         }
+    }
+
+    #[test]
+    fn what_belongs_to_a_cluster_has_a_root_of_its_own() {
+        let path = collection(Kind::HttpRoute, Some("shop"));
+        let own = of_cluster("us-west", &path);
+        assert_eq!(cluster_of(&own), Some(("us-west", &path[..])));
+        assert_eq!(cluster_of(&path), None);
+        assert_eq!(cluster_of("/clusters/us-west"), None);
     }
 
     #[test]

@@ -24,6 +24,8 @@ use tokio_rustls::TlsConnector;
 use crate::failure::{Exit, Failure, Result};
 use crate::home::{self, Context, Home};
 
+pub(crate) const HISTORY_PATH: &str = "/mesh/v1/history";
+
 /// How long a connection may take, TLS included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How long a reply may take.
@@ -47,6 +49,8 @@ pub(crate) struct Credentials {
 #[derive(Debug)]
 pub(crate) struct ApiClient {
     pub(crate) cluster: ClusterName,
+    /// Resources and their history are those that belong to this cluster; `None`: to the mesh.
+    pub(crate) origin: Option<ClusterName>,
     address: SocketAddr,
     credentials: Credentials,
     connection: Option<SendRequest<Full<Bytes>>>,
@@ -103,8 +107,15 @@ impl fmt::Debug for Credentials {
 ///
 /// Errors: there is no mesh in the home, no such cluster, or nobody answers (exit 4).
 pub(crate) async fn connect(home: &Home, wanted: Option<&ClusterName>) -> Result<ApiClient> {
+    connect_first(clients(home, wanted)?).await
+}
+
+/// The first of these that answers, the earlier ones with a head start.
+///
+/// Errors: none does (exit 4).
+pub(crate) async fn connect_first(clients: Vec<ApiClient>) -> Result<ApiClient> {
     let mut attempts = JoinSet::new();
-    for (position, mut client) in (0u32..).zip(clients(home, wanted)?) {
+    for (position, mut client) in (0u32..).zip(clients) {
         attempts.spawn(async move {
             tokio::time::sleep(HEAD_START * position).await;
             client.connect().await.map(|()| client)
@@ -173,6 +184,7 @@ impl ApiClient {
     ) -> Self {
         Self {
             cluster,
+            origin: None,
             address,
             credentials: credentials.clone(),
             connection: None,
@@ -342,6 +354,12 @@ impl ApiClient {
         body: Option<&Value>,
     ) -> Result<Response<Incoming>, String> {
         let text = body.map(Value::to_string).unwrap_or_default();
+        let is_of_origin = ["/api/", "/apis/", HISTORY_PATH];
+        let is_of_origin = is_of_origin.iter().any(|root| path.starts_with(root));
+        let path = match &self.origin {
+            Some(cluster) if is_of_origin => isthmus_api::of_cluster(cluster.as_str(), path),
+            _ => path.to_owned(),
+        };
         let request = Request::builder()
             .method(method)
             .uri(path)

@@ -3,6 +3,8 @@
 mod authority;
 mod backup;
 mod history;
+mod objects;
+mod origin;
 mod request;
 
 use std::net::IpAddr;
@@ -17,6 +19,7 @@ use crate::config::parse_span;
 pub(crate) use authority::AuthorityArgs;
 pub(crate) use backup::{BackupArgs, RestoreArgs};
 pub(crate) use history::{AuditArgs, HistoryArgs, UndoArgs};
+pub(crate) use objects::{ApplyArgs, DeleteArgs, DescribeArgs, DiffArgs, GetArgs};
 pub(crate) use request::{ExplainArgs, LoadArgs, RequestArgs};
 
 #[derive(Debug, Parser)]
@@ -150,12 +153,13 @@ pub(crate) enum CommandArgs {
     /// List objects of a kind, or show one
     #[command(
         after_help = "Examples:\n  isthmus get services -n shop\n  isthmus get workloads -A -o json\n  \
-        isthmus get httproute/catalog -n shop -o yaml"
+        isthmus get httproute/catalog -n shop -o yaml\n  isthmus get httproutes -A --all-origins"
     )]
     Get(GetArgs),
     /// Create or change objects from files
     #[command(
         after_help = "Examples:\n  isthmus apply -f catalog.yaml\n  isthmus apply -f shop/ --dry-run\n  \
+        isthmus apply -f local.yaml --origin us-west   # for callers in us-west, also while it is cut off\n  \
         cat catalog.yaml | isthmus apply -f -"
     )]
     Apply(ApplyArgs),
@@ -434,53 +438,6 @@ pub(crate) struct RunArgs {
     pub(crate) command: Vec<String>,
 }
 
-#[derive(Debug, ClapArgs)]
-pub(crate) struct GetArgs {
-    /// Kind, or kind/name
-    #[arg(value_name = "KIND[/NAME]")]
-    pub(crate) object: String,
-    /// In all namespaces
-    #[arg(short = 'A', long)]
-    pub(crate) all_namespaces: bool,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct ApplyArgs {
-    /// File, directory, or - for standard input; may be given several times
-    #[arg(short, long = "file", value_name = "FILE", required = true)]
-    pub(crate) file: Vec<PathBuf>,
-    /// Say what would be done, write nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-#[derive(Debug, ClapArgs)]
-#[group(required = true, multiple = false)]
-pub(crate) struct DeleteArgs {
-    #[arg(value_name = "KIND/NAME")]
-    pub(crate) object: Vec<String>,
-    /// Delete what stands in a file or directory
-    #[arg(short, long = "file", value_name = "FILE")]
-    pub(crate) file: Vec<PathBuf>,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct DescribeArgs {
-    #[arg(value_name = "KIND/NAME")]
-    pub(crate) object: String,
-}
-
-#[derive(Debug, ClapArgs)]
-#[group(required = true, multiple = false)]
-pub(crate) struct DiffArgs {
-    /// File, directory, or - for standard input; may be given several times
-    #[arg(short, long = "file", value_name = "FILE")]
-    pub(crate) file: Vec<PathBuf>,
-    /// Config as it was then: RFC 3339, or how long ago by this machine's clock, such as 90s, 10m or 48h
-    #[arg(long, value_name = "TIME")]
-    pub(crate) at: Option<String>,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenArgs {
     /// Make a one-time token that lets one process join a cluster
@@ -658,6 +615,24 @@ pub(crate) struct DrainArgs {
     /// Percent of its requests that it keeps
     #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=100))]
     pub(crate) keep: u8,
+}
+
+impl CommandArgs {
+    /// The cluster to which belongs what the command is about; `None`: the mesh, or that is no question.
+    pub(crate) fn origin(&self) -> Option<&ClusterName> {
+        let args = match self {
+            Self::Get(args) => &args.origin,
+            Self::Apply(args) => &args.origin,
+            Self::Delete(args) => &args.origin,
+            Self::Describe(args) => &args.origin,
+            Self::Diff(args) => &args.origin,
+            Self::History(args) => &args.origin,
+            Self::Undo(args) => &args.origin,
+            Self::Audit(AuditArgs::Verify(args) | AuditArgs::Export(args)) => args,
+            _ => return None,
+        };
+        args.origin.as_ref()
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use http::{HeaderName, HeaderValue};
 use isthmus_api::{
     BackendView, CandidateView, ChoiceView, ExplainReply, ExplainRequest, HeaderPair, RefusalView,
-    Way,
+    SettingView, Way,
 };
 use serde_json::json;
 
@@ -87,6 +87,14 @@ fn render(request: &ExplainRequest, from: &str, reply: &ExplainReply) -> String 
         line("refused", &said(refusal));
         return text;
     }
+    let settings = table(
+        &["SETTING", "VALUE", "SET BY"],
+        reply.settings.iter().map(render_setting),
+    );
+    if !settings.is_empty() {
+        text.push('\n');
+        text += &settings;
+    }
     let weights = reply
         .backends
         .iter()
@@ -97,6 +105,28 @@ fn render(request: &ExplainRequest, from: &str, reply: &ExplainReply) -> String 
         text += &render_backend(backend, weights);
     }
     text
+}
+
+fn render_setting(setting: &SettingView) -> [String; 3] {
+    let SettingView {
+        field,
+        value,
+        policy,
+        origin,
+        target,
+        enforced,
+    } = setting;
+    let by = match policy {
+        None => "the rule".to_owned(),
+        Some(policy) => {
+            let of = origin.as_ref().map(|cluster| format!(" of {cluster}"));
+            let target = target.as_deref().unwrap_or("-");
+            let enforced = if *enforced { ", enforced" } else { "" };
+            let of = of.unwrap_or_default();
+            format!("TrafficPolicy {policy}{of}, for {target}{enforced}")
+        }
+    };
+    [field.clone(), value.clone(), by]
 }
 
 fn render_backend(backend: &BackendView, weights: u64) -> String {
@@ -337,6 +367,27 @@ mod tests {
         );
         let reply = answer(&json!({"route": "default", "rule": "0"}));
         assert!(render(&asked(), "a", &reply).contains("no HTTPRoute is bound"));
+    }
+
+    #[test]
+    fn settings_say_who_has_decided() {
+        let reply = answer(
+            &json!({"route": "shop/payment@us-west", "rule": "0", "settings": [
+            {"field": "retry.attempts", "value": "0", "policy": "shop/slow", "origin": "us-west",
+             "target": "service shop/payment"},
+            {"field": "timeout.request", "value": "3s", "policy": "shop/all", "target": "mesh",
+             "enforced": true},
+            {"field": "timeout.perTry", "value": "1s"}]}),
+        );
+        let text = render(&asked(), "us-west", &reply);
+        let (_, settings) = text.split_once("\n\nSETTING").unwrap();
+        assert_eq!(
+            settings,
+            "          VALUE  SET BY\n\
+             retry.attempts   0      TrafficPolicy shop/slow of us-west, for service shop/payment\n\
+             timeout.request  3s     TrafficPolicy shop/all, for mesh, enforced\n\
+             timeout.perTry   1s     the rule\n"
+        );
     }
 
     #[test]

@@ -142,6 +142,7 @@ mod tests {
 
     fn setting(home: &Home) -> Setting {
         Setting {
+            origin: None,
             home: home.clone(),
             usual_home: false,
             cluster: None,

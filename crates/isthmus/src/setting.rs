@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use isthmus_model::{ClusterName, Namespace};
 
+use crate::api_client::{ApiClient, clients, connect_first};
 use crate::args::StructuredFormat;
 use crate::failure::{Failure, Result};
 use crate::home::Home;
@@ -16,6 +17,8 @@ pub(crate) struct Setting {
     /// The home is where it is looked for without a flag or variable.
     pub(crate) usual_home: bool,
     pub(crate) cluster: Option<ClusterName>,
+    /// To whom belongs what a command is about; `None`: to the mesh.
+    pub(crate) origin: Option<ClusterName>,
     pub(crate) namespace: Namespace,
     /// `None`: text for people.
     pub(crate) format: Option<StructuredFormat>,
@@ -40,6 +43,32 @@ impl Setting {
                     .next("name it with --from NAME; `isthmus get clusters` lists all"),
             ),
         }
+    }
+
+    /// An object as people are told of it: with the cluster that it belongs to.
+    pub(crate) fn named(&self, object: &str) -> String {
+        match &self.origin {
+            None => object.to_owned(),
+            Some(cluster) => format!("{object} of {cluster}"),
+        }
+    }
+
+    /// The API that is asked: of the named cluster, else of any that answers, first of the one to which belongs what
+    /// the command is about. It is asked for what belongs to that.
+    ///
+    /// Errors: there is no mesh in the home, no such cluster, or nobody answers (exit 4).
+    pub(crate) async fn connect(&self) -> Result<ApiClient> {
+        connect_first(self.clients()?).await
+    }
+
+    /// As [`Setting::connect`], all of them; none is connected yet.
+    pub(crate) fn clients(&self) -> Result<Vec<ApiClient>> {
+        let mut clients = clients(&self.home, self.cluster.as_ref())?;
+        for client in &mut clients {
+            client.origin.clone_from(&self.origin);
+        }
+        clients.sort_by_key(|client| self.origin.as_ref() != Some(&client.cluster));
+        Ok(clients)
     }
 
     /// The cluster that must be named with `--cluster`.

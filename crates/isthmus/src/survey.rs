@@ -19,6 +19,8 @@ pub(crate) struct Answered {
     pub(crate) view: StatusView,
     /// Every object of config, as this cluster has it.
     pub(crate) objects: Vec<Value>,
+    /// Every object that belongs to this cluster itself.
+    pub(crate) own: Vec<Value>,
     /// Of its control plane, its cluster and the mesh.
     pub(crate) certificates: Vec<Validity>,
 }
@@ -78,10 +80,18 @@ async fn ask(client: &mut ApiClient) -> Result<Answered, ApiError> {
         let list: ObjectList = client.get(&collection(kind, None)).await?;
         objects.extend(list.items);
     }
+    let mut own = Vec::new();
+    client.origin = Some(client.cluster.clone());
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.is_of_clusters()) {
+        let list: ObjectList = client.get(&collection(kind, None)).await?;
+        own.extend(list.items);
+    }
+    client.origin = None;
     let certificates = client.chain().map(Certificates::validity);
     Ok(Answered {
         view,
         objects,
+        own,
         certificates: certificates.into_iter().flatten().collect(),
     })
 }

@@ -114,13 +114,17 @@ pub(crate) struct ServiceExportSpec {
     pub(crate) exported_annotations: Option<BTreeMap<String, String>>,
 }
 
-/// How requests to services behave. A narrower target outweighs a wider one, field by field.
+/// How requests to services behave. Field by field, a narrower target outweighs a wider one, and of one width a
+/// cluster's own policy that of the mesh; what is `enforced` outweighs both.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TrafficPolicySpec {
     /// What the policy is for: at least one.
     #[schemars(length(min = 1))]
     pub(crate) target_refs: Vec<TargetRef>,
+    /// What this policy sets holds whatever narrower policies and routes say, and those of clusters. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) enforced: Option<bool>,
     /// How workloads are chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) load_balancing: Option<LoadBalancingSpec>,

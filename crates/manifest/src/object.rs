@@ -93,7 +93,7 @@ impl Object {
     }
 
     /// The key under which the object is kept: workloads belong to their cluster, all else to the
-    /// mesh.
+    /// mesh, unless whoever writes it says otherwise.
     pub fn key(&self, resource: &Resource) -> ResourceKey {
         let origin = match resource {
             Resource::Workload(workload) => Origin::Cluster(workload.cluster.clone()),

@@ -43,9 +43,17 @@ pub fn reference() -> String {
             kind.api_version()
         );
         of_kind(&mut text, kind);
+        if kind.is_of_clusters() {
+            text += OF_CLUSTERS;
+        }
     }
     text
 }
+
+const OF_CLUSTERS: &str = "
+One may belong to a cluster, and holds for callers and workloads of that cluster only: `isthmus apply --origin CLUSTER`, in the API under
+`/clusters/<cluster>/apis/…`. That cluster accepts it itself, also while it is cut off. `status.origin` names it.
+";
 
 fn of_kind(text: &mut String, kind: Kind) {
     match kind {
@@ -87,7 +95,8 @@ fn signed(text: &mut String, fields: &str) {
         "\nName, {fields} bind the whole mesh and hold only as the mesh key has signed them, in the annotation \
          `{SIGNATURE_ANNOTATION}: <serial>:<digits>`. `isthmus apply` signs what changes where the mesh key is; \
          `isthmus mesh sign -f FILE` does it for whoever writes without it. Other terms with a lower serial than \
-         was seen of the object, also before it was deleted, hold no more.\n"
+         was seen of the object, also before it was deleted, hold no more, and no object is given an older signature \
+         than it has.\n"
     );
 }
 

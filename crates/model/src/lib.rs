@@ -10,6 +10,7 @@ mod admission;
 mod cluster;
 mod identity;
 mod name;
+mod origin;
 mod policy;
 mod resource;
 mod route;
@@ -24,12 +25,13 @@ pub use name::{
     AccountName, ClusterName, CookieName, HeaderName, LabelKey, MeshName, NameError, Namespace,
     ObjectName, PortName, RegionName, ServiceLabel, TrustDomain,
 };
+pub use origin::Origin;
 pub use policy::{
     Algorithm, HashOn, HealthCheck, HealthProbe, LimitSettings, LocalityOrder, OutlierSettings,
     Percent, PercentError, RetryOn, RetrySettings, Target, TimeoutSettings, TrafficPolicy,
     TrafficSettings,
 };
-pub use resource::{Generation, Kind, Origin, Position, Resource, ResourceKey, UnknownKind};
+pub use resource::{Generation, Kind, Position, Resource, ResourceKey, UnknownKind};
 pub use route::{Backend, HeaderMatch, Method, PathMatch, Route, RouteMatch, RouteRule};
 pub use service::{AppProtocol, Host, Service, ServiceName, ServicePort};
 pub use share::Share;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{CookieName, HeaderName, Namespace, ObjectName, ServiceName};
+use crate::{CookieName, HeaderName, Namespace, ObjectName, Origin, ServiceName};
 
 /// A whole percentage, 0 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,13 +43,16 @@ pub enum Target {
     },
 }
 
-/// One TrafficPolicy: only what it sets is `Some`. A narrower target outweighs a wider one; among
-/// policies of the same width the first by (namespace, name) wins, field by field.
+/// One TrafficPolicy: only what it sets is `Some`. Which of several decides on a field is the order of
+/// `route::settings`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrafficPolicy {
+    pub origin: Origin,
     pub namespace: Namespace,
     pub name: ObjectName,
     pub targets: Vec<Target>,
+    /// What it sets, no narrower policy and no route can set otherwise.
+    pub enforced: bool,
     pub algorithm: Option<Algorithm>,
     pub hash_on: Option<HashOn>,
     pub locality_order: Option<LocalityOrder>,
@@ -75,9 +78,11 @@ impl TrafficPolicy {
     /// One that sets nothing.
     pub fn empty(namespace: Namespace, name: ObjectName, targets: Vec<Target>) -> Self {
         Self {
+            origin: Origin::Mesh,
             namespace,
             name,
             targets,
+            enforced: false,
             algorithm: None,
             hash_on: None,
             locality_order: None,
@@ -128,6 +133,27 @@ pub enum Algorithm {
     Maglev,
 }
 
+impl Algorithm {
+    pub const ALL: [Self; 5] = [
+        Self::PeakEwma,
+        Self::RoundRobin,
+        Self::LeastRequest,
+        Self::RingHash,
+        Self::Maglev,
+    ];
+
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PeakEwma => "PeakEWMA",
+            Self::RoundRobin => "RoundRobin",
+            Self::LeastRequest => "LeastRequest",
+            Self::RingHash => "RingHash",
+            Self::Maglev => "Maglev",
+        }
+    }
+}
+
 /// What of a request is the key of `RingHash` and `Maglev`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HashOn {
@@ -150,6 +176,18 @@ pub enum LocalityOrder {
     Nearest,
     /// The caller's own cluster only.
     LocalOnly,
+}
+
+impl LocalityOrder {
+    pub const ALL: [Self; 2] = [Self::Nearest, Self::LocalOnly];
+
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nearest => "Nearest",
+            Self::LocalOnly => "LocalOnly",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,12 +217,37 @@ pub enum RetryOn {
     Unavailable,
 }
 
+impl RetryOn {
+    pub const ALL: [Self; 5] = [
+        Self::ConnectFailure,
+        Self::Refused,
+        Self::Reset,
+        Self::GatewayError,
+        Self::Unavailable,
+    ];
+
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConnectFailure => "ConnectFailure",
+            Self::Refused => "Refused",
+            Self::Reset => "Reset",
+            Self::GatewayError => "GatewayError",
+            Self::Unavailable => "Unavailable",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimeoutSettings {
     /// Overall; zero: none.
     pub request: Duration,
+    /// A route's own does not replace it.
+    pub request_is_enforced: bool,
     /// One try; zero: as `request`.
     pub per_try: Duration,
+    /// As `request_is_enforced`.
+    pub per_try_is_enforced: bool,
     pub connect: Duration,
     /// A TCP connection, or one that was upgraded, that carries nothing; zero: none.
     pub idle: Duration,
@@ -251,7 +314,9 @@ impl Default for TrafficSettings {
             },
             timeout: TimeoutSettings {
                 request: Duration::from_secs(15),
+                request_is_enforced: false,
                 per_try: Duration::ZERO,
+                per_try_is_enforced: false,
                 connect: Duration::from_secs(1),
                 idle: Duration::from_hours(1),
             },

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Cluster, ClusterName, Link, Mesh, Namespace, ObjectName, Route, Service, ServiceName};
+use crate::{Cluster, Link, Mesh, Namespace, ObjectName, Origin, Route, Service, ServiceName};
 use crate::{TrafficPolicy, Workload};
 
 /// The kinds of resource that the API knows.
@@ -107,9 +107,14 @@ impl Kind {
         }
     }
 
-    /// True for what a person decides and the authority accepts; false for what a cluster observes.
+    /// True for what a person decides; false for what a cluster observes.
     pub fn is_config(self) -> bool {
         self != Self::Workload
+    }
+
+    /// May an object of it belong to one cluster, and bind no other?
+    pub fn is_of_clusters(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::TrafficPolicy)
     }
 }
 
@@ -130,13 +135,6 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
-}
-
-/// Who a config resource belongs to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Origin {
-    Mesh,
-    Cluster(ClusterName),
 }
 
 /// The key of a resource everywhere: store, wire, API.
@@ -179,6 +177,17 @@ impl fmt::Display for Position {
 /// Counts spec changes of one resource, from 1 (`metadata.generation`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u64);
+
+impl Resource {
+    /// Its origin is part of its key, and of the value of those that are compared by it.
+    pub fn set_origin(&mut self, origin: &Origin) {
+        match self {
+            Self::HttpRoute(route) => route.origin.clone_from(origin),
+            Self::TrafficPolicy(policy) => policy.origin.clone_from(origin),
+            _ => {}
+        }
+    }
+}
 
 /// A resource, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]

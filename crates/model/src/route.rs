@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{HeaderName, Namespace, ObjectName, ServiceName, Subset};
+use crate::{HeaderName, Namespace, ObjectName, Origin, ServiceName, Subset};
 
 /// HTTP request method (RFC 9110 section 9). Case matters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,6 +12,7 @@ pub struct Method(pub Arc<str>);
 /// One HTTPRoute. Its rules hold for every service in `parents`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
+    pub origin: Origin,
     pub namespace: Namespace,
     pub name: ObjectName,
     /// Services it is bound to, with the port when only one is meant.

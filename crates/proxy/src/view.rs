@@ -52,6 +52,8 @@ pub(crate) struct ServiceView {
     pub(crate) shares: Vec<Share>,
     settings: Arc<TrafficSettings>,
     route_settings: HashMap<RouteId, Arc<TrafficSettings>>,
+    /// Of which the settings were made.
+    traffic_policies: Vec<TrafficPolicy>,
 }
 
 /// A worker's hold on a view. Its requests share it, so that they need not count themselves where those
@@ -133,6 +135,30 @@ impl ServiceView {
             rule.outweigh(&mut Arc::make_mut(&mut settings).timeout);
         }
         settings
+    }
+
+    /// How [`ServiceView::settings`] came to be: each setting with the policy that gave it, and the rule where it has
+    /// the last word.
+    pub(crate) fn explain_settings(&self, rule: &Rule) -> Vec<(settings::Setting, bool)> {
+        let policies: Vec<&TrafficPolicy> = self.traffic_policies.iter().collect();
+        let (merged, given) = settings::explain(&policies, &self.service.name, rule.route());
+        let mut timeouts = merged.timeout;
+        rule.outweigh(&mut timeouts);
+        let by_rule = |mut setting: settings::Setting| {
+            let (own, time) = match setting.field {
+                "timeout.request" => (rule.request_timeout(), timeouts.request),
+                "timeout.perTry" => (rule.backend_timeout(), timeouts.per_try),
+                _ => return (setting, false),
+            };
+            let enforced = setting
+                .source
+                .as_ref()
+                .is_some_and(|source| source.enforced);
+            let is_rule_s = own.is_some() && !enforced;
+            setting.value = settings::Value::Time(time);
+            (setting, is_rule_s)
+        };
+        given.into_iter().map(by_rule).collect()
     }
 
     /// The workload of the own cluster that has this handle.
@@ -261,20 +287,21 @@ fn compile_service(name: &ServiceName, bodies: Vec<Body>, unusable: Option<Strin
     };
     workloads.sort_by(|a: &Workload, b| a.handle.cmp(&b.handle));
     let routes: Vec<&Route> = routes.iter().collect();
-    let policies: Vec<&TrafficPolicy> = policies.iter().collect();
-    let resolve = |route: Option<&RouteId>| Arc::new(settings::resolve(&policies, name, route));
-    let route_settings = routes.iter().map(|route| {
-        let id = RouteId {
-            namespace: route.namespace.clone(),
-            name: route.name.clone(),
+    let (own_settings, route_settings) = {
+        let policies: Vec<&TrafficPolicy> = policies.iter().collect();
+        let resolve = |route: Option<&RouteId>| Arc::new(settings::resolve(&policies, name, route));
+        let of_route = |route: &&Route| {
+            let id = RouteId::of(route);
+            let settings = resolve(Some(&id));
+            (id, settings)
         };
-        let settings = resolve(Some(&id));
-        (id, settings)
-    });
+        (resolve(None), routes.iter().map(of_route).collect())
+    };
     let found = ServiceView {
         routes: RouteTable::compile(&service, &routes),
-        settings: resolve(None),
-        route_settings: route_settings.collect(),
+        settings: own_settings,
+        route_settings,
+        traffic_policies: policies,
         workloads,
         shares,
         service,

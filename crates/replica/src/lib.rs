@@ -1,7 +1,7 @@
 //! Replication between control planes.
 //!
 //! There is one thing to replicate: the **ledger**, keyed entries in one order. Each cluster alone
-//! writes the ledgers of its own facts; the clusters of the authority write config and its history
+//! writes the ledgers of its own facts and of its own config; the clusters of the authority write config and its history
 //! together, in the order that they agree upon; all others hold copies.
 //!
 //! - Nothing is shown to anyone before it is saved, so an owner that dies never takes back what

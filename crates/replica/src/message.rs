@@ -7,6 +7,9 @@ use isthmus_model::{ClusterName, Position};
 
 use crate::name::{LedgerName, Mark};
 
+/// Counts no follow: follows are counted from 1. An older version sends a few pieces, which nobody takes.
+pub(crate) const NO_FOLLOW: u64 = 0;
+
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerMessage {
@@ -19,7 +22,7 @@ pub enum PeerMessage {
         at: Mark,
     },
     /// Send me what came after `from`, and go on. Replaces the sender's earlier follow of the
-    /// ledger; `follow` tells the two apart in what is still on its way.
+    /// ledger; `follow` tells the two apart in what is still on its way. `NO_FOLLOW`: send me no more of it.
     Follow {
         ledger: LedgerName,
         follow: u64,

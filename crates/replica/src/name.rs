@@ -14,6 +14,10 @@ pub enum LedgerName {
     History,
     /// Who writes the shared ledgers, this one included.
     Authority,
+    /// What people decided for one cluster alone. Written by that cluster.
+    ClusterConfig(ClusterName),
+    /// As `History`, of that.
+    ClusterHistory(ClusterName),
     /// What a cluster knows of itself: workloads, gateways, status.
     Facts(ClusterName),
     /// What a cluster measures of itself all the time. Never saved: it is measured again.
@@ -28,8 +32,19 @@ impl LedgerName {
     pub fn owner(&self) -> Option<&ClusterName> {
         match self {
             Self::Config | Self::History | Self::Authority => None,
+            Self::ClusterConfig(cluster) | Self::ClusterHistory(cluster) => Some(cluster),
             Self::Facts(cluster) | Self::FastFacts(cluster) => Some(cluster),
         }
+    }
+
+    /// All that `cluster` alone writes.
+    pub fn owned_by(cluster: &ClusterName) -> [Self; 4] {
+        [
+            Self::ClusterConfig(cluster.clone()),
+            Self::ClusterHistory(cluster.clone()),
+            Self::Facts(cluster.clone()),
+            Self::FastFacts(cluster.clone()),
+        ]
     }
 
     /// Whether it must survive a restart.
@@ -44,6 +59,8 @@ impl fmt::Display for LedgerName {
             Self::Config => f.write_str("config"),
             Self::History => f.write_str("history"),
             Self::Authority => f.write_str("authority"),
+            Self::ClusterConfig(cluster) => write!(f, "config/{cluster}"),
+            Self::ClusterHistory(cluster) => write!(f, "history/{cluster}"),
             Self::Facts(cluster) => write!(f, "facts/{cluster}"),
             Self::FastFacts(cluster) => write!(f, "fast-facts/{cluster}"),
         }
@@ -54,7 +71,7 @@ impl fmt::Display for LedgerName {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerNameError {
     #[error(
-        "it is neither config nor history nor authority nor facts/<cluster> nor fast-facts/<cluster>"
+        "it is neither authority nor config or history, of all or of a cluster, nor facts/<cluster> nor fast-facts/<cluster>"
     )]
     Kind,
     #[error("its cluster is not a name: {0}")]
@@ -69,6 +86,8 @@ impl FromStr for LedgerName {
             None if text == "config" => Ok(Self::Config),
             None if text == "history" => Ok(Self::History),
             None if text == "authority" => Ok(Self::Authority),
+            Some(("config", cluster)) => Ok(Self::ClusterConfig(ClusterName::new(cluster)?)),
+            Some(("history", cluster)) => Ok(Self::ClusterHistory(ClusterName::new(cluster)?)),
             Some(("facts", cluster)) => Ok(Self::Facts(ClusterName::new(cluster)?)),
             Some(("fast-facts", cluster)) => Ok(Self::FastFacts(ClusterName::new(cluster)?)),
             _ => Err(LedgerNameError::Kind),

@@ -1,9 +1,10 @@
 //! How ledgers and copies lie in the store.
 //!
 //! Table `ledger-heads`: the ledger's name → its head. Table `ledger-entries`: name, `/`, key → one
-//! entry. No ledger's name followed by `/` is the beginning of another's. An owner's ledger and a
+//! entry. In a table, no ledger's name followed by `/` is the beginning of another's. An owner's ledger and a
 //! follower's copy look alike, so that a copy can become the ledger. History and authority lie in tables
-//! of their own: versions that know none refuse a head whose name they cannot read, and go on without these.
+//! of their own, and so does what clusters decide for themselves: versions that know none refuse a head whose
+//! name they cannot read, and go on without these.
 
 use bytes::Bytes;
 use isthmus_model::Position;
@@ -15,6 +16,8 @@ const HEADS: Table = Table::new("ledger-heads");
 const ENTRIES: Table = Table::new("ledger-entries");
 const HISTORY_HEADS: Table = Table::new("history-heads");
 const HISTORY_ENTRIES: Table = Table::new("history-entries");
+const CLUSTER_HEADS: Table = Table::new("cluster-heads");
+const CLUSTER_ENTRIES: Table = Table::new("cluster-entries");
 
 /// The first byte of every record.
 const FORMAT: u8 = 1;
@@ -91,6 +94,7 @@ pub(crate) fn put_entry(batch: &mut Batch, ledger: &LedgerName, key: &Bytes, kep
 fn heads(ledger: &LedgerName) -> Table {
     match ledger {
         LedgerName::History | LedgerName::Authority => HISTORY_HEADS,
+        LedgerName::ClusterConfig(_) | LedgerName::ClusterHistory(_) => CLUSTER_HEADS,
         _ => HEADS,
     }
 }
@@ -98,13 +102,15 @@ fn heads(ledger: &LedgerName) -> Table {
 fn entries(ledger: &LedgerName) -> Table {
     match ledger {
         LedgerName::History | LedgerName::Authority => HISTORY_ENTRIES,
+        LedgerName::ClusterConfig(_) | LedgerName::ClusterHistory(_) => CLUSTER_ENTRIES,
         _ => ENTRIES,
     }
 }
 
-/// Names of all ledgers in the store, but those in tables of their own.
+/// Names of all ledgers in the store, but those of which there is one in every store.
 pub(crate) fn ledgers(store: &dyn Store) -> Result<Vec<LedgerName>, LoadError> {
-    let heads = store.scan_prefix(HEADS, b"")?;
+    let mut heads = store.scan_prefix(HEADS, b"")?;
+    heads.extend(store.scan_prefix(CLUSTER_HEADS, b"")?);
     let name = |(key, _): (Vec<u8>, Vec<u8>)| {
         let name = String::from_utf8_lossy(&key).into_owned();
         name.parse()

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_model::{
-    Backend, Namespace, ObjectName, Route, RouteRule, ServiceName, Subset, TimeoutSettings,
+    Backend, Namespace, ObjectName, Origin, Route, RouteRule, ServiceName, Subset, TimeoutSettings,
 };
 
 /// Name of an HTTPRoute.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteId {
+    pub origin: Origin,
     pub namespace: Namespace,
     pub name: ObjectName,
 }
@@ -35,7 +36,8 @@ impl Rule {
         self.route.as_ref()
     }
 
-    /// `namespace/name`, or `default` where no route is bound.
+    /// `namespace/name`, `namespace/name@cluster` of one that belongs to a cluster, or `default` where no
+    /// route is bound.
     pub fn route_name(&self) -> &Arc<str> {
         &self.route_name
     }
@@ -75,12 +77,24 @@ impl Rule {
         self.request_timeout.is_some() || self.backend_timeout.is_some()
     }
 
-    /// Writes the rule's own timeouts over those that policies gave.
+    pub fn request_timeout(&self) -> Option<Duration> {
+        self.request_timeout
+    }
+
+    pub fn backend_timeout(&self) -> Option<Duration> {
+        self.backend_timeout
+    }
+
+    /// Writes the rule's own timeouts over those that policies gave and do not enforce.
     pub fn outweigh(&self, timeouts: &mut TimeoutSettings) {
-        if let Some(request) = self.request_timeout {
+        if let Some(request) = self.request_timeout
+            && !timeouts.request_is_enforced
+        {
             timeouts.request = request;
         }
-        if let Some(per_try) = self.backend_timeout {
+        if let Some(per_try) = self.backend_timeout
+            && !timeouts.per_try_is_enforced
+        {
             timeouts.per_try = per_try;
         }
     }
@@ -88,10 +102,7 @@ impl Rule {
 
 impl Rule {
     pub(crate) fn compile(route: &Route, index: usize, rule: &RouteRule) -> Self {
-        let id = RouteId {
-            namespace: route.namespace.clone(),
-            name: route.name.clone(),
-        };
+        let id = RouteId::of(route);
         Self {
             route_name: id.to_string().into(),
             route: Some(id),
@@ -122,9 +133,23 @@ impl Rule {
     }
 }
 
+impl RouteId {
+    pub fn of(route: &Route) -> Self {
+        Self {
+            origin: route.origin.clone(),
+            namespace: route.namespace.clone(),
+            name: route.name.clone(),
+        }
+    }
+}
+
 impl fmt::Display for RouteId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        write!(f, "{}/{}", self.namespace, self.name)?;
+        match &self.origin {
+            Origin::Mesh => Ok(()),
+            Origin::Cluster(cluster) => write!(f, "@{cluster}"),
+        }
     }
 }
 
@@ -151,6 +176,7 @@ mod tests {
 
     fn route() -> Route {
         Route {
+            origin: Origin::Mesh,
             namespace: Namespace::new("shop").unwrap(),
             name: ObjectName::new("r").unwrap(),
             parents: vec![(cart(), None)],
@@ -172,6 +198,8 @@ mod tests {
         assert_eq!(named(&route), "shop/r rule 3");
         route.rules[0].name = Some("canary".to_owned());
         assert_eq!(named(&route), "shop/r rule canary");
+        route.origin = Origin::Cluster("us-west".parse().unwrap());
+        assert_eq!(named(&route), "shop/r@us-west rule canary");
     }
 
     #[test]
@@ -187,6 +215,11 @@ mod tests {
         assert_eq!(timeouts.request, Duration::ZERO);
         assert_eq!(timeouts.per_try, Duration::from_millis(70));
         assert_eq!(timeouts.connect, before.connect);
+        let mut enforced = before.clone();
+        enforced.request_is_enforced = true;
+        Rule::compile(&written, 0, &written.rules[0]).outweigh(&mut enforced);
+        assert_eq!(enforced.request, before.request);
+        assert_eq!(enforced.per_try, Duration::from_millis(70));
     }
 
     fn weighted(weights: &[u32]) -> Rule {

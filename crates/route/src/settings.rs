@@ -1,14 +1,23 @@
 //! Which settings hold for a service or a route, and which policy gave each.
 //!
-//! A narrower target outweighs a wider one (route, service, namespace, mesh); among policies of one
-//! width the first by (namespace, name) wins; field by field, over the built-in defaults.
+//! Field by field, the first of these that sets it decides:
+//!
+//! 1. `enforced` policies: those of the mesh before those of the own cluster, and of each the wider
+//!    target before the narrower one (mesh, namespace, service, route);
+//! 2. all others: the narrower target before the wider one, and of one width those of the own cluster
+//!    before those of the mesh;
+//! 3. the built-in defaults.
+//!
+//! Where that leaves two, the first by (namespace, name) does. A rule of a route may replace timeouts
+//! that are not enforced.
 
+use std::fmt;
 use std::time::Duration;
 
 use isthmus_model::{
-    Algorithm, HashOn, HealthCheck, LimitSettings, LocalityOrder, Namespace, ObjectName,
-    OutlierSettings, Percent, RetryOn, RetrySettings, ServiceName, Target, TimeoutSettings,
-    TrafficPolicy, TrafficSettings,
+    Algorithm, HashOn, HealthCheck, HealthProbe, LimitSettings, LocalityOrder, Namespace,
+    ObjectName, Origin, OutlierSettings, Percent, RetryOn, RetrySettings, ServiceName, Target,
+    TimeoutSettings, TrafficPolicy, TrafficSettings,
 };
 
 use crate::RouteId;
@@ -19,8 +28,19 @@ pub struct Setting {
     /// As written in a TrafficPolicy's spec: `retry.attempts`.
     pub field: &'static str,
     pub value: Value,
-    /// The policy that set it, with the target through which it reached; `None`: the default.
-    pub policy: Option<(Namespace, ObjectName, Target)>,
+    /// `None`: it is the default.
+    pub source: Option<Source>,
+}
+
+/// The policy that set a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    pub origin: Origin,
+    pub namespace: Namespace,
+    pub name: ObjectName,
+    /// Through which it reached.
+    pub target: Target,
+    pub enforced: bool,
 }
 
 /// The value of a setting; whoever shows it spells it as the manifest does.
@@ -59,20 +79,77 @@ pub fn explain(
         given.push(Setting {
             field,
             value,
-            policy: reaching.map(|reaching| {
-                let Reaching { policy, target } = reaching;
-                (
-                    policy.namespace.clone(),
-                    policy.name.clone(),
-                    (*target).clone(),
-                )
+            source: reaching.map(|Reaching { policy, target }| Source {
+                origin: policy.origin.clone(),
+                namespace: policy.namespace.clone(),
+                name: policy.name.clone(),
+                target: target.clone(),
+                enforced: policy.enforced,
             }),
         });
     });
     (settings, given)
 }
 
-/// A policy and the narrowest of its targets that holds here.
+/// What `policy` sets, and an enforced one sets wherever it reaches and with more weight: the field, and that one.
+/// In the order of the reference.
+pub fn overruled<'p>(
+    policy: &TrafficPolicy,
+    all: &[&'p TrafficPolicy],
+) -> Vec<(&'static str, &'p TrafficPolicy)> {
+    let fields = fields(policy);
+    let overrules = |other: &&&'p TrafficPolicy| {
+        let covers = |target: &Target| {
+            let wider = other.targets.iter().find(|wider| covers(wider, target))?;
+            let (ours, theirs) = (
+                Reaching { policy, target },
+                Reaching {
+                    policy: other,
+                    target: wider,
+                },
+            );
+            Some(weight(&theirs) < weight(&ours))
+        };
+        other.enforced
+            && policy
+                .targets
+                .iter()
+                .all(|target| covers(target) == Some(true))
+    };
+    let stronger: Vec<_> = all
+        .iter()
+        .filter(overrules)
+        .map(|other| (*other, self::fields(other)))
+        .collect();
+    let by = |field: &'static str| {
+        let (other, _) = stronger.iter().find(|(_, sets)| sets.contains(&field))?;
+        Some((field, *other))
+    };
+    fields.into_iter().filter_map(by).collect()
+}
+
+/// Is `target` a part of what `wider` names?
+fn covers(wider: &Target, target: &Target) -> bool {
+    match (wider, target) {
+        (Target::Mesh, _) => true,
+        (Target::Namespace(namespace), Target::Service(service)) => *namespace == service.namespace,
+        (wider, target) => wider == target,
+    }
+}
+
+/// The fields that a policy sets.
+fn fields(policy: &TrafficPolicy) -> Vec<&'static str> {
+    let everywhere = TrafficPolicy {
+        targets: vec![Target::Mesh],
+        ..policy.clone()
+    };
+    let any = ServiceName::new("any", "any").expect("this is a name");
+    let (_, given) = explain(&[&everywhere], &any, None);
+    let set = given.into_iter().filter(|setting| setting.source.is_some());
+    set.map(|setting| setting.field).collect()
+}
+
+/// A policy, and of its targets that hold here the one that weighs most.
 #[derive(Clone, Copy)]
 struct Reaching<'p> {
     policy: &'p TrafficPolicy,
@@ -122,11 +199,13 @@ fn merge(
             hedge: merge.take("retry.hedge", |p| p.hedge, default.retry.hedge),
         },
         timeout: TimeoutSettings {
+            request_is_enforced: merge.enforces(|p| p.request_timeout.is_some()),
             request: merge.take(
                 "timeout.request",
                 |p| p.request_timeout,
                 default.timeout.request,
             ),
+            per_try_is_enforced: merge.enforces(|p| p.per_try_timeout.is_some()),
             per_try: merge.take(
                 "timeout.perTry",
                 |p| p.per_try_timeout,
@@ -189,6 +268,11 @@ struct Merge<'p, F> {
 }
 
 impl<F: FnMut(&'static str, Value, Option<Reaching<'_>>)> Merge<'_, F> {
+    fn enforces(&self, sets: impl Fn(&TrafficPolicy) -> bool) -> bool {
+        let first = self.order.iter().find(|reaching| sets(reaching.policy));
+        first.is_some_and(|reaching| reaching.policy.enforced)
+    }
+
     fn take<T: Clone + Into<Value>>(
         &mut self,
         field: &'static str,
@@ -228,25 +312,76 @@ fn in_order<'p>(
     let mut order: Vec<Reaching<'p>> = policies
         .iter()
         .filter_map(|&policy| {
-            let narrowest = policy.targets.iter().filter(holds).max_by_key(|t| width(t));
-            narrowest.map(|target| Reaching { policy, target })
+            let targets = policy.targets.iter().filter(holds);
+            let target = if policy.enforced {
+                targets.min_by_key(|target| narrowness(target))
+            } else {
+                targets.max_by_key(|target| narrowness(target))
+            };
+            target.map(|target| Reaching { policy, target })
         })
         .collect();
     order.sort_by(|a, b| {
-        let narrower = width(b.target).cmp(&width(a.target));
+        let weight = |r: &Reaching<'p>| weight(r);
         let name = |r: &Reaching<'p>| (&r.policy.namespace, &r.policy.name);
-        narrower.then_with(|| name(a).cmp(&name(b)))
+        weight(a)
+            .cmp(&weight(b))
+            .then_with(|| name(a).cmp(&name(b)))
     });
     order
 }
 
-/// Larger is narrower.
-fn width(target: &Target) -> u8 {
+/// Smaller weighs more.
+fn weight(Reaching { policy, target }: &Reaching<'_>) -> (bool, u8, u8) {
+    let of_mesh = u8::from(policy.origin == Origin::Mesh);
+    let narrowness = narrowness(target);
+    if policy.enforced {
+        (false, 1 - of_mesh, narrowness)
+    } else {
+        (true, u8::MAX - narrowness, of_mesh)
+    }
+}
+
+fn narrowness(target: &Target) -> u8 {
     match target {
         Target::Mesh => 0,
         Target::Namespace(_) => 1,
         Target::Service(_) => 2,
         Target::Route { .. } => 3,
+    }
+}
+
+impl fmt::Display for Value {
+    /// As in a TrafficPolicy; `none` where there is no limit.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Algorithm(algorithm) => f.write_str(algorithm.as_str()),
+            Self::HashOn(HashOn::Header(name)) => write!(f, "header {name}"),
+            Self::HashOn(HashOn::Cookie { name, ttl: None }) => write!(f, "cookie {name}"),
+            Self::HashOn(HashOn::Cookie {
+                name,
+                ttl: Some(ttl),
+            }) => write!(f, "cookie {name} for {ttl:?}"),
+            Self::HashOn(HashOn::Source) => f.write_str("source"),
+            Self::LocalityOrder(order) => f.write_str(order.as_str()),
+            Self::Flag(flag) => flag.fmt(f),
+            Self::Count(count) => count.fmt(f),
+            Self::Limit(None) => f.write_str("none"),
+            Self::Limit(Some(limit)) => limit.fmt(f),
+            Self::Percent(percent) => percent.value().fmt(f),
+            Self::RetryOn(on) => {
+                let on: Vec<_> = on.iter().map(|on| on.as_str()).collect();
+                f.write_str(&on.join(", "))
+            }
+            Self::Time(time) => write!(f, "{time:?}"),
+            Self::HealthCheck(HealthCheck {
+                probe, interval, ..
+            }) => match probe {
+                HealthProbe::Tcp => write!(f, "tcp every {interval:?}"),
+                HealthProbe::Http { path } => write!(f, "http {path} every {interval:?}"),
+                HealthProbe::Grpc { service } => write!(f, "grpc {service} every {interval:?}"),
+            },
+        }
     }
 }
 
@@ -313,7 +448,6 @@ impl From<HealthCheck> for Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use isthmus_model::HealthProbe;
 
     fn policy(name: &str, targets: &[Target]) -> TrafficPolicy {
         let (namespace, name) = name.split_once('/').unwrap();
@@ -341,12 +475,14 @@ mod tests {
 
     fn route_id() -> RouteId {
         RouteId {
+            origin: Origin::Mesh,
             namespace: Namespace::new("shop").unwrap(),
             name: ObjectName::new("r").unwrap(),
         }
     }
 
-    /// Each policy is `name target…`; which of them gives `retry.attempts`?
+    /// Each policy is `name target…`, with `@` behind the name if it is of the own cluster and `!` if it is enforced;
+    /// which of them gives `retry.attempts`?
     fn winner(policies: &[&str], route: Option<&RouteId>) -> String {
         let policies: Vec<TrafficPolicy> = (1u32..)
             .zip(policies)
@@ -354,8 +490,12 @@ mod tests {
                 let mut words = text.split(' ');
                 let name = words.next().unwrap();
                 let targets: Vec<Target> = words.map(target).collect();
-                let mut policy = policy(name, &targets);
+                let mut policy = policy(name.trim_end_matches(['@', '!']), &targets);
                 policy.retry_attempts = Some(index);
+                policy.enforced = name.ends_with('!');
+                if name.contains('@') {
+                    policy.origin = Origin::Cluster("us-west".parse().unwrap());
+                }
                 policy
             })
             .collect();
@@ -365,8 +505,10 @@ mod tests {
         assert_eq!(settings, resolve(&policies, &cart, route));
         let attempts = given.iter().find(|s| s.field == "retry.attempts").unwrap();
         assert_eq!(attempts.value, Value::Count(settings.retry.attempts));
-        match &attempts.policy {
-            Some((namespace, name, _)) => format!("{namespace}/{name}"),
+        match &attempts.source {
+            Some(Source {
+                namespace, name, ..
+            }) => format!("{namespace}/{name}"),
             None => "default".to_owned(),
         }
     }
@@ -393,6 +535,78 @@ mod tests {
         }
         // Without the route, its policy does not hold.
         assert_eq!(winner(&["a/x mesh", "z/y route/shop/r"], None), "a/x");
+    }
+
+    #[test]
+    fn the_own_cluster_s_wins_of_one_width_and_what_is_enforced_always() {
+        for (policies, expect) in [
+            (&["a/x mesh", "z/y@ mesh"][..], "z/y"),
+            (&["a/x svc/shop/cart", "z/y@ ns/shop"], "a/x"),
+            (&["a/x svc/shop/cart", "z/y! mesh"], "z/y"),
+            (&["a/x! svc/shop/cart", "z/y! mesh"], "z/y"),
+            (&["z/x! mesh", "a/y! mesh"], "a/y"),
+            // The mesh's word stands above the cluster's, however narrow it is.
+            (&["a/x@! mesh", "z/y! svc/shop/cart"], "z/y"),
+            (&["a/x@! mesh", "z/y svc/shop/cart"], "a/x"),
+            // It reaches through the widest that holds.
+            (&["z/x! mesh svc/shop/cart", "a/y! ns/shop"], "z/x"),
+            (&["z/x! ns/other svc/shop/cart", "a/y! ns/shop"], "a/y"),
+        ] {
+            assert_eq!(winner(policies, None), expect, "{policies:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_is_overruled_by_what_is_enforced_wherever_it_reaches() {
+        let policy = |text: &str| {
+            let mut words = text.split(' ');
+            let name = words.next().unwrap();
+            let targets: Vec<Target> = words.map(target).collect();
+            let mut policy = policy(name.trim_end_matches(['@', '!']), &targets);
+            policy.retry_attempts = Some(1);
+            policy.enforced = name.ends_with('!');
+            policy.origin = Origin::from(name.contains('@').then(|| "us-west".parse().unwrap()));
+            policy
+        };
+        for (ours, other, expect) in [
+            ("a/x svc/shop/cart", "z/y! mesh", true),
+            ("a/x svc/shop/cart", "z/y! ns/shop", true),
+            ("a/x svc/shop/cart", "z/y mesh", false),
+            ("a/x svc/shop/cart", "z/y! ns/other", false),
+            ("a/x svc/shop/cart mesh", "z/y! ns/shop", false),
+            ("a/x@! mesh", "z/y! mesh", true),
+            ("a/x@! mesh", "z/y! svc/shop/cart", false),
+            ("a/x! svc/shop/cart", "z/y! ns/shop", true),
+            ("a/x! ns/shop", "z/y! svc/shop/cart", false),
+            ("a/x! mesh", "z/y@! mesh", false),
+        ] {
+            let (ours, other) = (policy(ours), policy(other));
+            let mut nothing = other.clone();
+            nothing.retry_attempts = None;
+            let found = overruled(&ours, &[&ours, &nothing, &other]);
+            let expect: &[_] = if expect {
+                &[("retry.attempts", &other)]
+            } else {
+                &[]
+            };
+            assert_eq!(found, expect, "{ours:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_policy_that_gives_a_timeout_enforces_it() {
+        let mut enforced = policy("mesh/wide", &[Target::Mesh]);
+        enforced.enforced = true;
+        enforced.request_timeout = Some(Duration::from_secs(3));
+        let mut other = policy("shop/narrow", &[target("svc/shop/cart")]);
+        other.request_timeout = Some(Duration::from_secs(9));
+        other.per_try_timeout = Some(Duration::from_secs(1));
+        let cart = ServiceName::new("shop", "cart").unwrap();
+        let found = resolve(&[&other, &enforced], &cart, None).timeout;
+        assert_eq!(found.request, Duration::from_secs(3));
+        assert!(found.request_is_enforced);
+        assert_eq!(found.per_try, Duration::from_secs(1));
+        assert!(!found.per_try_is_enforced);
     }
 
     #[test]
@@ -430,7 +644,9 @@ mod tests {
             },
             timeout: TimeoutSettings {
                 request: Duration::from_secs(92),
+                request_is_enforced: false,
                 per_try: Duration::from_secs(93),
+                per_try_is_enforced: false,
                 connect: Duration::from_secs(94),
                 idle: Duration::from_secs(90),
             },
@@ -476,6 +692,11 @@ mod tests {
         let (settings, given) = explain(&[&all], &cart, None);
         assert_eq!(settings, expect);
         assert_eq!(given.len(), 19);
-        assert!(given.iter().all(|setting| setting.policy.is_some()));
+        assert!(given.iter().all(|setting| setting.source.is_some()));
+        let shown: Vec<_> = given.iter().map(|each| each.value.to_string()).collect();
+        assert_eq!(
+            shown.join("|"),
+            "RoundRobin|cookie cart|LocalOnly|9|91|Reset|true|92s|93s|94s|90s|81|82|83|95|96s|97|84|http / every 98s"
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use isthmus_model::{HeaderMatch, PathMatch, Route, RouteMatch, Service, ServiceName};
+use isthmus_model::{HeaderMatch, Origin, PathMatch, Route, RouteMatch, Service, ServiceName};
 
 use crate::Rule;
 
@@ -47,7 +47,7 @@ pub struct Matched<'t> {
 #[derive(Debug, Clone)]
 struct PortTable {
     port: u16,
-    /// Any HTTPRoute at all; if not, `itself` takes every request.
+    /// Any HTTPRoute of the mesh; if not, `itself` takes every request that nothing else does.
     bound: bool,
     /// In order of precedence: the first that matches decides.
     entries: Vec<Entry>,
@@ -68,8 +68,11 @@ impl RouteTable {
     /// to ports that are read as HTTP.
     pub fn compile(service: &Service, routes: &[&Route]) -> Self {
         let mut sorted: Vec<&Route> = routes.to_vec();
-        // Gateway API: alphabetical by "{namespace}/{name}", as one string.
-        sorted.sort_by_cached_key(|route| format!("{}/{}", route.namespace, route.name));
+        // Gateway API: alphabetical by "{namespace}/{name}", as one string. Those of the own cluster stand before.
+        sorted.sort_by_cached_key(|route| {
+            let name = format!("{}/{}", route.namespace, route.name);
+            (route.origin == Origin::Mesh, name)
+        });
         let ports = service
             .ports
             .iter()
@@ -85,23 +88,21 @@ impl RouteTable {
     }
 
     /// The rule that decides on `request`, by the Gateway API's precedence (HTTPRouteRule.matches):
-    /// exact path, longest prefix, method, most headers, route by name, place of the rule.
+    /// exact path, longest prefix, method, most headers, route of the own cluster, route by name, place of
+    /// the rule. What no rule of the own cluster's routes matches is decided on as if there were none.
     ///
-    /// `None`: routes are bound to the port and no rule matches (404), or the service has no such
-    /// port. Allocates nothing.
+    /// `None`: routes of the mesh are bound to the port and no rule matches (404), or the service has no
+    /// such port. Allocates nothing.
     pub fn find<H: Headers + ?Sized>(
         &self,
         port: u16,
         request: &RequestView<'_, H>,
     ) -> Option<Matched<'_>> {
         let table = self.port(port)?;
-        if !table.bound {
-            return Some(Matched {
-                rule: &table.itself,
-            });
-        }
-        let entry = table.entries.iter().find(|entry| entry.matches(request))?;
-        Some(Matched { rule: &entry.rule })
+        let entry = table.entries.iter().find(|entry| entry.matches(request));
+        let itself = || (!table.bound).then_some(&table.itself);
+        let rule = entry.map(|entry| &entry.rule).or_else(itself)?;
+        Some(Matched { rule })
     }
 
     /// Where a connection goes whose bytes are not read as HTTP: to the service itself. `None`: the
@@ -150,7 +151,7 @@ impl PortTable {
         entries.sort_by_key(Entry::precedence);
         Self {
             port,
-            bound: !routes.is_empty(),
+            bound: routes.iter().any(|route| route.origin == Origin::Mesh),
             entries,
             itself: Arc::new(Rule::itself(service, port)),
         }
@@ -304,6 +305,7 @@ mod tests {
             backend_timeout: None,
         };
         Route {
+            origin: Origin::Mesh,
             namespace: Namespace::new(namespace).unwrap(),
             name: ObjectName::new(name).unwrap(),
             parents: vec![(cart().name, port)],
@@ -373,6 +375,30 @@ mod tests {
         // '-' sorts before '/'.
         assert_eq!(found(&routes, 80, "GET /"), "shop-x/z rule 0");
         assert_eq!(found(&routes[..2], 80, "GET /"), "shop/a rule 0");
+    }
+
+    #[test]
+    fn of_equal_matches_the_own_cluster_s_counts_and_what_it_leaves_out_is_as_without_it() {
+        let own = |rules: &str| Route {
+            origin: Origin::Cluster("us-west".parse().unwrap()),
+            ..route("shop/z", None, rules)
+        };
+        let mesh = route("shop/a", None, "/a; /a/b");
+        for (routes, request, expect) in [
+            (
+                vec![own("/a"), mesh.clone()],
+                "GET /a",
+                "shop/z@us-west rule 0",
+            ),
+            // A narrower match is narrower, whoever wrote it.
+            (vec![own("/a"), mesh.clone()], "GET /a/b", "shop/a rule 1"),
+            (vec![own("/c"), mesh.clone()], "GET /a", "shop/a rule 0"),
+            (vec![own("/c"), mesh.clone()], "GET /d", "none"),
+            (vec![own("/c")], "GET /c", "shop/z@us-west rule 0"),
+            (vec![own("/c")], "GET /d", "default"),
+        ] {
+            assert_eq!(found(&routes, 80, request), expect, "{request}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use isthmus_api::{
     AuthorityView, ChangeView, HistoryView, RESET_PURPOSE, ResetRequest, ResetStatement, StatusView,
 };
 use isthmus_control::{Action, Event, HistoryQuery, Request, RequestId, Selection, Target, Write};
-use isthmus_model::{ClusterName, Kind};
+use isthmus_model::{ClusterName, Kind, Origin};
 use isthmus_world::{Chance, Clock, SeededChance, Store, VirtualClock, VirtualStore};
 use serde_json::Value;
 
@@ -193,9 +193,15 @@ impl Sim {
         self.sites[site].answers.remove(&id)
     }
 
-    /// All objects of a kind as the cluster's API shows them; empty while its control plane is down.
+    /// All of the mesh's objects of a kind as the cluster's API shows them; empty while its control plane is down.
     pub fn list(&mut self, site: usize, kind: Kind) -> Vec<Value> {
+        self.list_of(site, Origin::Mesh, kind)
+    }
+
+    /// As `list`, of what belongs to somebody.
+    pub fn list_of(&mut self, site: usize, origin: Origin, kind: Kind) -> Vec<Value> {
         let selection = Selection {
+            origin,
             kind,
             namespace: None,
             name: None,

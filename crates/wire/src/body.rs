@@ -171,6 +171,7 @@ mod tests {
                 exported: true,
             }),
             Body::Route(Route {
+                origin: Some("us-west".parse().unwrap()).into(),
                 namespace: namespace.clone(),
                 name: "split".parse().unwrap(),
                 parents: vec![(cart.clone(), Some(80)), (cart.clone(), None)],
@@ -195,6 +196,8 @@ mod tests {
                 }],
             }),
             Body::TrafficPolicy(TrafficPolicy {
+                origin: Some("us-west".parse().unwrap()).into(),
+                enforced: true,
                 namespace,
                 name: "all".parse().unwrap(),
                 targets,

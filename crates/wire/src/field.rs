@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use isthmus_model::{LabelKey, Labels, ServiceName};
+use isthmus_model::{LabelKey, Labels, Origin, ServiceName};
 
 use crate::body::BodyError;
 
@@ -41,6 +41,14 @@ where
     T::Err: std::fmt::Display,
 {
     (!text.is_empty()).then(|| parse(field, text)).transpose()
+}
+
+/// The name of the cluster that it belongs to; empty: it is of the mesh.
+pub(crate) fn origin_out(origin: &Origin) -> String {
+    origin
+        .cluster()
+        .map(ToString::to_string)
+        .unwrap_or_default()
 }
 
 pub(crate) fn parse_all<T>(field: &'static str, texts: &[String]) -> Parsed<Vec<T>>

@@ -9,7 +9,7 @@ use axum::response::Response;
 use isthmus_api::{
     BackendView, ChoiceView, ExplainReply, ExplainRequest, Failure, ObjectList, Way, WorkloadView,
 };
-use isthmus_model::{Kind, ServiceName};
+use isthmus_model::{Kind, Origin, ServiceName};
 use isthmus_wire::proto;
 use serde::Deserialize;
 
@@ -85,6 +85,7 @@ async fn name_remote_workloads(api: &Api, backend: &mut BackendView) -> Result<(
     }
     let service: ServiceName = field("service", &backend.service)?;
     let workloads = Selection {
+        origin: Origin::Mesh,
         kind: Kind::Workload,
         namespace: Some(service.namespace.clone()),
         name: None,

@@ -18,7 +18,7 @@ use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use isthmus_api::Failure;
 use isthmus_identity::RootFingerprint;
 use serde_json::Value;
@@ -75,14 +75,17 @@ impl IntoResponse for Refusal {
 /// All routes of the API.
 pub(crate) fn router(api: Arc<Api>) -> Router {
     let guarded = Router::new()
-        .route("/api/{*path}", axum::routing::any(resources::any))
-        .route("/apis/{*path}", axum::routing::any(resources::any))
+        .route("/api/{*path}", any(resources::any))
+        .route("/apis/{*path}", any(resources::any))
+        .route("/clusters/{cluster}/api/{*path}", any(resources::any))
+        .route("/clusters/{cluster}/apis/{*path}", any(resources::any))
         .route("/mesh/v1/status", get(views::status))
         .route("/mesh/v1/authority", get(views::authority))
         .route("/mesh/v1/authority/leader", post(views::transfer))
         .route("/mesh/v1/authority/reset", post(views::reset))
         .route("/mesh/v1/backup", get(backup::backup))
         .route("/mesh/v1/history", get(views::history))
+        .route("/clusters/{cluster}/mesh/v1/history", get(views::history))
         .route(
             "/mesh/v1/revocations",
             get(views::revocations).post(views::revoke),

@@ -51,7 +51,8 @@ pub(super) async fn any(
     query: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> Result<Response, Refusal> {
-    let Some(path) = ResourcePath::parse(uri.path()) else {
+    let (origin, path) = origin(uri.path())?;
+    let Some(path) = ResourcePath::parse(path) else {
         let message = format!(
             "no kind is served at {}; the kinds are {}",
             uri.path(),
@@ -64,12 +65,23 @@ pub(super) async fn any(
         413 => Failure::new(413, "RequestEntityTooLarge", "an object has at most 1 MiB"),
         _ => Failure::bad_request(error.body_text()),
     })?;
-    let selection = selection(&path)?;
+    let selection = selection(origin, &path)?;
     if method == Method::GET {
         return read(&api.hub, selection, &parameters).await;
     }
     let write = write(&method, selection, &parameters, &body, author)?;
     Ok(respond(api.hub.ask(Request::Write(write)).await?))
+}
+
+/// To whom belongs what the path names, and the rest of the path.
+pub(super) fn origin(path: &str) -> Result<(Origin, &str), Failure> {
+    let Some((cluster, path)) = isthmus_api::cluster_of(path) else {
+        return Ok((Origin::Mesh, path));
+    };
+    let cluster = cluster.parse().map_err(|error| {
+        Failure::bad_request(format!("{cluster:?} is not the name of a cluster: {error}"))
+    })?;
+    Ok((Origin::Cluster(cluster), path))
 }
 
 async fn read(
@@ -150,7 +162,7 @@ fn write(
         author,
         verb,
         key: ResourceKey {
-            origin: Origin::Mesh,
+            origin: selection.origin,
             kind,
             namespace,
             name,

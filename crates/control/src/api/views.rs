@@ -4,14 +4,16 @@ use std::time::{Duration, SystemTime};
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
+use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use isthmus_api::{
     Failure, HistoryRequest, ResetRequest, RevokeRequest, TokenReply, TokenRequest, TransferRequest,
 };
 use isthmus_identity::{JoinToken, TokenGrant, TokenId, TokenSecret};
-use isthmus_model::{Identity, Position};
+use isthmus_model::{Identity, Origin, Position};
 
+use super::resources::origin;
 use super::{Author, Refusal, Shared, respond};
 use crate::core::{Answer, HistoryQuery, Request, Selection};
 
@@ -72,8 +74,10 @@ pub(super) async fn revoke(
 /// The changes of config that were accepted, newest first.
 pub(super) async fn history(
     State(api): Shared,
+    uri: Uri,
     request: Result<Query<HistoryRequest>, QueryRejection>,
 ) -> Result<Response, Refusal> {
+    let (origin, _) = origin(uri.path())?;
     let Query(request) = request.map_err(|error| Failure::bad_request(error.body_text()))?;
     let limit = request.limit.unwrap_or(CHANGES);
     if limit == 0 || limit > MOST_CHANGES {
@@ -81,7 +85,8 @@ pub(super) async fn history(
         return Err(Failure::bad_request(message).into());
     }
     let query = HistoryQuery {
-        selection: objects(&request)?,
+        selection: objects(origin.clone(), &request)?,
+        origin,
         before: request.before.map(Position),
         limit,
         records: request.records.unwrap_or_default(),
@@ -91,7 +96,7 @@ pub(super) async fn history(
 }
 
 /// The objects whose history is asked for; `None`: all.
-fn objects(request: &HistoryRequest) -> Result<Option<Selection>, Failure> {
+fn objects(origin: Origin, request: &HistoryRequest) -> Result<Option<Selection>, Failure> {
     let (namespace, name) = (&request.namespace, &request.name);
     let Some(kind) = &request.kind else {
         if namespace.is_some() || name.is_some() {
@@ -102,6 +107,7 @@ fn objects(request: &HistoryRequest) -> Result<Option<Selection>, Failure> {
     let namespace = namespace.as_deref().map(|text| field("namespace", text));
     let name = name.as_deref().map(|text| field("name", text));
     Ok(Some(Selection {
+        origin,
         kind: field("kind", kind)?,
         namespace: namespace.transpose()?,
         name: name.transpose()?,

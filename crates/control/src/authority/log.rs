@@ -10,7 +10,7 @@ use isthmus_model::ClusterName;
 use isthmus_replica::{LedgerHead, LedgerName};
 use isthmus_wire::proto;
 use isthmus_world::{Batch, Store, Table};
-use raft::prelude::{ConfState, Entry, HardState, Snapshot};
+use raft::prelude::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use serde::{Deserialize, Serialize};
 
@@ -173,6 +173,18 @@ impl Log {
 
     pub(super) fn applied(&self) -> u64 {
         self.applied
+    }
+
+    /// Of entries that the ledgers do not have, what they decide if they stand.
+    pub(super) fn ahead(&self) -> impl Iterator<Item = &[u8]> {
+        let ahead = self
+            .entries
+            .iter()
+            .filter(|entry| entry.index > self.applied);
+        let ahead = ahead.filter(|entry| entry.get_entry_type() == EntryType::EntryNormal);
+        ahead
+            .map(|entry| &entry.data[..])
+            .filter(|data| !data.is_empty())
     }
 
     pub(super) fn last(&self) -> u64 {

@@ -254,6 +254,12 @@ impl Group {
         self.broken.as_ref()
     }
 
+    /// What stands in the log and the ledgers do not have, in order. Some of it may never be decided.
+    pub(crate) fn ahead(&self) -> impl Iterator<Item = Decision> {
+        let decisions = self.node.store().ahead();
+        decisions.filter_map(|data| isthmus_wire::decode_decision(data).ok())
+    }
+
     pub(crate) fn voters(&self) -> &BTreeSet<ClusterName> {
         &self.membership().voters
     }

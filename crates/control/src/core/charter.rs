@@ -60,7 +60,7 @@ pub(super) enum Unbound {
     #[error("the cluster is revoked, and this does not say `revoked: false`")]
     Revoked,
     #[error(
-        "its signature has serial {found}, and other terms were signed with {known}: it is an older one"
+        "its signature has serial {found}, and it was signed anew since, with {known}: it is an older one"
     )]
     Older { found: u64, known: u64 },
 }
@@ -206,11 +206,16 @@ impl Charter {
             found => found?,
         };
         match latest.and_then(|latest| Some((latest, self::terms(latest.clone())?))) {
-            Some((latest, others)) if others != terms => {
+            Some((latest, others)) => {
                 let known = signed(trust, latest, &others).unwrap_or_default();
+                // Also of the same terms the newest signature stays: who has not seen it would believe what was signed
+                // between the two.
+                if others == terms && found == known {
+                    return Ok(());
+                }
                 newer(found, known).map(|_| ())
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 

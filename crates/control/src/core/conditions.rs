@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use isthmus_manifest::{Finding, Severity, check_references};
-use isthmus_model::{Kind, Position, ResourceKey};
+use isthmus_model::{Kind, Position, Resource, ResourceKey, TrafficPolicy};
+use isthmus_route::settings;
 use isthmus_world::Store;
 use serde_json::{Value, json};
 
@@ -20,12 +21,20 @@ pub(super) struct Findings {
     by_key: BTreeMap<ResourceKey, Vec<Finding>>,
 }
 
+impl Findings {
+    /// Something was written.
+    pub(super) fn forget(&mut self) {
+        self.at = None;
+    }
+}
+
 impl<S: Store> Core<S> {
     /// `None` when there is no such object.
     pub(super) fn conditions(&mut self, key: &ResourceKey) -> Option<Value> {
         self.refresh_findings();
         let (_, stored) = self.objects.get(key)?;
         let mut conditions = vec![self.accepted(key, stored), self.resolved(key, stored)];
+        conditions.extend(self.effective(key, stored));
         let appearances = self.index.appearances(key);
         if !appearances.is_empty() {
             let programmed = self.publishing.programmed(&appearances);
@@ -93,6 +102,37 @@ impl<S: Store> Core<S> {
             (false, true) => ("ResolvedRefs", "all that it names exists".to_owned()),
         };
         condition(stored, "ResolvedRefs", !dangling, reason, &message)
+    }
+
+    /// Does what a policy sets hold here, or is it said otherwise by one that is enforced?
+    fn effective(&self, key: &ResourceKey, stored: &Stored) -> Option<Value> {
+        let declared = self.index.declared();
+        let Resource::TrafficPolicy(policy) = declared.bound(key)? else {
+            return None;
+        };
+        let all: Vec<_> = declared.policies().collect();
+        let overruled = settings::overruled(policy, &all);
+        let by = |(field, by): &(&str, &TrafficPolicy)| {
+            let of = by.origin.cluster().map(|cluster| format!(" of {cluster}"));
+            let (namespace, name, of) = (&by.namespace, &by.name, of.unwrap_or_default());
+            format!("{field} is enforced by TrafficPolicy {namespace}/{name}{of}")
+        };
+        let by: Vec<_> = overruled.iter().map(by).collect();
+        let (reason, message) = if by.is_empty() {
+            (
+                "Effective",
+                "nothing that it sets is enforced otherwise".to_owned(),
+            )
+        } else {
+            ("Overruled", by.join("; "))
+        };
+        Some(condition(
+            stored,
+            "Effective",
+            by.is_empty(),
+            reason,
+            &message,
+        ))
     }
 
     fn programmed(&self, stored: &Stored, programmed: &Programmed) -> Value {

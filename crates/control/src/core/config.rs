@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use isthmus_api::{Cause, Failure};
 use isthmus_manifest::{FieldPath, Problem, SIGNATURE_ANNOTATION, parse_object};
-use isthmus_model::{ClusterName, Kind, Mesh, Namespace, Position, Resource, ResourceKey};
-use isthmus_replica::{Change as LedgerChange, Decision, Expect, LedgerName, WriteError};
+use isthmus_model::{ClusterName, Kind, Mesh, Namespace, Origin, Position, Resource, ResourceKey};
+use isthmus_replica::{Change as LedgerChange, Decision, Expect, WriteError};
 use isthmus_wire::proto;
 use isthmus_world::Store;
 use serde_json::Value;
@@ -14,6 +14,7 @@ use super::answer::{Answer, Held, ReplyTo, deleted_meanwhile};
 use super::charter::Unbound;
 use super::history::{Record, Recorded};
 use super::objects::{Stored, ledger_key, resource_key};
+use super::origin::{config_of, history_of};
 use super::questions::Asked;
 use super::write::{Submitted, Verb, Write};
 use super::{Core, Now, PeerSessionId, RequestId};
@@ -21,7 +22,7 @@ use crate::time::unix_millis;
 
 /// A write that holds.
 #[derive(Debug)]
-enum Judged {
+pub(super) enum Judged {
     Unchanged {
         key: ResourceKey,
         current: (Position, Stored),
@@ -42,7 +43,11 @@ impl<S: Store> Core<S> {
         let reply_to = ReplyTo::Request(id);
         if write.dry_run {
             let own = &self.settings.cluster;
-            let reach = if self.decides() {
+            let accepts = match &write.key.origin {
+                Origin::Mesh => self.decides(),
+                Origin::Cluster(cluster) => cluster == own,
+            };
+            let reach = if accepts {
                 Ok(())
             } else {
                 self.check_reach(own, write.key.namespace.as_ref())
@@ -55,14 +60,21 @@ impl<S: Store> Core<S> {
         }
         let asked = Submitted {
             request: self.next_request(),
-            since: self.position(),
+            since: self.position_of(&write.key.origin),
             is_in_doubt: false,
             reply_to,
             write,
             source: self.settings.cluster.clone(),
             is_relayed: false,
         };
-        self.submit(asked, now);
+        self.submit_to_origin(asked, now);
+    }
+
+    fn submit_to_origin(&mut self, asked: Submitted, now: Now) {
+        match asked.write.key.origin.clone() {
+            Origin::Mesh => self.submit(asked, now),
+            Origin::Cluster(cluster) => self.submit_to(&cluster, asked, now),
+        }
     }
 
     /// Another cluster forwards a write of one of its users, or a voter what another one asked it.
@@ -88,7 +100,7 @@ impl<S: Store> Core<S> {
                     source,
                     is_relayed,
                 };
-                self.submit(asked, now);
+                self.submit_to_origin(asked, now);
             }
             Err(failure) => self.reply(reply_to, failure.into()),
         }
@@ -102,7 +114,8 @@ impl<S: Store> Core<S> {
     ) -> Result<(Write, ClusterName, bool), Failure> {
         let bad =
             |what: &str| Failure::bad_request(format!("the forwarded write's {what} is not one"));
-        if !self.decides() {
+        let key = resource_key(commit.key.as_bytes()).map_err(|_| bad("key"))?;
+        if key.origin == Origin::Mesh && !self.decides() {
             let voters: Vec<_> = self
                 .authority
                 .clusters()
@@ -119,7 +132,7 @@ impl<S: Store> Core<S> {
         let source = match is_relayed {
             false => from,
             // Whoever votes has asked for that cluster's certificate; nobody else is believed.
-            true if self.authority.clusters().contains(&from) => {
+            true if key.origin == Origin::Mesh && self.authority.clusters().contains(&from) => {
                 commit.cluster.parse().map_err(|_| bad("cluster"))?
             }
             true => return Err(bad("cluster")),
@@ -127,7 +140,7 @@ impl<S: Store> Core<S> {
         let write = Write {
             author: commit.author.clone(),
             verb: Verb::parse(&commit.verb).ok_or_else(|| bad("verb"))?,
-            key: resource_key(commit.key.as_bytes()).map_err(|_| bad("key"))?,
+            key,
             object: if commit.object.is_empty() {
                 None
             } else {
@@ -240,8 +253,9 @@ impl<S: Store> Core<S> {
     }
 
     /// Does the write hold, against everything that was accepted, saved or not?
-    fn judge(&self, write: &Write, now: Now) -> Result<Judged, Failure> {
+    pub(super) fn judge(&self, write: &Write, now: Now) -> Result<Judged, Failure> {
         let key = &write.key;
+        self.check_origin(&key.origin, key.kind)?;
         if !key.kind.is_config() {
             return Err(Failure::new(
                 405,
@@ -266,7 +280,8 @@ impl<S: Store> Core<S> {
             (Verb::Create, None) | (Verb::Update | Verb::Delete, Some(_)) => {}
         }
         if let Some(found) = exists {
-            check_version(key, write.object.as_ref(), found, self.next_position())?;
+            let next = self.next_position_of(&key.origin);
+            check_version(key, write.object.as_ref(), found, next)?;
         }
         if let (Verb::Delete, Some(before)) = (write.verb, &current) {
             if key.kind == Kind::Mesh {
@@ -303,7 +318,7 @@ impl<S: Store> Core<S> {
 
     /// The newest version that was accepted, and where.
     fn latest(&self, key: &ResourceKey) -> Result<Option<(Position, Stored)>, Failure> {
-        let Some(ledger) = self.replica.ledger(&LedgerName::Config) else {
+        let Some(ledger) = self.replica.ledger(&config_of(&key.origin)) else {
             return Ok(self.objects.get(key).cloned());
         };
         let Some((position, record)) = ledger.find_latest(&ledger_key(key)) else {
@@ -320,8 +335,9 @@ impl<S: Store> Core<S> {
         object: &Value,
         latest: Option<&Value>,
     ) -> Result<(), Failure> {
-        let (found, resource) =
+        let (mut found, resource) =
             parse_object(object.clone()).map_err(|problems| invalid(key, &problems))?;
+        found.origin.clone_from(&key.origin);
         if found != *key {
             return Err(Failure::bad_request(format!(
                 "the object is {found}, the path says {key}"
@@ -379,7 +395,7 @@ impl<S: Store> Core<S> {
         Err(Failure::invalid(format!("{key} describes another mesh")).with_causes(wrong))
     }
 
-    fn stage(&mut self, asked: Submitted, judged: Judged, now: Now) {
+    pub(super) fn stage(&mut self, asked: Submitted, judged: Judged, now: Now) {
         let Submitted {
             request,
             reply_to,
@@ -390,13 +406,19 @@ impl<S: Store> Core<S> {
         let code = write.verb.code();
         let (key, before, stored) = match judged {
             Judged::Unchanged { key, current } => {
-                // Nothing is proposed, and that this cluster still leads is: then it holds.
+                let origin = key.origin.clone();
                 let held = Held::Object {
                     code,
                     key,
                     written: Box::new(current),
                 };
-                return self.propose_decision(Decision::default(), Some((reply_to, held)));
+                return match origin {
+                    // Nothing is proposed, and that this cluster still leads is: then it holds.
+                    Origin::Mesh => {
+                        self.propose_decision(Decision::default(), Some((reply_to, held)));
+                    }
+                    Origin::Cluster(_) => self.hold(reply_to, held),
+                };
             }
             Judged::Put {
                 key,
@@ -413,8 +435,8 @@ impl<S: Store> Core<S> {
         };
         // What leaves the ledger with this change is in the archive by then.
         self.archive();
-        let position = self.next_position();
-        let (previous, not_before) = self.recorded_before(position).unzip();
+        let position = self.next_position_of(&key.origin);
+        let (previous, not_before) = self.recorded_before(&key.origin, position).unzip();
         let record = Record {
             position: position.0,
             // Times are in the order of positions, whatever clocks do.
@@ -437,10 +459,17 @@ impl<S: Store> Core<S> {
             },
         };
         let writes = vec![
-            (LedgerName::Config, vec![change]),
-            (LedgerName::History, self.recorded(&record)),
+            (config_of(&key.origin), vec![change]),
+            (history_of(&key.origin), self.recorded(&key.origin, &record)),
         ];
-        if let Err(error) = self.propose(writes, reply_to, held) {
+        let staged = match key.origin {
+            Origin::Mesh => self.propose(writes, reply_to, held),
+            Origin::Cluster(_) => {
+                let written = self.replica.write_together(writes);
+                written.map(|_| self.hold(reply_to, held))
+            }
+        };
+        if let Err(error) = staged {
             self.reply(reply_to, not_written(&key, &error).into());
         }
     }

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use isthmus_manifest::parse_object;
-use isthmus_model::{ClusterName, Position, Resource, ResourceKey};
+use isthmus_model::{ClusterName, Origin, Position, Resource, ResourceKey};
 use isthmus_replica::LedgerName;
 use isthmus_world::Store;
 use serde_json::Value;
 
 use super::objects::{Stored, resource_key};
+use super::origin::config_of;
 use super::watch::{Changed, WatchEvent};
 use super::{Action, Core, Notice};
 use crate::index::{Change, Fact};
@@ -19,8 +20,14 @@ impl<S: Store> Core<S> {
     /// These entries are different now; shows them.
     pub(super) fn on_entries(&mut self, ledger: &LedgerName, keys: Vec<Bytes>) {
         match ledger {
-            LedgerName::Config => self.on_config_entries(keys),
-            LedgerName::History => self.on_history_entries(keys),
+            LedgerName::Config => self.on_config_entries(&Origin::Mesh, keys),
+            LedgerName::History => self.on_history_entries(&Origin::Mesh, keys),
+            LedgerName::ClusterConfig(cluster) => {
+                self.on_config_entries(&Origin::Cluster(cluster.clone()), keys);
+            }
+            LedgerName::ClusterHistory(cluster) => {
+                self.on_history_entries(&Origin::Cluster(cluster.clone()), keys);
+            }
             LedgerName::Authority => self.on_authority_entries(),
             LedgerName::Facts(cluster) if *cluster != self.settings.cluster => {
                 for key in keys {
@@ -31,12 +38,12 @@ impl<S: Store> Core<S> {
         }
     }
 
-    fn on_config_entries(&mut self, keys: Vec<Bytes>) {
-        let end = self.position();
+    fn on_config_entries(&mut self, origin: &Origin, keys: Vec<Bytes>) {
+        let (name, end) = (config_of(origin), self.position_of(origin));
         let mut changes: Vec<_> = keys
             .into_iter()
             .map(|key| {
-                let entry = self.replica.find(&LedgerName::Config, &key);
+                let entry = self.replica.find(&name, &key);
                 let entry = entry.map(|(position, record)| (position, record.clone()));
                 (
                     entry.as_ref().map_or(end, |(position, _)| *position),
@@ -48,21 +55,27 @@ impl<S: Store> Core<S> {
         changes.sort_by_key(|(position, _, _)| *position);
         for (position, key, entry) in changes {
             let record = entry.map(|(_, record)| record);
-            if let Err(reason) = self.on_config_entry(position, &key, record.as_ref()) {
-                self.bad_entry(&LedgerName::Config, &key, reason);
+            if let Err(reason) = self.on_config_entry(origin, position, &key, record.as_ref()) {
+                self.bad_entry(&name, &key, reason);
             }
         }
         self.part_with_revoked_clusters(self.now.monotonic);
         self.confirm_commits();
     }
 
-    fn on_config_entry(
+    pub(super) fn on_config_entry(
         &mut self,
+        origin: &Origin,
         position: Position,
         key: &Bytes,
         record: Option<&Bytes>,
     ) -> Result<(), String> {
         let key = resource_key(key).map_err(|error| error.to_string())?;
+        let is_of_cluster = *origin != Origin::Mesh;
+        if key.origin != *origin || is_of_cluster && !key.kind.is_of_clusters() {
+            return Err("whoever writes this ledger has no say in it".to_owned());
+        }
+        self.findings.forget();
         let stored = record.map(|record| Stored::decode(record)).transpose();
         let stored = stored.map_err(|error| error.to_string())?;
         let object = stored.as_ref().map(|stored| stored.show(position));
@@ -203,12 +216,14 @@ impl<S: Store> Core<S> {
 
 /// What the object means; it must be the one that its key says.
 fn read(key: &ResourceKey, object: Value) -> Result<Resource, String> {
-    match parse_object(object) {
-        Ok((found, resource)) if found == *key => Ok(resource),
-        Ok((found, _)) => Err(format!("it is {found}, kept in the place of {key}")),
-        Err(problems) => {
-            let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            Err(problems.join("; "))
-        }
+    let (mut found, mut resource) = parse_object(object).map_err(|problems| {
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        problems.join("; ")
+    })?;
+    found.origin.clone_from(&key.origin);
+    if found != *key {
+        return Err(format!("it is {found}, kept in the place of {key}"));
     }
+    resource.set_origin(&key.origin);
+    Ok(resource)
 }

@@ -12,13 +12,14 @@ use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use isthmus_api::{ChangeView, Failure, HistoryView};
 use isthmus_model::{ClusterName, Origin, Position, ResourceKey};
-use isthmus_replica::{Change, Expect, Ledger, LedgerName};
+use isthmus_replica::{Change, Expect, LedgerName};
 use isthmus_world::{Batch, Pair, Store, StoreError, Table};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::answer::Answer;
 use super::objects::{BadRecord, decode, encode, ledger_key, resource_key};
+use super::origin::history_of;
 use super::watch::Selection;
 use super::write::Submitted;
 use super::{Core, RequestId};
@@ -33,6 +34,8 @@ const WINDOW_BYTES: usize = 16 * 1024 * 1024;
 /// Inverted position and a part of the record's hash → the record: newest first, and of two that
 /// stand at one position, since the authority was restored from a backup, both.
 const ARCHIVE: Table = Table::new("history-archive");
+/// The same of what belongs to clusters, each place behind the name of its cluster and a 0.
+const ARCHIVES: Table = Table::new("history-archive-clusters");
 /// Places in the archive whose changes are void → nothing.
 const REJECTED: Table = Table::new("history-rejected");
 /// Records that one answer looks at, so that nobody waits long for it.
@@ -49,7 +52,8 @@ const FORMAT: u8 = 1;
 /// Which changes are asked for.
 #[derive(Debug, Clone, Default)]
 pub struct HistoryQuery {
-    /// `None`: of all objects.
+    pub origin: Origin,
+    /// `None`: of all objects of that origin.
     pub selection: Option<Selection>,
     /// Only what came before this position.
     pub before: Option<Position>,
@@ -135,7 +139,8 @@ impl<S: Store> Core<S> {
     pub(super) fn reject_beyond(&mut self, position: Position) -> Result<usize, StoreError> {
         self.archive();
         let mut places = Vec::new();
-        let mut archive = Archive::below(&self.store, u64::MAX);
+        let rack = Rack::of(&Origin::Mesh);
+        let mut archive = Archive::below(&self.store, rack, u64::MAX);
         while let Some((at, record)) = archive.peek()?
             && at > position.0
         {
@@ -156,15 +161,13 @@ impl<S: Store> Core<S> {
         Ok(self.rejected.len() - before)
     }
 
-    /// Where the next change of config will stand, saved or not what comes before it.
-    pub(super) fn next_position(&self) -> Position {
-        let ledger = self.replica.ledger(&LedgerName::Config);
-        ledger.map_or(Position(0), Ledger::next_position)
-    }
-
     /// Hash and time of the newest record below a position, saved or not.
-    pub(super) fn recorded_before(&self, position: Position) -> Option<(String, u64)> {
-        let ledger = self.replica.ledger(&LedgerName::History)?;
+    pub(super) fn recorded_before(
+        &self,
+        origin: &Origin,
+        position: Position,
+    ) -> Option<(String, u64)> {
+        let ledger = self.replica.ledger(&history_of(origin))?;
         let (_, record) = ledger.last_latest_below(&ledger_place(position.0))?;
         let before = decode::<Record>(record);
         let time = before.map_or(0, |before| before.time);
@@ -177,7 +180,7 @@ impl<S: Store> Core<S> {
         let mut later = Vec::new();
         let ledger = self.replica.ledger(&LedgerName::History)?;
         // Who asks has seen nothing that is not here, unless it was void.
-        let mut reached = self.next_position().0;
+        let mut reached = self.next_position_of(&Origin::Mesh).0;
         let first = asked.since.0.checked_add(1)?;
         if reached < first {
             return None;
@@ -208,8 +211,8 @@ impl<S: Store> Core<S> {
 
     /// What becomes of the history ledger with a record: it is the last one, and the oldest go. A ledger
     /// that was a copy may know of changes that the config beside it does not: those did not happen.
-    pub(super) fn recorded(&self, record: &Record) -> Vec<Change> {
-        let kept = self.replica.entries(&LedgerName::History);
+    pub(super) fn recorded(&self, origin: &Origin, record: &Record) -> Vec<Change> {
+        let kept = self.replica.entries(&history_of(origin));
         let newest = encode(record);
         let (mut count, mut bytes) = (1, newest.len());
         let mut changes = vec![put(record.position, Some(newest))];
@@ -232,29 +235,31 @@ impl<S: Store> Core<S> {
 
     /// These records are new, or have left the ledger. Of a copy that was far behind, some may have left
     /// it before they came here.
-    pub(super) fn on_history_entries(&mut self, keys: Vec<Bytes>) {
-        let copy = self.replica.copy(&LedgerName::History);
+    pub(super) fn on_history_entries(&mut self, origin: &Origin, keys: Vec<Bytes>) {
+        let (name, rack) = (history_of(origin), Rack::of(origin));
+        let is_of_mesh = *origin == Origin::Mesh;
+        let copy = self.replica.copy(&name).filter(|_| is_of_mesh);
         let is_overruled = copy.is_some_and(|copy| self.is_overruled(copy.mark()));
-        let (decides, here) = (self.decides(), self.position().0);
+        let (decides, here) = (is_of_mesh && self.decides(), self.position().0);
         for key in keys {
-            let entry = self.replica.find(&LedgerName::History, &key);
+            let entry = self.replica.find(&name, &key);
             let Some((_, record)) = entry else {
                 continue;
             };
             let Some(position) = ledger_position(&key) else {
                 let reason = "its key is not a position".to_owned();
-                self.bad_entry(&LedgerName::History, &key, reason);
+                self.bad_entry(&name, &key, reason);
                 continue;
             };
-            let place = archive_place(position, record);
+            let place = rack.place(position, record);
             // Whoever began anew went on with it.
             let is_void = is_overruled || decides && position > here;
-            if !is_void && self.rejected.remove(&place) {
+            if is_of_mesh && !is_void && self.rejected.remove(&place) {
                 self.pending.delete(REJECTED, place.clone());
             }
             // After a restart most are there. One that cannot be looked for is put there again.
-            if !matches!(self.store.read(ARCHIVE, &place), Ok(Some(_))) {
-                self.unarchived.put(ARCHIVE, place, record.clone());
+            if !matches!(self.store.read(rack.table, &place), Ok(Some(_))) {
+                self.unarchived.put(rack.table, place, record.clone());
             }
         }
         let waiting = self.unarchived.writes().iter();
@@ -281,9 +286,12 @@ impl<S: Store> Core<S> {
     /// Ledger and archive, newest first, each record once.
     fn history(&self, query: &HistoryQuery) -> Result<HistoryView, StoreError> {
         let below = query.before.map_or(u64::MAX, |before| before.0);
-        let mut page = Page::new(query, &self.settings.cluster, self.position());
+        let position = self.position_of(&query.origin);
+        let mut page = Page::new(query, &self.settings.cluster, position);
+        let is_of_mesh = query.origin == Origin::Mesh;
         if query.rejected {
-            for place in &self.rejected {
+            // What belongs to a cluster has one writer: nothing of it becomes void.
+            for place in self.rejected.iter().filter(|_| is_of_mesh) {
                 let at = !ledger_position(place).unwrap_or_default();
                 if at < below
                     && let Some(record) = self.store.read(ARCHIVE, place)?
@@ -294,12 +302,14 @@ impl<S: Store> Core<S> {
             }
             return Ok(page.view);
         }
-        let ledger = self.replica.entries(&LedgerName::History).into_iter().rev();
+        let rack = Rack::of(&query.origin);
+        let ledger = self.replica.entries(&history_of(&query.origin));
+        let ledger = ledger.into_iter().rev();
         let mut ledger = ledger
             .filter_map(|(key, _, record)| Some((ledger_position(key)?, record)))
             .filter(|(position, _)| *position < below)
             .peekable();
-        let mut archive = Archive::below(&self.store, below);
+        let mut archive = Archive::below(&self.store, rack, below);
         let mut last: Option<(u64, &Bytes)> = None;
         loop {
             let archived = archive.peek()?;
@@ -317,7 +327,7 @@ impl<S: Store> Core<S> {
                 return Ok(page.view);
             };
             let is_known = last.is_some_and(|(at, known)| at == position && known == record)
-                || (self.rejected).contains(&archive_place(position, record));
+                || is_of_mesh && (self.rejected).contains(&archive_place(position, record));
             if !is_known && !page.take(position, record) {
                 return Ok(page.view);
             }
@@ -326,21 +336,49 @@ impl<S: Store> Core<S> {
     }
 }
 
+/// Where in the archive an origin's records stand.
+struct Rack {
+    table: Table,
+    prefix: Vec<u8>,
+}
+
+impl Rack {
+    fn of(origin: &Origin) -> Self {
+        match origin {
+            Origin::Mesh => Self {
+                table: ARCHIVE,
+                prefix: Vec::new(),
+            },
+            Origin::Cluster(cluster) => Self {
+                table: ARCHIVES,
+                prefix: [cluster.as_str().as_bytes(), &[0]].concat(),
+            },
+        }
+    }
+
+    fn place(&self, position: u64, record: &[u8]) -> Vec<u8> {
+        [self.prefix.clone(), archive_place(position, record)].concat()
+    }
+}
+
 /// The archive from some position down.
 struct Archive<'a, S> {
     store: &'a S,
+    rack: Rack,
     /// Where what was read ends; `None`: there is no more.
     from: Option<Vec<u8>>,
     read: VecDeque<Pair>,
 }
 
 impl<'a, S: Store> Archive<'a, S> {
-    fn below(store: &'a S, position: u64) -> Self {
+    fn below(store: &'a S, rack: Rack, position: u64) -> Self {
         // Nothing stands below 0.
         let from = (!position).checked_add(1);
+        let place = |place: u64| [&rack.prefix[..], &place.to_be_bytes()].concat();
         Self {
             store,
-            from: from.map(|place| place.to_be_bytes().to_vec()),
+            from: from.map(place),
+            rack,
             read: VecDeque::new(),
         }
     }
@@ -351,7 +389,10 @@ impl<'a, S: Store> Archive<'a, S> {
         if self.read.is_empty()
             && let Some(from) = &self.from
         {
-            let found = self.store.scan(ARCHIVE, from, AT_ONCE)?;
+            let prefix = &self.rack.prefix;
+            let mut found = self.store.scan(self.rack.table, from, AT_ONCE)?;
+            // The next origin's begin there.
+            found.truncate(found.partition_point(|(place, _)| place.starts_with(prefix)));
             self.from = found.get(AT_ONCE - 1).map(|(last, _)| {
                 // The smallest place behind the last.
                 [&last[..], &[0]].concat()
@@ -359,6 +400,7 @@ impl<'a, S: Store> Archive<'a, S> {
             self.read = found.into();
         }
         Ok(self.read.front().map(|(place, record)| {
+            let place = place.get(self.rack.prefix.len()..).unwrap_or_default();
             let inverted = ledger_position(place).unwrap_or_default();
             (!inverted, &record[..])
         }))

@@ -17,6 +17,7 @@ mod history;
 mod lagging;
 mod members;
 mod objects;
+mod origin;
 mod peers;
 mod proxies;
 mod publishing;
@@ -37,7 +38,7 @@ use std::time::{Duration, Instant, SystemTime};
 use isthmus_api::{Failure, ResetRequest, RevokeRequest};
 use isthmus_identity::{KeyHash, TokenId, TokenRecord, TokenSecret, TrustBundle, gateway_identity};
 use isthmus_model::{
-    Admission, ClusterName, Identity, Kind, MeshName, Position, ResourceKey, ServiceName,
+    Admission, ClusterName, Identity, Kind, MeshName, Origin, Position, ResourceKey, ServiceName,
     TrustDomain,
 };
 use isthmus_replica::{LedgerName, Replica};
@@ -445,7 +446,8 @@ impl<S: Store> Core<S> {
         self.dial(now.monotonic);
         if self.next_bookmark <= now.monotonic {
             self.next_bookmark = now.monotonic + BOOKMARKS;
-            for (id, event) in self.watches.bookmarks(self.position()) {
+            let position_of = |origin: &Origin| self.position_of(origin);
+            for (id, event) in self.watches.bookmarks(position_of) {
                 self.actions.push(Action::Watch { id, event });
             }
         }
@@ -537,11 +539,7 @@ impl<S: Store> Core<S> {
 
     /// Where this cluster's copy of config stands.
     pub fn position(&self) -> Position {
-        let config = LedgerName::Config;
-        match self.replica.ledger(&config) {
-            Some(ledger) => ledger.mark().position,
-            None => self.copied_position(),
-        }
+        self.position_of(&Origin::Mesh)
     }
 
     /// The store, for whoever simulates its failures.

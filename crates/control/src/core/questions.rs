@@ -1,11 +1,11 @@
 //! Questions between control planes: writes that are carried to the authority, and what only another
 //! cluster can say of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use isthmus_api::Failure;
-use isthmus_model::{ClusterName, Position};
+use isthmus_model::{ClusterName, Origin, Position};
 use isthmus_wire::proto;
 use isthmus_wire::proto::peer_frame::Frame;
 use isthmus_wire::proto::peer_question::Question;
@@ -75,6 +75,18 @@ impl Questions {
     fn take(&mut self, id: u64, session: PeerSessionId) -> Option<Open> {
         let asked_there = self.open.get(&id)?.session == session;
         asked_there.then(|| self.open.remove(&id)).flatten()
+    }
+
+    /// Of forwarded writes that our copy does not show yet.
+    fn origins(&self) -> BTreeSet<Origin> {
+        let origin = |open: &Open| match &open.asked {
+            Asked::Commit {
+                asked,
+                answered: Some(_),
+            } => Some(asked.write.key.origin.clone()),
+            _ => None,
+        };
+        self.open.values().filter_map(origin).collect()
     }
 
     fn take_where(&mut self, wanted: impl Fn(&Open) -> bool) -> Vec<Open> {
@@ -157,7 +169,7 @@ impl<S: Store> Core<S> {
                 let accepted = accepted_at(code, &body);
                 let answer_now = Answer::Json { code, body };
                 let Some(position) = accepted else {
-                    if matches!(code, 503 | 504) && !asked.is_relayed {
+                    if matches!(code, 503 | 504) && asked.is_pursued() {
                         asked.is_in_doubt |= code == 504;
                         return self.submit_again(*asked, open.deadline, Some(answer_now));
                     }
@@ -175,8 +187,18 @@ impl<S: Store> Core<S> {
 
     /// Answers forwarded writes that our own copy shows now.
     pub(super) fn confirm_commits(&mut self) {
-        let here = self.position().0;
-        let arrived = |open: &Open| matches!(&open.asked, Asked::Commit { answered: Some((at, _)), .. } if *at <= here);
+        let origins = self.questions.origins();
+        let origins = origins.into_iter();
+        let here: BTreeMap<_, _> = origins
+            .map(|origin| (origin.clone(), self.position_of(&origin).0))
+            .collect();
+        let arrived = |open: &Open| match &open.asked {
+            Asked::Commit {
+                asked,
+                answered: Some((at, _)),
+            } => here.get(&asked.write.key.origin) >= Some(at),
+            _ => false,
+        };
         for open in self.questions.take_where(arrived) {
             if let Asked::Commit {
                 asked,
@@ -218,12 +240,12 @@ impl<S: Store> Core<S> {
             } => self.reply(asked.reply_to, answer),
             Asked::Commit { mut asked, .. } => {
                 asked.is_in_doubt = true;
-                if !asked.is_relayed && now < open.deadline {
+                if asked.is_pursued() && now < open.deadline {
                     return self.submit_again(*asked, open.deadline, None);
                 }
                 let message = format!(
-                    "{} did not answer, so it is not known whether the authority accepted the \
-                     write: look at {} before you repeat it",
+                    "{} did not answer, so it is not known whether the write was accepted: look at \
+                     {} before you repeat it",
                     open.whom, asked.write.key
                 );
                 let failure = Failure::new(504, "Timeout", message);

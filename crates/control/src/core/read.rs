@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_api::{Failure, ListMeta, ObjectList, ResourcePath, UnreachableCluster};
 use isthmus_manifest::{ServerMetadata, workload_object};
-use isthmus_model::{ClusterName, Kind, Position, ResourceKey, Workload};
+use isthmus_model::{ClusterName, Kind, Origin, Position, ResourceKey, Workload};
 use isthmus_wire::proto;
 use isthmus_wire::proto::peer_question::Question;
 use isthmus_world::Store;
@@ -39,6 +39,9 @@ struct Gather {
 
 impl<S: Store> Core<S> {
     pub(super) fn on_read(&mut self, id: RequestId, selection: Selection, now: Instant) {
+        if let Err(failure) = self.check_origin(&selection.origin, selection.kind) {
+            return self.answer(id, failure.into());
+        }
         if selection.kind == Kind::Workload {
             return self.gather_workloads(id, selection, now);
         }
@@ -77,7 +80,7 @@ impl<S: Store> Core<S> {
             kind: format!("{}List", selection.kind),
             api_version: selection.kind.api_version(),
             metadata: ListMeta {
-                resource_version: self.position().to_string(),
+                resource_version: self.position_of(&selection.origin).to_string(),
             },
             items,
             unreachable,
@@ -95,6 +98,9 @@ impl<S: Store> Core<S> {
         let conditions = self.conditions(key)?;
         let (position, stored) = self.objects.get(key)?;
         let mut object = stored.show(*position);
+        if let Some(cluster) = key.origin.cluster() {
+            object["status"]["origin"] = cluster.as_str().into();
+        }
         object["status"]["conditions"] = conditions;
         Some(object)
     }
@@ -203,7 +209,8 @@ impl<S: Store> Core<S> {
 
     /// What another cluster asked for, of this cluster's own.
     pub(super) fn own_part(&self, path: &str) -> Answer {
-        let selection = ResourcePath::parse(path).and_then(|path| selection(&path).ok());
+        let selection = ResourcePath::parse(path);
+        let selection = selection.and_then(|path| self::selection(Origin::Mesh, &path).ok());
         match selection {
             Some(selection) if selection.kind == Kind::Workload => {
                 let items = self.own_workloads(&selection);
@@ -238,12 +245,15 @@ impl<S: Store> Core<S> {
         selection: Selection,
         since: Option<Position>,
     ) {
+        if let Err(failure) = self.check_origin(&selection.origin, selection.kind) {
+            return self.answer(id, failure.into());
+        }
         if selection.kind == Kind::Workload {
             let message = "workloads cannot be watched yet: list them again";
             let failure = Failure::new(405, "MethodNotAllowed", message);
             return self.answer(id, failure.into());
         }
-        let kind = selection.kind;
+        let (kind, origin) = (selection.kind, selection.origin.clone());
         let missed = match since {
             Some(since) => self.watches.resume(id, selection, since),
             None => {
@@ -263,7 +273,7 @@ impl<S: Store> Core<S> {
             }
             Ok(events) => {
                 self.answer(id, Answer::Watching);
-                let end = WatchEvent::bookmark(kind, self.position());
+                let end = WatchEvent::bookmark(kind, self.position_of(&origin));
                 for event in events.into_iter().chain([end]) {
                     self.actions.push(Action::Watch { id, event });
                 }
@@ -289,7 +299,7 @@ impl<S: Store> Core<S> {
 /// What a path asks for.
 ///
 /// Errors: a namespace or a name that nothing can have.
-pub(crate) fn selection(path: &ResourcePath) -> Result<Selection, Failure> {
+pub(crate) fn selection(origin: Origin, path: &ResourcePath) -> Result<Selection, Failure> {
     let bad = |what: &str, text: &str, error: &dyn std::fmt::Display| {
         Failure::bad_request(format!("{text:?} is not {what}: {error}"))
     };
@@ -302,6 +312,7 @@ pub(crate) fn selection(path: &ResourcePath) -> Result<Selection, Failure> {
         .as_deref()
         .map(|text| text.parse().map_err(|error| bad("a name", text, &error)));
     Ok(Selection {
+        origin,
         kind: path.kind,
         namespace: namespace.transpose()?,
         name: name.transpose()?,

@@ -11,6 +11,7 @@ use isthmus_world::{Batch, Chance, SeededChance, Store, Table};
 use super::authority::{Authority, Reset};
 use super::charter::Charter;
 use super::members::{Member, MemberKey, Members};
+use super::origin::origin_of;
 use super::restored::Restored;
 use super::{
     BOOKMARKS, Core, Dialling, Gathers, Now, Peers, Publishing, Questions, Revoked, Settings,
@@ -69,7 +70,7 @@ impl<S: Store> Core<S> {
             authority: Authority::new(group, clusters, reset),
             rejected: history::rejected(&store)?,
             now,
-            index: Index::new(own),
+            index: Index::new(own.clone()),
             objects: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             charter,
@@ -119,7 +120,9 @@ impl<S: Store> Core<S> {
         for admission in revoked {
             core.apply_revocation(admission, true);
         }
-        core.watches = Watches::new(core.position());
+        let origins = core.replica.marks().into_keys().filter_map(origin_of);
+        let positions = origins.map(|origin| (origin.clone(), core.position_of(&origin)));
+        core.watches = Watches::new(positions.collect());
         if let Some(restored) = restored {
             core.begin_restored(restored);
         }

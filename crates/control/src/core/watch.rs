@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use isthmus_model::{Kind, Namespace, ObjectName, Position, ResourceKey};
+use isthmus_model::{Kind, Namespace, ObjectName, Origin, Position, ResourceKey};
 use serde_json::{Value, json};
 
 use super::RequestId;
@@ -13,6 +13,7 @@ const HISTORY: usize = 4096;
 /// What a request is about: one object, or all of a kind, or all of a kind in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
+    pub origin: Origin,
     pub kind: Kind,
     pub namespace: Option<Namespace>,
     pub name: Option<ObjectName>,
@@ -37,8 +38,8 @@ pub(super) struct Changed {
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     history: VecDeque<Changed>,
-    /// Changes up to here are forgotten.
-    forgotten: Position,
+    /// Changes up to here are forgotten, by origin: each counts its own.
+    forgotten: BTreeMap<Origin, Position>,
     watchers: BTreeMap<RequestId, Selection>,
 }
 
@@ -49,6 +50,7 @@ pub(super) struct Compacted;
 impl Selection {
     pub fn contains(&self, key: &ResourceKey) -> bool {
         self.kind == key.kind
+            && self.origin == key.origin
             && self
                 .namespace
                 .as_ref()
@@ -76,10 +78,10 @@ impl WatchEvent {
 }
 
 impl Watches {
-    /// Begins after a restart: nothing before `position` is remembered.
-    pub(super) fn new(position: Position) -> Self {
+    /// Begins after a restart: nothing before these positions is remembered.
+    pub(super) fn new(forgotten: BTreeMap<Origin, Position>) -> Self {
         Self {
-            forgotten: position,
+            forgotten,
             ..Self::default()
         }
     }
@@ -91,7 +93,8 @@ impl Watches {
         selection: Selection,
         since: Position,
     ) -> Result<Vec<WatchEvent>, Compacted> {
-        if since < self.forgotten {
+        let forgotten = self.forgotten.get(&selection.origin);
+        if forgotten.is_some_and(|forgotten| since < *forgotten) {
             return Err(Compacted);
         }
         let selected =
@@ -126,15 +129,19 @@ impl Watches {
         if self.history.len() > HISTORY
             && let Some(oldest) = self.history.pop_front()
         {
-            self.forgotten = oldest.position;
+            self.forgotten.insert(oldest.key.origin, oldest.position);
         }
         told
     }
 
     /// A bookmark for everybody who watches.
-    pub(super) fn bookmarks(&self, position: Position) -> Vec<(RequestId, WatchEvent)> {
+    pub(super) fn bookmarks(
+        &self,
+        position_of: impl Fn(&Origin) -> Position,
+    ) -> Vec<(RequestId, WatchEvent)> {
         let watchers = self.watchers.iter();
         let bookmark = |(id, selection): (&RequestId, &Selection)| {
+            let position = position_of(&selection.origin);
             (*id, WatchEvent::bookmark(selection.kind, position))
         };
         watchers.map(bookmark).collect()

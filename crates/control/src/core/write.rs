@@ -1,6 +1,6 @@
 //! What a write of config is.
 
-use isthmus_model::{ClusterName, Position, ResourceKey};
+use isthmus_model::{ClusterName, Origin, Position, ResourceKey};
 use serde_json::Value;
 
 use super::answer::ReplyTo;
@@ -40,6 +40,13 @@ pub(super) struct Submitted {
     pub(super) source: ClusterName,
     /// A voter has handed it on already.
     pub(super) is_relayed: bool,
+}
+
+impl Submitted {
+    /// Is another member of the authority asked, when one does not answer?
+    pub(super) fn is_pursued(&self) -> bool {
+        !self.is_relayed && self.write.key.origin == Origin::Mesh
+    }
 }
 
 impl Verb {

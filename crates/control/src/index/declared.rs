@@ -11,8 +11,9 @@ use isthmus_model::{
 use super::multi::Multi;
 
 /// All config resources, and what points to what.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Declared {
+    own: ClusterName,
     resources: BTreeMap<ResourceKey, Resource>,
     mesh: Option<ResourceKey>,
     clusters: BTreeMap<ClusterName, ResourceKey>,
@@ -32,6 +33,27 @@ pub(super) fn subsets(route: &Route) -> impl Iterator<Item = (ServiceName, Subse
 }
 
 impl Declared {
+    pub(super) fn new(own: ClusterName) -> Self {
+        Self {
+            own,
+            resources: BTreeMap::new(),
+            mesh: None,
+            clusters: BTreeMap::new(),
+            services: BTreeMap::new(),
+            exports: BTreeSet::new(),
+            routes_to: Multi::default(),
+            policies_at: Multi::default(),
+            subsets: Multi::default(),
+        }
+    }
+
+    /// Does it hold for callers and workloads of this cluster?
+    pub(super) fn binds(&self, key: &ResourceKey) -> bool {
+        key.origin
+            .cluster()
+            .is_none_or(|cluster| *cluster == self.own)
+    }
+
     /// Puts the resource in the place of what had its key; gives what was there.
     pub(super) fn replace(
         &mut self,
@@ -62,18 +84,22 @@ impl Declared {
                 self.exports.insert(service.clone());
             }
             Resource::HttpRoute(route) => {
-                for (service, _) in &route.parents {
-                    self.routes_to.insert(service.clone(), key.clone());
+                if self.binds(key) {
+                    for (service, _) in &route.parents {
+                        self.routes_to.insert(service.clone(), key.clone());
+                    }
                 }
+                // Of a part of a service its workloads are counted wherever it is called.
                 for subset in subsets(route) {
                     self.subsets.insert(subset, key.clone());
                 }
             }
-            Resource::TrafficPolicy(policy) => {
+            Resource::TrafficPolicy(policy) if self.binds(key) => {
                 for target in &policy.targets {
                     self.policies_at.insert(target.clone(), key.clone());
                 }
             }
+            Resource::TrafficPolicy(_) => {}
             Resource::Link(_) | Resource::Namespace(_) | Resource::Workload(_) => {}
         }
     }
@@ -109,6 +135,20 @@ impl Declared {
 
     pub(crate) fn resource(&self, key: &ResourceKey) -> Option<&Resource> {
         self.resources.get(key)
+    }
+
+    /// If it holds for callers and workloads of this cluster.
+    pub(crate) fn bound(&self, key: &ResourceKey) -> Option<&Resource> {
+        self.resource(key).filter(|_| self.binds(key))
+    }
+
+    /// That hold for callers and workloads of this cluster.
+    pub(crate) fn policies(&self) -> impl Iterator<Item = &TrafficPolicy> {
+        let bound = self.resources.iter().filter(|(key, _)| self.binds(key));
+        bound.filter_map(|(_, resource)| match resource {
+            Resource::TrafficPolicy(policy) => Some(policy),
+            _ => None,
+        })
     }
 
     pub(crate) fn mesh(&self) -> Option<&Mesh> {
@@ -163,7 +203,7 @@ impl Declared {
         self.exports.contains(service)
     }
 
-    /// Routes that are bound to the service, by (namespace, name).
+    /// Routes that are bound to the service here, those of the mesh first, by (namespace, name).
     pub(crate) fn routes_to(&self, service: &ServiceName) -> impl Iterator<Item = &Route> {
         let keys = self.routes_to.of(service);
         keys.filter_map(|key| match self.resource(key) {
@@ -172,7 +212,8 @@ impl Declared {
         })
     }
 
-    /// Policies that reach the service or one of its routes, each once, by (namespace, name).
+    /// Policies that reach the service or one of its routes here, each once, those of the mesh first, by
+    /// (namespace, name).
     pub(crate) fn policies_for(&self, service: &ServiceName) -> Vec<&TrafficPolicy> {
         let mut targets = vec![
             Target::Mesh,
@@ -204,17 +245,18 @@ impl Declared {
             }
             Target::Service(service) => vec![service],
             Target::Route { namespace, name } => {
-                let route = self
-                    .of_kind(Kind::HttpRoute)
-                    .find_map(|resource| match resource {
-                        Resource::HttpRoute(route)
-                            if route.namespace == *namespace && route.name == *name =>
-                        {
-                            Some(route)
-                        }
-                        _ => None,
-                    });
-                let parents = route.into_iter().flat_map(|route| &route.parents);
+                let is_it = |key: &ResourceKey| {
+                    key.kind == Kind::HttpRoute
+                        && key.namespace.as_ref() == Some(namespace)
+                        && key.name == *name
+                        && self.binds(key)
+                };
+                let found = self.resources.iter().filter(|(key, _)| is_it(key));
+                let routes = found.filter_map(|(_, resource)| match resource {
+                    Resource::HttpRoute(route) => Some(route),
+                    _ => None,
+                });
+                let parents = routes.flat_map(|route| &route.parents);
                 parents.map(|(service, _)| service).collect()
             }
         }

@@ -112,8 +112,8 @@ impl Touched {
 impl Index {
     pub(crate) fn new(own: ClusterName) -> Self {
         Self {
+            declared: Declared::new(own.clone()),
             own,
-            declared: Declared::default(),
             workloads: BTreeMap::new(),
             workloads_of: Multi::default(),
             gateways: BTreeMap::new(),
@@ -155,7 +155,7 @@ impl Index {
         }
         let mut subsets = BTreeSet::new();
         for version in [before.as_ref(), resource].into_iter().flatten() {
-            self.reach(version, &mut touched, &mut subsets);
+            self.reach(key, version, &mut touched, &mut subsets);
         }
         for (service, _) in &subsets {
             self.refresh_shares(service, &mut touched);
@@ -166,6 +166,7 @@ impl Index {
     /// The topics that a resource is part of, and the subsets that it names.
     fn reach(
         &self,
+        key: &ResourceKey,
         resource: &Resource,
         touched: &mut Touched,
         subsets: &mut BTreeSet<(ServiceName, Subset)>,
@@ -190,11 +191,14 @@ impl Index {
             Resource::Service(service) => touched.service(&service.name),
             Resource::ServiceExport(service) => touched.service(service),
             Resource::HttpRoute(route) => {
-                for (service, _) in &route.parents {
-                    touched.service(service);
+                if self.declared.binds(key) {
+                    for (service, _) in &route.parents {
+                        touched.service(service);
+                    }
                 }
                 subsets.extend(declared::subsets(route));
             }
+            Resource::TrafficPolicy(_) if !self.declared.binds(key) => {}
             Resource::TrafficPolicy(policy) => {
                 for target in &policy.targets {
                     for service in self.declared.reached_by(target) {

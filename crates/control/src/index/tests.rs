@@ -80,6 +80,7 @@ fn route(parent: &str, versions: &[&str]) -> Change {
         weight: 1,
     };
     let route = Route {
+        origin: Origin::Mesh,
         namespace: "shop".parse().unwrap(),
         name: "split".parse().unwrap(),
         parents: vec![(service_name(parent), None)],

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use isthmus_delta::{Resource, ResourceName, Version};
-use isthmus_model::{ClusterName, Gateway, ResourceKey, Route, ServiceName, TrafficPolicy};
+use isthmus_model::{ClusterName, Gateway, Origin, ResourceKey, Route, ServiceName, TrafficPolicy};
 use isthmus_wire::{Body, ClusterView, Topic};
 
 use super::{Fact, Index};
@@ -21,7 +21,7 @@ impl Index {
 
     /// As which resources of which topics an object reaches proxies.
     pub(crate) fn appearances(&self, key: &ResourceKey) -> Vec<(Topic, ResourceName)> {
-        let Some(object) = self.declared.resource(key) else {
+        let Some(object) = self.declared.bound(key) else {
             return Vec::new();
         };
         let in_service = |service: &ServiceName, name: &str| {
@@ -131,11 +131,21 @@ impl Index {
 }
 
 fn route_name(route: &Route) -> String {
-    format!("route/{}/{}", route.namespace, route.name)
+    let whose = whose(&route.origin);
+    format!("{whose}route/{}/{}", route.namespace, route.name)
 }
 
 fn policy_name(policy: &TrafficPolicy) -> String {
-    format!("policy/{}/{}", policy.namespace, policy.name)
+    let whose = whose(&policy.origin);
+    format!("{whose}policy/{}/{}", policy.namespace, policy.name)
+}
+
+/// The mesh and the own cluster may each have one of the same name.
+fn whose(origin: &Origin) -> &'static str {
+    match origin {
+        Origin::Mesh => "",
+        Origin::Cluster(_) => "own/",
+    }
 }
 
 fn resource(name: &str, body: &Body) -> Resource {

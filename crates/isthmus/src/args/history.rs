@@ -2,6 +2,8 @@
 
 use clap::{Args as ClapArgs, Subcommand};
 
+use super::origin::OriginArgs;
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct HistoryArgs {
     /// Kind, or kind/name [default: all objects]
@@ -19,6 +21,8 @@ pub(crate) struct HistoryArgs {
     /// Show those that are void, since the authority began anew without them, as the clusters have kept them
     #[arg(long)]
     pub(crate) rejected: bool,
+    #[command(flatten)]
+    pub(crate) origin: OriginArgs,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -37,6 +41,8 @@ pub(crate) struct UndoArgs {
     /// Undo the later changes of the object with it
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) origin: OriginArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -47,12 +53,12 @@ pub(crate) enum AuditArgs {
         clusters give out.\n\n\
         Examples:\n  isthmus audit verify\n  isthmus audit verify --cluster eu-central -o json"
     )]
-    Verify,
+    Verify(OriginArgs),
     /// Print all changes, newest first, one line of JSON each
     #[command(
         after_help = "`hash` is the SHA-256 of one byte 1 and `record`. `record` is JSON and names the hash of the\n\
         change before it as `previous`.\n\n\
         Example:\n  isthmus audit export > audit.jsonl"
     )]
-    Export,
+    Export(OriginArgs),
 }

@@ -61,6 +61,7 @@ pub(super) enum Code {
     NotAccepted,
     RefsNotResolved,
     NotProgrammed,
+    PolicyOverruled,
 }
 
 impl Code {
@@ -81,6 +82,7 @@ impl Code {
             Self::NotAccepted => "not-accepted",
             Self::RefsNotResolved => "refs-not-resolved",
             Self::NotProgrammed => "not-programmed",
+            Self::PolicyOverruled => "policy-overruled",
         }
     }
 }

@@ -301,7 +301,7 @@ fn services(answers: &[Answered]) -> Vec<Finding> {
 fn objects(answers: &[Answered]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for answered in answers {
-        for object in &answered.objects {
+        for object in answered.objects.iter().chain(&answered.own) {
             for condition in conditions(object) {
                 if condition["status"] == "False" {
                     findings.extend(failed_condition(&answered.view.cluster, object, condition));
@@ -319,6 +319,13 @@ fn failed_condition(cluster: &str, object: &Value, condition: &Value) -> Option<
         "-" => (name.clone(), String::new()),
         namespace => (format!("{namespace}/{name}"), format!(" -n {namespace}")),
     };
+    let (subject, option) = match object.pointer("/status/origin").and_then(Value::as_str) {
+        None => (format!("{kind} {place}"), option),
+        Some(origin) => (
+            format!("{kind} {place} of {origin}"),
+            format!("{option} --origin {origin}"),
+        ),
+    };
     let (code, clusters, what) = match condition["type"].as_str()? {
         "Accepted" => (Code::NotAccepted, Vec::new(), "it is not in force"),
         "ResolvedRefs" => (
@@ -331,11 +338,16 @@ fn failed_condition(cluster: &str, object: &Value, condition: &Value) -> Option<
             vec![cluster.to_owned()],
             "not all proxies that need it use it",
         ),
+        "Effective" => (
+            Code::PolicyOverruled,
+            vec![cluster.to_owned()],
+            "not all that it sets holds",
+        ),
         _ => return None,
     };
     Some(Finding {
         code,
-        subject: format!("{kind} {place}"),
+        subject,
         clusters,
         what: what.to_owned(),
         causes: vec![format!(
@@ -388,6 +400,7 @@ mod tests {
         Answered {
             view: serde_json::from_value(view).unwrap(),
             objects: vec![route],
+            own: Vec::new(),
             certificates: [DAY, DAY * 365, DAY * 3650]
                 .map(|life| (now() - life / 2, now() + life / 2))
                 .to_vec(),
@@ -417,7 +430,7 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_found_once() {
         type Break = fn(&mut Answered);
-        let cases: [(Break, &[&str]); 14] = [
+        let cases: [(Break, &[&str]); 15] = [
             (
                 |a| a.view.clusters[1].contact = Contact::Lost,
                 &["cluster-lost cluster b (a)"],
@@ -476,6 +489,16 @@ mod tests {
                         "False".into();
                 },
                 &["not-programmed httproute shop/cart (a)"],
+            ),
+            (
+                |a| {
+                    a.own.push(json!({
+                        "kind": "TrafficPolicy", "metadata": {"name": "slow", "namespace": "shop"},
+                        "status": {"origin": "a", "conditions": [
+                            {"type": "Effective", "status": "False", "reason": "Overruled", "message": ""}]},
+                    }));
+                },
+                &["policy-overruled trafficpolicy shop/slow of a (a)"],
             ),
             (
                 |a| a.certificates[0].1 = now() + Duration::from_hours(2),

@@ -233,6 +233,7 @@ mod tests {
         Answered {
             view: serde_json::from_value(view).unwrap(),
             objects: vec![object(5, 80)],
+            own: Vec::new(),
             certificates: Vec::new(),
         }
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Changes, caught_up};
-use crate::api_client::{ApiClient, ApiError, clients, connect, nobody_answers};
+use crate::api_client::{ApiClient, ApiError, nobody_answers};
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, hex, table};
 use crate::setting::Setting;
@@ -62,7 +62,7 @@ pub(crate) async fn verify(setting: &Setting) -> Result<ExitCode> {
     let (mut reached, mut silent, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     // What is accepted while this goes on is not looked at: it comes to each cluster in its time.
     let mut upto = 0;
-    for mut client in clients(&setting.home, setting.cluster.as_ref())? {
+    for mut client in setting.clients()? {
         match caught_up(&mut client, 0).await {
             Ok(position) => {
                 upto = upto.max(position);
@@ -121,7 +121,7 @@ fn newest(chains: &BTreeMap<String, Chain>) -> Option<u64> {
 
 /// One line of JSON for each change, newest first, with the text that its hash is of.
 pub(crate) async fn export(setting: &Setting) -> Result<ExitCode> {
-    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    let mut client = setting.connect().await?;
     let mut changes = Changes::new(&mut client, all());
     let mut out = io::BufWriter::new(io::stdout().lock());
     let failed = |error: io::Error| {

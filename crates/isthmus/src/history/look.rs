@@ -7,7 +7,7 @@ use isthmus_model::Namespace;
 use serde_json::{Map, Value, json};
 
 use super::Changes;
-use crate::api_client::{ApiError, clients, connect, nobody_answers};
+use crate::api_client::{ApiError, nobody_answers};
 use crate::args::HistoryArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{self, table};
@@ -25,7 +25,7 @@ pub(crate) async fn history(setting: &Setting, args: &HistoryArgs) -> Result<Exi
         return rejected(setting, args, request).await;
     }
     let namespace = request.namespace.clone();
-    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    let mut client = setting.connect().await?;
     let cluster = client.cluster.clone();
     let mut changes = Changes::new(&mut client, request);
     let mut found = Vec::new();
@@ -79,7 +79,7 @@ async fn rejected(
     };
     let (mut found, mut unreadable, mut silent) = (Vec::new(), Vec::new(), Vec::new());
     let mut answered = 0;
-    for mut client in clients(&setting.home, setting.cluster.as_ref())? {
+    for mut client in setting.clients()? {
         let cluster = client.cluster.clone();
         let mut changes = Changes::new(&mut client, request.clone());
         let mut kept = 0;

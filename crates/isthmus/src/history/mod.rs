@@ -17,7 +17,7 @@ pub(crate) use look::history;
 pub(crate) use past::diff_at;
 pub(crate) use undo::undo;
 
-use crate::api_client::{ApiClient, ApiError};
+use crate::api_client::{ApiClient, ApiError, HISTORY_PATH};
 
 /// Changes that are asked for at a time when all are wanted.
 const AT_ONCE: usize = 500;
@@ -88,7 +88,7 @@ impl<'a> Changes<'a> {
 
 /// Names of kinds, namespaces and objects need no escaping.
 fn path(request: &HistoryRequest) -> String {
-    let mut path = "/mesh/v1/history".to_owned();
+    let mut path = HISTORY_PATH.to_owned();
     let mut sign = '?';
     let mut add = |name: &str, value: Option<&dyn Display>| {
         if let Some(value) = value {

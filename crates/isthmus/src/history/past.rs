@@ -9,7 +9,6 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Changes, caught_up};
-use crate::api_client::connect;
 use crate::config::parse_span;
 use crate::failure::{Exit, Failure, Result};
 use crate::output;
@@ -25,7 +24,7 @@ struct Changed {
 
 pub(crate) async fn diff_at(setting: &Setting, at: &str) -> Result<ExitCode> {
     let at = moment(at, Timestamp::now())?;
-    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    let mut client = setting.connect().await?;
     let cluster = client.cluster.clone();
     caught_up(&mut client, 0).await?;
     let request = HistoryRequest {

@@ -7,7 +7,7 @@ use isthmus_model::Kind;
 use serde_json::{Value, json};
 
 use super::{Changes, caught_up};
-use crate::api_client::{ApiClient, connect};
+use crate::api_client::ApiClient;
 use crate::args::UndoArgs;
 use crate::failure::{Failure, Result};
 use crate::output;
@@ -16,7 +16,7 @@ use crate::setting::Setting;
 use crate::signer::Signer;
 
 pub(crate) async fn undo(setting: &Setting, args: &UndoArgs) -> Result<ExitCode> {
-    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    let mut client = setting.connect().await?;
     caught_up(&mut client, args.change).await?;
     let change = find(&mut client, args.change).await?;
     let kind: Kind = change.kind.parse().map_err(|_| {
@@ -83,12 +83,12 @@ pub(crate) async fn undo(setting: &Setting, args: &UndoArgs) -> Result<ExitCode>
             let done = json!({
                 "dryRun": args.dry_run,
                 "undone": change.position,
-                "objects": [{"object": change.object(), "outcome": outcome}],
+                "objects": [{"object": setting.named(&change.object()), "outcome": outcome}],
             });
             output::structured(&done, format)
         }
         None => {
-            let line = outcome.line(&change.object(), args.dry_run);
+            let line = outcome.line(&setting.named(&change.object()), args.dry_run);
             line + &paint(&shown, setting.color)
         }
     };

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::compare::{difference, paint, same};
 use super::files;
 use super::reference::ObjectRef;
-use crate::api_client::{ApiClient, ApiError, connect};
+use crate::api_client::{ApiClient, ApiError};
 use crate::args::{ApplyArgs, DeleteArgs, DiffArgs};
 use crate::failure::{Exit, Failure, Result};
 use crate::output;
@@ -56,14 +56,15 @@ struct Done {
 pub(crate) async fn apply(setting: &Setting, args: &ApplyArgs) -> Result<ExitCode> {
     let sources = files::sources(&args.file)?;
     let parsed = files::parse(&sources, &setting.namespace)?;
-    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    check_kinds(setting, &parsed)?;
+    let mut client = setting.connect().await?;
     let dangling = check_parsed(&parsed, declared(&mut client).await?);
     let mut work = Work::new(setting, args.dry_run);
     let signer = Signer::of(&setting.home);
     for Parsed { document, key, .. } in parsed {
         let wanted = document.object.into_json();
         let outcome = apply_one(&mut client, &signer, &key, wanted, args.dry_run).await;
-        work.note(key.to_string(), outcome)?;
+        work.note(setting.named(&key.to_string()), outcome)?;
     }
     let done = work.finish()?;
     // No reason to write nothing: what is named may be written later.
@@ -73,15 +74,48 @@ pub(crate) async fn apply(setting: &Setting, args: &ApplyArgs) -> Result<ExitCod
     }
 }
 
-/// All config of the mesh.
+/// Only some kinds belong to clusters.
+fn check_kinds(setting: &Setting, parsed: &[Parsed]) -> Result<()> {
+    let wrong = parsed
+        .iter()
+        .find(|parsed| !parsed.key.kind.is_of_clusters());
+    let (Some(origin), Some(wrong)) = (&setting.origin, wrong) else {
+        return Ok(());
+    };
+    let what = format!(
+        "--origin {origin}: {} can only belong to the mesh",
+        wrong.key
+    );
+    let next = format!(
+        "leave --origin out for it; {} may belong to a cluster",
+        of_clusters()
+    );
+    Err(Failure::usage("not-of-a-cluster", what).next(next))
+}
+
+/// The kinds of which an object may belong to a cluster.
+pub(super) fn of_clusters() -> String {
+    let kinds = Kind::ALL.into_iter().filter(|kind| kind.is_of_clusters());
+    let kinds: Vec<_> = kinds.map(Kind::plural).collect();
+    kinds.join(" and ")
+}
+
+/// All config that what is written may refer to.
 async fn declared(client: &mut ApiClient) -> Result<Vec<(ResourceKey, Resource)>, ApiError> {
     let mut declared = Vec::new();
-    // Workloads are facts: no config names one.
-    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Workload) {
-        let list: ObjectList = client.get(&collection(kind, None)).await?;
-        // What another version wrote and this one cannot read is its control plane's to report.
-        declared.extend(list.items.into_iter().flat_map(parse_object));
+    let origin = client.origin.clone();
+    let origins = [None].into_iter().chain(origin.clone().map(Some));
+    for asked in origins {
+        client.origin.clone_from(&asked);
+        // Workloads are facts: no config names one.
+        let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Workload);
+        for kind in kinds.filter(|kind| asked.is_none() || kind.is_of_clusters()) {
+            let list: ObjectList = client.get(&collection(kind, None)).await?;
+            // What another version wrote and this one cannot read is its control plane's to report.
+            declared.extend(list.items.into_iter().flat_map(parse_object));
+        }
     }
+    client.origin = origin;
     Ok(declared)
 }
 
@@ -198,6 +232,7 @@ pub(crate) async fn delete(setting: &Setting, args: &DeleteArgs) -> Result<ExitC
     }
     if !args.file.is_empty() {
         let parsed = files::parse(&files::sources(&args.file)?, &setting.namespace)?;
+        check_kinds(setting, &parsed)?;
         // What refers to others goes before them.
         targets.extend(parsed.into_iter().rev().map(|Parsed { key, .. }| {
             let namespace = key.namespace.as_ref().map(Namespace::as_str);
@@ -207,12 +242,12 @@ pub(crate) async fn delete(setting: &Setting, args: &DeleteArgs) -> Result<ExitC
             )
         }));
     }
-    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    let mut client = setting.connect().await?;
     let mut work = Work::new(setting, false);
     for (shown, path) in targets {
         let deleted = client.delete(&path).await;
         work.note(
-            shown,
+            setting.named(&shown),
             deleted.map(|_| Outcome::Deleted).map_err(Failure::from),
         )?;
     }
@@ -221,7 +256,8 @@ pub(crate) async fn delete(setting: &Setting, args: &DeleteArgs) -> Result<ExitC
 
 pub(crate) async fn diff(setting: &Setting, args: &DiffArgs) -> Result<ExitCode> {
     let parsed = files::parse(&files::sources(&args.file)?, &setting.namespace)?;
-    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    check_kinds(setting, &parsed)?;
+    let mut client = setting.connect().await?;
     let signer = Signer::of(&setting.home);
     let mut differences = Vec::new();
     for Parsed { document, key, .. } in parsed {
@@ -234,7 +270,7 @@ pub(crate) async fn diff(setting: &Setting, args: &DiffArgs) -> Result<ExitCode>
             .as_ref()
             .is_none_or(|current| !same(current, &wanted))
         {
-            differences.push((key.to_string(), current, wanted));
+            differences.push((setting.named(&key.to_string()), current, wanted));
         }
     }
     let text = match setting.format {

@@ -7,8 +7,9 @@ use isthmus_api::{ObjectList, StatusView, UnreachableCluster, collection};
 use isthmus_model::{Kind, Namespace};
 use serde_json::{Value, json};
 
+use super::change::of_clusters;
 use super::reference::ObjectRef;
-use crate::api_client::{ApiClient, connect};
+use crate::api_client::ApiClient;
 use crate::args::{DescribeArgs, GetArgs};
 use crate::config;
 use crate::failure::{Failure, Result};
@@ -24,20 +25,32 @@ pub(crate) async fn get(setting: &Setting, args: &GetArgs) -> Result<ExitCode> {
             "one object is in one namespace: -A does not fit",
         ));
     }
-    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    if args.all_origins && (reference.name.is_some() || !reference.kind.is_of_clusters()) {
+        let what = format!(
+            "{}: --all-origins lists {} only",
+            args.object,
+            of_clusters()
+        );
+        return Err(Failure::usage("bad-object", what));
+    }
+    let mut client = setting.connect().await?;
     let text = match &reference.name {
         Some(name) => {
             let object: Value = client.get(&reference.path(name)).await?;
             match setting.format {
                 Some(format) => output::structured(&object, format),
-                None => rows(reference.kind, false, &[object]),
+                None => rows(reference.kind, Shown::default(), &[object]),
             }
         }
         None => {
-            let list = list(&mut client, &reference, args.all_namespaces).await?;
+            let shown = Shown {
+                namespaces: args.all_namespaces,
+                origins: args.all_origins,
+            };
+            let list = list(&mut client, &reference, shown).await?;
             match setting.format {
                 Some(format) => output::structured(&list, format),
-                None => render_list(&reference, args.all_namespaces, &list),
+                None => render_list(&reference, shown, &list),
             }
         }
     };
@@ -45,24 +58,36 @@ pub(crate) async fn get(setting: &Setting, args: &GetArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(client: &mut ApiClient, reference: &ObjectRef, all: bool) -> Result<ObjectList> {
-    let namespace = reference.namespace.as_ref().filter(|_| !all);
-    let path = collection(reference.kind, namespace.map(Namespace::as_str));
-    Ok(client.get(&path).await?)
+/// What a list is of, and says of each object.
+#[derive(Debug, Clone, Copy, Default)]
+struct Shown {
+    namespaces: bool,
+    origins: bool,
 }
 
-fn render_list(reference: &ObjectRef, all: bool, list: &ObjectList) -> String {
+async fn list(client: &mut ApiClient, reference: &ObjectRef, shown: Shown) -> Result<ObjectList> {
+    let namespace = reference.namespace.as_ref().filter(|_| !shown.namespaces);
+    let path = collection(reference.kind, namespace.map(Namespace::as_str));
+    let mut list: ObjectList = client.get(&path).await?;
+    if shown.origins {
+        let clusters: ObjectList = client.get(&collection(Kind::Cluster, None)).await?;
+        for cluster in &clusters.items {
+            client.origin = field(cluster, "/metadata/name").parse().ok();
+            let own: ObjectList = client.get(&path).await?;
+            list.items.extend(own.items);
+        }
+    }
+    Ok(list)
+}
+
+fn render_list(reference: &ObjectRef, shown: Shown, list: &ObjectList) -> String {
     let plural = reference.kind.plural();
     let mut text = match (list.items.is_empty(), &reference.namespace) {
-        (true, Some(namespace)) if !all => {
+        (true, Some(namespace)) if !shown.namespaces => {
             format!("no {plural} in namespace {namespace} (-A looks in all)\n")
         }
         (true, _) => format!("no {plural}\n"),
-        (false, _) => rows(
-            reference.kind,
-            all && reference.kind.namespaced(),
-            &list.items,
-        ),
+        (false, _) => rows(reference.kind, shown, &list.items),
     };
     text += &unreachable(list);
     text
@@ -113,25 +138,29 @@ fn columns(kind: Kind) -> &'static [Column] {
     }
 }
 
-fn rows(kind: Kind, with_namespace: bool, objects: &[Value]) -> String {
-    let columns = columns(kind);
-    let mut headings = if with_namespace {
-        vec!["NAMESPACE", "NAME"]
-    } else {
-        vec!["NAME"]
-    };
-    headings.extend(columns.iter().map(|(heading, _)| heading));
-    let rows = objects.iter().map(|object| {
-        let mut row = if with_namespace {
-            vec![field(object, "/metadata/namespace")]
-        } else {
-            Vec::new()
-        };
-        row.push(field(object, "/metadata/name"));
-        row.extend(columns.iter().map(|(_, cell)| cell(object)));
-        row
-    });
-    table(&headings, rows)
+fn rows(kind: Kind, shown: Shown, objects: &[Value]) -> String {
+    let mut columns: Vec<Column> = self::columns(kind).to_vec();
+    columns.insert(0, ("NAME", |object| field(object, "/metadata/name")));
+    if shown.namespaces && kind.namespaced() {
+        columns.insert(
+            0,
+            ("NAMESPACE", |object| field(object, "/metadata/namespace")),
+        );
+    }
+    if shown.origins {
+        columns.insert(0, ("ORIGIN", origin));
+    }
+    let headings: Vec<_> = columns.iter().map(|(heading, _)| *heading).collect();
+    let cells = |object| columns.iter().map(move |(_, cell)| cell(object));
+    table(&headings, objects.iter().map(cells))
+}
+
+/// To whom it belongs.
+fn origin(object: &Value) -> String {
+    match field(object, "/status/origin").as_str() {
+        "-" => "mesh".to_owned(),
+        cluster => cluster.to_owned(),
+    }
 }
 
 fn items<'a>(object: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
@@ -192,7 +221,7 @@ fn accepted(object: &Value) -> String {
 
 pub(crate) async fn describe(setting: &Setting, args: &DescribeArgs) -> Result<ExitCode> {
     let (reference, name) = ObjectRef::parse_one(&args.object, &setting.namespace)?;
-    let mut client = connect(&setting.home, setting.cluster.as_ref()).await?;
+    let mut client = setting.connect().await?;
     let object: Value = client.get(&reference.path(&name)).await?;
     let text = match setting.format {
         Some(format) => output::structured(&object, format),
@@ -289,7 +318,7 @@ async fn service_details(
     let mut list: ObjectList = client.get(&collection(Kind::Workload, namespace)).await?;
     list.items
         .retain(|workload| field(workload, "/spec/service") == name);
-    let workloads = rows(Kind::Workload, false, &list.items) + &unreachable(&list);
+    let workloads = rows(Kind::Workload, Shown::default(), &list.items) + &unreachable(&list);
     if !workloads.is_empty() {
         text.push('\n');
         text.push_str(&workloads);
@@ -301,6 +330,27 @@ async fn service_details(
 mod tests {
     use super::*;
 
+    fn all() -> Shown {
+        Shown {
+            namespaces: true,
+            origins: false,
+        }
+    }
+
+    #[test]
+    fn of_all_origins_each_says_whose_it_is() {
+        let policy = |origin: Value| json!({"metadata": {"name": "slow"}, "status": origin});
+        let objects = [policy(json!({})), policy(json!({"origin": "us-west"}))];
+        let shown = Shown {
+            namespaces: false,
+            origins: true,
+        };
+        assert_eq!(
+            rows(Kind::TrafficPolicy, shown, &objects),
+            "ORIGIN   NAME  TARGETS  ACCEPTED\nmesh     slow           -\nus-west  slow           -\n"
+        );
+    }
+
     #[test]
     fn objects_are_rows() {
         let service = json!({
@@ -309,7 +359,7 @@ mod tests {
             "status": {"conditions": [{"type": "Accepted", "status": "True"}]},
         });
         assert_eq!(
-            rows(Kind::Service, true, &[service]),
+            rows(Kind::Service, all(), &[service]),
             "NAMESPACE  NAME  PORTS    ACCEPTED\nshop       cart  80,6379  yes\n"
         );
         let route = json!({
@@ -319,12 +369,12 @@ mod tests {
                 [{"type": "Accepted", "status": "False", "reason": "NoMatchingParent"}]}]},
         });
         assert_eq!(
-            rows(Kind::HttpRoute, false, &[route]),
+            rows(Kind::HttpRoute, Shown::default(), &[route]),
             "NAME  PARENTS       ACCEPTED\ncart  Service/cart  no: NoMatchingParent\n"
         );
         for kind in Kind::ALL {
             assert!(
-                rows(kind, true, &[json!({})]).contains('-'),
+                rows(kind, all(), &[json!({})]).contains('-'),
                 "{kind} has gaps"
             );
         }
@@ -354,10 +404,10 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(
-            render_list(&workloads, false, &list),
+            render_list(&workloads, Shown::default(), &list),
             "no workloads in namespace shop (-A looks in all)\n\
              eu-central: unreachable, last seen 4 s ago\n"
         );
-        assert!(render_list(&workloads, true, &list).starts_with("no workloads\n"));
+        assert!(render_list(&workloads, all(), &list).starts_with("no workloads\n"));
     }
 }

@@ -6,6 +6,7 @@
 //! about time, and two hundred calls one after the other are.
 
 mod authority;
+mod origin;
 mod trust;
 
 use std::collections::BTreeSet;
@@ -44,6 +45,7 @@ fn three_clusters_and_their_losses() -> Result<()> {
     plain_tcp_reaches_another_cluster(&mesh)?;
     config_is_the_same_wherever_it_is_written(&mesh)?;
     what_was_decided_can_be_seen_and_undone_anywhere(&mesh)?;
+    origin::what_a_cluster_decides_for_itself_binds_it_alone(&mesh)?;
     a_cluster_is_drained_and_gets_its_traffic_back(&mesh)?;
     trust::only_the_mesh_key_grants(&mesh)?;
     authority::config_outlives_any_of_the_clusters_that_accept_it(&mesh)?;

@@ -30,6 +30,7 @@ pub(super) fn policy(
     let load_balancing = written.load_balancing.as_ref();
     let targets = targets(&written.target_refs, &namespace, problems);
     let mut policy = TrafficPolicy {
+        enforced: written.enforced.unwrap_or_default(),
         algorithm: load_balancing.and_then(|it| it.algorithm).map(algorithm),
         hash_on: load_balancing
             .and_then(|it| it.hash_on.as_ref())

@@ -8,8 +8,8 @@ use gateway_api::httproutes::{
     HttpRouteRulesMatchesPathType, HttpRouteRulesTimeouts, HttpRouteSpec,
 };
 use isthmus_model::{
-    Backend, HeaderMatch, Labels, Method, Namespace, PathMatch, Resource, Route, RouteMatch,
-    RouteRule, ServiceLabel, ServiceName, Subset,
+    Backend, HeaderMatch, Labels, Method, Namespace, Origin, PathMatch, Resource, Route,
+    RouteMatch, RouteRule, ServiceLabel, ServiceName, Subset,
 };
 
 use super::{maybe_duration, port, spec};
@@ -56,6 +56,7 @@ pub(super) fn route(
         rules.push(rule(one, &namespace, &path, problems));
     }
     Some(Resource::HttpRoute(Route {
+        origin: Origin::Mesh,
         name: object.metadata().name.clone(),
         namespace,
         parents,

@@ -142,6 +142,7 @@ fn ten_rules(facts: &mut Facts) {
         .collect();
     rules.push(rule("/cart".to_owned(), Some(("x-version", "7"))));
     facts.routes.push(Route {
+        origin: isthmus_model::Origin::Mesh,
         namespace: Namespace::new("shop").unwrap(),
         name: ObjectName::new("pages").unwrap(),
         parents: vec![(cart(), None)],

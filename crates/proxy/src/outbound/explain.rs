@@ -7,13 +7,15 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use isthmus_api::{
-    BackendView, CandidateView, ChoiceView, ExplainReply, RefusalView, Way, WorkloadView,
+    BackendView, CandidateView, ChoiceView, ExplainReply, RefusalView, SettingView, Way,
+    WorkloadView,
 };
 use isthmus_balance::{Considered, Possible};
 use isthmus_codec::Fields;
 use isthmus_codec::http1::strip_hop_by_hop;
-use isthmus_model::{Handle, ServiceName};
+use isthmus_model::{Handle, ServiceName, Target};
 use isthmus_route::RequestView;
+use isthmus_route::settings::Setting;
 use isthmus_wire::proto;
 
 use super::connect::wants_tunnel;
@@ -46,6 +48,7 @@ pub(crate) async fn explain(
         route: None,
         rule: None,
         refusal: None,
+        settings: Vec::new(),
         backends: Vec::new(),
     };
     if let Err(refusal) = fill(worker, question, &service, &fields, &mut reply).await {
@@ -93,6 +96,8 @@ async fn fill(
     let settings = called.settings(rule);
     reply.route = Some(rule.route_name().to_string());
     reply.rule = Some(rule_name(rule));
+    let given = called.explain_settings(rule).into_iter();
+    reply.settings = given.filter_map(setting).collect();
     pick_backend(rule, ANY_DRAW)?;
     for backend in rule.backends() {
         let decided = decide_backend(
@@ -117,6 +122,36 @@ async fn fill(
         reply.backends.push(described);
     }
     Ok(())
+}
+
+/// `None`: it is the default.
+fn setting((setting, is_rule_s): (Setting, bool)) -> Option<SettingView> {
+    let (field, value) = (setting.field.to_owned(), setting.value.to_string());
+    if is_rule_s {
+        return Some(SettingView {
+            field,
+            value,
+            policy: None,
+            origin: None,
+            target: None,
+            enforced: false,
+        });
+    }
+    let source = setting.source?;
+    let target = match &source.target {
+        Target::Mesh => "mesh".to_owned(),
+        Target::Namespace(namespace) => format!("namespace {namespace}"),
+        Target::Service(service) => format!("service {service}"),
+        Target::Route { namespace, name } => format!("route {namespace}/{name}"),
+    };
+    Some(SettingView {
+        field,
+        value,
+        policy: Some(format!("{}/{}", source.namespace, source.name)),
+        origin: source.origin.cluster().map(ToString::to_string),
+        target: Some(target),
+        enforced: source.enforced,
+    })
 }
 
 /// What becomes of a request that is drawn for the backend. Errors: it is refused.

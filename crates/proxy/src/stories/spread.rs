@@ -364,6 +364,7 @@ fn route(name: &str, prefix: &str, backends: &[Backend]) -> Route {
         weight: 1,
     };
     Route {
+        origin: isthmus_model::Origin::Mesh,
         namespace: service.namespace.clone(),
         name: ObjectName::new(name).unwrap(),
         parents: vec![(service.clone(), None)],

@@ -12,7 +12,7 @@ use isthmus_world::{Batch as StoreBatch, Chance, SeededChance, Store};
 use crate::contact::{Behind, Contact, HEARTBEAT, Peer, Rtt};
 use crate::follower::{Follower, Skipped};
 use crate::ledger::{Change, Ledger, SavedTo, WriteError};
-use crate::message::{Content, PeerMessage};
+use crate::message::{Content, NO_FOLLOW, PeerMessage};
 use crate::name::{Epoch, LedgerName, Mark};
 use crate::output::{CloseReason, Output, Unsaved, Written};
 use crate::record::{self, LoadError};
@@ -69,8 +69,7 @@ impl Replica {
         };
         let mut names = record::ledgers(store)?;
         names.extend(LedgerName::SHARED);
-        names.push(LedgerName::Facts(replica.cluster.clone()));
-        names.push(LedgerName::FastFacts(replica.cluster.clone()));
+        names.extend(LedgerName::owned_by(&replica.cluster));
         names.sort();
         names.dedup();
         for name in names {
@@ -409,12 +408,10 @@ impl Replica {
     }
 
     fn follow(&mut self, id: SessionId, ledger: &LedgerName, outputs: &mut Vec<Output>) {
+        self.unfollow(|_, followed| followed == ledger, outputs);
         let empty = || Follower::empty(ledger.clone());
         let copy = self.copies.entry(ledger.clone()).or_insert_with(empty);
         self.follows = self.follows.saturating_add(1);
-        for session in self.sessions.values_mut() {
-            session.following.remove(ledger);
-        }
         let following = Following {
             follow: self.follows,
             number: 0,
@@ -431,6 +428,34 @@ impl Replica {
         self.acknowledge(ledger, outputs); // The owner may have forgotten what we have.
     }
 
+    /// Takes these from nobody any more, and says so: who goes on sending would wait for an answer.
+    fn unfollow(
+        &mut self,
+        which: impl Fn(&Session, &LedgerName) -> bool,
+        outputs: &mut Vec<Output>,
+    ) {
+        for (id, session) in &mut self.sessions {
+            let followed = session.following.keys();
+            let ended: Vec<_> = followed
+                .filter(|name| which(session, name))
+                .cloned()
+                .collect();
+            for ledger in ended {
+                session.following.remove(&ledger);
+                let from = Mark::default();
+                let follow = NO_FOLLOW;
+                outputs.push(send(
+                    *id,
+                    PeerMessage::Follow {
+                        ledger,
+                        follow,
+                        from,
+                    },
+                ));
+            }
+        }
+    }
+
     fn on_follow(
         &mut self,
         id: SessionId,
@@ -439,6 +464,11 @@ impl Replica {
         serving: Serving,
         outputs: &mut Vec<Output>,
     ) {
+        let session = self.sessions.get_mut(&id);
+        if let Some(session) = session.filter(|_| serving.follow == NO_FOLLOW) {
+            session.serving.remove(ledger);
+            return;
+        }
         let Some(found) = self.ledgers.get_mut(ledger) else {
             return; // Not ours, and we never offered it.
         };

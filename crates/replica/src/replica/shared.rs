@@ -22,14 +22,11 @@ impl Replica {
         if self.authority == authority {
             return outputs;
         }
+        self.unfollow(
+            |session, ledger| ledger.owner().is_none() && !authority.contains(&session.peer),
+            &mut outputs,
+        );
         self.authority = authority;
-        for session in self.sessions.values_mut() {
-            if !self.authority.contains(&session.peer) {
-                session
-                    .following
-                    .retain(|ledger, _| ledger.owner().is_some());
-            }
-        }
         self.follow_shared(&mut outputs);
         outputs.extend(self.announce());
         outputs
@@ -187,6 +184,10 @@ impl Replica {
     pub fn hand_back(&mut self) -> Vec<Output> {
         self.leads = false;
         for name in LedgerName::SHARED {
+            // Whoever took it from here is told that it is not offered any more, and takes it from others.
+            for session in self.sessions.values_mut() {
+                session.serving.remove(&name);
+            }
             if let Some(ledger) = self.ledgers.remove(&name) {
                 self.copies.insert(name, ledger.hand_back());
             }

@@ -19,6 +19,12 @@ pub(super) enum Deed {
         /// Only if nobody has changed it since.
         is_conditional: bool,
     },
+    /// Somebody asks a cluster for a change of what belongs to one alone.
+    Own {
+        site: usize,
+        of: usize,
+        number: usize,
+    },
     /// A workload's proxy says how it is.
     Report {
         site: usize,
@@ -87,6 +93,10 @@ impl fmt::Display for Deed {
                     "{}: {verb} {service}{condition}, port {port}",
                     name(site)
                 )
+            }
+            Self::Own { site, of, number } => {
+                let (site, of) = (name(site), name(of));
+                write!(out, "{site}: {number} ms for what {of} calls")
             }
             Self::Report {
                 site,

@@ -4,6 +4,7 @@
 mod deed;
 mod invariant;
 mod many;
+mod own;
 mod witness;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::{LinkState, Sim, Skew, Workload};
 use deed::Deed;
 pub use invariant::{Broken, Invariant};
 pub use many::{Tally, storms};
+use own::Own;
 use witness::{Pending, Seen, Witness};
 
 /// How long it takes at most until everything is well again.
@@ -103,8 +105,8 @@ impl Storm {
     fn pass(&self, outcome: &mut Outcome, watch: &mut dyn FnMut(&Moment)) -> Result<(), Broken> {
         let mut weather = Weather::new(self)?;
         let passed = weather.pass(self.steps, &mut outcome.steps, watch);
-        outcome.accepted = weather.witness.accepted();
-        outcome.checks = weather.witness.checks();
+        outcome.accepted = weather.witness.accepted() + weather.own.accepted();
+        outcome.checks = weather.witness.checks() + weather.own.checks();
         outcome.digest = weather.sim.digest();
         passed
     }
@@ -130,6 +132,7 @@ struct Weather {
     voters_change: bool,
     sabotage: Option<Sabotage>,
     witness: Witness,
+    own: Own,
     loss: Loss,
     /// By cluster, service and number: what its proxy said last.
     truth: BTreeMap<(usize, &'static str, u8), Health>,
@@ -150,6 +153,7 @@ impl Weather {
             voters_change: false,
             sabotage: storm.sabotage,
             witness: Witness::new(clusters),
+            own: Own::default(),
             loss: Loss::default(),
             truth: BTreeMap::new(),
             chance,
@@ -215,12 +219,12 @@ impl Weather {
                     at: self.sim.elapsed(),
                     what: deed.to_string(),
                 });
-                self.carry_out(deed);
+                self.carry_out(deed)?;
             }
             let longest = [200, 2_000][index(&mut self.chance, 2)];
             let pause = Duration::from_millis(self.chance.below(longest));
             self.sim.run_for(pause);
-            self.witness.look(&mut self.sim, step)?;
+            self.look(step)?;
         }
         watch(&Moment {
             step: steps,
@@ -231,9 +235,15 @@ impl Weather {
         if let Some(site) = self.witness.restored() {
             self.give_vote(site)?;
         }
-        self.witness.look(&mut self.sim, steps)?;
+        self.look(steps)?;
         self.write_in_calm(steps)?;
-        self.witness.look_back(&mut self.sim, &self.truth)
+        self.witness.look_back(&mut self.sim, &self.truth)?;
+        self.own.look_back(&mut self.sim, self.clusters)
+    }
+
+    fn look(&mut self, step: usize) -> Result<(), Broken> {
+        self.witness.look(&mut self.sim, step)?;
+        self.own.look(&mut self.sim, self.clusters)
     }
 
     fn site(&mut self) -> usize {
@@ -243,6 +253,7 @@ impl Weather {
     /// What happens next.
     fn draw(&mut self, step: usize) -> Vec<Deed> {
         let mut deeds = vec![self.draw_write(step), self.draw_report()];
+        deeds.extend(self.draw_own_write(step));
         deeds.extend(self.draw_fault());
         match self.chance.below(16) {
             0 | 1 if self.voters_change => {
@@ -292,6 +303,18 @@ impl Weather {
         }
     }
 
+    /// Most is decided where it belongs.
+    fn draw_own_write(&mut self, step: usize) -> Option<Deed> {
+        let of = self.site();
+        let site = match self.chance.below(4) {
+            0 => self.site(),
+            1 => of,
+            _ => return None,
+        };
+        let number = 1000 + step;
+        Some(Deed::Own { site, of, number })
+    }
+
     fn draw_report(&mut self) -> Deed {
         let site = self.site();
         let service = SERVICES[index(&mut self.chance, SERVICES.len())];
@@ -332,8 +355,9 @@ impl Weather {
         }
     }
 
-    fn carry_out(&mut self, deed: Deed) {
+    fn carry_out(&mut self, deed: Deed) -> Result<(), Broken> {
         match deed {
+            Deed::Own { site, of, number } => self.own.write(&mut self.sim, site, of, number)?,
             Deed::Write {
                 site,
                 verb,
@@ -367,6 +391,7 @@ impl Weather {
             Deed::Disk { site, is_full } => {
                 self.sim.set_full(site, is_full);
                 self.witness.on_disk(site, is_full);
+                self.own.on_disk(site, is_full);
             }
             Deed::Backup { site } => {
                 self.loss.kept = Some((self.sim.backup(site), self.witness.seen_by(site)));
@@ -376,6 +401,7 @@ impl Weather {
                     self.sim.crash(site, false);
                     self.sim.restore(site, disk);
                     self.witness.on_restored(site, seen);
+                    self.own.on_restored(site);
                     self.start(site);
                 }
             }
@@ -385,10 +411,12 @@ impl Weather {
             }
             Deed::Transfer { site, to } => drop(self.sim.transfer(site, to)),
         }
+        Ok(())
     }
 
     fn start(&mut self, site: usize) {
         self.witness.on_start(site, self.sim.is_full(site));
+        self.own.on_start(site, self.sim.is_full(site));
         self.sim.start(site);
     }
 

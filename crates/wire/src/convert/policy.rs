@@ -8,25 +8,25 @@ use isthmus_model::{
 };
 
 use crate::body::BodyError;
-use crate::field::{Parsed, millis, parse, service_name, text};
+use crate::field::{Parsed, millis, optional, origin_out, parse, service_name, text};
 use crate::proto;
 use crate::proto::hash_on::Key;
 
 impl From<&TrafficPolicy> for proto::TrafficPolicy {
     fn from(policy: &TrafficPolicy) -> Self {
         Self {
+            cluster: origin_out(&policy.origin),
+            enforced: policy.enforced,
             namespace: policy.namespace.to_string(),
             name: policy.name.to_string(),
             targets: policy.targets.iter().map(target_out).collect(),
-            algorithm: policy.algorithm.map(|value| word(&ALGORITHMS, value)),
+            algorithm: policy.algorithm.map(|value| value.as_str().to_owned()),
             hash_on: policy.hash_on.as_ref().map(hash_on_out),
-            locality_order: policy
-                .locality_order
-                .map(|value| word(&LOCALITY_ORDERS, value)),
+            locality_order: policy.locality_order.map(|value| value.as_str().to_owned()),
             retry_attempts: policy.retry_attempts,
             retry_budget_percent: policy.retry_budget.map(|percent| percent.value().into()),
             retry_on: policy.retry_on.as_ref().map(|on| proto::RetryOn {
-                on: on.iter().map(|&value| word(&RETRY_ONS, value)).collect(),
+                on: on.iter().map(|value| value.as_str().to_owned()).collect(),
             }),
             hedge: policy.hedge,
             request_timeout_ms: policy.request_timeout.map(millis),
@@ -57,12 +57,23 @@ impl TryFrom<proto::TrafficPolicy> for TrafficPolicy {
                 .map_err(|error| BodyError::field(field, error))
         };
         let retry_on = |on: proto::RetryOn| {
-            let value = |text: &String| value("policy.retry_on", &RETRY_ONS, text);
+            let value =
+                |text: &String| value("policy.retry_on", &RetryOn::ALL, RetryOn::as_str, text);
             on.on.iter().map(value).collect::<Parsed<Vec<_>>>()
         };
-        let algorithm = |text: &String| value("policy.algorithm", &ALGORITHMS, text);
-        let order = |text: &String| value("policy.locality_order", &LOCALITY_ORDERS, text);
+        let algorithm =
+            |text: &String| value("policy.algorithm", &Algorithm::ALL, Algorithm::as_str, text);
+        let order = |text: &String| {
+            value(
+                "policy.locality_order",
+                &LocalityOrder::ALL,
+                LocalityOrder::as_str,
+                text,
+            )
+        };
         Ok(Self {
+            origin: optional("policy.cluster", &policy.cluster)?.into(),
+            enforced: policy.enforced,
             namespace: parse("policy.namespace", &policy.namespace)?,
             name: parse("policy.name", &policy.name)?,
             targets: policy
@@ -93,43 +104,16 @@ impl TryFrom<proto::TrafficPolicy> for TrafficPolicy {
     }
 }
 
-/// The word of a value on the wire, the same as in YAML.
-type Words<T, const N: usize> = [(&'static str, T); N];
-
-const ALGORITHMS: Words<Algorithm, 5> = [
-    ("PeakEWMA", Algorithm::PeakEwma),
-    ("RoundRobin", Algorithm::RoundRobin),
-    ("LeastRequest", Algorithm::LeastRequest),
-    ("RingHash", Algorithm::RingHash),
-    ("Maglev", Algorithm::Maglev),
-];
-
-const LOCALITY_ORDERS: Words<LocalityOrder, 2> = [
-    ("Nearest", LocalityOrder::Nearest),
-    ("LocalOnly", LocalityOrder::LocalOnly),
-];
-
-const RETRY_ONS: Words<RetryOn, 5> = [
-    ("ConnectFailure", RetryOn::ConnectFailure),
-    ("Refused", RetryOn::Refused),
-    ("Reset", RetryOn::Reset),
-    ("GatewayError", RetryOn::GatewayError),
-    ("Unavailable", RetryOn::Unavailable),
-];
-
-fn word<T: Copy + PartialEq, const N: usize>(words: &Words<T, N>, value: T) -> String {
-    let found = words.iter().find(|(_, known)| *known == value);
-    found.map_or_else(String::new, |(word, _)| (*word).to_owned())
-}
-
-fn value<T: Copy, const N: usize>(
+/// The word of a value on the wire is the same as in YAML.
+fn value<T: Copy>(
     field: &'static str,
-    words: &Words<T, N>,
+    all: &[T],
+    word: fn(T) -> &'static str,
     text: &str,
 ) -> Parsed<T> {
-    let found = words.iter().find(|(word, _)| *word == text);
+    let found = all.iter().find(|known| word(**known) == text);
     found
-        .map(|(_, value)| *value)
+        .copied()
         .ok_or_else(|| BodyError::field(field, format!("{text:?} is not a known value")))
 }
 

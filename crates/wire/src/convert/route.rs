@@ -8,7 +8,8 @@ use isthmus_model::{
 
 use crate::body::BodyError;
 use crate::field::{
-    Parsed, all, labels_in, labels_out, millis, optional_port, parse, service_name, text,
+    Parsed, all, labels_in, labels_out, millis, optional, optional_port, origin_out, parse,
+    service_name, text,
 };
 use crate::proto;
 
@@ -24,6 +25,7 @@ impl From<&Route> for proto::Route {
             name: route.name.to_string(),
             parents: route.parents.iter().map(parent).collect(),
             rules: route.rules.iter().map(Into::into).collect(),
+            cluster: origin_out(&route.origin),
         }
     }
 }
@@ -37,6 +39,7 @@ impl TryFrom<proto::Route> for Route {
             Ok((service, optional_port("route.parents.port", parent.port)?))
         };
         Ok(Self {
+            origin: optional("route.cluster", &route.cluster)?.into(),
             namespace: parse("route.namespace", &route.namespace)?,
             name: parse("route.name", &route.name)?,
             parents: route

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use isthmus_api::Failure;
 use isthmus_model::{ClusterName, NameError, Position};
-use isthmus_replica::{Change, Decision, Expect, LedgerName, Mark};
+use isthmus_replica::{Change, DecidedWrite, Decision, Expect, LedgerName, Mark};
 use isthmus_wire::proto;
 use isthmus_wire::proto::peer_question::Question;
 use isthmus_wire::proto::voting::Part;
@@ -20,6 +20,15 @@ use crate::core::{Core, Now};
 
 /// The only key of its ledger: names, in order.
 const MEMBERS: &[u8] = b"members";
+
+/// Errors: it is no record of names.
+fn members(record: &[u8]) -> Result<BTreeSet<ClusterName>, String> {
+    let names: Vec<String> = decode(record).map_err(|error| error.to_string())?;
+    let names = names.iter().map(|name| name.parse());
+    names
+        .collect::<Result<_, _>>()
+        .map_err(|error: NameError| error.to_string())
+}
 
 impl<S: Store> Core<S> {
     /// Who is of the authority is in a ledger of its own: config says who is to be.
@@ -44,14 +53,27 @@ impl<S: Store> Core<S> {
     }
 
     fn recorded_members(&self) -> Result<BTreeSet<ClusterName>, String> {
-        let Some((_, record)) = self.replica.find(&LedgerName::Authority, MEMBERS) else {
-            return Ok(BTreeSet::new());
-        };
-        let names: Vec<String> = decode(record).map_err(|error| error.to_string())?;
-        let names = names.iter().map(|name| name.parse());
-        names
-            .collect::<Result<_, _>>()
-            .map_err(|error: NameError| error.to_string())
+        let record = self.replica.find(&LedgerName::Authority, MEMBERS);
+        record.map_or_else(|| Ok(BTreeSet::new()), |(_, record)| members(record))
+    }
+
+    /// Who is of the authority by the newest record that stands in this member's log, and where it is to stand.
+    fn members_ahead(&self, group: &Group) -> Option<(BTreeSet<ClusterName>, Mark)> {
+        let mut epoch = self.replica.authority_mark().epoch;
+        let mut newest = None;
+        for decision in group.ahead() {
+            epoch = decision.epoch.unwrap_or(epoch);
+            let of_authority = |write: &DecidedWrite| write.ledger == LedgerName::Authority;
+            for write in decision.writes.into_iter().filter(of_authority) {
+                let position = write.position;
+                let record = write.entries.into_iter().find(|(key, _)| key == MEMBERS);
+                let record = record.and_then(|(_, record)| members(&record?).ok());
+                newest = record
+                    .map(|found| (found, Mark { epoch, position }))
+                    .or(newest);
+            }
+        }
+        newest
     }
 
     /// One that is believed to be of the authority says who is.
@@ -82,11 +104,14 @@ impl<S: Store> Core<S> {
         if !group.is_forlorn() {
             return;
         }
-        // The ledgers may be further than the log: they were copies for a while.
-        let known = (
+        // The ledgers may be further than the log: they were copies for a while. Or the log is, and says that this
+        // cluster was added: then it may count already, and must not go because it was not there before.
+        let recorded = (
             self.authority.clusters.clone(),
             self.replica.authority_mark(),
         );
+        let ahead = self.members_ahead(group);
+        let known = ahead.filter(|(_, at)| *at > recorded.1).unwrap_or(recorded);
         let told = self.authority.told.take();
         let newest = told.into_iter().chain([known]).max_by_key(|(_, at)| *at);
         if let Some((clusters, _)) = newest {

@@ -107,7 +107,7 @@ fn what_was_signed_later_holds_and_what_nobody_has_to_sign_is_free() {
     assert_eq!(code, 422);
     assert!(
         body.to_string()
-            .contains("serial 5, and other terms were signed with 6"),
+            .contains("serial 5, and it was signed anew since, with 6"),
         "{body}"
     );
 
@@ -119,6 +119,18 @@ fn what_was_signed_later_holds_and_what_nobody_has_to_sign_is_free() {
     west.create(wider(6));
     let west = west.restart();
     assert_eq!(grants(&west, "east").unwrap(), ["bank", "shop"]);
+}
+
+#[test]
+fn the_newest_signature_of_the_same_terms_stays() {
+    let mut west = Machine::new("west");
+    let same = |serial: u64| signed_with(mesh_key(), serial, granted("east", &["shop"]));
+    west.create(same(5));
+    assert_eq!(west.write(Verb::Update, same(7)).0, 200);
+    // Else whoever has not seen 7 would believe other terms that were signed as 6.
+    let (code, body) = west.write(Verb::Update, same(6));
+    assert_eq!(code, 422, "{body}");
+    assert_eq!(west.write(Verb::Update, same(7)).0, 200);
 }
 
 #[test]

@@ -101,6 +101,7 @@ fn every_change_is_kept_with_its_author_and_what_was_before() {
 
     let of_payment = machine.history(HistoryQuery {
         selection: Some(Selection {
+            origin: Origin::Mesh,
             kind: Kind::Service,
             namespace: Some("shop".parse().unwrap()),
             name: Some("payment".parse().unwrap()),
@@ -168,6 +169,7 @@ fn what_leaves_the_ledger_stays_in_the_archive() {
     machine.create(service("payment", 80));
     let mut query = HistoryQuery {
         selection: Some(Selection {
+            origin: Origin::Mesh,
             kind: Kind::Service,
             namespace: None,
             name: Some("payment".parse().unwrap()),

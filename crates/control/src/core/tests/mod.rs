@@ -3,6 +3,7 @@
 mod charter;
 mod history;
 mod lagging;
+mod origin;
 mod others;
 mod proxies;
 mod reset;
@@ -133,6 +134,7 @@ impl Machine {
         let namespace = kind.namespaced().then(|| "shop".parse().unwrap());
         let name = name.map(|name| name.parse().unwrap());
         let id = self.ask(Request::Read(Selection {
+            origin: Origin::Mesh,
             kind,
             namespace,
             name,

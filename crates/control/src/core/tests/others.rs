@@ -188,6 +188,7 @@ fn workloads_of_a_silent_cluster_are_named_not_left_out() {
     }
     exchange(&mut west, &mut east);
     let all = Selection {
+        origin: Origin::Mesh,
         kind: Kind::Workload,
         namespace: None,
         name: None,

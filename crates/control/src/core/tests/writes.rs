@@ -222,6 +222,7 @@ fn a_watch_tells_what_changed_and_resumes() {
     let mut machine = Machine::new("west");
     machine.create(service("cart", 80));
     let selection = Selection {
+        origin: Origin::Mesh,
         kind: Kind::Service,
         namespace: None,
         name: None,
