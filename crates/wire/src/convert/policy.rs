@@ -72,7 +72,6 @@ impl TryFrom<proto::TrafficPolicy> for TrafficPolicy {
             )
         };
         Ok(Self {
-            origin: optional("policy.cluster", &policy.cluster)?.into(),
             enforced: policy.enforced,
             namespace: parse("policy.namespace", &policy.namespace)?,
             name: parse("policy.name", &policy.name)?,
@@ -100,6 +99,7 @@ impl TryFrom<proto::TrafficPolicy> for TrafficPolicy {
             base_ejection: policy.base_ejection_ms.map(Duration::from_millis),
             max_ejected: percent("policy.max_ejected_percent", policy.max_ejected_percent)?,
             health_check: policy.health_check.map(check_in),
+            origin: optional("policy.cluster", &policy.cluster)?.into(),
         })
     }
 }

@@ -39,7 +39,6 @@ impl TryFrom<proto::Route> for Route {
             Ok((service, optional_port("route.parents.port", parent.port)?))
         };
         Ok(Self {
-            origin: optional("route.cluster", &route.cluster)?.into(),
             namespace: parse("route.namespace", &route.namespace)?,
             name: parse("route.name", &route.name)?,
             parents: route
@@ -48,6 +47,7 @@ impl TryFrom<proto::Route> for Route {
                 .map(parent)
                 .collect::<Parsed<_>>()?,
             rules: all(route.rules)?,
+            origin: optional("route.cluster", &route.cluster)?.into(),
         })
     }
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod peers;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;

@@ -6,6 +6,7 @@ mod lagging;
 mod origin;
 mod others;
 mod proxies;
+mod release;
 mod reset;
 mod restored;
 mod revoked;
