@@ -274,6 +274,14 @@ impl ApiClient {
 
     /// `None` when the object does not exist.
     pub(crate) async fn find(&mut self, path: &str) -> Result<Option<Value>, ApiError> {
+        self.find_as(path).await
+    }
+
+    /// `None` when there is nothing.
+    pub(crate) async fn find_as<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+    ) -> Result<Option<T>, ApiError> {
         match self.get(path).await {
             Ok(object) => Ok(Some(object)),
             Err(ApiError::Refused(failure)) if failure.code == 404 => Ok(None),

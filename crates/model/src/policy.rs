@@ -43,6 +43,17 @@ pub enum Target {
     },
 }
 
+impl Target {
+    /// `None`: it is of the whole mesh.
+    pub fn namespace(&self) -> Option<&Namespace> {
+        match self {
+            Self::Mesh => None,
+            Self::Service(service) => Some(&service.namespace),
+            Self::Namespace(namespace) | Self::Route { namespace, .. } => Some(namespace),
+        }
+    }
+}
+
 /// One TrafficPolicy: only what it sets is `Some`. Which of several decides on a field is the order of
 /// `route::settings`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -164,7 +164,7 @@ pub struct Position(pub u64);
 impl Position {
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

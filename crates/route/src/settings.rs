@@ -91,41 +91,43 @@ pub fn explain(
     (settings, given)
 }
 
-/// What `policy` sets, and an enforced one sets wherever it reaches and with more weight: the field, and that one.
-/// In the order of the reference.
+/// What `policy` sets, and an enforced one sets otherwise wherever it reaches and with more weight: the field, and
+/// that one. In the order of the reference.
 pub fn overruled<'p>(
     policy: &TrafficPolicy,
     all: &[&'p TrafficPolicy],
 ) -> Vec<(&'static str, &'p TrafficPolicy)> {
-    let fields = fields(policy);
     let overrules = |other: &&&'p TrafficPolicy| {
         let covers = |target: &Target| {
-            let wider = other.targets.iter().find(|wider| covers(wider, target))?;
-            let (ours, theirs) = (
-                Reaching { policy, target },
-                Reaching {
+            let wider = other.targets.iter().find(|wider| covers(wider, target));
+            wider.is_some_and(|wider| {
+                let theirs = Reaching {
                     policy: other,
                     target: wider,
-                },
-            );
-            Some(weight(&theirs) < weight(&ours))
+                };
+                rank(&theirs) < rank(&Reaching { policy, target })
+            })
         };
-        other.enforced
-            && policy
-                .targets
-                .iter()
-                .all(|target| covers(target) == Some(true))
+        other.enforced && policy.targets.iter().all(covers)
     };
-    let stronger: Vec<_> = all
-        .iter()
-        .filter(overrules)
-        .map(|other| (*other, self::fields(other)))
+    let mut stronger: Vec<_> = all.iter().filter(overrules).copied().collect();
+    if stronger.is_empty() {
+        return Vec::new();
+    }
+    stronger.sort_by_key(|other| (other.origin != Origin::Mesh, &other.namespace, &other.name));
+    let stronger: Vec<_> = stronger
+        .into_iter()
+        .map(|other| (other, fields(other)))
         .collect();
-    let by = |field: &'static str| {
-        let (other, _) = stronger.iter().find(|(_, sets)| sets.contains(&field))?;
-        Some((field, *other))
+    let by = |(field, value): (&'static str, Value)| {
+        let set = |(other, sets): &(&'p TrafficPolicy, Vec<(&str, Value)>)| {
+            let theirs = sets.iter().find(|(theirs, _)| *theirs == field)?;
+            Some((*other, theirs.1 != value))
+        };
+        let (other, differs) = stronger.iter().find_map(set)?;
+        differs.then_some((field, other))
     };
-    fields.into_iter().filter_map(by).collect()
+    fields(policy).into_iter().filter_map(by).collect()
 }
 
 /// Is `target` a part of what `wider` names?
@@ -137,16 +139,24 @@ fn covers(wider: &Target, target: &Target) -> bool {
     }
 }
 
-/// The fields that a policy sets.
-fn fields(policy: &TrafficPolicy) -> Vec<&'static str> {
+/// The fields that a policy sets, with their values.
+fn fields(policy: &TrafficPolicy) -> Vec<(&'static str, Value)> {
     let everywhere = TrafficPolicy {
         targets: vec![Target::Mesh],
         ..policy.clone()
     };
-    let any = ServiceName::new("any", "any").expect("this is a name");
-    let (_, given) = explain(&[&everywhere], &any, None);
-    let set = given.into_iter().filter(|setting| setting.source.is_some());
-    set.map(|setting| setting.field).collect()
+    let mut set = Vec::new();
+    let decided = |field, value, reaching: Option<Reaching<'_>>| {
+        set.extend(reaching.map(|_| (field, value)));
+    };
+    merge_in(
+        &[Reaching {
+            policy: &everywhere,
+            target: &Target::Mesh,
+        }],
+        decided,
+    );
+    set
 }
 
 /// A policy, and of its targets that hold here the one that weighs most.
@@ -163,11 +173,16 @@ fn merge(
     route: Option<&RouteId>,
     decided: impl FnMut(&'static str, Value, Option<Reaching<'_>>),
 ) -> TrafficSettings {
+    merge_in(&in_order(policies, service, route), decided)
+}
+
+/// `order`: those that reach, the weightiest first.
+fn merge_in(
+    order: &[Reaching<'_>],
+    decided: impl FnMut(&'static str, Value, Option<Reaching<'_>>),
+) -> TrafficSettings {
     let default = TrafficSettings::default();
-    let mut merge = Merge {
-        order: in_order(policies, service, route),
-        decided,
-    };
+    let mut merge = Merge { order, decided };
     TrafficSettings {
         algorithm: merge.take(
             "loadBalancing.algorithm",
@@ -263,7 +278,7 @@ fn merge(
 
 struct Merge<'p, F> {
     /// Those that reach, the weightiest first.
-    order: Vec<Reaching<'p>>,
+    order: &'p [Reaching<'p>],
     decided: F,
 }
 
@@ -321,14 +336,14 @@ fn in_order<'p>(
             target.map(|target| Reaching { policy, target })
         })
         .collect();
-    order.sort_by(|a, b| {
-        let weight = |r: &Reaching<'p>| weight(r);
-        let name = |r: &Reaching<'p>| (&r.policy.namespace, &r.policy.name);
-        weight(a)
-            .cmp(&weight(b))
-            .then_with(|| name(a).cmp(&name(b)))
-    });
+    order.sort_by(|a, b| rank(a).cmp(&rank(b)));
     order
+}
+
+/// The smaller one decides.
+fn rank<'r>(reaching: &Reaching<'r>) -> ((bool, u8, u8), &'r Namespace, &'r ObjectName) {
+    let policy = reaching.policy;
+    (weight(reaching), &policy.namespace, &policy.name)
 }
 
 /// Smaller weighs more.
@@ -579,8 +594,13 @@ mod tests {
             ("a/x! svc/shop/cart", "z/y! ns/shop", true),
             ("a/x! ns/shop", "z/y! svc/shop/cart", false),
             ("a/x! mesh", "z/y@! mesh", false),
+            // Of one weight the first by name decides.
+            ("z/x! mesh", "a/y! mesh", true),
+            ("a/x! mesh", "z/y! mesh", false),
         ] {
-            let (ours, other) = (policy(ours), policy(other));
+            let (ours, mut other) = (policy(ours), policy(other));
+            assert_eq!(overruled(&ours, &[&other]), [], "it sets the same");
+            other.retry_attempts = Some(2);
             let mut nothing = other.clone();
             nothing.retry_attempts = None;
             let found = overruled(&ours, &[&ours, &nothing, &other]);

@@ -158,7 +158,7 @@ impl<S: Store> Core<S> {
         let is_it = |(shown, _): &(Position, Stored)| shown == position;
         let shown = self.objects.get(key).is_some_and(is_it);
         let shown = shown.then(|| self.show(key)).flatten();
-        let body = shown.unwrap_or_else(|| stored.show(*position));
+        let body = shown.unwrap_or_else(|| stored.show_of(&key.origin, *position));
         Answer::Json { code, body }
     }
 

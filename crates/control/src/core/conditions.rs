@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use isthmus_manifest::{Finding, Severity, check_references};
-use isthmus_model::{Kind, Position, Resource, ResourceKey, TrafficPolicy};
+use isthmus_model::{Kind, Origin, Position, Resource, ResourceKey, TrafficPolicy};
 use isthmus_route::settings;
 use isthmus_world::Store;
 use serde_json::{Value, json};
@@ -51,10 +51,24 @@ impl<S: Store> Core<S> {
         if self.findings.at == Some(position) {
             return;
         }
-        let all: Vec<_> = self.index.declared().all().collect();
+        let mut by_origin: BTreeMap<Origin, Vec<_>> = BTreeMap::new();
+        for (key, resource) in self.index.declared().all() {
+            let of_origin = by_origin.entry(key.origin.clone()).or_default();
+            of_origin.push((key, resource));
+        }
+        let of_mesh = by_origin.remove(&Origin::Mesh).unwrap_or_default();
         let mut by_key: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for finding in check_references(&all) {
+        let mut note = |finding: Finding| {
             by_key.entry(finding.key.clone()).or_default().push(finding);
+        };
+        check_references(&of_mesh).into_iter().for_each(&mut note);
+        // What belongs to a cluster names what is the mesh's or its own.
+        for (origin, own) in by_origin {
+            let all = [&of_mesh[..], &own].concat();
+            let found = check_references(&all).into_iter();
+            found
+                .filter(|found| found.key.origin == origin)
+                .for_each(&mut note);
         }
         self.findings = Findings {
             at: Some(position),

@@ -50,7 +50,7 @@ impl<S: Store> Core<S> {
             let reach = if accepts {
                 Ok(())
             } else {
-                self.check_reach(own, write.key.namespace.as_ref())
+                self.check_reaches(own, &write)
             };
             let answer = match reach.and_then(|()| self.judge(&write, now)) {
                 Ok(judged) => self.foretell(write.verb, judged),
@@ -171,10 +171,9 @@ impl<S: Store> Core<S> {
             }
             Some(Recorded::Not) | None => {}
         }
-        let key = &asked.write.key;
         let reach = match &asked.reply_to {
             ReplyTo::Request(_) => Ok(()),
-            ReplyTo::Peer(..) => self.check_reach(&asked.source, key.namespace.as_ref()),
+            ReplyTo::Peer(..) => self.check_reaches(&asked.source, &asked.write),
         };
         let judged = reach.and_then(|()| self.judge(&asked.write, now));
         match judged {
@@ -213,6 +212,26 @@ impl<S: Store> Core<S> {
             }
         );
         Err(Failure::forbidden(message))
+    }
+
+    /// As [`Core::check_reach`], of all that the write has an effect on: a policy may stand in one namespace and hold
+    /// in others.
+    pub(super) fn check_reaches(&self, source: &ClusterName, write: &Write) -> Result<(), Failure> {
+        let key = &write.key;
+        self.check_reach(source, key.namespace.as_ref())?;
+        if key.kind != Kind::TrafficPolicy {
+            return Ok(());
+        }
+        let latest = self.latest(key)?.map(|(_, stored)| stored.object);
+        for object in write.object.iter().chain(&latest) {
+            // What cannot be read has no effect, and is refused for that.
+            if let Ok((_, Resource::TrafficPolicy(policy))) = parse_object(object.clone()) {
+                for target in &policy.targets {
+                    self.check_reach(source, target.namespace())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// It was accepted when it was asked before. That is said when all that is proposed is decided.
@@ -484,10 +503,17 @@ impl<S: Store> Core<S> {
                 },
                 None => Failure::not_found(format!("there is no {key}")).into(),
             },
-            Judged::Put { stored, before, .. } => Answer::Json {
-                code: verb.code(),
-                body: stored.show(before.map(|(position, _)| position).unwrap_or_default()),
-            },
+            Judged::Put {
+                key,
+                stored,
+                before,
+            } => {
+                let position = before.map(|(position, _)| position).unwrap_or_default();
+                Answer::Json {
+                    code: verb.code(),
+                    body: stored.show_of(&key.origin, position),
+                }
+            }
             Judged::Delete { key, before } => Answer::deleted(&key, before.0),
         }
     }

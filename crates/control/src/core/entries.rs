@@ -78,11 +78,16 @@ impl<S: Store> Core<S> {
         self.findings.forget();
         let stored = record.map(|record| Stored::decode(record)).transpose();
         let stored = stored.map_err(|error| error.to_string())?;
-        let object = stored.as_ref().map(|stored| stored.show(position));
-        let before = self
-            .objects
-            .get(&key)
-            .map(|(_, before)| before.show(position));
+        let is_it = |stored: &Stored| {
+            stored.object["kind"] == key.kind.name()
+                && stored.object["metadata"]["name"] == key.name.as_str()
+        };
+        if is_of_cluster && !stored.as_ref().is_none_or(is_it) {
+            return Err("it is not what its key says".to_owned());
+        }
+        let shown = |stored: &Stored| stored.show_of(&key.origin, position);
+        let object = stored.as_ref().map(shown);
+        let before = self.objects.get(&key).map(|(_, before)| shown(before));
         let event = match (before.is_some(), object) {
             (false, Some(object)) => Some(("ADDED", object)),
             (true, Some(object)) => Some(("MODIFIED", object)),

@@ -251,6 +251,13 @@ impl<S: Store> Core<S> {
                 self.bad_entry(&name, &key, reason);
                 continue;
             };
+            // What others write may say anything.
+            let said = decode::<Record>(record).map(|record| record.position);
+            if !is_of_mesh && said.as_ref() != Ok(&position) {
+                let reason = "it says that it is of another place".to_owned();
+                self.bad_entry(&name, &key, reason);
+                continue;
+            }
             let place = rack.place(position, record);
             // Whoever began anew went on with it.
             let is_void = is_overruled || decides && position > here;
@@ -276,6 +283,12 @@ impl<S: Store> Core<S> {
     }
 
     pub(super) fn on_history(&mut self, id: RequestId, query: &HistoryQuery) {
+        let is_kept = self.replica.copy(&history_of(&query.origin)).is_some();
+        if let Err(failure) = self.check_cluster(&query.origin)
+            && !is_kept
+        {
+            return self.answer(id, failure.into());
+        }
         let answer = match self.history(query) {
             Ok(view) => Answer::view(&view),
             Err(error) => Failure::internal(format!("the history cannot be read: {error}")).into(),
@@ -290,7 +303,7 @@ impl<S: Store> Core<S> {
         let mut page = Page::new(query, &self.settings.cluster, position);
         let is_of_mesh = query.origin == Origin::Mesh;
         if query.rejected {
-            // What belongs to a cluster has one writer: nothing of it becomes void.
+            // Of what belongs to a cluster nobody but that one could say that it is void.
             for place in self.rejected.iter().filter(|_| is_of_mesh) {
                 let at = !ledger_position(place).unwrap_or_default();
                 if at < below

@@ -74,7 +74,16 @@ impl Stored {
     }
 
     pub(super) fn decode(record: &[u8]) -> Result<Self, BadRecord> {
-        decode(record)
+        let mut stored: Self = decode(record)?;
+        // Others write some of the records: what is shown of them must be an object.
+        let is_map = |value: Option<&Value>| value.is_none_or(Value::is_object);
+        if !stored.object.is_object() || !is_map(stored.object.get("metadata")) {
+            return Err(BadRecord::Damaged("it holds no object".to_owned()));
+        }
+        if let Some(fields) = stored.object.as_object_mut() {
+            fields.shift_remove("status");
+        }
+        Ok(stored)
     }
 
     /// The next version of an object. `None` when it says what is there already.
@@ -129,6 +138,18 @@ impl Stored {
                 "time": rfc3339(self.changed),
             }]);
             metadata.insert("managedFields".to_owned(), written);
+        }
+        object
+    }
+}
+
+impl Stored {
+    /// As [`Stored::show`], with the cluster that it belongs to.
+    pub(super) fn show_of(&self, origin: &Origin, changed_at: Position) -> Value {
+        let mut object = self.show(changed_at);
+        if let (Some(cluster), Some(fields)) = (origin.cluster(), object.as_object_mut()) {
+            let status = json!({"origin": cluster.as_str()});
+            fields.insert("status".to_owned(), status);
         }
         object
     }
@@ -292,9 +313,17 @@ mod tests {
     fn unknown_formats_are_refused() {
         assert_eq!(Stored::decode(b"\x02{}"), Err(BadRecord::Format(2)));
         assert!(matches!(Stored::decode(b""), Err(BadRecord::Damaged(_))));
-        assert!(matches!(
-            Stored::decode(b"\x01{"),
-            Err(BadRecord::Damaged(_))
-        ));
+        for damaged in [
+            "{",
+            r#"{"author":"a","changed":1,"created":1,"generation":1,"uid":"u","object":"x"}"#,
+            r#"{"author":"a","changed":1,"created":1,"generation":1,"uid":"u","object":{"metadata":5}}"#,
+        ] {
+            let record = format!("\u{1}{damaged}");
+            let found = Stored::decode(record.as_bytes());
+            assert!(matches!(found, Err(BadRecord::Damaged(_))), "{found:?}");
+        }
+        let record = "\u{1}{\"author\":\"a\",\"changed\":1,\"created\":1,\"generation\":1,\"uid\":\"u\",\"object\":{\"status\":5}}";
+        let found = Stored::decode(record.as_bytes()).unwrap();
+        assert_eq!(found.object, json!({}), "nobody else says how it is");
     }
 }

@@ -60,9 +60,9 @@ impl<S: Store> Core<S> {
 
     /// May there be objects of this kind and origin?
     pub(super) fn check_origin(&self, origin: &Origin, kind: Kind) -> Result<(), Failure> {
-        let Origin::Cluster(cluster) = origin else {
+        if *origin == Origin::Mesh {
             return Ok(());
-        };
+        }
         if !kind.is_of_clusters() {
             let kinds: Vec<_> = Kind::ALL
                 .into_iter()
@@ -74,12 +74,21 @@ impl<S: Store> Core<S> {
                 kinds.join(" and ")
             )));
         }
+        self.check_cluster(origin)
+    }
+
+    /// Is there somebody to whom things of this origin can belong?
+    pub(super) fn check_cluster(&self, origin: &Origin) -> Result<(), Failure> {
         let own = &self.settings.cluster;
-        if cluster != own && self.index.declared().cluster(cluster).is_none() {
-            let message = format!("the mesh has no cluster {cluster}, as far as {own} knows");
-            return Err(Failure::not_found(message));
+        match origin {
+            Origin::Cluster(cluster)
+                if cluster != own && self.index.declared().cluster(cluster).is_none() =>
+            {
+                let message = format!("the mesh has no cluster {cluster}, as far as {own} knows");
+                Err(Failure::not_found(message))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Carries a write to the cluster that it is for, and its answer back.
@@ -111,10 +120,9 @@ impl<S: Store> Core<S> {
 
     /// What belongs to this cluster is accepted when it is saved here.
     fn accept_own(&mut self, asked: Submitted, now: Now) {
-        let key = asked.write.key.clone();
         let reach = match &asked.reply_to {
             ReplyTo::Request(_) => Ok(()),
-            ReplyTo::Peer(..) => self.check_reach(&asked.source, key.namespace.as_ref()),
+            ReplyTo::Peer(..) => self.check_reaches(&asked.source, &asked.write),
         };
         let judged = reach.and_then(|()| self.judge(&asked.write, now));
         match judged {

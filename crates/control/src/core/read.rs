@@ -97,10 +97,7 @@ impl<S: Store> Core<S> {
     pub(super) fn show(&mut self, key: &ResourceKey) -> Option<Value> {
         let conditions = self.conditions(key)?;
         let (position, stored) = self.objects.get(key)?;
-        let mut object = stored.show(*position);
-        if let Some(cluster) = key.origin.cluster() {
-            object["status"]["origin"] = cluster.as_str().into();
-        }
+        let mut object = stored.show_of(&key.origin, *position);
         object["status"]["conditions"] = conditions;
         Some(object)
     }

@@ -37,7 +37,8 @@ pub(super) struct Changed {
 
 #[derive(Debug, Default)]
 pub(super) struct Watches {
-    history: VecDeque<Changed>,
+    /// By origin: one that is busy costs those who watch others nothing.
+    history: BTreeMap<Origin, VecDeque<Changed>>,
     /// Changes up to here are forgotten, by origin: each counts its own.
     forgotten: BTreeMap<Origin, Position>,
     watchers: BTreeMap<RequestId, Selection>,
@@ -99,9 +100,8 @@ impl Watches {
         }
         let selected =
             |changed: &&Changed| changed.position > since && selection.contains(&changed.key);
-        let missed = self
-            .history
-            .iter()
+        let history = self.history.get(&selection.origin).into_iter().flatten();
+        let missed = history
             .filter(selected)
             .map(|changed| changed.event.clone());
         let missed = missed.collect();
@@ -125,9 +125,11 @@ impl Watches {
             .filter(|(_, selection)| selection.contains(&changed.key))
             .map(|(id, _)| (*id, changed.event.clone()))
             .collect();
-        self.history.push_back(changed);
-        if self.history.len() > HISTORY
-            && let Some(oldest) = self.history.pop_front()
+        let origin = changed.key.origin.clone();
+        let history = self.history.entry(origin).or_default();
+        history.push_back(changed);
+        if history.len() > HISTORY
+            && let Some(oldest) = history.pop_front()
         {
             self.forgotten.insert(oldest.key.origin, oldest.position);
         }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use isthmus_model::{
-    Cluster, ClusterName, Kind, Link, Mesh, Resource, ResourceKey, Route, Service, ServiceName,
-    Subset, Target, TrafficPolicy,
+    Cluster, ClusterName, Kind, Link, Mesh, Origin, Resource, ResourceKey, Route, Service,
+    ServiceName, Subset, Target, TrafficPolicy,
 };
 
 use super::multi::Multi;
@@ -23,6 +23,9 @@ pub(crate) struct Declared {
     policies_at: Multi<Target, ResourceKey>,
     subsets: Multi<(ServiceName, Subset), ResourceKey>,
 }
+
+/// Of a service, that another cluster's own routes name.
+const MOST_FOREIGN_SUBSETS: usize = 32;
 
 /// The subsets that a route's backends name, without the whole.
 pub(super) fn subsets(route: &Route) -> impl Iterator<Item = (ServiceName, Subset)> {
@@ -262,15 +265,51 @@ impl Declared {
         }
     }
 
-    /// Subsets of the service that some route names, without the whole.
+    /// Subsets of the service that some route names, without the whole. Of those that only another cluster's own routes
+    /// name, a few: they are its own doing, and must not be everybody's load.
     pub(super) fn subsets_of(&self, service: &ServiceName) -> impl Iterator<Item = Subset> {
         let first = (service.clone(), Subset::default());
         let keys = self.subsets.keys_from(&first);
-        let subsets: Vec<_> = keys
-            .take_while(|(of, _)| of == service)
-            .map(|(_, subset)| subset.clone())
-            .collect();
+        let mut foreign: BTreeMap<&ClusterName, usize> = BTreeMap::new();
+        let mut subsets = Vec::new();
+        for named in keys.take_while(|(of, _)| of == service) {
+            let counts = |key: &ResourceKey| match &key.origin {
+                Origin::Cluster(cluster) if *cluster != self.own => {
+                    self.clusters.contains_key(cluster)
+                }
+                _ => true,
+            };
+            let mut origins = self.subsets.of(named).filter(|key| counts(key));
+            let by = origins.next().map(|first| {
+                let rest = origins.find(|key| self.binds(key));
+                rest.unwrap_or(first)
+            });
+            let Some(by) = by else {
+                continue;
+            };
+            if !self.binds(by)
+                && let Some(cluster) = by.origin.cluster()
+            {
+                let count = foreign.entry(cluster).or_default();
+                *count += 1;
+                if *count > MOST_FOREIGN_SUBSETS {
+                    continue;
+                }
+            }
+            subsets.push(named.1.clone());
+        }
         subsets.into_iter()
+    }
+
+    /// Subsets that a cluster's own routes name.
+    pub(super) fn subsets_by(&self, cluster: &ClusterName) -> Vec<(ServiceName, Subset)> {
+        let own = |key: &ResourceKey| key.origin.cluster() == Some(cluster);
+        let own = self.resources.iter().filter(|(key, _)| own(key));
+        let routes = own.filter_map(|(_, resource)| match resource {
+            Resource::HttpRoute(route) => Some(route),
+            _ => None,
+        });
+        routes.flat_map(subsets).collect()
     }
 
     /// Everything, by key.

@@ -157,7 +157,8 @@ impl Index {
         for version in [before.as_ref(), resource].into_iter().flatten() {
             self.reach(key, version, &mut touched, &mut subsets);
         }
-        for (service, _) in &subsets {
+        let services: BTreeSet<_> = subsets.into_iter().map(|(service, _)| service).collect();
+        for service in &services {
             self.refresh_shares(service, &mut touched);
         }
         touched
@@ -177,7 +178,8 @@ impl Index {
             }
             Resource::Cluster(cluster) => {
                 touched.topics.insert(Topic::Mesh);
-                // Shares count while their cluster is declared.
+                // Shares count while their cluster is declared, and what its own routes name.
+                subsets.extend(self.declared.subsets_by(&cluster.name));
                 for share in self.shares_from(&cluster.name) {
                     touched.service(&share.service);
                 }

@@ -214,7 +214,7 @@ impl Chain {
         let (before, beside): (Vec<u64>, Vec<u64>) = self.others.iter().partition(is_before);
         findings.extend(beside.iter().map(|position| {
             format!(
-                "change {position} is not part of the chain: the authority that accepted it was restored \
+                "change {position} is not part of the chain: whoever accepted it was restored \
                  from a backup since, or somebody put it there"
             )
         }));
@@ -246,13 +246,13 @@ impl Chain {
         let following = positions.clone().skip(1).chain([next]);
         let gaps = positions
             .zip(following)
-            .filter(|(one, other)| one + 1 < *other);
+            .filter(|(one, other)| one.saturating_add(1) < *other);
         let told = gaps.map(|(one, other)| {
             format!(
                 "the changes from {} to {} have no record: a version without history accepted them, or \
                  they were taken away",
-                one + 1,
-                other - 1
+                one.saturating_add(1),
+                other.saturating_sub(1)
             )
         });
         told.collect()

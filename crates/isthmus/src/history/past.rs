@@ -48,7 +48,8 @@ pub(crate) async fn diff_at(setting: &Setting, at: &str) -> Result<ExitCode> {
         since.push(change);
     }
     all_readable(&changes.unreadable)?;
-    if !reached {
+    // Where nothing was ever decided, nothing was different.
+    if !reached && changes.position != Some(0) {
         begins_later(&cluster, since.last(), at)?;
     }
     let objects = since_then(since);

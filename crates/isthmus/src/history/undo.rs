@@ -137,7 +137,7 @@ async fn find(client: &mut ApiClient, position: u64) -> Result<ChangeView> {
         (Some(_), _) => {
             let what = format!("cluster {cluster} knows several changes {position}");
             Failure::failed("ambiguous-change", what)
-                .cause("the authority was restored from a backup and has used the number again")
+                .cause("who accepted it was restored from a backup and has used the number again")
                 .next("write the object as it was with `isthmus apply`; `isthmus history --diff` shows it")
         }
         (None, _) => {

@@ -251,7 +251,8 @@ impl Replica {
         let config = self.ledgers.get(&LedgerName::Config);
         let is_blank = config.is_some_and(|config| config.mark().position == Position(0));
         let is_believed = self.authority.contains(peer) || is_blank || (self.unsure && writes);
-        if is_news && is_believed && self.authority != authority {
+        // That it is again as this cluster knows it is news too, for who has heard otherwise meanwhile.
+        if is_news && is_believed && (self.authority != authority || !is_blank) {
             let clusters = authority;
             outputs.push(Output::Authority { clusters, at });
         }

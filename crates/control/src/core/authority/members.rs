@@ -86,7 +86,8 @@ impl<S: Store> Core<S> {
             self.leave_group();
             self.replica.forget_shared();
             self.set_authority(clusters);
-        } else {
+        } else if !(self.authority.told.iter()).any(|(_, known)| *known > at) {
+            // Not everybody who tells has heard the latest.
             self.authority.told = Some((clusters, at));
         }
     }

@@ -1,5 +1,6 @@
 //! Config that belongs to one cluster: who accepts it, whom it binds, and how it came to be.
 
+use bytes::Bytes;
 use isthmus_api::HistoryView;
 use isthmus_world::Fault;
 
@@ -374,4 +375,137 @@ fn what_is_enforced_says_to_others_that_they_do_not_count() {
     );
     let (status, _) = west.condition(Kind::TrafficPolicy, "own", "Effective");
     assert_eq!(status, "True", "here it is not");
+}
+
+#[test]
+fn what_a_stolen_cluster_writes_of_itself_harms_nobody() {
+    let (mut west, _) = two();
+    let record = |object: Value| {
+        let stored = json!({"author": "x", "changed": 1, "created": 1, "generation": 1, "uid": "u", "object": object});
+        Bytes::from([&[1], stored.to_string().as_bytes()].concat())
+    };
+    let key = Bytes::from_static(b"cluster=east/HTTPRoute/shop/cart");
+    let mut hostile = route("cart");
+    hostile["status"] = json!(5);
+    for object in [
+        json!("x"),
+        json!([]),
+        json!({"metadata": 5}),
+        json!({}),
+        hostile,
+    ] {
+        let last = Position(u64::MAX);
+        let _ = west
+            .core
+            .on_config_entry(&of("east"), last, &key, Some(&record(object)));
+        west.own_routes("east");
+        let tried = Write {
+            dry_run: true,
+            ..own("east", Verb::Update, route("cart"))
+        };
+        let id = west.ask(Request::Write(tried));
+        assert!(west.answer(id).is_some());
+    }
+}
+
+#[test]
+fn a_policy_reaches_no_further_than_the_cluster_through_which_it_is_written() {
+    let (mut west, mut east) = two();
+    let mut granted = cluster("east");
+    granted["spec"]["namespaces"] = json!(["shop"]);
+    let (code, body) = west.write(Verb::Update, signed(granted));
+    assert_eq!(code, 200, "{body}");
+    exchange(&mut west, &mut east);
+    let policy = |target: Value| {
+        json!({
+            "apiVersion": "mesh.isthmus.dev/v1alpha1", "kind": "TrafficPolicy",
+            "metadata": {"name": "a", "namespace": "shop"},
+            "spec": {"enforced": true, "targetRefs": [target], "timeout": {"request": "1ms"}},
+        })
+    };
+    for (target, code) in [
+        (json!({"kind": "Mesh", "name": "shop"}), 403),
+        (json!({"kind": "Namespace", "name": "bank"}), 403),
+        (
+            json!({"kind": "Service", "name": "payment", "namespace": "bank"}),
+            403,
+        ),
+        (
+            json!({"kind": "HTTPRoute", "name": "payment", "namespace": "bank"}),
+            403,
+        ),
+        (json!({"kind": "Service", "name": "cart"}), 201),
+    ] {
+        for of_west in [false, true] {
+            let asked = match of_west {
+                false => write(Verb::Create, policy(target.clone())),
+                true => own("west", Verb::Create, policy(target.clone())),
+            };
+            let id = east.ask(Request::Write(asked));
+            exchange(&mut west, &mut east);
+            let (found, body) = east.answer(id).unwrap();
+            assert_eq!(found, code, "{target}: {body}");
+        }
+    }
+    // Nor does it narrow, or take away, what reaches further.
+    assert_eq!(
+        west.own_write(
+            "west",
+            Verb::Update,
+            policy(json!({"kind": "Mesh", "name": "shop"}))
+        )
+        .0,
+        200
+    );
+    let mut narrowed = own(
+        "west",
+        Verb::Update,
+        policy(json!({"kind": "Service", "name": "cart"})),
+    );
+    for verb in [Verb::Update, Verb::Delete] {
+        narrowed.verb = verb;
+        if verb == Verb::Delete {
+            narrowed.object = None;
+        }
+        let id = east.ask(Request::Write(narrowed.clone()));
+        exchange(&mut west, &mut east);
+        assert_eq!(east.answer(id).unwrap().0, 403, "{verb:?}");
+    }
+}
+
+#[test]
+fn there_is_no_history_of_nobody() {
+    let (mut west, _) = two();
+    let id = west.ask(Request::History(HistoryQuery {
+        origin: of("moon"),
+        limit: 9,
+        ..HistoryQuery::default()
+    }));
+    assert_eq!(west.answer(id).unwrap().0, 404);
+}
+
+#[test]
+fn parts_that_only_another_cluster_names_are_few_and_end_with_it() {
+    let (mut west, mut east) = two();
+    west.open_proxy(7, "cart", &[]);
+    west.report(7, "cart", proto::Health::Healthy);
+    let versions: Vec<_> = (0..99).map(|number| format!("v{number}")).collect();
+    let versions: Vec<_> = versions.iter().map(String::as_str).collect();
+    let counted = |west: &Machine| {
+        let facts = LedgerName::Facts("west".parse().unwrap());
+        let entries = west.core.replica.entries(&facts);
+        let is_part = |key: &[u8]| String::from_utf8_lossy(key).contains("version=");
+        entries.iter().filter(|(key, ..)| is_part(key)).count()
+    };
+    assert_eq!(
+        east.own_write("east", Verb::Create, split(&versions)).0,
+        201
+    );
+    exchange(&mut west, &mut east);
+    assert_eq!(counted(&west), 32);
+    let revoked = json!({"revoked": true, "region": "east", "control": "127.0.0.1:15012"});
+    let mut object = cluster("east");
+    object["spec"] = revoked;
+    assert_eq!(west.write(Verb::Update, signed(object)).0, 200);
+    assert_eq!(counted(&west), 0);
 }
