@@ -87,7 +87,7 @@ async fn create(setting: &Setting, to: &Path) -> Result<ExitCode> {
 /// The backup of one cluster, which is there in whole or not at all.
 async fn one(client: &mut ApiClient, to: &Path) -> Result<Shown> {
     let cluster = client.cluster.clone();
-    let part = to.join(format!("{cluster}.{}.part", std::process::id()));
+    let part = to.join(format!("{cluster}.{}.part", output::random_name()?));
     let received = receive(client, &part).await;
     let finish = || -> Result<Shown> {
         let info = read(&part)?;

@@ -32,8 +32,12 @@ pub(crate) fn key(setting: &Setting, entry: KeyEntry) -> Result<ExitCode> {
         let source = config::parse::<MeshKeyFile>(&path, &text)?.source(&path);
         from(&source, home)?;
         home::write_file(&path, &text)?;
-        let in_home = KeySource::File(home.mesh_key());
-        left = Some(home.mesh_key()).filter(|key| source != in_home && key.exists());
+        let real = |path: &Path| std::fs::canonicalize(path).ok();
+        let is_in_home = match &source {
+            KeySource::File(path) => real(path) == real(&home.mesh_key()),
+            _ => false,
+        };
+        left = Some(home.mesh_key()).filter(|key| !is_in_home && key.exists());
     }
     let source = source(home)?;
     from(&source, home)?;
@@ -44,7 +48,7 @@ pub(crate) fn key(setting: &Setting, entry: KeyEntry) -> Result<ExitCode> {
     output::print(&text)?;
     if let Some(left) = left {
         eprintln!(
-            "{} is not needed any more: delete it when the other one is safe",
+            "{} is not needed any more, unless it is where the other one comes from: delete it when that is safe",
             left.display()
         );
     }
@@ -75,6 +79,17 @@ pub(crate) fn make(
         let what = format!("{} exists, and may be the key of a mesh", path.display());
         return Err(Failure::failed("mesh-exists", what).next("name another file with --key-file"));
     }
+    // Wherever its key is, there is a mesh, and this is what its clusters are known by.
+    let root = home.root_certificate();
+    if root.exists() {
+        let what = format!(
+            "{} is the root of a mesh, whose key this home does not have",
+            root.display()
+        );
+        return Err(Failure::failed("mesh-exists", what).next(
+            "say where the key is with `isthmus mesh key --file FILE`, or found another mesh in another home",
+        ));
+    }
     if key_file.is_some() && !path.parent().is_some_and(Path::is_dir) {
         let what = format!("there is no directory for {}", path.display());
         return Err(Failure::failed("not-founded", what).next("make it, or mount its disk"));
@@ -82,8 +97,6 @@ pub(crate) fn make(
     let key = MeshKey::found(trust_domain, SystemTime::now()).map_err(|error| {
         Failure::failed("not-founded", "the mesh key cannot be made").caused_by(&error)
     })?;
-    home::write_file(&home.root_certificate(), &key.root_pem())?;
-    // The key comes last: where it is, the root is too.
     home::write_file(&path, &key.key_pem())?;
     if path != home.mesh_key() {
         let entry = KeyEntry {
@@ -94,6 +107,8 @@ pub(crate) fn make(
         let file = MeshKeyFile { key: entry };
         home::write_file(&home.mesh_key_file(), &config::to_yaml(&file))?;
     }
+    // The root comes last: where it is, everything is. A key without one is of no mesh yet.
+    home::write_file(&root, &key.root_pem())?;
     Ok(path)
 }
 
@@ -109,9 +124,13 @@ fn source(home: &Home) -> Result<KeySource> {
 fn from(source: &KeySource, home: &Home) -> Result<MeshKey> {
     let unread = |cause: &dyn std::error::Error| {
         let failure = Failure::failed("no-mesh-key", "the mesh key cannot be read");
-        failure.caused_by(cause).next(
-            "`isthmus mesh key` says where it is looked for; a mesh is founded with `isthmus mesh found`",
-        )
+        failure
+            .caused_by(cause)
+            .next(if home.root_certificate().exists() {
+                "`isthmus mesh key` says where it is looked for, and sets it"
+            } else {
+                "a mesh is founded with `isthmus mesh found`"
+            })
     };
     let text = source.text().map_err(|error| unread(&error))?;
     let pem = std::str::from_utf8(&text).map_err(|error| unread(&error))?;
@@ -184,6 +203,11 @@ mod tests {
         assert_eq!(failure.code, "no-mesh-key");
         assert!(failure.causes[0].contains("away/mesh.key"), "{failure:?}");
         assert!(is_known(&mine), "nobody founds another one");
+        std::fs::remove_file(mine.mesh_key_file()).unwrap();
+        for key_file in [None, Some(away.as_path())] {
+            let again = make(&mine, &domain, key_file);
+            assert_eq!(again.unwrap_err().code, "mesh-exists", "the root is there");
+        }
 
         let safe = folder.join("safe");
         std::fs::write(&safe, kept).unwrap();

@@ -105,6 +105,18 @@ pub(crate) fn ago(milliseconds: u64) -> String {
     }
 }
 
+/// Eight hexadecimal digits that nobody else has drawn.
+///
+/// Errors: the system gives no random numbers.
+pub(crate) fn random_name() -> Result<String> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(|error| {
+        Failure::failed("no-randomness", "the system gives no random numbers")
+            .cause(error.to_string())
+    })?;
+    Ok(format!("{:08x}", u32::from_be_bytes(random)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -540,6 +540,11 @@ impl Ledger {
         Changes::Batch(batch)
     }
 
+    /// Would a follower at this mark be told something, if there is something?
+    pub(crate) fn tells(&self, mark: Mark) -> bool {
+        self.epoch_saved && matches!(self.relation(mark), Relation::Ours | Relation::Void)
+    }
+
     pub(crate) fn relation(&self, mark: Mark) -> Relation {
         let lineage = &self.head.lineage;
         let current = (self.head.mark.epoch, self.head.mark.position);

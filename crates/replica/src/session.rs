@@ -111,7 +111,12 @@ impl Serving {
     /// Takes the follower's word for what it handled and saved, as far as it was sent. Gives what
     /// it saved.
     pub(crate) fn on_ack(&mut self, number: u64, saved: Mark, ledger: &Ledger) -> Option<Mark> {
-        self.acked = self.acked.max(number.min(self.sent));
+        let acked = self.acked.max(number.min(self.sent));
+        // A checkpoint is saved with its last part: until then, taking it is getting on.
+        if acked > self.acked && self.checkpoint.is_some() {
+            self.stuck = None;
+        }
+        self.acked = acked;
         let ours = saved <= self.mark && ledger.relation(saved) == Relation::Ours;
         if ours && saved != self.saved {
             self.saved = saved;
@@ -144,10 +149,11 @@ impl Serving {
         })
     }
 
-    /// Of a ledger in which nothing was ever written there is nothing to save.
+    /// Of a ledger in which nothing was ever written there is nothing to save; and who knows more than this one is
+    /// told nothing by it.
     fn lacks(&self, ledger: &Ledger) -> bool {
         let ours = ledger.mark();
-        self.saved != ours && ours.position > Position(0)
+        self.saved != ours && ours.position > Position(0) && ledger.tells(self.saved)
     }
 
     /// The next piece, when there is something to say and room to say it.

@@ -25,8 +25,8 @@ const PIECE: usize = 256 * 1024;
 const PIECES: usize = 4;
 /// How long a client may take none of them.
 const STALL: Duration = Duration::from_secs(30);
-/// In the directory of the store, while one is made.
-const FILE: &str = "backup.redb";
+/// In the directory of the store, while one is made. Nobody else calls a file so: what is left of it is swept away.
+const FILE: &str = ".backup-being-made.redb";
 
 pub(super) async fn backup(State(api): Shared) -> Result<Response, Refusal> {
     // They would take each other's place on the disk.
@@ -37,9 +37,10 @@ pub(super) async fn backup(State(api): Shared) -> Result<Response, Refusal> {
         Answer::Backup(taken) => taken,
         other => return Ok(respond(other)),
     };
-    let made = tokio::task::spawn_blocking(move || make(&api.config, &taken));
+    // It goes on also when whoever asked is gone, and nobody else may meanwhile.
+    let made = tokio::task::spawn_blocking(move || (make(&api.config, &taken), one));
     let failed = |error: String| Failure::internal(format!("no backup could be made: {error}"));
-    let made = made.await.map_err(|error| failed(error.to_string()))?;
+    let (made, one) = made.await.map_err(|error| failed(error.to_string()))?;
     let (file, length) = made.map_err(|error| failed(error.to_string()))?;
     let (pieces, body) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {

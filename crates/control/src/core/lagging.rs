@@ -45,10 +45,16 @@ impl<S: Store> Core<S> {
         let others = self.index.declared().clusters();
         let stuck: BTreeSet<_> = others
             .map(|cluster| &cluster.name)
-            .filter(|name| self.stuck(name, now).is_some())
+            // Whoever is not heard has not got on.
+            .filter(|name| {
+                self.stuck(name, now).is_some()
+                    || self.stuck.contains(*name) && !self.is_heard(name, now)
+            })
             .cloned()
             .collect();
-        for cluster in stuck.symmetric_difference(&self.stuck) {
+        let declared = self.index.declared();
+        let changed = stuck.symmetric_difference(&self.stuck);
+        for cluster in changed.filter(|name| declared.cluster(name).is_some()) {
             let is_stuck = stuck.contains(cluster);
             let cluster = cluster.clone();
             let notice = Notice::Behind { cluster, is_stuck };

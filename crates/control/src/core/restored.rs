@@ -121,10 +121,23 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Somebody of the authority says who is. A cluster that is not has promised nothing.
-    pub(super) fn hear_members<'a>(&mut self, mut members: impl Iterator<Item = &'a str>) {
+    /// Somebody of the authority says who is. A cluster that is not has promised nothing. Anybody may say so, and only
+    /// those are believed whom the mesh key has named, as far as this cluster has heard.
+    pub(super) fn hear_members<'a>(&mut self, members: impl Iterator<Item = &'a str>) {
+        if self.authority.restored.is_none() {
+            return;
+        }
         let own = self.settings.cluster.as_str();
-        if self.authority.restored.is_some() && !members.any(|member| member == own) {
+        let members: Vec<_> = members.collect();
+        let wanted = &self.authority.wanted;
+        let is_named = |member: &&str| {
+            if wanted.is_empty() {
+                *member == self.settings.authority.as_str()
+            } else {
+                wanted.iter().any(|wanted| wanted.as_str() == *member)
+            }
+        };
+        if !members.contains(&own) && members.iter().all(is_named) {
             self.leave_group();
             self.forget_restored();
         }

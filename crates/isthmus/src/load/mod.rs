@@ -160,7 +160,7 @@ async fn carry_out(
         identity,
         proxy,
     } = entered;
-    let run = run_name()?;
+    let run = output::random_name()?;
     let facts = RunFacts {
         run,
         service: order.service.to_string(),
@@ -252,16 +252,6 @@ async fn enter(setting: &Setting, order: &Order) -> Result<Entered> {
         identity: token.identity,
         proxy,
     })
-}
-
-/// Tells the requests of one run from those of others.
-fn run_name() -> Result<String> {
-    let mut random = [0; 4];
-    getrandom::fill(&mut random).map_err(|error| {
-        Failure::failed("no-randomness", "the system gives no random numbers")
-            .cause(error.to_string())
-    })?;
-    Ok(format!("{:08x}", u32::from_be_bytes(random)))
 }
 
 /// Every request that waits has a file open here and one in the proxy. Where the system allows

@@ -210,7 +210,9 @@ impl<S: Store> Core<S> {
             return Err(conflict(message));
         }
         let members = self.authority.clusters.iter();
-        let told = self.authority.told.iter().flat_map(|(told, _)| told);
+        let known = self.replica.authority_mark();
+        let told = (self.authority.told.iter()).filter(|(_, at)| *at > known);
+        let told = told.flat_map(|(told, _)| told);
         let mut others = members.chain(told).filter(|member| *member != own);
         if !self.decides()
             && let Some(member) = others.find(|member| self.is_heard(member, now.monotonic))

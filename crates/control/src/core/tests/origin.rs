@@ -437,10 +437,10 @@ fn a_policy_reaches_no_further_than_the_cluster_through_which_it_is_written() {
         (json!({"kind": "Service", "name": "cart"}), 201),
     ] {
         for of_west in [false, true] {
-            let asked = match of_west {
-                false => write(Verb::Create, policy(target.clone())),
-                true => own("west", Verb::Create, policy(target.clone())),
-            };
+            let mut asked = write(Verb::Create, policy(target.clone()));
+            if of_west {
+                asked.key.origin = of("west");
+            }
             let id = east.ask(Request::Write(asked));
             exchange(&mut west, &mut east);
             let (found, body) = east.answer(id).unwrap();
