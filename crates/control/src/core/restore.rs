@@ -67,7 +67,7 @@ impl<S: Store> Core<S> {
         let revoked = Revoked::load(&store, settings.leaf_lifetime, &mut pending)?;
         let mut core = Self {
             chance,
-            authority: Authority::new(group, clusters, reset),
+            authority: Authority::new(&own, group, clusters, reset),
             rejected: history::rejected(&store)?,
             now,
             index: Index::new(own.clone()),

@@ -60,6 +60,8 @@ pub(super) struct Authority {
     reset: Option<Reset>,
     /// It is not saved, so nobody is told.
     is_reset_unsaved: bool,
+    /// This cluster alone was the group when something was saved last: all that is not saved since is its own word.
+    was_alone: bool,
     pub(super) restored: Option<Restored>,
     /// Writes that were asked for here.
     asked: u64,
@@ -96,13 +98,15 @@ struct Transfer {
 
 impl Authority {
     pub(super) fn new(
+        own: &ClusterName,
         group: Option<Group>,
         clusters: BTreeSet<ClusterName>,
         reset: Option<Reset>,
     ) -> Self {
-        Self {
+        let mut authority = Self {
             reset,
             is_reset_unsaved: false,
+            was_alone: false,
             restored: None,
             asked: 0,
             group,
@@ -117,7 +121,9 @@ impl Authority {
             broken: None,
             missed: BTreeMap::new(),
             retires: false,
-        }
+        };
+        authority.was_alone = authority.is_alone(own);
+        authority
     }
 
     pub(super) fn group(&self) -> Option<&Group> {
@@ -531,6 +537,7 @@ impl<S: Store> Core<S> {
             let outputs = self.replica.announce();
             self.perform(outputs);
         }
+        self.authority.was_alone = self.authority.is_alone(&self.settings.cluster);
         let Some(group) = &mut self.authority.group else {
             return;
         };
@@ -550,7 +557,9 @@ impl<S: Store> Core<S> {
 
     /// `true`: nobody else can have heard of what was not saved.
     pub(super) fn on_votes_not_saved(&mut self, error: &str) -> bool {
-        let alone = self.authority.is_alone(&self.settings.cluster);
+        // Whoever is left alone by what could not be saved has agreed on it with those who left.
+        let authority = &self.authority;
+        let alone = authority.was_alone && authority.is_alone(&self.settings.cluster);
         if !alone && let Some(group) = &mut self.authority.group {
             group.on_not_saved();
         }
