@@ -131,7 +131,7 @@ const MUTANTS: [Mutant; 14] = [
         }],
     },
     Mutant {
-        name: "no-log",
+        name: "early-leaver",
         what: "who was added while it is away goes, because it was not there before",
         edits: &[Edit {
             file: "crates/control/src/core/authority/members.rs",

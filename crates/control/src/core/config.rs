@@ -22,7 +22,7 @@ use crate::time::unix_millis;
 
 /// A write that holds.
 #[derive(Debug)]
-pub(super) enum Judged {
+enum Judged {
     Unchanged {
         key: ResourceKey,
         current: (Position, Stored),
@@ -171,6 +171,11 @@ impl<S: Store> Core<S> {
             }
             Some(Recorded::Not) | None => {}
         }
+        self.judge_and_stage(asked, now);
+    }
+
+    /// Here it is decided: the write is staged, or answered with why it does not hold.
+    pub(super) fn judge_and_stage(&mut self, asked: Submitted, now: Now) {
         let reach = match &asked.reply_to {
             ReplyTo::Request(_) => Ok(()),
             ReplyTo::Peer(..) => self.check_reaches(&asked.source, &asked.write),
@@ -216,7 +221,7 @@ impl<S: Store> Core<S> {
 
     /// As [`Core::check_reach`], of all that the write has an effect on: a policy may stand in one namespace and hold
     /// in others.
-    pub(super) fn check_reaches(&self, source: &ClusterName, write: &Write) -> Result<(), Failure> {
+    fn check_reaches(&self, source: &ClusterName, write: &Write) -> Result<(), Failure> {
         let key = &write.key;
         self.check_reach(source, key.namespace.as_ref())?;
         if key.kind != Kind::TrafficPolicy {
@@ -272,7 +277,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Does the write hold, against everything that was accepted, saved or not?
-    pub(super) fn judge(&self, write: &Write, now: Now) -> Result<Judged, Failure> {
+    fn judge(&self, write: &Write, now: Now) -> Result<Judged, Failure> {
         let key = &write.key;
         self.check_origin(&key.origin, key.kind)?;
         if !key.kind.is_config() {
@@ -414,7 +419,7 @@ impl<S: Store> Core<S> {
         Err(Failure::invalid(format!("{key} describes another mesh")).with_causes(wrong))
     }
 
-    pub(super) fn stage(&mut self, asked: Submitted, judged: Judged, now: Now) {
+    fn stage(&mut self, asked: Submitted, judged: Judged, now: Now) {
         let Submitted {
             request,
             reply_to,

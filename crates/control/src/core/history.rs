@@ -252,8 +252,8 @@ impl<S: Store> Core<S> {
                 continue;
             };
             // What others write may say anything.
-            let said = decode::<Record>(record).map(|record| record.position);
-            if !is_of_mesh && said.as_ref() != Ok(&position) {
+            let says = || decode::<Record>(record).map(|record| record.position);
+            if !is_of_mesh && says() != Ok(position) {
                 let reason = "it says that it is of another place".to_owned();
                 self.bad_entry(&name, &key, reason);
                 continue;

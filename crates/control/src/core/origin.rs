@@ -94,7 +94,8 @@ impl<S: Store> Core<S> {
     /// Carries a write to the cluster that it is for, and its answer back.
     pub(super) fn submit_to(&mut self, cluster: &ClusterName, asked: Submitted, now: Now) {
         if *cluster == self.settings.cluster {
-            return self.accept_own(asked, now);
+            // Accepted when it is saved here.
+            return self.judge_and_stage(asked, now);
         }
         let key = &asked.write.key;
         if let Err(failure) = self.check_origin(&key.origin, key.kind) {
@@ -115,19 +116,6 @@ impl<S: Store> Core<S> {
                 );
                 self.reply(asked.reply_to, Failure::unavailable(message).into());
             }
-        }
-    }
-
-    /// What belongs to this cluster is accepted when it is saved here.
-    fn accept_own(&mut self, asked: Submitted, now: Now) {
-        let reach = match &asked.reply_to {
-            ReplyTo::Request(_) => Ok(()),
-            ReplyTo::Peer(..) => self.check_reaches(&asked.source, &asked.write),
-        };
-        let judged = reach.and_then(|()| self.judge(&asked.write, now));
-        match judged {
-            Err(failure) => self.reply(asked.reply_to, failure.into()),
-            Ok(judged) => self.stage(asked, judged, now),
         }
     }
 }
