@@ -4,6 +4,7 @@
 //! crate, so that there is one shape. Field names are camelCase JSON and stable: fields are only
 //! added. Times are milliseconds, instants RFC 3339. No I/O.
 
+mod certificate;
 mod explain;
 mod failure;
 mod history;
@@ -13,6 +14,7 @@ mod revocation;
 mod status;
 mod token;
 
+pub use certificate::{CertificateView, NewCertificate};
 pub use explain::{
     BackendView, CandidateView, ChoiceView, ExplainReply, ExplainRequest, HeaderPair, RefusalView,
     SettingView, Way, WorkloadView,

@@ -1,14 +1,13 @@
 //! What a control plane is told when it starts, and what lies in its data directory.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use isthmus_identity::{AuthorityError, ClusterAuthority, KeyError, KeyPair};
-use isthmus_model::{ClusterName, MeshName, TrustDomain};
+use isthmus_identity::{AuthorityError, Certificates, ClusterAuthority, KeyError, KeyPair};
+use isthmus_model::{ClusterIdentity, ClusterName, MeshName, TrustDomain};
 use zeroize::Zeroizing;
 
 use crate::at_rest::{self, AtRest, AtRestError, Unlocked};
@@ -93,6 +92,12 @@ pub enum DataError {
     },
 }
 
+/// Where a private key lies, open or sealed.
+pub(crate) struct KeyPath {
+    open: PathBuf,
+    sealed: PathBuf,
+}
+
 /// What `init` left for the holder of the mesh key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Initialised {
@@ -121,12 +126,19 @@ impl Config {
         self.data.join(at_rest::STORE)
     }
 
-    fn key(&self) -> PathBuf {
-        self.data.join("cluster.key")
+    fn key(&self) -> KeyPath {
+        KeyPath {
+            open: self.data.join("cluster.key"),
+            sealed: self.data.join(at_rest::SEALED_CLUSTER_KEY),
+        }
     }
 
-    fn sealed_key(&self) -> PathBuf {
-        self.data.join(at_rest::SEALED_CLUSTER_KEY)
+    /// The one that is to take its place.
+    pub(crate) fn next_key(&self) -> KeyPath {
+        KeyPath {
+            open: self.data.join("cluster.next.key"),
+            sealed: self.data.join(at_rest::SEALED_NEXT_KEY),
+        }
     }
 
     /// Opens what seals the directory; `None`: nothing there is sealed, or is to be.
@@ -137,41 +149,6 @@ impl Config {
         Ok(at_rest::unlock(&self.data, self.at_rest.as_ref())?)
     }
 
-    /// The cluster's key; `None`: there is none. One that lies open is sealed, if `unlocked` can.
-    fn read_key(
-        &self,
-        unlocked: Option<&Unlocked>,
-    ) -> Result<Option<Zeroizing<String>>, DataError> {
-        let (open, sealed) = (self.key(), self.sealed_key());
-        let plain = read(&open)?.map(Zeroizing::new);
-        let Some(unlocked) = unlocked else {
-            // Without what opens it, it is as good as lost; another one would not be signed.
-            if plain.is_none() && at_rest::exists(&sealed)? {
-                return Err(AtRestError::Foreign { path: sealed }.into());
-            }
-            return Ok(plain);
-        };
-        if let Some(plain) = &plain {
-            match unlocked.read(&sealed)? {
-                None => unlocked.write(&sealed, plain.as_bytes())?,
-                Some(known) if known[..] == *plain.as_bytes() => {}
-                Some(_) => return Err(AtRestError::TwoKeys { open, sealed }.into()),
-            }
-            let removed = fs::remove_file(&open);
-            removed.map_err(|source| DataError::File {
-                act: "removed",
-                path: open.clone(),
-                source,
-            })?;
-            tracing::info!("{} takes the place of {}", sealed.display(), open.display());
-        }
-        let Some(key) = unlocked.read(&sealed)? else {
-            return Ok(None);
-        };
-        let key = String::from_utf8(key.to_vec()).map_err(|_| KeyError::Kind)?;
-        Ok(Some(Zeroizing::new(key)))
-    }
-
     fn request(&self) -> PathBuf {
         self.data.join("cluster.csr")
     }
@@ -180,14 +157,17 @@ impl Config {
         self.data.join("cluster.pem")
     }
 
-    /// Reads the cluster's key and its signed certificate.
+    /// Reads the cluster's key and its signed certificate. If another key was about to take its place, and its
+    /// certificate is there, it does.
     pub(crate) fn authority_at(
         &self,
         unlocked: Option<&Unlocked>,
         now: SystemTime,
     ) -> Result<ClusterAuthority, DataError> {
-        let Some(key) = self.read_key(unlocked)? else {
-            return Err(DataError::NoKey { path: self.key() });
+        let next = self.next_key().read(unlocked)?;
+        let Some(key) = self.key().read(unlocked)? else {
+            let path = self.key().open;
+            return Err(DataError::NoKey { path });
         };
         let path = self.certificate();
         let Some(chain) = read(&path)? else {
@@ -196,23 +176,65 @@ impl Config {
                 request: self.request(),
             });
         };
-        let authority = match ClusterAuthority::from_pem(&key, &chain, now) {
+        let authority = ClusterAuthority::from_pem(&key, &chain, now);
+        let authority = match (authority, next) {
+            (Err(AuthorityError::OtherKey), Some(next)) => {
+                let authority = ClusterAuthority::from_pem(&next, &chain, now);
+                if authority.is_ok() {
+                    self.put_key(&KeyPair::from_pem(&next)?, unlocked)?;
+                }
+                authority
+            }
+            (authority, _) => authority,
+        };
+        let authority = match authority {
             Ok(authority) => authority,
             Err(source) => return Err(DataError::Authority { path, source }),
         };
-        let id = authority.id();
-        if id.cluster != self.cluster || id.trust_domain != self.trust_domain {
-            let expected = isthmus_model::ClusterIdentity {
-                trust_domain: self.trust_domain.clone(),
-                cluster: self.cluster.clone(),
-            };
-            return Err(DataError::OtherCluster {
-                path,
-                found: id.to_string(),
-                expected: expected.to_string(),
-            });
-        }
+        self.check_is_own(authority.id(), &path)?;
         Ok(authority)
+    }
+
+    /// Errors: the certificate is of another cluster.
+    pub(crate) fn check_is_own(&self, id: &ClusterIdentity, path: &Path) -> Result<(), DataError> {
+        if id.cluster == self.cluster && id.trust_domain == self.trust_domain {
+            return Ok(());
+        }
+        let expected = ClusterIdentity {
+            trust_domain: self.trust_domain.clone(),
+            cluster: self.cluster.clone(),
+        };
+        Err(DataError::OtherCluster {
+            path: path.to_owned(),
+            found: id.to_string(),
+            expected: expected.to_string(),
+        })
+    }
+
+    /// Keeps a key and its certificate in the place of those that are there. From the moment that the certificate is
+    /// written they hold, also if nothing of the rest is done before the next start.
+    pub(crate) fn put_authority(
+        &self,
+        key: &KeyPair,
+        chain: &Certificates,
+        unlocked: Option<&Unlocked>,
+    ) -> Result<(), DataError> {
+        at_rest::replace(&self.certificate(), chain.to_pem().as_bytes())?;
+        self.put_key(key, unlocked)
+    }
+
+    /// The key in the place of the one that was there, and what is asked for with it.
+    fn put_key(&self, key: &KeyPair, unlocked: Option<&Unlocked>) -> Result<(), DataError> {
+        at_rest::replace(&self.request(), key.certificate_request()?.as_bytes())?;
+        self.key().write(key, unlocked)?;
+        self.next_key().remove()
+    }
+
+    /// Is the certificate that is there one of this key?
+    pub(crate) fn is_certified(&self, key: &KeyPair, now: SystemTime) -> Result<bool, DataError> {
+        let chain = read(&self.certificate())?.unwrap_or_default();
+        let authority = ClusterAuthority::from_pem(&key.to_pem(), &chain, now);
+        Ok(!matches!(authority, Err(AuthorityError::OtherKey)))
     }
 }
 
@@ -230,17 +252,13 @@ pub fn init(config: &Config) -> Result<Initialised, DataError> {
         }
     };
     fs::create_dir_all(&config.data).map_err(failed(&config.data))?;
-    let (key_path, request) = (config.key(), config.request());
+    let request = config.request();
     let unlocked = config.unlock()?;
-    let key = match config.read_key(unlocked.as_ref())? {
+    let key = match config.key().read(unlocked.as_ref())? {
         Some(pem) => KeyPair::from_pem(&pem)?,
         None => {
             let key = KeyPair::generate()?;
-            let pem = key.to_pem();
-            match &unlocked {
-                Some(unlocked) => unlocked.write(&config.sealed_key(), pem.as_bytes())?,
-                None => write_private(&key_path, pem.as_bytes()).map_err(failed(&key_path))?,
-            }
+            config.key().write(&key, unlocked.as_ref())?;
             key
         }
     };
@@ -250,6 +268,73 @@ pub fn init(config: &Config) -> Result<Initialised, DataError> {
     Ok(Initialised {
         request,
         certificate: config.certificate(),
+    })
+}
+
+impl KeyPath {
+    /// The key; `None`: there is none. One that lies open is sealed, if `unlocked` can.
+    pub(crate) fn read(
+        &self,
+        unlocked: Option<&Unlocked>,
+    ) -> Result<Option<Zeroizing<String>>, DataError> {
+        let Self { open, sealed } = self;
+        let plain = read(open)?.map(Zeroizing::new);
+        let Some(unlocked) = unlocked else {
+            // Without what opens it, it is as good as lost; another one would not be signed.
+            if plain.is_none() && at_rest::exists(sealed)? {
+                let path = sealed.clone();
+                return Err(AtRestError::Foreign { path }.into());
+            }
+            return Ok(plain);
+        };
+        if let Some(plain) = &plain {
+            match unlocked.read(sealed)? {
+                None => unlocked.write(sealed, plain.as_bytes())?,
+                Some(known) if known[..] == *plain.as_bytes() => {}
+                Some(_) => {
+                    let (open, sealed) = (open.clone(), sealed.clone());
+                    return Err(AtRestError::TwoKeys { open, sealed }.into());
+                }
+            }
+            remove(open)?;
+            tracing::info!("{} takes the place of {}", sealed.display(), open.display());
+        }
+        let Some(key) = unlocked.read(sealed)? else {
+            return Ok(None);
+        };
+        let key = String::from_utf8(key.to_vec()).map_err(|_| KeyError::Kind)?;
+        Ok(Some(Zeroizing::new(key)))
+    }
+
+    /// Keeps the key, in the place of any that was there.
+    pub(crate) fn write(
+        &self,
+        key: &KeyPair,
+        unlocked: Option<&Unlocked>,
+    ) -> Result<(), DataError> {
+        let pem = key.to_pem();
+        match unlocked {
+            Some(unlocked) => unlocked.write(&self.sealed, pem.as_bytes())?,
+            None => at_rest::replace(&self.open, pem.as_bytes())?,
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self) -> Result<(), DataError> {
+        for path in [&self.open, &self.sealed] {
+            if at_rest::exists(path)? {
+                remove(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove(path: &Path) -> Result<(), DataError> {
+    fs::remove_file(path).map_err(|source| DataError::File {
+        act: "removed",
+        path: path.to_owned(),
+        source,
     })
 }
 
@@ -264,15 +349,4 @@ fn read(path: &Path) -> Result<Option<String>, DataError> {
             source,
         }),
     }
-}
-
-fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
 }

@@ -19,6 +19,7 @@ mod core;
 mod hex;
 mod hub;
 mod index;
+mod issuer;
 mod metrics;
 mod open_error;
 mod peers;
@@ -31,9 +32,9 @@ pub use at_rest::{AtRest, AtRestError, KeySource, SourceError};
 pub use backup::{BackupError, BackupInfo, Restoration, read_backup, restore};
 pub use config::{ApiToken, Config, DataError, Initialised, Ports, init};
 pub use core::{
-    Action, Answer, Backup, ConnectionId, Core, Event, HistoryQuery, Notice, Now, OwnCertificate,
-    PeerSessionId, Request, RequestId, Selection, SessionId, Settings, Target, Verb, WatchEvent,
-    Write, mark_backup,
+    Action, Answer, Backup, ConnectionId, Core, Event, Generation, HistoryQuery, Notice, Now,
+    OwnCertificate, PeerSessionId, Request, RequestId, Selection, SessionId, Settings, Target,
+    Verb, WatchEvent, Write, mark_backup,
 };
 pub use open_error::OpenError;
 pub use run::{Addresses, Control, ControlError, OwnLeafError, run};

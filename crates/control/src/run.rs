@@ -28,6 +28,7 @@ use crate::at_rest::{self, AtRestError, Unlocked};
 use crate::config::{Config, DataError};
 use crate::core::{ConnectionId, Core, Event, Now, OwnCertificate, Settings};
 use crate::hub::{self, Hub};
+use crate::issuer::Issuer;
 use crate::open_error::OpenError;
 use crate::peers::Dialler;
 use crate::serve::MeshPort;
@@ -116,9 +117,8 @@ impl Control {
     /// Errors: as for [`run`].
     pub async fn start(config: Config) -> Result<Self, ControlError> {
         let config = Arc::new(config);
-        let unlocked = config.unlock()?;
+        let mut unlocked = config.unlock()?;
         let authority = config.authority_at(unlocked.as_ref(), SystemTime::now())?;
-        let authority = Arc::new(authority);
         let trust = Arc::new(TrustCell::new(authority.bundle().clone()));
         let leaf = Arc::new(LeafCell::new(own_leaf(&authority, &config)?));
         let (mesh_port, mesh) = listen(config.at(config.ports.mesh)).await?;
@@ -129,7 +129,9 @@ impl Control {
         let (stopping, _) = watch::channel(false);
 
         api::backup::sweep(&config);
-        let core = open_core(&config, authority.bundle(), unlocked)?;
+        let core = open_core(&config, authority.bundle(), unlocked.as_mut())?;
+        let issuer = Issuer::new(config.clone(), authority, trust.clone(), unlocked)?;
+        let issuer = Arc::new(issuer);
         let (ended, core_ended) = tokio::sync::oneshot::channel();
         let (events, actions) = (ends.events, ends.actions);
         std::thread::Builder::new()
@@ -162,11 +164,11 @@ impl Control {
             .spawn(perform(hub.clone(), ends.performed, dialler));
         control.tasks.spawn(tick(hub.clone()));
         tell_certificates(&hub, &leaf).await;
-        let (renewed, of) = (leaf.clone(), authority.clone());
+        let (renewed, of) = (leaf.clone(), issuer.clone());
         let renewing = renew(hub.clone(), renewed, of, config.clone());
         control.tasks.spawn(renewing);
-        control.serve_mesh(mesh_port, &config, &authority, &leaf, &trust);
-        control.serve_api(api_port, &config, &authority, &leaf, &trust);
+        control.serve_mesh(mesh_port, &config, &issuer, &leaf, &trust);
+        control.serve_api(api_port, &config, &issuer, &leaf, &trust);
         let router = crate::metrics::router(hub);
         control.tasks.spawn(async move {
             if let Err(error) = axum::serve(metrics_port, router).await {
@@ -180,7 +182,7 @@ impl Control {
         &mut self,
         listener: TcpListener,
         config: &Config,
-        authority: &Arc<ClusterAuthority>,
+        issuer: &Arc<Issuer>,
         leaf: &Arc<LeafCell>,
         trust: &Arc<TrustCell>,
     ) {
@@ -200,12 +202,15 @@ impl Control {
             listener,
             acceptor,
             trust.clone(),
+            issuer.clone(),
             next_id,
             accepted,
         ));
         let port = MeshPort {
             hub: self.hub.clone(),
-            authority: authority.clone(),
+            issuer: issuer.clone(),
+            cluster: config.cluster.clone(),
+            trust_domain: config.trust_domain.clone(),
             mesh: config.mesh.clone(),
             leaf_lifetime: config.leaf_lifetime,
             renew_after: config.renew_after,
@@ -228,16 +233,13 @@ impl Control {
         &mut self,
         listener: TcpListener,
         config: &Arc<Config>,
-        authority: &Arc<ClusterAuthority>,
+        issuer: &Arc<Issuer>,
         leaf: &Arc<LeafCell>,
         trust: &Arc<TrustCell>,
     ) {
-        let Some(root) = authority.bundle().fingerprints().next() else {
-            return; // A bundle has at least one root.
-        };
         let api = Arc::new(Api {
             hub: self.hub.clone(),
-            root,
+            issuer: issuer.clone(),
             control: self.addresses.mesh,
             config: config.clone(),
             backups: Arc::new(Semaphore::new(1)),
@@ -259,6 +261,7 @@ impl Control {
             listener,
             acceptor,
             trust.clone(),
+            issuer.clone(),
             next_id,
             accepted,
         ));
@@ -310,7 +313,7 @@ const MESSAGE_LIMIT: usize = 8 * 1024 * 1024;
 fn open_core(
     config: &Config,
     trust: &TrustBundle,
-    unlocked: Option<Unlocked>,
+    unlocked: Option<&mut Unlocked>,
 ) -> Result<Core<Box<dyn Store>>, ControlError> {
     let store = match unlocked {
         Some(unlocked) => unlocked.store(&config.store())?,
@@ -354,17 +357,16 @@ fn own_leaf(authority: &ClusterAuthority, config: &Config) -> Result<Leaf, OwnLe
 }
 
 /// Keeps this control plane's own certificate young.
-async fn renew(
-    hub: Arc<Hub>,
-    leaf: Arc<LeafCell>,
-    authority: Arc<ClusterAuthority>,
-    config: Arc<Config>,
-) {
+async fn renew(hub: Arc<Hub>, leaf: Arc<LeafCell>, issuer: Arc<Issuer>, config: Arc<Config>) {
+    let mut replaced = issuer.watch();
     loop {
         let at = leaf.load().renew_at(config.renew_after);
         let wait = at.duration_since(SystemTime::now()).unwrap_or_default();
-        tokio::time::sleep(wait.max(Duration::from_secs(1))).await;
-        let renewed = own_leaf(&authority, &config);
+        tokio::select! {
+            () = tokio::time::sleep(wait.max(Duration::from_secs(1))) => {}
+            Ok(()) = replaced.changed() => {}
+        }
+        let renewed = own_leaf(&issuer.load().authority, &config);
         match renewed.map(|renewed| leaf.replace(renewed)) {
             Ok(Ok(())) => {
                 tracing::info!("the control plane's own certificate was renewed");

@@ -7,25 +7,27 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use isthmus_identity::{
-    CertificateRequest, Certificates, ClusterAuthority, TokenId, TokenSecret, VerifiedPeer,
-    accept_control,
+    CertificateRequest, Certificates, TokenId, TokenSecret, VerifiedPeer, accept_control,
 };
-use isthmus_model::{Admission, Identity, MeshName, SpiffeId};
+use isthmus_model::{Admission, ClusterName, Identity, MeshName, SpiffeId, TrustDomain};
 use isthmus_wire::proto;
 use isthmus_wire::proto::control_server::Control;
 use isthmus_wire::proto::peers_server::Peers;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::core::{Answer, ConnectionId, Event, PeerSessionId, SessionId};
+use crate::core::{Answer, Event, Generation, PeerSessionId, SessionId};
 use crate::hub::{Closed, Hub, Stopped};
+use crate::issuer::Issuer;
 use crate::tls::Caller;
 
 /// Serves both services of the port.
 #[derive(Debug, Clone)]
 pub(crate) struct MeshPort {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) authority: Arc<ClusterAuthority>,
+    pub(crate) issuer: Arc<Issuer>,
+    pub(crate) cluster: ClusterName,
+    pub(crate) trust_domain: TrustDomain,
     pub(crate) mesh: MeshName,
     pub(crate) leaf_lifetime: Duration,
     pub(crate) renew_after: Duration,
@@ -57,38 +59,46 @@ impl Control for MeshPort {
             _ => return Err(Status::internal("the token could not be used: try again")),
         };
         let identity = Identity {
-            trust_domain: self.authority.id().trust_domain.clone(),
+            trust_domain: self.trust_domain.clone(),
             namespace: grant.namespace,
             account: grant.account,
         };
-        let mut certificates = self.issue(&asked, &identity, Admission(token.0))?;
+        let (mut certificates, _) = self.issue(&asked, &identity, Admission(token.0))?;
         certificates.node_key = random::<32>()?.to_vec().into();
         tracing::info!(%identity, token = %token, "a process has joined");
         Ok(Response::new(certificates))
     }
 
     async fn renew(&self, request: Request<proto::RenewRequest>) -> Reply<proto::Certificates> {
-        let (_, peer) = caller(&request)?;
+        let (caller, peer) = caller(&request)?;
         let identity = self.own_workload(&peer).await?;
         let asked = certificate_request(&request.get_ref().certificate_request)?;
         let admission = peer.admission();
         let admission = admission.ok_or_else(|| Status::internal("nobody was admitted so"))?;
-        Ok(Response::new(self.issue(&asked, &identity, admission)?))
+        let (certificates, generation) = self.issue(&asked, &identity, admission)?;
+        let connection = caller.connection;
+        let event = Event::Renewed {
+            connection,
+            generation,
+        };
+        self.hub.tell(event).await?;
+        Ok(Response::new(certificates))
     }
 
     type SyncStream = Stream<proto::ToProxy>;
 
     async fn sync(&self, request: Request<Streaming<proto::FromProxy>>) -> Reply<Self::SyncStream> {
-        let (connection, peer) = caller(&request)?;
+        let (caller, peer) = caller(&request)?;
         let identity = self.own_workload(&peer).await?;
         let session = SessionId(self.hub.next_id());
         let opened = self.hub.open_proxy(session);
         let mut closed = opened.closed;
         let event = Event::ProxyOpened {
             session,
-            connection,
+            connection: caller.connection,
             identity,
             admission: peer.admission(),
+            generation: caller.generation,
         };
         self.hub.tell(event).await?;
         let hub = self.hub.clone();
@@ -117,8 +127,9 @@ impl Control for MeshPort {
     type AskStream = Stream<proto::Question>;
 
     async fn ask(&self, request: Request<Streaming<proto::Answer>>) -> Reply<Self::AskStream> {
-        let (connection, peer) = caller(&request)?;
+        let (caller, peer) = caller(&request)?;
         self.own_workload(&peer).await?;
+        let connection = caller.connection;
         let questions = self.hub.open_ask(connection);
         let hub = self.hub.clone();
         let mut answers = request.into_inner();
@@ -144,7 +155,7 @@ impl Peers for MeshPort {
         let cluster = peer.cluster().clone();
         accept_control(&peer, &cluster)
             .map_err(|error| Status::permission_denied(error.to_string()))?;
-        if cluster == self.authority.id().cluster {
+        if cluster == self.cluster {
             return Err(Status::permission_denied(
                 "this is the control plane of the same cluster",
             ));
@@ -196,7 +207,7 @@ impl MeshPort {
     /// Proxies of other clusters ask their own control plane; who was revoked asks nobody, and nobody asks on a
     /// connection that has outlived its certificate.
     async fn own_workload(&self, peer: &VerifiedPeer) -> Result<Identity, Status> {
-        let own = &self.authority.id().cluster;
+        let own = &self.cluster;
         if peer.not_after() <= SystemTime::now() {
             return Err(Status::unauthenticated(
                 "the certificate of this connection has ended: connect anew",
@@ -233,22 +244,24 @@ impl MeshPort {
         request: &CertificateRequest,
         identity: &Identity,
         admission: Admission,
-    ) -> Result<proto::Certificates, Status> {
+    ) -> Result<(proto::Certificates, Generation), Status> {
         let now = SystemTime::now();
-        let chain: Certificates = self
-            .authority
+        let issuing = self.issuer.load();
+        let authority = &issuing.authority;
+        let chain: Certificates = authority
             .issue(request, identity, admission, now, self.leaf_lifetime)
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
-        Ok(proto::Certificates {
+        let certificates = proto::Certificates {
             chain: chain.to_pem(),
-            trust_bundle: self.authority.bundle().to_pem(),
+            trust_bundle: authority.bundle().to_pem(),
             mesh: self.mesh.to_string(),
             trust_domain: identity.trust_domain.to_string(),
-            cluster: self.authority.id().cluster.to_string(),
+            cluster: self.cluster.to_string(),
             identity: identity.to_string(),
             node_key: Vec::new().into(),
             renew_after_ms: u64::try_from(self.renew_after.as_millis()).unwrap_or(u64::MAX),
-        })
+        };
+        Ok((certificates, issuing.generation))
     }
 }
 
@@ -260,14 +273,14 @@ fn random<const N: usize>() -> Result<[u8; N], Status> {
 }
 
 /// Who calls, proven.
-fn caller<T>(request: &Request<T>) -> Result<(ConnectionId, VerifiedPeer), Status> {
+fn caller<T>(request: &Request<T>) -> Result<(Arc<Caller>, VerifiedPeer), Status> {
     let caller = request.extensions().get::<Arc<Caller>>();
     let caller = caller.ok_or_else(|| Status::internal("the connection is not known"))?;
     let peer = caller.peer.clone().ok_or_else(|| {
         tracing::warn!(address = %caller.address, "a call without a certificate was refused");
         Status::unauthenticated("a certificate of this mesh is needed: enrol first")
     })?;
-    Ok((caller.connection, peer))
+    Ok((caller.clone(), peer))
 }
 
 fn certificate_request(pem: &str) -> Result<CertificateRequest, Status> {

@@ -16,7 +16,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::core::ConnectionId;
+use crate::core::{ConnectionId, Generation};
+use crate::issuer::Issuer;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -31,6 +32,8 @@ pub(crate) struct Caller {
     pub(crate) connection: ConnectionId,
     /// `None`: it presented no certificate.
     pub(crate) peer: Option<VerifiedPeer>,
+    /// Of its certificate.
+    pub(crate) generation: Generation,
     pub(crate) address: SocketAddr,
 }
 
@@ -48,6 +51,7 @@ pub(crate) async fn accept(
     listener: TcpListener,
     acceptor: TlsAcceptor,
     trust: Arc<TrustCell>,
+    issuer: Arc<Issuer>,
     mut next_id: impl FnMut() -> ConnectionId,
     accepted: mpsc::Sender<io::Result<Connection>>,
 ) {
@@ -61,6 +65,7 @@ pub(crate) async fn accept(
             }
         };
         let (acceptor, trust, accepted) = (acceptor.clone(), trust.clone(), accepted.clone());
+        let issuer = issuer.clone();
         let connection = next_id();
         tokio::spawn(async move {
             let shaken = tokio::time::timeout(HANDSHAKE, handshake(stream, &acceptor)).await;
@@ -89,9 +94,11 @@ pub(crate) async fn accept(
                 let left = peer.not_after().duration_since(SystemTime::now());
                 Box::pin(tokio::time::sleep(left.unwrap_or_default()))
             });
+            let chain = stream.get_ref().1.peer_certificates();
             let caller = Arc::new(Caller {
                 connection,
                 peer,
+                generation: issuer.generation_of(chain.unwrap_or_default()),
                 address,
             });
             // An error means that the server is stopping.

@@ -253,6 +253,26 @@ impl ClusterAuthority {
         &self.bundle
     }
 
+    /// The intermediate, then its root.
+    pub fn chain(&self) -> Certificates {
+        let root = self.bundle.roots().as_slice().iter().cloned();
+        Certificates::trusted(
+            std::iter::once(self.intermediate.clone())
+                .chain(root)
+                .collect(),
+        )
+    }
+
+    /// When this authority issued the first certificate of `chain`, by its own clock; `None`: another one did. The
+    /// chain's signatures are the caller's to check.
+    pub fn issued(&self, chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
+        let [leaf, issuer, ..] = chain else {
+            return None;
+        };
+        let leaf = certificate::parse(leaf).ok()?;
+        (*issuer == self.intermediate).then(|| certificate::validity(&leaf).0 + BACKDATE)
+    }
+
     /// When the intermediate ends; no leaf lives longer.
     pub fn not_after(&self) -> SystemTime {
         self.not_after

@@ -6,6 +6,7 @@ mod history;
 mod objects;
 mod origin;
 mod request;
+mod rotate;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(crate) use backup::{BackupArgs, RestoreArgs};
 pub(crate) use history::{AuditArgs, HistoryArgs, UndoArgs};
 pub(crate) use objects::{ApplyArgs, DeleteArgs, DescribeArgs, DiffArgs, GetArgs};
 pub(crate) use request::{ExplainArgs, LoadArgs, RequestArgs};
+pub(crate) use rotate::{RotateArgs, RotateStartArgs, Rotated};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -241,6 +243,9 @@ pub(crate) enum CommandArgs {
         isthmus revoke cluster ap-south\n  isthmus revoke list"
     )]
     Revoke(RevokeArgs),
+    /// Replace keys and certificates while everything runs
+    #[command(subcommand)]
+    Rotate(RotateArgs),
     /// Found a mesh; sign clusters in
     #[command(subcommand)]
     Mesh(MeshArgs),

@@ -20,7 +20,7 @@ use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
     authority, backup, check, drain, drift, explain, faults, found, history, load, logs, mesh_key,
-    nofile, output, parent, process, resources, revoke, run, simulate, status, token, up,
+    nofile, output, parent, process, resources, revoke, rotate, run, simulate, status, token, up,
 };
 
 /// A command that makes sense.
@@ -91,6 +91,7 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
         CommandArgs::Load(args) => load::load(&setting, &args),
         CommandArgs::Token(TokenArgs::Create(args)) => block_on(token::create(&setting, &args)),
         CommandArgs::Revoke(args) => block_on(revoke::revoke(&setting, &args)),
+        CommandArgs::Rotate(args) => block_on(rotate::rotate(&setting, &args)),
         CommandArgs::Mesh(MeshArgs::Found {
             trust_domain,
             key_file,

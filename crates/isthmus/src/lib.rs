@@ -37,6 +37,7 @@ mod process;
 mod programs;
 mod resources;
 mod revoke;
+mod rotate;
 mod run;
 mod setting;
 mod signer;

@@ -230,6 +230,7 @@ fn structured_output_is_as_documented(mesh: &Mesh) -> Result<()> {
                 "shop/catalog",
             ],
         ),
+        ("rotate status", &["rotate", "status"]),
         ("link list", &["link", "list"]),
         ("history", &["history", "--limit", "1"]),
         ("undo", &["undo", "1", "--force", "--dry-run"]),

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use isthmus_control::{
-    Action, Answer, ConnectionId, Core, Event, Notice, Now, RequestId, SessionId, Settings, Write,
+    Action, Answer, ConnectionId, Core, Event, Generation, Notice, Now, RequestId, SessionId,
+    Settings, Write,
 };
 use isthmus_identity::{KeyPair, MeshKey, Terms};
 use isthmus_manifest::{SIGNATURE_ANNOTATION, parse_object};
@@ -260,6 +261,7 @@ impl Site {
             connection,
             identity,
             admission: None,
+            generation: Generation::FIRST,
         };
         let mut actions = self.tell(opened, clock);
         let hello = proto::Hello {

@@ -4,6 +4,7 @@
 //! bearer token; without one nothing is answered but health.
 
 pub(crate) mod backup;
+mod certificate;
 mod explain;
 mod resources;
 mod views;
@@ -20,7 +21,6 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use isthmus_api::Failure;
-use isthmus_identity::RootFingerprint;
 use serde_json::Value;
 use std::net::SocketAddr;
 use tokio::sync::Semaphore;
@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 use crate::config::{ApiToken, Config};
 use crate::core::Answer;
 use crate::hub::{Hub, Stopped};
+use crate::issuer::Issuer;
 
 /// Largest body that is read.
 const BODY_LIMIT: usize = 1024 * 1024;
@@ -37,7 +38,7 @@ const BODY_LIMIT: usize = 1024 * 1024;
 pub(crate) struct Api {
     pub(crate) hub: Arc<Hub>,
     pub(crate) config: Arc<Config>,
-    pub(crate) root: RootFingerprint,
+    pub(crate) issuer: Arc<Issuer>,
     /// Where processes of this cluster join.
     pub(crate) control: SocketAddr,
     /// One at a time.
@@ -84,6 +85,15 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/mesh/v1/authority/leader", post(views::transfer))
         .route("/mesh/v1/authority/reset", post(views::reset))
         .route("/mesh/v1/backup", get(backup::backup))
+        .route(
+            "/mesh/v1/certificate",
+            get(certificate::show).put(certificate::install),
+        )
+        .route(
+            "/mesh/v1/certificate/request",
+            post(certificate::request).delete(certificate::abort),
+        )
+        .route("/mesh/v1/certificate/renewals", post(certificate::renew))
         .route("/mesh/v1/history", get(views::history))
         .route("/clusters/{cluster}/mesh/v1/history", get(views::history))
         .route(

@@ -144,8 +144,12 @@ pub(super) async fn tokens(
     getrandom::fill(&mut id)
         .and_then(|()| getrandom::fill(&mut secret))
         .map_err(|error| Failure::internal(format!("no token can be made: {error}")))?;
+    let issuing = api.issuer.load();
+    let Some(root) = issuing.authority.bundle().fingerprints().next() else {
+        return Err(Failure::internal("the mesh has no root").into());
+    };
     let token = JoinToken::new(
-        api.root,
+        root,
         vec![api.control],
         TokenId(id),
         TokenSecret::new(secret),

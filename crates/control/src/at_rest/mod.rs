@@ -30,6 +30,7 @@ const DATA_KEY: &[u8] = b"isthmus data key";
 /// Files of the directory.
 pub(crate) const STORE: &str = "store.redb";
 pub(crate) const SEALED_CLUSTER_KEY: &str = "cluster.key.sealed";
+pub(crate) const SEALED_NEXT_KEY: &str = "cluster.next.key.sealed";
 /// The table by which a backup says what it is of. Nothing in it is sealed, and no store needs it.
 pub(crate) const BACKUP_HEADER: &str = "backup";
 pub(crate) const DATA_KEY_FILE: &str = "data.key";
@@ -180,9 +181,12 @@ pub(crate) fn unlock(
 
 /// Where there is no data key yet, nothing may be sealed: its key would be lost, and a new one would hide that.
 fn refuse_foreign(folder: &Path) -> Result<(), AtRestError> {
-    let (store, sealed) = (folder.join(STORE), folder.join(SEALED_CLUSTER_KEY));
-    if exists(&sealed)? {
-        return Err(AtRestError::Foreign { path: sealed });
+    let store = folder.join(STORE);
+    for sealed in [SEALED_CLUSTER_KEY, SEALED_NEXT_KEY] {
+        let path = folder.join(sealed);
+        if exists(&path)? {
+            return Err(AtRestError::Foreign { path });
+        }
     }
     if exists(&store)? && store::is_sealed(&RedbStore::open(&store)?)? {
         return Err(AtRestError::Foreign { path: store });
@@ -258,7 +262,7 @@ impl Unlocked {
     /// Opens the store, or makes it; what in it is not sealed by the newest key is sealed by it before. When that is done,
     /// and all files were read, everything is, and older keys are forgotten. The store keeps the right to the directory's
     /// keys.
-    pub(crate) fn store(mut self, path: &Path) -> Result<Box<dyn Store>, AtRestError> {
+    pub(crate) fn store(&mut self, path: &Path) -> Result<Box<dyn Store>, AtRestError> {
         let lock = self.lock.try_clone().map_err(failed("locked", path))?;
         let store = store::open_store(path, &self.key, &self.older, lock)?;
         if !self.older.is_empty() {
@@ -403,7 +407,8 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, AtRestError> {
 }
 
 /// Writes a file for its owner only; a crash leaves the old one or the new one.
-fn replace(path: &Path, content: &[u8]) -> Result<(), AtRestError> {
+/// Writes a file that only its owner can read, and that is there in whole or as it was before.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), AtRestError> {
     let write = || -> io::Result<()> {
         let beside = path.with_added_extension("new");
         let mut options = OpenOptions::new();

@@ -42,7 +42,7 @@ fn value(store: &impl Store, key: &str) -> Option<String> {
 /// As a control plane starts; with one file beside the store.
 fn start(home: &Path, at_rest: &AtRest) -> Result<(Box<dyn Store>, Option<String>), AtRestError> {
     let folder = folder(home);
-    let unlocked = unlock(&folder, Some(at_rest))?.unwrap();
+    let mut unlocked = unlock(&folder, Some(at_rest))?.unwrap();
     let beside = unlocked.read(&folder.join("beside"))?;
     let store = unlocked.store(&folder.join("store.redb"))?;
     let beside = beside.map(|text| String::from_utf8(text.to_vec()).unwrap());
@@ -90,7 +90,7 @@ fn says(home: &Path, secret: &str) -> bool {
 fn refusal(home: &Path, at_rest: Option<&AtRest>) -> String {
     match unlock(&folder(home), at_rest) {
         Err(error) => error.to_string(),
-        Ok(Some(unlocked)) => {
+        Ok(Some(mut unlocked)) => {
             let store = unlocked.store(&folder(home).join("store.redb"));
             store.err().unwrap().to_string()
         }

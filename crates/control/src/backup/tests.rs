@@ -41,7 +41,7 @@ fn config(home: &Path, cluster: &str, digits: &str) -> Config {
 fn store(config: &Config) -> Box<dyn Store> {
     fs::create_dir_all(&config.data).unwrap();
     match config.unlock().unwrap() {
-        Some(unlocked) => unlocked.store(&config.store()).unwrap(),
+        Some(mut unlocked) => unlocked.store(&config.store()).unwrap(),
         None => at_rest::plain_store(&config.store()).unwrap(),
     }
 }

@@ -29,6 +29,15 @@ pub enum Answer {
     TokenRefused(String),
     Proxies(Vec<ConnectionId>),
     Backup(Backup),
+    Renewals(Renewals),
+}
+
+/// The processes that are connected, by what they hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Renewals {
+    pub renewed: usize,
+    /// Those that are still to, by name.
+    pub waiting: Vec<String>,
 }
 
 /// What the store held at one moment, made ready to start from.

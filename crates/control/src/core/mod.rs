@@ -23,6 +23,7 @@ mod proxies;
 mod publishing;
 mod questions;
 mod read;
+mod renewals;
 mod restore;
 mod restored;
 mod revoked;
@@ -83,6 +84,21 @@ pub struct ConnectionId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
+/// Certificates of one generation were issued by one authority of the cluster, since something took place that made
+/// all earlier ones worth renewing. Counted anew by each process of the control plane; 0: another one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Generation(u64);
+
+impl Generation {
+    /// With which a control plane starts.
+    pub const FIRST: Self = Self(1);
+
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 /// What a control plane is told when it starts.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -126,7 +142,16 @@ pub enum Event {
         identity: Identity,
         /// As its certificate says.
         admission: Option<Admission>,
+        /// Of its certificate.
+        generation: Generation,
     },
+    /// On this connection a certificate was renewed.
+    Renewed {
+        connection: ConnectionId,
+        generation: Generation,
+    },
+    /// What this cluster issues from now on is of another generation.
+    Issuing(Generation),
     ProxyMessage {
         session: SessionId,
         message: proto::FromProxy,
@@ -194,6 +219,8 @@ pub enum Request {
         request: RevokeRequest,
     },
     Revocations,
+    /// Who has a certificate of the generation that is issued.
+    Renewals,
     /// Connections of proxies whose workload runs the service.
     FindProxies(ServiceName),
 }
@@ -315,6 +342,7 @@ pub struct Core<S> {
     publishing: Publishing,
     watches: Watches,
     certificates: Vec<OwnCertificate>,
+    generation: Generation,
     /// Clusters that are heard and do not get on, as was told of last.
     stuck: BTreeSet<ClusterName>,
     /// Writes of our own tables that are not saved.
@@ -349,10 +377,19 @@ impl<S: Store> Core<S> {
                 connection,
                 identity,
                 admission,
+                generation,
             } => match admission {
                 Some(admission) if self.revoked.contains(admission) => self.close_revoked(session),
-                _ => (self.publishing).open(session, connection, identity, admission),
+                _ => {
+                    (self.publishing).open(session, connection, identity, admission, generation);
+                    self.ask_to_renew(session);
+                }
             },
+            Event::Renewed {
+                connection,
+                generation,
+            } => self.on_renewed(connection, generation),
+            Event::Issuing(generation) => self.on_issuing(generation),
             Event::ProxyMessage { session, message } => self.on_proxy_message(session, message),
             Event::ProxyClosed { session } => {
                 self.members.on_closed(session, now.monotonic);
@@ -399,6 +436,10 @@ impl<S: Store> Core<S> {
                 self.answer(id, answer);
             }
             Request::Revoke { author, request } => self.on_revoke(id, &request, author, now),
+            Request::Renewals => {
+                let answer = self.renewals();
+                self.answer(id, answer);
+            }
             Request::Revocations => self.answer(id, Answer::view(&self.revocations())),
             Request::Enroll { token, secret, key } => {
                 let pending = &mut self.pending;

@@ -10,7 +10,7 @@ use isthmus_delta::{Hello, Limits, Publisher, Resource, ResourceName, Source, Vi
 use isthmus_model::{Admission, Identity, Position};
 use isthmus_wire::{Topic, WorkloadReport, proto};
 
-use super::{ConnectionId, SessionId};
+use super::{ConnectionId, Generation, SessionId};
 use crate::index::Index;
 
 /// How long a proxy that is gone is still listed.
@@ -30,6 +30,8 @@ pub(super) struct ProxySession {
     pub identity: Identity,
     pub admission: Option<Admission>,
     pub connection: ConnectionId,
+    /// Of the certificate that it holds.
+    pub generation: Generation,
     /// As it calls itself; empty until its hello.
     pub process: String,
     /// What it last said about its workload, and why that is not shown, if it is not.
@@ -93,11 +95,13 @@ impl Publishing {
         connection: ConnectionId,
         identity: Identity,
         admission: Option<Admission>,
+        generation: Generation,
     ) {
         let proxy = ProxySession {
             identity,
             admission,
             connection,
+            generation,
             process: String::new(),
             report: None,
             publisher: None,
@@ -118,6 +122,10 @@ impl Publishing {
             }
             self.drop_unwanted();
         }
+    }
+
+    pub(super) fn sessions_mut(&mut self) -> impl Iterator<Item = &mut ProxySession> {
+        self.sessions.values_mut()
     }
 
     /// Its process is gone for good and not missed.

@@ -14,8 +14,8 @@ use super::members::{Member, MemberKey, Members};
 use super::origin::origin_of;
 use super::restored::Restored;
 use super::{
-    BOOKMARKS, Core, Dialling, Gathers, Now, Peers, Publishing, Questions, Revoked, Settings,
-    Tokens, Watches, conditions, history,
+    BOOKMARKS, Core, Dialling, Gathers, Generation, Now, Peers, Publishing, Questions, Revoked,
+    Settings, Tokens, Watches, conditions, history,
 };
 use crate::authority::Group;
 use crate::index::{Change, Index, Touched};
@@ -86,6 +86,7 @@ impl<S: Store> Core<S> {
             publishing: Publishing::default(),
             watches: Watches::default(),
             certificates: Vec::new(),
+            generation: Generation::FIRST,
             stuck: BTreeSet::new(),
             pending,
             unarchived: Batch::new(),

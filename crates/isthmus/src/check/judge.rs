@@ -152,7 +152,7 @@ fn certificates(answered: &Answered, now: SystemTime) -> Vec<Finding> {
         (
             format!("cluster {cluster}"),
             "the cluster's certificate",
-            format!("sign the cluster in again: `isthmus mesh sign --cluster {cluster}`"),
+            format!("have it signed anew: `isthmus rotate start intermediate --cluster {cluster}`"),
         ),
         (
             "mesh".to_owned(),

@@ -7,6 +7,7 @@
 
 mod authority;
 mod origin;
+mod rotation;
 mod trust;
 
 use std::collections::BTreeSet;
@@ -48,6 +49,7 @@ fn three_clusters_and_their_losses() -> Result<()> {
     origin::what_a_cluster_decides_for_itself_binds_it_alone(&mesh)?;
     a_cluster_is_drained_and_gets_its_traffic_back(&mesh)?;
     trust::only_the_mesh_key_grants(&mesh)?;
+    rotation::keys_are_replaced_under_traffic(&mesh)?;
     authority::config_outlives_any_of_the_clusters_that_accept_it(&mesh)?;
     traffic_outlives_all_control_planes(&mesh)?;
     a_proxy_starts_without_its_control_plane(&mesh)?;

@@ -452,6 +452,11 @@ impl Agent {
                 }
                 None
             }
+            to_proxy::Message::Renew(renew) => {
+                let after = Duration::from_millis(renew.after_ms.into());
+                self.renew_at = self.renew_at.min(SystemTime::now() + after);
+                None
+            }
             to_proxy::Message::Closing(_) => None,
         }
     }

@@ -7,6 +7,7 @@ mod origin;
 mod others;
 mod proxies;
 mod release;
+mod renewals;
 mod reset;
 mod restored;
 mod revoked;
@@ -177,6 +178,7 @@ impl Machine {
             connection,
             identity,
             admission: Some(Admission(session.to_be_bytes())),
+            generation: Generation::FIRST,
         });
         self.proxy(
             session,

@@ -171,6 +171,7 @@ fn who_is_meant_must_be_clear() {
         connection: ConnectionId(3),
         identity,
         admission: Some(admission(3)),
+        generation: Generation::FIRST,
     });
     west.proxy(3, FromProxy::Hello(hello));
 

@@ -117,6 +117,25 @@ async fn only_a_control_plane_that_pushes_ends_the_backoff() {
 }
 
 #[tokio::test]
+async fn who_is_asked_to_renew_does_so_soon_and_never_later_than_else() {
+    let (mut agent, _around, _control) = agent().await;
+    let usual = agent.renew_at;
+    let mut ask = |after_ms| {
+        let message = Some(to_proxy::Message::Renew(proto::Renew { after_ms }));
+        assert!(agent.on_message(ToProxy { message }).is_none());
+        agent.renew_at
+    };
+    assert_eq!(ask(u32::MAX), usual);
+    let begin = SystemTime::now();
+    let at = ask(10);
+    assert!(
+        at >= begin + Duration::from_millis(10) && at < usual,
+        "{at:?}"
+    );
+    assert_eq!(ask(100_000), at);
+}
+
+#[tokio::test]
 async fn a_process_falls_silent_while_it_connects() {
     let (agent, mut around, control) = agent().await;
     tokio::spawn(agent.run(around.leaving.subscribe()));

@@ -1,0 +1,128 @@
+//! `/mesh/v1/certificate`: how the cluster's authority is replaced by one with a new key.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use isthmus_api::{CertificateView, Failure, NewCertificate};
+use isthmus_identity::RootFingerprint;
+
+use super::views::{Body, body};
+use super::{Api, Author, Refusal, Shared, respond};
+use crate::core::{Answer, Event, Generation, Request};
+use crate::issuer::{Issuer, IssuerError};
+use crate::time::{rfc3339, unix_millis};
+
+impl From<IssuerError> for Refusal {
+    fn from(error: IssuerError) -> Self {
+        let message = error.to_string();
+        Self(match error {
+            IssuerError::NothingAsked | IssuerError::Installed => Failure::conflict(message),
+            error if error.is_of_request() => Failure::invalid(message),
+            _ => Failure::internal(message),
+        })
+    }
+}
+
+pub(super) async fn show(State(api): Shared) -> Result<Response, Refusal> {
+    view(&api).await
+}
+
+/// Makes a new key, and the request for its certificate; the one that is there stays.
+pub(super) async fn request(
+    State(api): Shared,
+    Extension(Author(author)): Extension<Author>,
+) -> Result<Response, Refusal> {
+    change(&api, Issuer::request).await?;
+    tracing::info!(
+        author,
+        "a certificate for a new key of this cluster is asked for"
+    );
+    view(&api).await
+}
+
+pub(super) async fn abort(
+    State(api): Shared,
+    Extension(Author(author)): Extension<Author>,
+) -> Result<Response, Refusal> {
+    if change(&api, |issuer| issuer.abort(SystemTime::now())).await? {
+        tracing::info!(
+            author,
+            "the certificate for a new key of this cluster is not asked for any more"
+        );
+    }
+    view(&api).await
+}
+
+/// The signed certificate: the new key takes over.
+pub(super) async fn install(
+    State(api): Shared,
+    Extension(Author(author)): Extension<Author>,
+    request: Body<NewCertificate>,
+) -> Result<Response, Refusal> {
+    let NewCertificate { chain } = body(request)?;
+    let installed = move |issuer: &Issuer| issuer.install(&chain, SystemTime::now());
+    let generation = change(&api, installed).await?;
+    tracing::info!(
+        author,
+        "this cluster issues by a new key: its processes renew their certificates"
+    );
+    tell(&api, generation).await
+}
+
+/// Has all processes renew.
+pub(super) async fn renew(
+    State(api): Shared,
+    Extension(Author(author)): Extension<Author>,
+) -> Result<Response, Refusal> {
+    let generation = api.issuer.renew_all(SystemTime::now());
+    tracing::info!(
+        author,
+        "the processes of this cluster renew their certificates"
+    );
+    tell(&api, generation).await
+}
+
+async fn tell(api: &Api, generation: Generation) -> Result<Response, Refusal> {
+    api.hub.tell(Event::Issuing(generation)).await?;
+    view(api).await
+}
+
+/// It writes files.
+async fn change<T: Send + 'static>(
+    api: &Api,
+    change: impl FnOnce(&Issuer) -> Result<T, IssuerError> + Send + 'static,
+) -> Result<T, Refusal> {
+    let issuer = Arc::clone(&api.issuer);
+    let done = tokio::task::spawn_blocking(move || change(&issuer)).await;
+    let failed =
+        |error| Failure::internal(format!("the certificate could not be changed: {error}"));
+    Ok(done.map_err(failed)??)
+}
+
+async fn view(api: &Api) -> Result<Response, Refusal> {
+    let renewals = match api.hub.ask(Request::Renewals).await? {
+        Answer::Renewals(renewals) => renewals,
+        other => return Ok(respond(other)),
+    };
+    let authority = api.issuer.load().authority.clone();
+    let chain = authority.chain();
+    let mut fingerprints = chain.as_slice().iter().map(RootFingerprint::of);
+    let mut fingerprint = || (fingerprints.next()).map_or_else(String::new, |one| one.to_string());
+    let (from, until) =
+        (chain.validity().next()).unwrap_or((SystemTime::UNIX_EPOCH, authority.not_after()));
+    let time = |time| rfc3339(unix_millis(time));
+    let view = CertificateView {
+        cluster: api.config.cluster.to_string(),
+        fingerprint: fingerprint(),
+        root: fingerprint(),
+        not_before: time(from),
+        not_after: time(until),
+        request: change(api, Issuer::requested).await?,
+        renewed: renewals.renewed,
+        waiting: renewals.waiting,
+    };
+    Ok(axum::Json(view).into_response())
+}
