@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use isthmus_model::{Admission, SpiffeError, TrustDomain};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer as _, GeneralName, KeyUsage, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::time;
@@ -42,6 +42,8 @@ pub enum CertificateProblem {
     TrustDomain { uri: String },
     #[error("{uri:?} does not name a cluster")]
     NotCluster { uri: String },
+    #[error("its key usage is not that of {expected}")]
+    Usage { expected: &'static str },
 }
 
 /// Why a PEM text gives no certificates.
@@ -245,6 +247,29 @@ pub(crate) fn admission(leaf: &X509Certificate<'_>) -> Admission {
     };
     let hash = sha256(leaf.tbs_certificate.as_ref());
     Admission(*said.unwrap_or_else(|| hash.first_chunk().unwrap_or(&[0; 8])))
+}
+
+/// The key usage of a leaf: to sign for itself, and no certificates (X509-SVID section 4.3).
+pub(crate) fn check_leaf_usage(leaf: &X509Certificate<'_>) -> Result<(), CertificateProblem> {
+    check_usage(leaf, "a workload or a control plane", |usage| {
+        usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign()
+    })
+}
+
+/// The key usage of an issuer: to sign certificates (likewise).
+pub(crate) fn check_issuer_usage(issuer: &X509Certificate<'_>) -> Result<(), CertificateProblem> {
+    check_usage(issuer, "an issuer", KeyUsage::key_cert_sign)
+}
+
+fn check_usage(
+    certificate: &X509Certificate<'_>,
+    expected: &'static str,
+    fits: impl FnOnce(&KeyUsage) -> bool,
+) -> Result<(), CertificateProblem> {
+    match certificate.key_usage() {
+        Ok(Some(usage)) if fits(usage.value) => Ok(()),
+        _ => Err(CertificateProblem::Usage { expected }),
+    }
 }
 
 /// Not before and not after.

@@ -192,6 +192,8 @@ impl TrustBundle {
         let issuer = certificate::parse(issuer_der).map_err(PeerError::Issuer)?;
         self.check_issuer(&leaf, &issuer)?;
         self.check_chain(leaf_der, issuer_der, now, role)?;
+        certificate::check_issuer_usage(&issuer).map_err(PeerError::Issuer)?;
+        certificate::check_leaf_usage(&leaf).map_err(PeerError::Leaf)?;
         let issuer_id = self.issuer_id(&issuer)?;
         let id = self.leaf_id(&leaf, &issuer_id)?;
         let (leaf_begin, leaf_end) = certificate::validity(&leaf);

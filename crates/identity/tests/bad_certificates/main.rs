@@ -33,6 +33,7 @@ fn every_bad_certificate_is_refused_for_what_is_wrong_with_it() {
         ("shapes", chains::shapes(&stage)),
         ("authorities", uses::authorities(&stage)),
         ("uses", uses::purposes(&stage)),
+        ("keys", uses::keys(&stage)),
         ("extensions", uses::extensions(&stage)),
         ("algorithms", uses::algorithms(&stage)),
         ("names of leaves", names::leaves(&stage)),

@@ -3,7 +3,7 @@
 use isthmus_identity::PeerRole;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose as Purpose, IsCa,
-    SanType, SignatureAlgorithm,
+    KeyUsagePurpose as Usage, SanType, SignatureAlgorithm,
 };
 
 use crate::harness::{BOTH, Case, Der, HOLDER, Signer, Stage, WEST, subject, uri};
@@ -13,6 +13,8 @@ const SERVER: &[PeerRole] = &[PeerRole::Server];
 const CA_AS_LEAF: &[&str] = &["CaUsedAsEndEntity"];
 const LEAF_AS_CA: &[&str] = &["EndEntityUsedAsCa"];
 const PURPOSE: &[&str] = &["InvalidPurpose"];
+const LEAF_KEY: &[&str] = &["Leaf(Usage"];
+const ISSUER_KEY: &[&str] = &["Issuer(Usage"];
 const UNKNOWN_CRITICAL: &[&str] = &["UnsupportedCriticalExtension"];
 const TWICE: &[&str] = &["ExtensionValueInvalid"];
 /// Of an issuer only the last one is looked at.
@@ -131,6 +133,53 @@ pub fn purposes(stage: &Stage) -> Vec<Case> {
             });
             let case = Case::new(format!("{which} is for {name}"), chain, PURPOSE);
             cases.push(case.only(roles));
+        }
+    }
+    cases
+}
+
+/// What the keys themselves are for: one's own signatures, or certificates.
+pub fn keys(stage: &Stage) -> Vec<Case> {
+    let others = [
+        Usage::ContentCommitment,
+        Usage::KeyEncipherment,
+        Usage::DataEncipherment,
+        Usage::KeyAgreement,
+        Usage::EncipherOnly,
+        Usage::DecipherOnly,
+    ];
+    let all_but = |left_out: Usage| {
+        let signing = [Usage::DigitalSignature, Usage::KeyCertSign, Usage::CrlSign];
+        let all = others.iter().chain(&signing);
+        all.copied().filter(|usage| *usage != left_out).collect()
+    };
+    let mut of_leaf: Vec<Vec<Usage>> = vec![
+        vec![Usage::KeyCertSign],
+        vec![Usage::CrlSign],
+        vec![Usage::DigitalSignature, Usage::KeyCertSign],
+        vec![Usage::DigitalSignature, Usage::CrlSign],
+        all_but(Usage::DigitalSignature),
+        all_but(Usage::KeyCertSign),
+        all_but(Usage::CrlSign),
+    ];
+    let mut of_issuer = vec![
+        vec![Usage::DigitalSignature],
+        vec![Usage::CrlSign],
+        vec![Usage::DigitalSignature, Usage::CrlSign],
+        all_but(Usage::KeyCertSign),
+    ];
+    for usages in [&mut of_leaf, &mut of_issuer] {
+        usages.push(Vec::new());
+        usages.extend(others.map(|usage| vec![usage]));
+    }
+    let mut cases = Vec::new();
+    for (is_of_leaf, usages) in [(true, of_leaf), (false, of_issuer)] {
+        let expected = if is_of_leaf { LEAF_KEY } else { ISSUER_KEY };
+        for usages in usages {
+            let used = |params: &mut CertificateParams| params.key_usages.clone_from(&usages);
+            let (which, chain) = changed(stage, is_of_leaf, used);
+            let name = format!("the {which}'s key is for {usages:?}");
+            cases.push(Case::new(name, chain, expected));
         }
     }
     cases

@@ -15,7 +15,7 @@ use isthmus_identity::{
 use isthmus_model::{
     AccountName, Admission, Cluster, ClusterName, Identity, Namespace, RegionName, TrustDomain,
 };
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyUsagePurpose, SanType};
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
@@ -206,8 +206,10 @@ pub fn forge(
         .collect();
     params.not_before = (start() - HOUR).into();
     params.not_after = (start() + DAY).into();
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     if forged.ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages.push(KeyUsagePurpose::KeyCertSign);
     }
     let certificate = params.signed_by(&key, &issuer).unwrap();
     let key = KeyPair::from_pem(&key.serialize_pem()).unwrap();
