@@ -20,6 +20,7 @@ mod propagation;
 mod relearn;
 mod restarts;
 mod revoke;
+mod rotate;
 mod slow;
 mod storm;
 mod surge;
@@ -72,7 +73,7 @@ pub(crate) struct Point {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 18] = [
+const CHECKS: [(&str, Check); 19] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
@@ -91,6 +92,7 @@ const CHECKS: [(&str, Check); 18] = [
     ("durability", durability::durability),
     ("authority", authority::authority),
     ("revoke", revoke::revoke),
+    ("rotate", rotate::rotate),
 ];
 
 fn names() -> clap::builder::PossibleValuesParser {
