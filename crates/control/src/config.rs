@@ -180,8 +180,11 @@ impl Config {
         let authority = match (authority, next) {
             (Err(AuthorityError::OtherKey), Some(next)) => {
                 let authority = ClusterAuthority::from_pem(&next, &chain, now);
-                if authority.is_ok() {
-                    self.put_key(&KeyPair::from_pem(&next)?, unlocked)?;
+                if authority.is_ok()
+                    && let Err(error) = self.put_key(&KeyPair::from_pem(&next)?, unlocked)
+                {
+                    // It is there, and serves; the next start tries again.
+                    tracing::warn!(%error, "the new key is not in its place yet");
                 }
                 authority
             }

@@ -57,6 +57,8 @@ pub(crate) enum IssuerError {
     #[error("its root is not one that this mesh trusts")]
     ForeignRoot,
     #[error(transparent)]
+    OtherCluster(DataError),
+    #[error(transparent)]
     Key(#[from] KeyError),
     #[error(transparent)]
     Data(#[from] DataError),
@@ -139,7 +141,8 @@ impl Issuer {
         if !roots.all(|root| trusted.roots().as_slice().contains(root)) {
             return Err(IssuerError::ForeignRoot);
         }
-        (self.config).check_is_own(authority.id(), Path::new("the certificate"))?;
+        let path = Path::new("the certificate");
+        (self.config.check_is_own(authority.id(), path)).map_err(IssuerError::OtherCluster)?;
         let unlocked = changes.unlocked.as_ref();
         self.config.put_authority(next, &certificates, unlocked)?;
         changes.next = None;

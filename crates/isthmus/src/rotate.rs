@@ -108,9 +108,15 @@ async fn asked(
         .partition(|(_, view)| view.request.is_some());
     if !begun.is_empty() {
         if setting.format.is_none() {
-            let names = begun.iter().map(|(client, _)| client.cluster.as_str());
-            let names = names.collect::<Vec<_>>().join(", ");
-            eprintln!("going on with what was begun: {names}");
+            let names = |all: &[(ApiClient, CertificateView)]| {
+                let names = all.iter().map(|(client, _)| client.cluster.as_str());
+                names.collect::<Vec<_>>().join(", ")
+            };
+            eprintln!("going on with what was begun: {}", names(&begun));
+            if !rest.is_empty() {
+                let rest = names(&rest);
+                eprintln!("{rest}: as before, or done; started once more, it is about all again");
+            }
         }
         return Ok(begun);
     }

@@ -77,7 +77,8 @@ pub(super) async fn renew(
     State(api): Shared,
     Extension(Author(author)): Extension<Author>,
 ) -> Result<Response, Refusal> {
-    let generation = api.issuer.renew_all(SystemTime::now());
+    let renewed = |issuer: &Issuer| Ok(issuer.renew_all(SystemTime::now()));
+    let generation = change(&api, renewed).await?;
     tracing::info!(
         author,
         "the processes of this cluster renew their certificates"
