@@ -15,6 +15,12 @@ pub struct CertificateView {
     pub not_after: String,
     /// SHA-256 of its root's DER, in hexadecimal digits.
     pub root: String,
+    /// SHA-256 of the DER of each root that the cluster trusts, in hexadecimal digits.
+    #[serde(default)]
+    pub trusted: Vec<String>,
+    /// The number of the word by which it trusts them; 0: nothing was said yet.
+    #[serde(default)]
+    pub serial: u64,
     /// A new key waits for its certificate: its request, in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
@@ -30,4 +36,16 @@ pub struct CertificateView {
 pub struct NewCertificate {
     /// PEM: the cluster's certificate, then the root that has signed it.
     pub chain: String,
+}
+
+/// The roots that are trusted in the place of all that a lower serial number names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewRoots {
+    /// Never 0.
+    pub serial: u64,
+    /// PEM.
+    pub roots: String,
+    /// Of the key of a root that is trusted already, in hexadecimal digits.
+    pub signature: String,
 }

@@ -14,7 +14,7 @@ mod revocation;
 mod status;
 mod token;
 
-pub use certificate::{CertificateView, NewCertificate};
+pub use certificate::{CertificateView, NewCertificate, NewRoots};
 pub use explain::{
     BackendView, CandidateView, ChoiceView, ExplainReply, ExplainRequest, HeaderPair, RefusalView,
     SettingView, Way, WorkloadView,

@@ -84,6 +84,11 @@ pub enum DataError {
     },
     #[error(transparent)]
     AtRest(#[from] AtRestError),
+    #[error(
+        "{} does not say which roots are trusted: {reason}; without the file it is the one that has signed this \
+         cluster", path.display()
+    )]
+    Roots { path: PathBuf, reason: String },
     #[error("{} is of {found}, the configuration says {expected}", path.display())]
     OtherCluster {
         path: PathBuf,
@@ -155,6 +160,10 @@ impl Config {
 
     fn certificate(&self) -> PathBuf {
         self.data.join("cluster.pem")
+    }
+
+    pub(crate) fn roots(&self) -> PathBuf {
+        self.data.join("roots.json")
     }
 
     /// Reads the cluster's key and its signed certificate. If another key was about to take its place, and its
@@ -342,7 +351,7 @@ fn remove(path: &Path) -> Result<(), DataError> {
 }
 
 /// `None` when there is no such file.
-fn read(path: &Path) -> Result<Option<String>, DataError> {
+pub(crate) fn read(path: &Path) -> Result<Option<String>, DataError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use isthmus_api::NewRoots;
 use isthmus_identity::{
-    AuthorityError, Certificates, ClusterAuthority, KeyError, KeyPair, ReadError, TrustCell,
+    AuthorityError, Certificates, ClusterAuthority, KeyError, KeyPair, ReadError, TrustBundle,
+    TrustCell,
 };
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
@@ -19,6 +21,7 @@ use tokio::sync::watch;
 use crate::at_rest::Unlocked;
 use crate::config::{Config, DataError};
 use crate::core::Generation;
+use crate::roots::{NotTrusted, Roots};
 
 /// Issues, and is told when something else is to.
 pub(crate) struct Issuer {
@@ -41,6 +44,7 @@ pub(crate) struct Issuing {
 /// One change at a time.
 struct Changes {
     unlocked: Option<Unlocked>,
+    roots: Roots,
     /// The key that waits for its certificate.
     next: Option<KeyPair>,
 }
@@ -56,6 +60,8 @@ pub(crate) enum IssuerError {
     Authority(#[from] AuthorityError),
     #[error("its root is not one that this mesh trusts")]
     ForeignRoot,
+    #[error("these roots are not trusted: {0}")]
+    Roots(#[from] NotTrusted),
     #[error(transparent)]
     OtherCluster(DataError),
     #[error(transparent)]
@@ -78,7 +84,7 @@ impl Issuer {
     pub(crate) fn new(
         config: Arc<Config>,
         authority: ClusterAuthority,
-        trust: Arc<TrustCell>,
+        (roots, trusted): (Roots, TrustBundle),
         unlocked: Option<Unlocked>,
     ) -> Result<Self, DataError> {
         let next = config.next_key().read(unlocked.as_ref())?;
@@ -90,15 +96,29 @@ impl Issuer {
         };
         Ok(Self {
             config,
-            trust,
+            trust: Arc::new(TrustCell::new(trusted)),
             current: ArcSwap::from_pointee(issuing),
-            changes: Mutex::new(Changes { unlocked, next }),
+            changes: Mutex::new(Changes {
+                unlocked,
+                roots,
+                next,
+            }),
             replaced: watch::Sender::new(Generation::FIRST),
         })
     }
 
     pub(crate) fn load(&self) -> Arc<Issuing> {
         self.current.load_full()
+    }
+
+    /// What this cluster trusts.
+    pub(crate) fn trust(&self) -> &Arc<TrustCell> {
+        &self.trust
+    }
+
+    /// The number of the word by which it does.
+    pub(crate) fn serial(&self) -> u64 {
+        self.changes().roots.serial()
     }
 
     /// The generation of the moment, told when another one takes its place.
@@ -148,6 +168,24 @@ impl Issuer {
         changes.next = None;
         // All that it has issued is new.
         Ok(self.replace(Arc::new(authority), SystemTime::UNIX_EPOCH))
+    }
+
+    /// Trusts what the holder of the mesh key says. Everybody learns of it with the next certificate, for which all are
+    /// asked; `None`: it was said before.
+    pub(crate) fn trust_in(
+        &self,
+        said: &NewRoots,
+        now: SystemTime,
+    ) -> Result<Option<(Generation, TrustBundle)>, IssuerError> {
+        let mut changes = self.changes();
+        let current = self.load().authority.clone();
+        let checked = (changes.roots).check(&self.trust.load(), current.bundle(), said)?;
+        let Some(bundle) = checked else {
+            return Ok(None);
+        };
+        changes.roots.keep(said)?;
+        self.trust.replace(bundle.clone());
+        Ok(Some((self.replace(current, now), bundle)))
     }
 
     /// What was issued so far is of an earlier generation, and to be renewed.

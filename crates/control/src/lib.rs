@@ -23,6 +23,7 @@ mod issuer;
 mod metrics;
 mod open_error;
 mod peers;
+mod roots;
 mod run;
 mod serve;
 mod time;

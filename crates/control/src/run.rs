@@ -31,6 +31,7 @@ use crate::hub::{self, Hub};
 use crate::issuer::Issuer;
 use crate::open_error::OpenError;
 use crate::peers::Dialler;
+use crate::roots::Roots;
 use crate::serve::MeshPort;
 use crate::tls;
 
@@ -119,7 +120,6 @@ impl Control {
         let config = Arc::new(config);
         let mut unlocked = config.unlock()?;
         let authority = config.authority_at(unlocked.as_ref(), SystemTime::now())?;
-        let trust = Arc::new(TrustCell::new(authority.bundle().clone()));
         let leaf = Arc::new(LeafCell::new(own_leaf(&authority, &config)?));
         let (mesh_port, mesh) = listen(config.at(config.ports.mesh)).await?;
         let (api_port, api) = listen(config.at(config.ports.api)).await?;
@@ -129,9 +129,10 @@ impl Control {
         let (stopping, _) = watch::channel(false);
 
         api::backup::sweep(&config);
-        let core = open_core(&config, authority.bundle(), unlocked.as_mut())?;
-        let issuer = Issuer::new(config.clone(), authority, trust.clone(), unlocked)?;
-        let issuer = Arc::new(issuer);
+        let roots = Roots::load(&config, authority.bundle())?;
+        let core = open_core(&config, &roots, unlocked.as_mut())?;
+        let issuer = Arc::new(Issuer::new(config.clone(), authority, roots, unlocked)?);
+        let trust = issuer.trust().clone();
         let (ended, core_ended) = tokio::sync::oneshot::channel();
         let (events, actions) = (ends.events, ends.actions);
         std::thread::Builder::new()
@@ -312,7 +313,7 @@ const MESSAGE_LIMIT: usize = 8 * 1024 * 1024;
 
 fn open_core(
     config: &Config,
-    trust: &TrustBundle,
+    (roots, trusted): &(Roots, TrustBundle),
     unlocked: Option<&mut Unlocked>,
 ) -> Result<Core<Box<dyn Store>>, ControlError> {
     let store = match unlocked {
@@ -326,7 +327,8 @@ fn open_core(
     let settings = Settings {
         mesh: config.mesh.clone(),
         trust_domain: config.trust_domain.clone(),
-        trust: trust.clone(),
+        trust: trusted.clone(),
+        trust_serial: roots.serial(),
         cluster: config.cluster.clone(),
         authority: config.authority.clone(),
         bootstrap: config.peers.clone(),

@@ -253,7 +253,7 @@ impl MeshPort {
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
         let certificates = proto::Certificates {
             chain: chain.to_pem(),
-            trust_bundle: authority.bundle().to_pem(),
+            trust_bundle: self.issuer.trust().load().to_pem(),
             mesh: self.mesh.to_string(),
             trust_domain: identity.trust_domain.to_string(),
             cluster: self.cluster.to_string(),

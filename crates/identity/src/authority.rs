@@ -141,18 +141,17 @@ impl MeshKey {
         Ok(Self { key, root, bundle })
     }
 
-    /// Errors: the texts are not a key and one root, or do not belong together.
-    pub fn from_pem(key_pem: &str, root_pem: &str) -> Result<Self, AuthorityError> {
+    /// Its root is the one of `roots_pem` that belongs to the key: while one root takes the place of another there
+    /// are two.
+    ///
+    /// Errors: the texts are not a key and roots, or do not belong together.
+    pub fn from_pem(key_pem: &str, roots_pem: &str) -> Result<Self, AuthorityError> {
         let key = KeyPair::from_pem(key_pem)?;
-        let bundle = TrustBundle::from_pem(root_pem)?;
-        let [root] = bundle.roots().as_slice() else {
-            return Err(AuthorityError::Length {
-                expected: "one root",
-                found: bundle.roots().as_slice().len(),
-            });
-        };
-        let root = root.clone();
-        check_key(&key, &root).map_err(|_| AuthorityError::OtherKey)?;
+        let roots = TrustBundle::from_pem(roots_pem)?.roots().clone();
+        let mut roots = roots.into_vec().into_iter();
+        let root = roots.find(|root| check_key(&key, root).is_ok());
+        let root = root.ok_or(AuthorityError::OtherKey)?;
+        let bundle = TrustBundle::new(Certificates::trusted(vec![root.clone()]))?;
         Ok(Self { key, root, bundle })
     }
 

@@ -193,6 +193,7 @@ impl Site {
             mesh: "sim".parse().expect("a literal RFC 1123 label"),
             trust_domain: trust_domain(),
             trust: mesh_key().bundle().clone(),
+            trust_serial: 0,
             cluster: self.name.clone(),
             authority: self.authority.clone(),
             bootstrap: vec![address(0)],

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use isthmus_api::{CertificateView, Failure, NewCertificate};
-use isthmus_identity::RootFingerprint;
+use isthmus_api::{CertificateView, Failure, NewCertificate, NewRoots};
+use isthmus_identity::{RootFingerprint, TrustBundle};
 
 use super::views::{Body, body};
 use super::{Api, Author, Refusal, Shared, respond};
@@ -72,6 +72,30 @@ pub(super) async fn install(
     tell(&api, generation).await
 }
 
+/// Which roots are trusted from now on: all processes are told, with new certificates.
+pub(super) async fn trust(
+    State(api): Shared,
+    Extension(Author(author)): Extension<Author>,
+    request: Body<NewRoots>,
+) -> Result<Response, Refusal> {
+    let said = body(request)?;
+    let now = SystemTime::now();
+    let serial = said.serial;
+    let trusted = change(&api, move |issuer| issuer.trust_in(&said, now)).await?;
+    let Some((generation, trust)) = trusted else {
+        return view(&api).await;
+    };
+    let roots = roots_of(&trust);
+    tracing::info!(
+        author,
+        serial,
+        ?roots,
+        "other roots are trusted from now on"
+    );
+    api.hub.tell(Event::Trust { serial, trust }).await?;
+    tell(&api, generation).await
+}
+
 /// Has all processes renew.
 pub(super) async fn renew(
     State(api): Shared,
@@ -89,6 +113,10 @@ pub(super) async fn renew(
 async fn tell(api: &Api, generation: Generation) -> Result<Response, Refusal> {
     api.hub.tell(Event::Issuing(generation)).await?;
     view(api).await
+}
+
+fn roots_of(trust: &TrustBundle) -> Vec<String> {
+    trust.fingerprints().map(|root| root.to_string()).collect()
 }
 
 /// It writes files.
@@ -115,13 +143,17 @@ async fn view(api: &Api) -> Result<Response, Refusal> {
     let (from, until) =
         (chain.validity().next()).unwrap_or((SystemTime::UNIX_EPOCH, authority.not_after()));
     let time = |time| rfc3339(unix_millis(time));
+    let asked = |issuer: &Issuer| Ok((issuer.requested()?, issuer.serial()));
+    let (request, serial) = change(api, asked).await?;
     let view = CertificateView {
         cluster: api.config.cluster.to_string(),
         fingerprint: fingerprint(),
         root: fingerprint(),
         not_before: time(from),
         not_after: time(until),
-        request: change(api, Issuer::requested).await?,
+        trusted: roots_of(&api.issuer.trust().load()),
+        serial,
+        request,
         renewed: renewals.renewed,
         waiting: renewals.waiting,
     };

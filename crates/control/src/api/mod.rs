@@ -19,7 +19,7 @@ use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, get, post, put};
 use isthmus_api::Failure;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -94,6 +94,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
             post(certificate::request).delete(certificate::abort),
         )
         .route("/mesh/v1/certificate/renewals", post(certificate::renew))
+        .route("/mesh/v1/roots", put(certificate::trust))
         .route("/mesh/v1/history", get(views::history))
         .route("/clusters/{cluster}/mesh/v1/history", get(views::history))
         .route(

@@ -106,6 +106,8 @@ pub struct Settings {
     pub trust_domain: TrustDomain,
     /// What the mesh key signs is checked with it.
     pub trust: TrustBundle,
+    /// The number of the word by which it does: one with a lower number is an older one.
+    pub trust_serial: u64,
     pub cluster: ClusterName,
     /// The cluster that founded the mesh: its control plane accepts config until config says whose do.
     pub authority: ClusterName,
@@ -152,6 +154,11 @@ pub enum Event {
     },
     /// What this cluster issues from now on is of another generation.
     Issuing(Generation),
+    /// Other roots are trusted, by the word with this number.
+    Trust {
+        serial: u64,
+        trust: TrustBundle,
+    },
     ProxyMessage {
         session: SessionId,
         message: proto::FromProxy,
@@ -389,6 +396,12 @@ impl<S: Store> Core<S> {
                 connection,
                 generation,
             } => self.on_renewed(connection, generation),
+            Event::Trust { serial, trust } => {
+                if serial > self.settings.trust_serial {
+                    self.settings.trust = trust;
+                    self.settings.trust_serial = serial;
+                }
+            }
             Event::Issuing(generation) => self.on_issuing(generation),
             Event::ProxyMessage { session, message } => self.on_proxy_message(session, message),
             Event::ProxyClosed { session } => {

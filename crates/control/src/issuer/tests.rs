@@ -70,8 +70,8 @@ impl Place {
         let unlocked = self.config.unlock().unwrap();
         let authority = self.config.authority_at(unlocked.as_ref(), self.now);
         let authority = authority.unwrap();
-        let trust = Arc::new(TrustCell::new(self.mesh.bundle().clone()));
-        Issuer::new(self.config.clone(), authority, trust, unlocked).unwrap()
+        let roots = Roots::load(&self.config, authority.bundle()).unwrap();
+        Issuer::new(self.config.clone(), authority, roots, unlocked).unwrap()
     }
 }
 
@@ -223,4 +223,87 @@ fn who_renews_all_has_earlier_leaves_counted_as_older() {
         Generation::default()
     );
     assert_eq!(issuer.generation_of(after.as_slice()), generation);
+}
+
+#[test]
+fn roots_are_trusted_by_the_word_of_one_that_was_and_stay() {
+    let place = Place::new(false);
+    let next = MeshKey::found(&place.config.trust_domain, place.now).unwrap();
+    let thief = MeshKey::found(&place.config.trust_domain, place.now).unwrap();
+    let word = |by: &MeshKey, of: &[&MeshKey], serial| {
+        let all = of.iter().map(|key| key.root_pem()).collect::<String>();
+        let signed = by.sign_roots(Certificates::from_pem(&all).unwrap(), serial);
+        NewRoots {
+            serial,
+            roots: all,
+            signature: crate::hex::hex(&signed.unwrap().signature),
+        }
+    };
+    let (old, new) = (&place.mesh, &next);
+    let (both, last) = (word(old, &[old, new], 5), word(new, &[new], 6));
+    let issuer = place.start();
+    let trusts = |issuer: &Issuer| issuer.trust().load().roots().as_slice().len();
+    let refused = |issuer: &Issuer, said: &NewRoots| {
+        let error = issuer.trust_in(said, place.now).unwrap_err();
+        assert!(error.is_of_request(), "{error}");
+        error.to_string()
+    };
+    assert!(refused(&issuer, &last).contains("no root that is trusted has signed"));
+    assert!(refused(&issuer, &word(old, &[new], 1)).contains("not among them"));
+    let odd = NewRoots {
+        signature: "xyz".to_owned(),
+        ..both.clone()
+    };
+    assert!(refused(&issuer, &odd).contains("not hexadecimal"));
+
+    let (generation, bundle) = issuer.trust_in(&both, place.now).unwrap().unwrap();
+    assert_eq!(generation, Generation::FIRST.next());
+    assert_eq!((bundle.roots().as_slice().len(), trusts(&issuer)), (2, 2));
+    assert_eq!(issuer.trust_in(&both, place.now).unwrap(), None, "once");
+    assert!(refused(&issuer, &word(old, &[old], 4)).contains("an older one"));
+    assert!(refused(&issuer, &word(old, &[old], 5)).contains("an older one"));
+    drop(issuer);
+    let issuer = place.start();
+    assert_eq!((trusts(&issuer), issuer.serial()), (2, 5));
+
+    assert!(
+        refused(&issuer, &last).contains("not among them"),
+        "own certificate first"
+    );
+    let request = issuer.request().unwrap();
+    let stolen = place.sign(&thief, &request, "west");
+    let error = issuer.install(&stolen, place.now).unwrap_err();
+    assert!(matches!(error, IssuerError::ForeignRoot), "{error}");
+    let chain = place.sign(new, &request, "west");
+    issuer.install(&chain, place.now).unwrap();
+    issuer.trust_in(&last, place.now).unwrap().unwrap();
+    drop(issuer);
+    let issuer = place.start();
+    assert_eq!((trusts(&issuer), issuer.serial()), (1, 6));
+    assert_eq!(*issuer.trust().load(), *new.bundle());
+    for by in [old, &thief] {
+        let back = word(by, &[old, new], 7);
+        assert!(refused(&issuer, &back).contains("no root that is trusted has signed"));
+    }
+}
+
+#[test]
+fn a_cluster_that_was_signed_by_hand_trusts_that_root_and_a_damaged_word_stops_it() {
+    let place = Place::new(false);
+    let other = MeshKey::found(&place.config.trust_domain, place.now).unwrap();
+    let file = place.file("roots.json");
+    let said = NewRoots {
+        serial: 3,
+        roots: other.root_pem(),
+        signature: "00".to_owned(),
+    };
+    fs::write(&file, serde_json::to_vec(&said).unwrap()).unwrap();
+    let issuer = place.start();
+    assert_eq!(*issuer.trust().load(), *place.mesh.bundle());
+    assert_eq!(issuer.serial(), 3, "what is older is not believed again");
+    for damaged in ["", "{}", "{\"serial\":1,\"roots\":\"\",\"signature\":\"\"}"] {
+        fs::write(&file, damaged).unwrap();
+        let error = Roots::load(&place.config, place.mesh.bundle()).unwrap_err();
+        assert!(error.to_string().contains("roots.json"), "{error}");
+    }
 }

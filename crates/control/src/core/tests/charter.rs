@@ -381,6 +381,7 @@ fn without_terms_proxies_keep_what_they_know() {
     let mut west = Machine::new("west");
     let stranger = Settings {
         trust: foreign_key().bundle().clone(),
+        trust_serial: 0,
         ..settings("west")
     };
     west.core = Core::open(stranger, west.disk.clone(), west.now()).unwrap();

@@ -49,6 +49,7 @@ fn settings(cluster: &str) -> Settings {
         mesh: "shop".parse().unwrap(),
         trust_domain: "shop.mesh".parse().unwrap(),
         trust: mesh_key().bundle().clone(),
+        trust_serial: 0,
         cluster: cluster.parse().unwrap(),
         authority: "west".parse().unwrap(),
         bootstrap: vec![([127, 0, 0, 1], 15012).into()],
