@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -40,6 +41,7 @@ const HEAD_START: Duration = Duration::from_millis(100);
 /// What all clusters of a mesh are asked with.
 #[derive(Clone)]
 pub(crate) struct Credentials {
+    root: PathBuf,
     tls: TlsConnector,
     trust: Arc<TrustCell>,
     bearer: String,
@@ -76,12 +78,8 @@ pub(crate) enum ApiError {
 impl Credentials {
     /// Reads the mesh root and the bearer token from the home.
     pub(crate) fn read(home: &Home) -> Result<Self> {
-        let root = home::read_file(&home.root_certificate())?;
-        let trust = TrustBundle::from_pem(&root).map_err(|error| {
-            let path = home.root_certificate();
-            Failure::failed("bad-root", format!("{} is not a mesh root", path.display()))
-                .caused_by(&error)
-        })?;
+        let root = home.root_certificate();
+        let trust = roots(&root)?;
         let bearer = home::read_file(&home.token()).map_err(|failure| {
             failure.next("put a token there that the cluster's control.yaml has under apiTokens; `isthmus up` writes one")
         })?;
@@ -89,11 +87,28 @@ impl Credentials {
         let trust = Arc::new(TrustCell::new(trust));
         let config = identity::client_config(None, trust.clone(), &[b"http/1.1"], clock);
         Ok(Self {
+            root,
             tls: TlsConnector::from(Arc::new(config)),
             trust,
             bearer: format!("Bearer {}", bearer.trim()),
         })
     }
+
+    /// The home may trust other roots than it did when this was read.
+    fn refresh(&self) -> Result<Arc<TrustBundle>> {
+        let found = roots(&self.root)?;
+        if found != *self.trust.load() {
+            self.trust.replace(found);
+        }
+        Ok(self.trust.load())
+    }
+}
+
+fn roots(path: &Path) -> Result<TrustBundle> {
+    TrustBundle::from_pem(&home::read_file(path)?).map_err(|error| {
+        let what = format!("{} is not a mesh root", path.display());
+        Failure::failed("bad-root", what).caused_by(&error)
+    })
 }
 
 impl fmt::Debug for Credentials {
@@ -216,11 +231,13 @@ impl ApiClient {
     }
 
     async fn open(&self) -> std::io::Result<(SendRequest<Full<Bytes>>, Certificates)> {
+        let refreshed = self.credentials.refresh();
+        let trust = refreshed.map_err(|failure| std::io::Error::other(failure.what))?;
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let name = identity::control_server_name(&self.cluster);
         let stream = self.credentials.tls.connect(name, stream).await?;
-        let chain = self.check_peer(&stream)?;
+        let chain = self.check_peer(&stream, &trust)?;
         let (sender, connection) = handshake(TokioIo::new(stream))
             .await
             .map_err(std::io::Error::other)?;
@@ -233,10 +250,10 @@ impl ApiClient {
     fn check_peer(
         &self,
         stream: &tokio_rustls::client::TlsStream<TcpStream>,
+        trust: &TrustBundle,
     ) -> std::io::Result<Certificates> {
-        let trust = self.credentials.trust.load();
         let session = stream.get_ref().1;
-        let peer = identity::peer(session, &trust, PeerRole::Server, SystemTime::now())
+        let peer = identity::peer(session, trust, PeerRole::Server, SystemTime::now())
             .map_err(std::io::Error::other)?;
         identity::accept_control(&peer, &self.cluster).map_err(std::io::Error::other)?;
         let shown = session.peer_certificates().unwrap_or_default();

@@ -101,6 +101,21 @@ impl Home {
         self.0.join("ca/mesh-key.yaml")
     }
 
+    /// The root that is to take the place of the mesh's.
+    pub(crate) fn next_root(&self) -> PathBuf {
+        self.0.join("ca/next-root.pem")
+    }
+
+    /// The key that is to take the place of the mesh key.
+    pub(crate) fn next_key(&self) -> PathBuf {
+        self.0.join("ca/next.key")
+    }
+
+    /// Says where that is instead.
+    pub(crate) fn next_key_file(&self) -> PathBuf {
+        self.0.join("ca/next-key.yaml")
+    }
+
     pub(crate) fn mesh_file(&self) -> PathBuf {
         self.0.join("mesh.json")
     }

@@ -11,6 +11,7 @@ use isthmus_model::TrustDomain;
 use serde_json::json;
 
 use crate::config::{self, KeyEntry, MeshKeyFile};
+use crate::disk::unwritable;
 use crate::failure::{Failure, Result};
 use crate::home::{self, Home};
 use crate::output;
@@ -65,6 +66,121 @@ pub(crate) fn read(home: &Home) -> Result<MeshKey> {
     from(&source(home)?, home)
 }
 
+/// The key that is to take its place; `None`: none is.
+///
+/// Errors: it is not there, or not the key of the next root.
+pub(crate) fn next(home: &Home) -> Result<Option<MeshKey>> {
+    let root = home.next_root();
+    if !root.exists() {
+        return Ok(None);
+    }
+    // It may be in its place already, the rest not yet.
+    let source = match source_at(&home.next_key_file(), home.next_key())? {
+        KeySource::File(path) if path == home.next_key() && !path.exists() => source(home)?,
+        source => source,
+    };
+    key_of(&source, &root, home).map(Some)
+}
+
+/// The same, made if there is none: with the key at `key_file`, if that is named. From then on the home trusts
+/// both roots.
+pub(crate) fn make_next(home: &Home, key_file: Option<&Path>) -> Result<MeshKey> {
+    if let Some(next) = next(home)? {
+        trust(home, &[&read(home)?, &next])?;
+        return Ok(next);
+    }
+    if key_file.is_none() && home.mesh_key_file().exists() {
+        let what = "the mesh key is kept outside of this home, and so should be the next one";
+        return Err(Failure::usage("no-key-file", what)
+            .next("say with --key-file FILE where it is to be written"));
+    }
+    let present = read(home)?;
+    let next = MeshKey::found(present.bundle().trust_domain(), SystemTime::now());
+    let next = next.map_err(|error| {
+        Failure::failed("no-next-key", "the next mesh key cannot be made").caused_by(&error)
+    })?;
+    if let Some(path) = key_file {
+        let path = absolute(path)?;
+        if path.exists() {
+            let what = format!("{} exists, and may be a key", path.display());
+            return Err(Failure::failed("key-exists", what).next("name another --key-file"));
+        }
+        home::write_file(&path, &next.key_pem())?;
+        home::write_file(&home.next_key_file(), &entry_of(path))?;
+    } else {
+        home::write_file(&home.next_key(), &next.key_pem())?;
+    }
+    home::write_file(&home.next_root(), &next.root_pem())?;
+    trust(home, &[&present, &next])?;
+    Ok(next)
+}
+
+/// The next key takes its place, its root that of the other one. Gives where the old key is still, if that is
+/// elsewhere.
+pub(crate) fn succeed(home: &Home) -> Result<Option<KeySource>> {
+    let Some(next) = next(home)? else {
+        return Ok(None);
+    };
+    let elsewhere = home.next_key_file();
+    let (old, new) = (source(home)?, source_at(&elsewhere, home.next_key())?);
+    if elsewhere.exists() {
+        home::write_file(&home.mesh_key_file(), &home::read_file(&elsewhere)?)?;
+        remove(&home.mesh_key())?;
+    } else if home.next_key().exists() {
+        remove(&home.mesh_key_file())?;
+        let moved = std::fs::rename(home.next_key(), home.mesh_key());
+        moved.map_err(|error| unwritable(&home.mesh_key(), &error))?;
+    }
+    trust(home, &[&next])?;
+    remove(&home.next_root())?;
+    remove(&elsewhere)?;
+    let is_left = old != new && old != KeySource::File(home.mesh_key());
+    Ok(Some(old).filter(|_| is_left))
+}
+
+/// No other key is to take the place of the mesh key. Gives where the one is still that was to, if that is elsewhere.
+pub(crate) fn forget_next(home: &Home) -> Result<Option<KeySource>> {
+    trust(home, &[&read(home)?])?;
+    let elsewhere = home.next_key_file();
+    let left = elsewhere
+        .exists()
+        .then(|| source_at(&elsewhere, home.next_key()));
+    let left = left.transpose()?;
+    remove(&home.next_root())?;
+    remove(&elsewhere)?;
+    remove(&home.next_key())?;
+    Ok(left)
+}
+
+/// The home trusts the roots of these keys.
+fn trust(home: &Home, keys: &[&MeshKey]) -> Result<()> {
+    let roots: String = keys.iter().map(|key| key.root_pem()).collect();
+    let path = home.root_certificate();
+    if home::read_file(&path)? == roots {
+        return Ok(());
+    }
+    home::write_file(&path, &roots)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let what = format!("{} cannot be removed", path.display());
+            Err(Failure::failed("not-removed", what).caused_by(&error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn entry_of(path: PathBuf) -> String {
+    let key = KeyEntry {
+        file: Some(path),
+        env: None,
+        command: None,
+    };
+    config::to_yaml(&MeshKeyFile { key })
+}
+
 /// Makes the mesh key and root, with the key at `key_file` if that is named. Gives where the key is.
 pub(crate) fn make(
     home: &Home,
@@ -99,13 +215,7 @@ pub(crate) fn make(
     })?;
     home::write_file(&path, &key.key_pem())?;
     if path != home.mesh_key() {
-        let entry = KeyEntry {
-            file: Some(path.clone()),
-            env: None,
-            command: None,
-        };
-        let file = MeshKeyFile { key: entry };
-        home::write_file(&home.mesh_key_file(), &config::to_yaml(&file))?;
+        home::write_file(&home.mesh_key_file(), &entry_of(path.clone()))?;
     }
     // The root comes last: where it is, everything is. A key without one is of no mesh yet.
     home::write_file(&root, &key.root_pem())?;
@@ -113,15 +223,24 @@ pub(crate) fn make(
 }
 
 fn source(home: &Home) -> Result<KeySource> {
-    let path = home.mesh_key_file();
+    source_at(&home.mesh_key_file(), home.mesh_key())
+}
+
+/// What the file at `path` says, else `usual`.
+fn source_at(path: &Path, usual: PathBuf) -> Result<KeySource> {
     if path.exists() {
-        return Ok(config::read::<MeshKeyFile>(&path)?.source(&path));
+        return Ok(config::read::<MeshKeyFile>(path)?.source(path));
     }
-    Ok(KeySource::File(home.mesh_key()))
+    Ok(KeySource::File(usual))
 }
 
 /// Errors: it is not there, or not the key of the root in this home.
 fn from(source: &KeySource, home: &Home) -> Result<MeshKey> {
+    key_of(source, &home.root_certificate(), home)
+}
+
+/// Errors: it is not there, or not the key of the root at `root`.
+fn key_of(source: &KeySource, root: &Path, home: &Home) -> Result<MeshKey> {
     let unread = |cause: &dyn std::error::Error| {
         let failure = Failure::failed("no-mesh-key", "the mesh key cannot be read");
         failure
@@ -134,9 +253,8 @@ fn from(source: &KeySource, home: &Home) -> Result<MeshKey> {
     };
     let text = source.text().map_err(|error| unread(&error))?;
     let pem = std::str::from_utf8(&text).map_err(|error| unread(&error))?;
-    let root_pem = home::read_file(&home.root_certificate())?;
+    let root_pem = home::read_file(root)?;
     MeshKey::from_pem(pem, &root_pem).map_err(|error| {
-        let root = home.root_certificate();
         let what = format!(
             "{source} holds no key of the mesh whose root is {}",
             root.display()

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use isthmus_identity::{MeshKey, Terms, TermsSignature};
+use isthmus_identity::{MeshKey, Terms, TermsSignature, TrustBundle};
 use isthmus_manifest::{SIGNATURE_ANNOTATION, parse_object};
 use serde_json::{Map, Value};
 
@@ -59,11 +59,7 @@ impl Signer {
         if self.may_repeat(object)? {
             return Ok(());
         }
-        let what = format!(
-            "{what} is not signed with the mesh key, and is not signed because it is there"
-        );
-        Err(Failure::failed("not-signed", what)
-            .next("write what it is to be into a file, look at it, and `isthmus apply` that"))
+        Err(unrepeated(what))
     }
 
     /// Gives `wanted` the signature that it needs, if it needs one: that of `current` where its terms are the
@@ -101,17 +97,49 @@ impl Signer {
         let own = own.filter(|own| own.serial > known && !is_refused);
         let signature = match newest(kept, own) {
             Some(signature) => signature,
-            None => {
-                let serial = known.saturating_add(1).max(millis());
-                let signed = key.sign_terms(&terms, serial);
-                signed.map_err(|error| {
-                    Failure::failed("not-signed", "the mesh key does not sign").caused_by(&error)
-                })?
-            }
+            None => sign(key, &terms, known)?,
         };
         put(&mut wanted, &signature);
         Ok(wanted)
     }
+}
+
+/// The object with a signature of `key` in the place of one by another root of `trusted`; `None`: it needs none.
+///
+/// Errors: neither has signed `what` it says.
+pub(crate) fn sign_anew(
+    key: &MeshKey,
+    trusted: &TrustBundle,
+    object: &Value,
+    what: &str,
+) -> Result<Option<Value>> {
+    let Some(terms) = terms(object) else {
+        return Ok(None);
+    };
+    let known = match signature(object) {
+        Some(known) if key.bundle().check_terms(&terms, &known).is_ok() => return Ok(None),
+        Some(known) if trusted.check_terms(&terms, &known).is_ok() => known.serial,
+        _ => return Err(unrepeated(what)),
+    };
+    let mut signed = object.clone();
+    put(&mut signed, &sign(key, &terms, known)?);
+    Ok(Some(signed))
+}
+
+/// Whoever stole a control plane could show anything.
+fn unrepeated(what: &str) -> Failure {
+    let what =
+        format!("{what} is not signed with the mesh key, and is not signed because it is there");
+    Failure::failed("not-signed", what)
+        .next("write what it is to be into a file, look at it, and `isthmus apply` that")
+}
+
+/// A new signature, in the place of that with the serial number `known`.
+fn sign(key: &MeshKey, terms: &Terms, known: u64) -> Result<TermsSignature> {
+    let signed = key.sign_terms(terms, known.saturating_add(1).max(millis()));
+    signed.map_err(|error| {
+        Failure::failed("not-signed", "the mesh key does not sign").caused_by(&error)
+    })
 }
 
 /// Does the cluster that was asked say that its terms do not hold, as when it has seen newer ones?
@@ -147,7 +175,7 @@ fn put(object: &mut Value, signature: &TermsSignature) {
 }
 
 /// Since 1970: larger than what was signed before, also of what the mesh has forgotten.
-fn millis() -> u64 {
+pub(crate) fn millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let millis = since.unwrap_or_default().as_millis();
     u64::try_from(millis).unwrap_or_default()
@@ -234,6 +262,23 @@ mod tests {
             );
             assert!(signer.may_repeat(&object).unwrap());
         }
+    }
+
+    #[test]
+    fn what_the_old_root_signed_the_new_one_signs_and_nothing_else() {
+        let (old, new) = (key().unwrap(), key().unwrap());
+        let both = TrustBundle::from_pem(&(old.root_pem() + &new.root_pem())).unwrap();
+        let object = signer(Some(old)).sign(cluster(&["shop"]), None).unwrap();
+        let anew = |object: &Value| sign_anew(&new, &both, object, "Cluster/west");
+        let signed = anew(&object).unwrap().unwrap();
+        let serial = |object: &Value| signature(object).unwrap().serial;
+        assert!(serial(&signed) > serial(&object));
+        assert_eq!(anew(&signed).unwrap(), None, "once");
+        let foreign = signer(key()).sign(cluster(&["bank"]), None).unwrap();
+        for odd in [cluster(&["bank"]), foreign] {
+            assert_eq!(anew(&odd).unwrap_err().code, "not-signed");
+        }
+        assert_eq!(anew(&json!({"kind": "Service"})).unwrap(), None);
     }
 
     #[test]

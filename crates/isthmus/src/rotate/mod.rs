@@ -30,34 +30,44 @@ const DIGITS: usize = 16;
 
 pub(crate) async fn rotate(setting: &Setting, args: &RotateArgs) -> Result<ExitCode> {
     match args {
+        RotateArgs::Start(args) if args.what == Rotated::Root => root::start(setting, args).await,
         RotateArgs::Start(args) => start(setting, args).await,
         RotateArgs::Status => status(setting).await,
-        RotateArgs::Abort => abort(setting).await,
+        RotateArgs::Finish(args) => root::finish(setting, args.timeout).await,
+        RotateArgs::Abort(args) if mesh_key::next(&setting.home)?.is_some() => {
+            root::abort(setting, args.timeout).await
+        }
+        RotateArgs::Abort(_) => abort(setting).await,
     }
 }
 
+mod root;
+
 async fn start(setting: &Setting, args: &RotateStartArgs) -> Result<ExitCode> {
-    let mut all = Vec::new();
-    // Who is away would be forgotten: all are there, or nothing begins.
-    for mut client in clients(&setting.home, setting.cluster.as_ref())? {
-        let view = view(&mut client).await?;
-        all.push((client, view));
+    if args.key_file.is_some() {
+        let what = "--key-file says where the key of a new root is written: `rotate start root`";
+        return Err(Failure::usage("no-root", what));
     }
+    let mut all = views(setting).await?;
     let signing = match args.what {
-        Rotated::Leaves => None,
         Rotated::Intermediate => {
-            let key = mesh_key::read(&setting.home)?;
+            let keys = (
+                mesh_key::read(&setting.home)?,
+                mesh_key::next(&setting.home)?,
+            );
             all = asked(setting, all).await?;
-            Some(key)
+            Some(keys)
         }
+        Rotated::Leaves | Rotated::Root => None,
     };
     let mut done = Vec::new();
     for (mut client, before) in all {
         let changed = match (&signing, &before.request) {
-            (Some(key), Some(request)) => {
-                let new = sign(key, &client.cluster, request)?;
-                let installed = client.put(PATH, &json!(new)).await;
-                installed.map_err(|error| refused(error, &client.cluster))?;
+            (Some((present, next)), Some(request)) => {
+                // A cluster that issues by the next root already does not go back.
+                let is_next = |key: &&MeshKey| fingerprint(key) == before.root;
+                let key = next.as_ref().filter(is_next).unwrap_or(present);
+                install(&mut client, key, request).await?;
                 "issues by a new key"
             }
             _ => {
@@ -88,6 +98,31 @@ async fn start(setting: &Setting, args: &RotateStartArgs) -> Result<ExitCode> {
     }
     tell(setting, &done)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// All that the home knows, and how they stand. Who is away would be forgotten: all are there, or nothing begins.
+async fn views(setting: &Setting) -> Result<Vec<(ApiClient, CertificateView)>> {
+    let mut all = Vec::new();
+    for mut client in clients(&setting.home, setting.cluster.as_ref())? {
+        let view = view(&mut client).await?;
+        all.push((client, view));
+    }
+    Ok(all)
+}
+
+/// The cluster issues by its new key, signed with this mesh key.
+async fn install(client: &mut ApiClient, key: &MeshKey, request: &str) -> Result<()> {
+    let new = sign(key, &client.cluster, request)?;
+    let installed = client.put(PATH, &json!(new)).await;
+    installed.map_err(|error| refused(error, &client.cluster))?;
+    Ok(())
+}
+
+fn fingerprint(key: &MeshKey) -> String {
+    let mut roots = key.bundle().fingerprints();
+    roots
+        .next()
+        .map_or_else(String::new, |root| root.to_string())
 }
 
 /// For a program, all at once and at the end.
@@ -233,9 +268,13 @@ async fn status(setting: &Setting) -> Result<ExitCode> {
 }
 
 fn state(view: &CertificateView) -> String {
-    match view.request {
+    let state = match view.request {
         Some(_) => "a new key waits for its certificate".to_owned(),
         None => progress(view),
+    };
+    match view.trusted.len() {
+        0 | 1 => state,
+        roots => format!("{state}; {roots} roots are trusted"),
     }
 }
 

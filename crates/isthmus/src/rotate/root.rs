@@ -1,0 +1,267 @@
+//! A root in the place of another. First everybody trusts both, then the clusters are signed by the new one, and when
+//! that is said to be all, the old one is trusted no more. Each step is asked of every cluster, and done where it is
+//! not yet: whoever starts again goes on.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use isthmus_api::{CertificateView, NewRoots, collection};
+use isthmus_identity::{MeshKey, TrustBundle};
+use isthmus_model::Kind;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{REQUEST, fingerprint, install, progress, refused, tell, views, wait};
+use crate::api_client::{ApiClient, ApiError};
+use crate::args::RotateStartArgs;
+use crate::failure::{Exit, Failure, Result};
+use crate::home;
+use crate::mesh_key;
+use crate::output;
+use crate::setting::Setting;
+use crate::signer::{millis, sign_anew};
+
+const ROOTS: &str = "/mesh/v1/roots";
+/// How often an object is read and written again that somebody else has changed meanwhile.
+const TRIES: usize = 5;
+
+type Clusters = Vec<(ApiClient, CertificateView)>;
+
+/// What is asked of every cluster.
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    /// To trust the roots of these keys alone, in the word of `by`.
+    Trust {
+        roots: &'a [&'a MeshKey],
+        by: &'a MeshKey,
+    },
+    /// To issue by a key that this one has signed.
+    Issue { by: &'a MeshKey },
+}
+
+pub(super) async fn start(setting: &Setting, args: &RotateStartArgs) -> Result<ExitCode> {
+    let mut all = everywhere(setting).await?;
+    let old = mesh_key::read(&setting.home)?;
+    let new = mesh_key::make_next(&setting.home, args.key_file.as_deref())?;
+    check_both_count(&all, &old)?;
+    let both = Step::Trust {
+        roots: &[&old, &new],
+        by: &old,
+    };
+    for step in [both, Step::Issue { by: &new }] {
+        if !step.run(setting, &mut all, args.timeout).await? {
+            return late(setting, all, "start root");
+        }
+    }
+    tell(setting, &into_views(all))?;
+    if setting.format.is_none() {
+        output::print(
+            "the new root signs everything, the old one is trusted still; `isthmus rotate finish` ends that, \
+             `isthmus rotate abort` goes back\n",
+        )?;
+        eprintln!("join tokens that were made before are refused: make new ones");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn finish(setting: &Setting, timeout: Duration) -> Result<ExitCode> {
+    let Some(new) = mesh_key::next(&setting.home)? else {
+        let what = "no root is to take the place of the mesh's";
+        return Err(Failure::failed("nothing-begun", what)
+            .next("`isthmus rotate start root` begins, from the home in which the mesh key is"));
+    };
+    let mut all = everywhere(setting).await?;
+    let root = fingerprint(&new);
+    if let Some((client, _)) = all.iter().find(|(_, view)| view.root != root) {
+        let what = format!("{} does not issue by the new root yet", client.cluster);
+        return Err(Failure::failed("not-rotated", what)
+            .next("`isthmus rotate start root` goes on with it"));
+    }
+    // All have renewed, or somebody would be left behind.
+    if !(Step::Issue { by: &new })
+        .run(setting, &mut all, timeout)
+        .await?
+    {
+        return late(setting, all, "finish");
+    }
+    if let Some((client, _)) = all.first_mut() {
+        let roots = home::read_file(&setting.home.root_certificate())?;
+        let trusted = TrustBundle::from_pem(&roots).map_err(|error| {
+            Failure::failed("bad-root", "the roots of this home cannot be used").caused_by(&error)
+        })?;
+        sign_terms(client, &new, &trusted).await?;
+    }
+    let alone = Step::Trust {
+        roots: &[&new],
+        by: &new,
+    };
+    if !alone.run(setting, &mut all, timeout).await? {
+        return late(setting, all, "finish");
+    }
+    let left = mesh_key::succeed(&setting.home)?;
+    tell(setting, &into_views(all))?;
+    if setting.format.is_none() {
+        output::print("the old root is trusted no more; the new key is the mesh key\n")?;
+    }
+    if let Some(left) = left {
+        eprintln!("{left}: this key means nothing any more; delete it");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn abort(setting: &Setting, timeout: Duration) -> Result<ExitCode> {
+    let old = mesh_key::read(&setting.home)?;
+    let mut all = everywhere(setting).await?;
+    check_both_count(&all, &old)?;
+    let alone = Step::Trust {
+        roots: &[&old],
+        by: &old,
+    };
+    for step in [Step::Issue { by: &old }, alone] {
+        if !step.run(setting, &mut all, timeout).await? {
+            return late(setting, all, "abort");
+        }
+    }
+    let left = mesh_key::forget_next(&setting.home)?;
+    tell(setting, &into_views(all))?;
+    if setting.format.is_none() {
+        output::print("the root is what it was; the new one was given up\n")?;
+    }
+    if let Some(left) = left {
+        eprintln!("{left}: this key was given up; delete it");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A root is of the mesh, not of one cluster.
+async fn everywhere(setting: &Setting) -> Result<Clusters> {
+    if setting.cluster.is_some() {
+        let what = "the root is one for all clusters";
+        return Err(Failure::usage("one-cluster", what).next("leave --cluster out"));
+    }
+    views(setting).await
+}
+
+/// Errors: some cluster does not trust the old root any more: there is no way back.
+fn check_both_count(all: &Clusters, old: &MeshKey) -> Result<()> {
+    let old = fingerprint(old);
+    // A version that knows one root says nothing of them.
+    let counts = |view: &CertificateView| view.trusted.contains(&old) || view.trusted.is_empty();
+    let Some((client, _)) = all.iter().find(|(_, view)| !counts(view)) else {
+        return Ok(());
+    };
+    let what = format!("{} does not trust the old root any more", client.cluster);
+    Err(Failure::failed("nearly-done", what).next("`isthmus rotate finish` does the rest"))
+}
+
+impl Step<'_> {
+    /// Where it was not done, it is: one cluster after the other. Have all processes renewed in time?
+    async fn run(self, setting: &Setting, all: &mut Clusters, timeout: Duration) -> Result<bool> {
+        for (client, view) in all {
+            let done = match self {
+                Self::Trust { roots, by } => trust(client, view, roots, by).await?,
+                Self::Issue { by } => issue(client, view, by).await?,
+            };
+            *view = wait(setting, client, Instant::now() + timeout).await?;
+            if let Some(done) = done.filter(|_| setting.format.is_none()) {
+                let progress = progress(view);
+                output::print(&format!("{}: {done}, and {progress}\n", client.cluster))?;
+            }
+            if !view.waiting.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// `None`: it does so already.
+async fn trust(
+    client: &mut ApiClient,
+    view: &CertificateView,
+    roots: &[&MeshKey],
+    by: &MeshKey,
+) -> Result<Option<&'static str>> {
+    let mut wanted: Vec<String> = roots.iter().map(|key| fingerprint(key)).collect();
+    let mut trusted = view.trusted.clone();
+    wanted.sort();
+    trusted.sort();
+    if trusted == wanted {
+        return Ok(None);
+    }
+    let failed = |cause: &dyn std::error::Error| {
+        let what = "what is to be trusted cannot be signed";
+        Failure::failed("not-signed", what).caused_by(cause)
+    };
+    let pem: String = roots.iter().map(|key| key.root_pem()).collect();
+    let bundle = TrustBundle::from_pem(&pem).map_err(|error| failed(&error))?;
+    let serial = view.serial.saturating_add(1).max(millis());
+    let signed = by.sign_roots(bundle.roots().clone(), serial);
+    let said = NewRoots {
+        serial,
+        roots: pem,
+        signature: output::hex(&signed.map_err(|error| failed(&error))?.signature),
+    };
+    let put = client.put(ROOTS, &json!(said)).await;
+    put.map_err(|error| refused(error, &client.cluster))?;
+    Ok(Some(match roots.len() {
+        1 => "trusts one root",
+        _ => "trusts both roots",
+    }))
+}
+
+/// `None`: it does so already.
+async fn issue(
+    client: &mut ApiClient,
+    view: &CertificateView,
+    by: &MeshKey,
+) -> Result<Option<&'static str>> {
+    if view.root == fingerprint(by) {
+        return Ok(None);
+    }
+    let asked = client.post::<CertificateView>(REQUEST, &json!({})).await;
+    let asked = asked.map_err(|error| refused(error, &client.cluster))?;
+    let request = asked.request.unwrap_or_default();
+    install(client, by, &request).await?;
+    Ok(Some("issues by a key that the other root has signed"))
+}
+
+/// What binds the mesh is signed by the new key, too, before the old one means nothing.
+async fn sign_terms(client: &mut ApiClient, key: &MeshKey, trusted: &TrustBundle) -> Result<()> {
+    for kind in [Kind::Mesh, Kind::Cluster] {
+        let list: Value = client.get(&collection(kind, None)).await?;
+        for item in list["items"].as_array().into_iter().flatten() {
+            let name = item["metadata"]["name"].as_str().unwrap_or_default();
+            let path = isthmus_api::object(kind, None, name);
+            let mut tries = 0;
+            // It may be gone since.
+            while let Some(object) = client.find(&path).await? {
+                let what = format!("{kind}/{name}");
+                let Some(signed) = sign_anew(key, trusted, &object, &what)? else {
+                    break;
+                };
+                tries += 1;
+                match client.put(&path, &signed).await {
+                    Ok(_) => break,
+                    // Somebody else has changed it since it was read.
+                    Err(ApiError::Refused(failure)) if failure.code == 409 && tries < TRIES => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn late(setting: &Setting, all: Clusters, verb: &str) -> Result<ExitCode> {
+    tell(setting, &into_views(all))?;
+    eprintln!(
+        "some processes have not renewed in time: `isthmus rotate status` names them, \
+         `isthmus rotate {verb}` goes on"
+    );
+    Ok(Exit::Findings.into())
+}
+
+fn into_views(all: Clusters) -> Vec<CertificateView> {
+    all.into_iter().map(|(_, view)| view).collect()
+}
