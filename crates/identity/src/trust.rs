@@ -23,7 +23,7 @@ use crate::peer::{PeerRole, VerifiedPeer};
 use crate::proofs::{Proof, Proofs};
 use crate::{provider, time};
 
-/// The roots of one trust domain. During a rotation there are two of them.
+/// The roots of one trust domain. During a rotation there are two of them; the first is the one that is to stay.
 #[derive(Clone)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
@@ -157,6 +157,19 @@ impl TrustBundle {
 
     pub fn fingerprints(&self) -> impl Iterator<Item = RootFingerprint> + '_ {
         self.roots.as_slice().iter().map(RootFingerprint::of)
+    }
+
+    /// Does the chain end in the first of the roots? Whether it is valid is [`TrustBundle::verify`]'s to say.
+    pub fn is_of_first(&self, chain: &[CertificateDer<'_>]) -> bool {
+        if self.root_subjects.len() == 1 {
+            return true;
+        }
+        let issuer = chain.get(1).map(|issuer| certificate::parse(issuer));
+        let Some(Ok(issuer)) = issuer else {
+            return false;
+        };
+        let root = self.root_subjects.first();
+        root.is_some_and(|root| issuer.issuer().as_raw() == root)
     }
 
     /// Who presented `chain` (the leaf first, then its cluster's intermediate; a root behind them

@@ -2,7 +2,8 @@
 //! config, the trust bundle, or the time at which a certificate ends.
 //!
 //! A session that would not be accepted now is ended at once, with everything on it. One whose
-//! certificate ends soon takes nothing new any more, so that little is on it by then.
+//! certificate ends soon, or rests on a root that another one takes the place of, takes nothing new any
+//! more, so that little is on it by then.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -123,7 +124,8 @@ impl Session {
             let left = ends.duration_since(now).unwrap_or_default();
             ends.checked_sub(LEAVE_EARLY.min(left / 4)).unwrap_or(now)
         });
-        if now >= *leaves && !self.link.is_leaving() {
+        let is_late = now >= *leaves || self.proven.is_of_old_root();
+        if is_late && !self.link.is_leaving() {
             self.link.drain();
         }
     }

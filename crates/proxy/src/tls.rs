@@ -50,6 +50,8 @@ pub(crate) struct Proven {
     role: PeerRole,
     /// By which it was verified.
     trust: Arc<TrustBundle>,
+    /// It rests on a root that another one takes the place of since.
+    is_of_old_root: bool,
 }
 
 impl Proven {
@@ -63,11 +65,17 @@ impl Proven {
             chain,
             role,
             trust,
+            is_of_old_root: false,
         })
     }
 
     pub(crate) fn peer(&self) -> &VerifiedPeer {
         &self.peer
+    }
+
+    /// Will it be trusted no more, when all that began like it have had time to leave?
+    pub(crate) fn is_of_old_root(&self) -> bool {
+        self.is_of_old_root
     }
 
     /// Who it is by the trust of now. What has proven it once is not verified again.
@@ -79,6 +87,8 @@ impl Proven {
         let is_same = Arc::ptr_eq(trust, &self.trust) && now < self.peer.not_after();
         if !is_same {
             self.peer = trust.verify(&self.chain, now, self.role)?;
+            // What begins after the change rests on what its other end has by then.
+            self.is_of_old_root |= !trust.is_of_first(&self.chain);
             self.trust = Arc::clone(trust);
         }
         Ok(&self.peer)
@@ -249,6 +259,7 @@ mod tests {
             chain,
             role,
             trust: Arc::clone(&trust),
+            is_of_old_root: false,
         };
         let next = Arc::new((*trust).clone());
         proven.again(&next, now).unwrap();

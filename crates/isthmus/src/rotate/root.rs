@@ -1,6 +1,6 @@
-//! A root in the place of another. First everybody trusts both, then the clusters are signed by the new one, and when
-//! that is said to be all, the old one is trusted no more. Each step is asked of every cluster, and done where it is
-//! not yet: whoever starts again goes on.
+//! A root in the place of another. First everybody trusts both, then the clusters are signed by the new one, then
+//! connections that rest on the old one are left, and when that is said to be all, it is trusted no more. Each step
+//! is asked of every cluster, and done where it is not yet: whoever starts again goes on.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use isthmus_api::{CertificateView, NewRoots, collection};
 use isthmus_identity::{MeshKey, TrustBundle};
 use isthmus_model::Kind;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{REQUEST, fingerprint, install, progress, refused, tell, views, wait};
 use crate::api_client::{ApiClient, ApiError};
@@ -22,6 +22,9 @@ use crate::setting::Setting;
 use crate::signer::{millis, sign_anew};
 
 const ROOTS: &str = "/mesh/v1/roots";
+/// From the word that another root is to stay until one is trusted no more: proxies look every two seconds at which
+/// connections they leave, and what is under way on them ends.
+const LEFT: Duration = Duration::from_secs(5);
 /// How often an object is read and written again that somebody else has changed meanwhile.
 const TRIES: usize = 5;
 
@@ -30,7 +33,12 @@ type Clusters = Vec<(ApiClient, CertificateView)>;
 /// What is asked of every cluster.
 #[derive(Clone, Copy)]
 enum Step<'a> {
-    /// To trust the roots of these keys alone, in the word of `by`.
+    /// To trust the roots of these keys too, in the word of `by`.
+    Add {
+        roots: &'a [&'a MeshKey],
+        by: &'a MeshKey,
+    },
+    /// To trust these alone, the first of which is to stay.
     Trust {
         roots: &'a [&'a MeshKey],
         by: &'a MeshKey,
@@ -44,11 +52,15 @@ pub(super) async fn start(setting: &Setting, args: &RotateStartArgs) -> Result<E
     let old = mesh_key::read(&setting.home)?;
     let new = mesh_key::make_next(&setting.home, args.key_file.as_deref())?;
     check_both_count(&all, &old)?;
-    let both = Step::Trust {
+    let both = Step::Add {
         roots: &[&old, &new],
         by: &old,
     };
-    for step in [both, Step::Issue { by: &new }] {
+    let new_first = Step::Trust {
+        roots: &[&new, &old],
+        by: &new,
+    };
+    for step in [both, Step::Issue { by: &new }, new_first] {
         if !step.run(setting, &mut all, args.timeout).await? {
             return late(setting, all, "start root");
         }
@@ -72,8 +84,11 @@ pub(super) async fn finish(setting: &Setting, timeout: Duration) -> Result<ExitC
     };
     let mut all = everywhere(setting).await?;
     let root = fingerprint(&new);
-    if let Some((client, _)) = all.iter().find(|(_, view)| view.root != root) {
-        let what = format!("{} does not issue by the new root yet", client.cluster);
+    let is_new = |view: &CertificateView| {
+        view.root == root && view.trusted.first().is_some_and(|first| *first == root)
+    };
+    if let Some((client, _)) = all.iter().find(|(_, view)| !is_new(view)) {
+        let what = format!("{} does not rest on the new root yet", client.cluster);
         return Err(Failure::failed("not-rotated", what)
             .next("`isthmus rotate start root` goes on with it"));
     }
@@ -117,7 +132,15 @@ pub(super) async fn abort(setting: &Setting, timeout: Duration) -> Result<ExitCo
         roots: &[&old],
         by: &old,
     };
-    for step in [Step::Issue { by: &old }, alone] {
+    let new = mesh_key::next(&setting.home)?;
+    let old_first = match &new {
+        Some(new) => Step::Trust {
+            roots: &[&old, new],
+            by: &old,
+        },
+        None => alone,
+    };
+    for step in [Step::Issue { by: &old }, old_first, alone] {
         if !step.run(setting, &mut all, timeout).await? {
             return late(setting, all, "abort");
         }
@@ -159,7 +182,16 @@ impl Step<'_> {
     async fn run(self, setting: &Setting, all: &mut Clusters, timeout: Duration) -> Result<bool> {
         for (client, view) in all {
             let done = match self {
-                Self::Trust { roots, by } => trust(client, view, roots, by).await?,
+                Self::Add { roots, by } if !knows(view, roots) => {
+                    Some(trust(client, view, roots, by).await?)
+                }
+                Self::Trust { roots, by } if view.trusted != fingerprints(roots) => {
+                    if roots.len() < view.trusted.len() {
+                        be_left(setting, view).await;
+                    }
+                    Some(trust(client, view, roots, by).await?)
+                }
+                Self::Add { .. } | Self::Trust { .. } => None,
                 Self::Issue { by } => issue(client, view, by).await?,
             };
             *view = wait(setting, client, Instant::now() + timeout).await?;
@@ -175,20 +207,34 @@ impl Step<'_> {
     }
 }
 
-/// `None`: it does so already.
+fn fingerprints(keys: &[&MeshKey]) -> Vec<String> {
+    keys.iter().map(|key| fingerprint(key)).collect()
+}
+
+fn knows(view: &CertificateView, roots: &[&MeshKey]) -> bool {
+    let mut wanted = fingerprints(roots).into_iter();
+    wanted.all(|root| view.trusted.contains(&root))
+}
+
+/// What rests on a root that is to be trusted no more has a while to end.
+async fn be_left(setting: &Setting, view: &CertificateView) {
+    let since = Duration::from_millis(millis().saturating_sub(view.serial));
+    let left = LEFT.saturating_sub(since);
+    if left.is_zero() {
+        return;
+    }
+    if setting.format.is_none() {
+        eprintln!("{}: connections leave the root that goes", view.cluster);
+    }
+    sleep(left).await;
+}
+
 async fn trust(
     client: &mut ApiClient,
     view: &CertificateView,
     roots: &[&MeshKey],
     by: &MeshKey,
-) -> Result<Option<&'static str>> {
-    let mut wanted: Vec<String> = roots.iter().map(|key| fingerprint(key)).collect();
-    let mut trusted = view.trusted.clone();
-    wanted.sort();
-    trusted.sort();
-    if trusted == wanted {
-        return Ok(None);
-    }
+) -> Result<&'static str> {
     let failed = |cause: &dyn std::error::Error| {
         let what = "what is to be trusted cannot be signed";
         Failure::failed("not-signed", what).caused_by(cause)
@@ -204,10 +250,11 @@ async fn trust(
     };
     let put = client.put(ROOTS, &json!(said)).await;
     put.map_err(|error| refused(error, &client.cluster))?;
-    Ok(Some(match roots.len() {
+    Ok(match roots.len() {
         1 => "trusts one root",
+        _ if knows(view, roots) => "leaves connections that rest on the other root",
         _ => "trusts both roots",
-    }))
+    })
 }
 
 /// `None`: it does so already.

@@ -60,11 +60,62 @@ fn rotate(mesh: &Mesh) -> Result<()> {
         }
     }
     mesh.isthmus(&["rotate", "abort"])?.expect(0)?;
+    replace_root(mesh)?;
     // The control planes' own certificates are of the new authority too.
     wait_for("everybody to hear everybody", PATIENCE, || {
         mesh.isthmus(&["check"])?.expect(0)
     })?;
     Ok(())
+}
+
+/// One that is given up, and one that takes its place, whatever it is interrupted by.
+fn replace_root(mesh: &Mesh) -> Result<()> {
+    let nothing = mesh.isthmus(&["rotate", "finish"])?.expect(1)?.err;
+    ensure(nothing.contains("nothing-begun"), || nothing.clone())?;
+    let first = roots(mesh)?;
+    ensure(first.len() == 1, || format!("{first:?}"))?;
+    mesh.isthmus(&["rotate", "start", "root"])?.expect(0)?;
+    let given_up = roots(mesh)?;
+    ensure(given_up.len() == 2 && given_up.is_superset(&first), || {
+        format!("{first:?} and then {given_up:?}")
+    })?;
+    mesh.isthmus(&["rotate", "abort"])?.expect(0)?;
+    ensure(roots(mesh)? == first, || {
+        "the root is another one".to_owned()
+    })?;
+
+    mesh.isthmus(&["rotate", "start", "root"])?.expect(0)?;
+    let both = roots(mesh)?;
+    // What is asked for in between is of the new root, and nothing is done twice.
+    mesh.isthmus(&["rotate", "start", "intermediate", "--cluster", CLUSTERS[0]])?
+        .expect(0)?;
+    let again = mesh.isthmus(&["rotate", "start", "root"])?.expect(0)?.out;
+    ensure(!again.contains("issues by"), || again.clone())?;
+    mesh.isthmus(&["rotate", "finish"])?.expect(0)?;
+    let last = roots(mesh)?;
+    ensure(
+        last.len() == 1 && last.is_disjoint(&first) && last.is_subset(&both),
+        || format!("{first:?}, {both:?} and then {last:?}"),
+    )?;
+    let over = mesh.isthmus(&["rotate", "finish"])?.expect(1)?.err;
+    ensure(over.contains("nothing-begun"), || over.clone())
+}
+
+/// Which roots the clusters trust: all the same ones. Errors: some do not, or issue by none of them.
+fn roots(mesh: &Mesh) -> Result<BTreeSet<String>> {
+    let status = mesh.json(&["rotate", "status"])?;
+    let clusters = status["clusters"].as_array().cloned().unwrap_or_default();
+    let mut all = BTreeSet::new();
+    for cluster in &clusters {
+        let trusted = cluster["trusted"].as_array().cloned().unwrap_or_default();
+        ensure(trusted.contains(&cluster["root"]), || cluster.to_string())?;
+        let trusted: BTreeSet<String> = trusted.iter().map(ToString::to_string).collect();
+        all.insert(trusted);
+    }
+    match all.pop_first() {
+        Some(trusted) if all.is_empty() => Ok(trusted),
+        _ => trouble(format!("{status}")),
+    }
 }
 
 /// By what the clusters issue. Errors: some process has not renewed.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use isthmus_identity::LEAF_LIFETIME;
+use isthmus_identity::{LEAF_LIFETIME, TrustBundle};
 use isthmus_model::AppProtocol::Tcp;
 use isthmus_model::{Admission, Namespace};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -179,6 +179,37 @@ fn a_session_is_left_before_its_certificate_ends() {
             say_and_hear(&mut new).await;
         });
     }
+}
+
+/// While one root takes the place of another: nothing is cut, and by the end nothing rests on the old one.
+#[test]
+fn a_session_is_left_when_its_root_is_to_go() {
+    run(async {
+        let scene = Scene::local_speaking(Tcp, echoing().await);
+        let me = &scene.caller.worker.common.me;
+        let other = Issuer::new().workload(&me.cluster, "frontend");
+        let (old, new) = (me.trust.load().to_pem(), other.trust.load().to_pem());
+        let trust = |roots: String| {
+            me.trust.replace(TrustBundle::from_pem(&roots).unwrap());
+            judge(&scene.caller, SystemTime::now());
+            scene.caller.worker.sessions.leaving()
+        };
+        let mut before = tunnel(&scene).await;
+        assert_eq!(trust(format!("{old}{new}")), (1, 0), "both count");
+        say_and_hear(&mut before).await;
+        assert_eq!(trust(format!("{new}{old}")), (1, 1), "the new one stays");
+        say_and_hear(&mut before).await;
+        let mut after = tunnel(&scene).await;
+        judge(&scene.caller, SystemTime::now());
+        assert_eq!(
+            scene.caller.worker.sessions.leaving(),
+            (2, 1),
+            "the callee has no other certificate yet"
+        );
+        say_and_hear(&mut after).await;
+        assert_eq!(trust(new), (0, 0));
+        assert!(is_cut(&mut before).await && is_cut(&mut after).await);
+    });
 }
 
 #[test]

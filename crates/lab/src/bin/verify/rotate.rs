@@ -1,4 +1,5 @@
-//! Clusters get new keys and processes new certificates, again and again, while requests run and processes restart.
+//! Clusters get new keys, processes new certificates and the mesh new roots, again and again, while requests run and
+//! processes restart.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,9 @@ const RATE: u32 = 200;
 /// From the command until all three clusters issue by new keys and all their processes have certificates of these.
 const BOUND: Duration = Duration::from_secs(5);
 const ROUNDS: usize = 20;
+/// From one root to the next: five of these seconds are what connections have to leave the old one.
+const ROOT_BOUND: Duration = Duration::from_secs(15);
+const ROOTS: usize = 4;
 /// Processes whose successor shakes hands anew, with what the rotation before has left.
 const RESTARTED: [[&str; 3]; 4] = [
     ["gateway", "restart", "us-west/gateway-1"],
@@ -37,12 +41,29 @@ pub(crate) fn rotate(_: &Arguments) -> Result<Vec<Point>> {
             mesh.isthmus(&RESTARTED[round % RESTARTED.len()])?
                 .expect(0)?;
         }
+        let mut slowest_root = Duration::ZERO;
+        for round in 0..ROOTS {
+            let begin = Instant::now();
+            for verb in [&["rotate", "start", "root"][..], &["rotate", "finish"]] {
+                mesh.isthmus(verb)?.expect(0)?;
+            }
+            slowest_root = slowest_root.max(begin.elapsed());
+            mesh.isthmus(&RESTARTED[round % RESTARTED.len()])?
+                .expect(0)?;
+        }
         whole(mesh)?;
-        let mut points = vec![Point::at_most(
-            format!("the slowest of {ROUNDS} rotations of all keys and certificates of a mesh"),
-            slowest,
-            BOUND,
-        )];
+        let mut points = vec![
+            Point::at_most(
+                format!("the slowest of {ROUNDS} rotations of all keys and certificates of a mesh"),
+                slowest,
+                BOUND,
+            ),
+            Point::at_most(
+                format!("the slowest of {ROOTS} rotations of its root, from start to finish"),
+                slowest_root,
+                ROOT_BOUND,
+            ),
+        ];
         for load in loads {
             let loaded = load?.finish()?;
             let failed = loaded.requests.iter();
