@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use isthmus_identity::{PeerError, PeerRole, TrustCell, VerifiedPeer, peer};
+use isthmus_identity::{PeerError, PeerRole, TrustBundle, TrustCell, VerifiedPeer, peer};
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -23,6 +24,12 @@ use crate::issuer::Issuer;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long to rest when the system has no descriptors left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+/// How long a connection lasts whose peer was known by a root that is trusted no more: by then its successor has
+/// had time to begin.
+const LEAVE: Duration = Duration::from_secs(5);
+/// They do not all end at once.
+const SPREAD: Duration = Duration::from_millis(50);
+const SPREADS: u32 = 100;
 /// Connections that wait to be served.
 const WAITING: usize = 64;
 
@@ -37,13 +44,23 @@ pub(crate) struct Caller {
     pub(crate) address: SocketAddr,
 }
 
-/// A connection after its handshake. It ends when the certificate does by which its peer is known: whoever has a
-/// newer one comes again.
+/// A connection after its handshake. It ends when the certificate does by which its peer is known, or its root is
+/// trusted no more: whoever has a newer one comes again.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     ends: Option<Pin<Box<Sleep>>>,
+    standing: Standing,
     pub(crate) caller: Arc<Caller>,
+}
+
+/// By what the peer's certificate was believed.
+#[derive(Debug)]
+struct Standing {
+    trust: Arc<TrustCell>,
+    by: Arc<TrustBundle>,
+    /// Empty: it presented none.
+    chain: Vec<CertificateDer<'static>>,
 }
 
 /// Accepts for ever. Handshakes run beside each other; those that succeed come out.
@@ -77,12 +94,8 @@ pub(crate) async fn accept(
                 }
                 Err(_) => return,
             };
-            let peer = match peer(
-                stream.get_ref().1,
-                &trust.load(),
-                PeerRole::Client,
-                SystemTime::now(),
-            ) {
+            let by = trust.load();
+            let peer = match peer(stream.get_ref().1, &by, PeerRole::Client, SystemTime::now()) {
                 Ok(peer) => Some(peer),
                 Err(PeerError::NoCertificate) => None,
                 Err(error) => {
@@ -95,17 +108,20 @@ pub(crate) async fn accept(
                 Box::pin(tokio::time::sleep(left.unwrap_or_default()))
             });
             let chain = stream.get_ref().1.peer_certificates();
+            let chain = chain.unwrap_or_default().to_vec();
             let caller = Arc::new(Caller {
                 connection,
                 peer,
-                generation: issuer.generation_of(chain.unwrap_or_default()),
+                generation: issuer.generation_of(&chain),
                 address,
             });
+            let standing = Standing { trust, by, chain };
             // An error means that the server is stopping.
             let _ = accepted
                 .send(Ok(Connection {
                     stream,
                     ends,
+                    standing,
                     caller,
                 }))
                 .await;
@@ -137,6 +153,21 @@ async fn handshake(stream: TcpStream, acceptor: &TlsAcceptor) -> io::Result<TlsS
     acceptor.accept(stream).await
 }
 
+impl Standing {
+    /// Once no: other roots are trusted since, and none of them has signed the peer's cluster.
+    fn holds(&mut self) -> bool {
+        let trusted = self.trust.load();
+        if Arc::ptr_eq(&trusted, &self.by) {
+            return true;
+        }
+        self.by = trusted;
+        self.chain.is_empty()
+            || (self.by)
+                .verify(&self.chain, SystemTime::now(), PeerRole::Client)
+                .is_ok()
+    }
+}
+
 impl Connected for Connection {
     type ConnectInfo = Arc<Caller>;
 
@@ -151,10 +182,18 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.standing.holds() {
+            let id = self.caller.connection.0;
+            let spread = SPREAD * u32::try_from(id % u64::from(SPREADS)).unwrap_or_default();
+            let at = Instant::now() + LEAVE + spread;
+            if self.ends.as_ref().is_none_or(|ends| ends.deadline() > at) {
+                self.ends = Some(Box::pin(tokio::time::sleep_until(at)));
+            }
+        }
         if let Some(ends) = &mut self.ends
             && ends.as_mut().poll(context).is_ready()
         {
-            let ended = "the certificate of the peer has ended";
+            let ended = "the certificate of the peer has ended, or is trusted no more";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, ended)));
         }
         Pin::new(&mut self.stream).poll_read(context, buffer)
@@ -176,5 +215,48 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use isthmus_identity::{
+        CLUSTER_LIFETIME, CertificateRequest, ClusterAuthority, KeyPair, MeshKey,
+    };
+
+    use super::*;
+
+    #[test]
+    fn who_was_known_by_a_root_that_goes_is_known_no_more() {
+        let now = SystemTime::now();
+        let found = || MeshKey::found(&"shop.example".parse().unwrap(), now).unwrap();
+        let (old, new) = (found(), found());
+        let request = |key: &KeyPair| {
+            CertificateRequest::from_pem(&key.certificate_request().unwrap()).unwrap()
+        };
+        let (own, leaf) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let west = "west".parse().unwrap();
+        let chain = old.sign_cluster(&request(&own), &west, now, CLUSTER_LIFETIME);
+        let authority = ClusterAuthority::new(own, chain.unwrap(), now).unwrap();
+        let day = Duration::from_hours(24);
+        let chain = authority.issue_control(&request(&leaf), now, day).unwrap();
+        let trust = Arc::new(TrustCell::new(old.bundle().clone()));
+        let standing = |chain| Standing {
+            trust: trust.clone(),
+            by: trust.load(),
+            chain,
+        };
+        let (mut known, mut nobody) = (standing(chain.into_vec()), standing(Vec::new()));
+        assert!(known.holds());
+        let both = TrustBundle::from_pem(&(new.root_pem() + &old.root_pem())).unwrap();
+        trust.replace(both);
+        assert!(known.holds());
+        trust.replace(new.bundle().clone());
+        assert!(!known.holds());
+        assert!(known.holds(), "that is told once");
+        // Who has only a token or nothing was never known by a root.
+        assert!(nobody.holds());
     }
 }
