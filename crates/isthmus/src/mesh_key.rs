@@ -349,4 +349,70 @@ mod tests {
         assert_eq!(nothing.unwrap_err().code, "bad-config");
         read(&other).unwrap();
     }
+
+    fn root_of(key: &MeshKey) -> String {
+        key.root_pem()
+    }
+
+    #[test]
+    fn the_next_key_takes_over_however_it_is_interrupted_or_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let mine = home(folder.path(), "mine");
+        make(&mine, &"shop.example".parse().unwrap(), None).unwrap();
+        let first = root_of(&read(&mine).unwrap());
+        let roots = || home::read_file(&mine.root_certificate()).unwrap();
+        assert!(next(&mine).unwrap().is_none());
+        assert_eq!(succeed(&mine).unwrap(), None, "there is nothing to do");
+        let given_up = root_of(&make_next(&mine, None).unwrap());
+        assert_eq!(roots(), format!("{first}{given_up}"));
+        assert_eq!(root_of(&read(&mine).unwrap()), first, "still");
+        assert_eq!(forget_next(&mine).unwrap(), None);
+        assert!(next(&mine).unwrap().is_none() && !mine.next_key().exists());
+        assert_eq!(roots(), first);
+
+        let second = root_of(&make_next(&mine, None).unwrap());
+        assert_ne!(second, given_up);
+        // Interrupted before the home trusted both.
+        home::write_file(&mine.root_certificate(), &first).unwrap();
+        let again = make_next(&mine, None).unwrap();
+        assert_eq!(
+            (root_of(&again), roots()),
+            (second.clone(), format!("{first}{second}"))
+        );
+        // Interrupted when only the key was in its place.
+        std::fs::rename(mine.next_key(), mine.mesh_key()).unwrap();
+        assert_eq!(root_of(&next(&mine).unwrap().unwrap()), second);
+        assert_eq!(succeed(&mine).unwrap(), None);
+        assert_eq!(
+            (root_of(&read(&mine).unwrap()), roots()),
+            (second.clone(), second)
+        );
+        assert!(next(&mine).unwrap().is_none() && !mine.next_root().exists());
+    }
+
+    #[test]
+    fn a_key_that_lies_elsewhere_has_its_successor_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let mine = home(folder, "mine");
+        let places = ["one", "two", "three"].map(|name| folder.join(name));
+        make(&mine, &"shop.example".parse().unwrap(), Some(&places[0])).unwrap();
+        let failure = make_next(&mine, None).err().unwrap();
+        assert_eq!(failure.code, "no-key-file");
+        let failure = make_next(&mine, Some(&places[0])).err().unwrap();
+        assert_eq!(failure.code, "key-exists");
+        let second = root_of(&make_next(&mine, Some(&places[1])).unwrap());
+        let old = KeySource::File(places[0].clone());
+        assert_eq!(
+            succeed(&mine).unwrap(),
+            Some(old),
+            "it is not ours to delete"
+        );
+        assert_eq!(root_of(&read(&mine).unwrap()), second);
+        assert_eq!(source(&mine).unwrap(), KeySource::File(places[1].clone()));
+        make_next(&mine, Some(&places[2])).unwrap();
+        let left = forget_next(&mine).unwrap();
+        assert_eq!(left, Some(KeySource::File(places[2].clone())));
+        assert_eq!(root_of(&read(&mine).unwrap()), second);
+    }
 }
