@@ -131,7 +131,7 @@ impl Config {
         self.data.join(at_rest::STORE)
     }
 
-    fn key(&self) -> KeyPath {
+    pub(crate) fn key(&self) -> KeyPath {
         KeyPath {
             open: self.data.join("cluster.key"),
             sealed: self.data.join(at_rest::SEALED_CLUSTER_KEY),
@@ -185,25 +185,25 @@ impl Config {
                 request: self.request(),
             });
         };
-        let authority = ClusterAuthority::from_pem(&key, &chain, now);
-        let authority = match (authority, next) {
+        let (authority, takes_place) = match (ClusterAuthority::from_pem(&key, &chain, now), next) {
             (Err(AuthorityError::OtherKey), Some(next)) => {
                 let authority = ClusterAuthority::from_pem(&next, &chain, now);
-                if authority.is_ok()
-                    && let Err(error) = self.put_key(&KeyPair::from_pem(&next)?, unlocked)
-                {
-                    // It is there, and serves; the next start tries again.
-                    tracing::warn!(%error, "the new key is not in its place yet");
-                }
-                authority
+                (authority, Some(next))
             }
-            (authority, _) => authority,
+            // The key is in its place, and nothing but the file beside it is left.
+            (authority, next) => (authority, next.filter(|next| *next == key)),
         };
         let authority = match authority {
             Ok(authority) => authority,
             Err(source) => return Err(DataError::Authority { path, source }),
         };
         self.check_is_own(authority.id(), &path)?;
+        if let Some(next) = takes_place
+            && let Err(error) = self.put_key(&KeyPair::from_pem(&next)?, unlocked)
+        {
+            // It is there, and serves; the next start tries again.
+            tracing::warn!(%error, "the new key is not in its place yet");
+        }
         Ok(authority)
     }
 
@@ -231,13 +231,14 @@ impl Config {
         chain: &Certificates,
         unlocked: Option<&Unlocked>,
     ) -> Result<(), DataError> {
+        // What is asked for again, if this ends here, is asked for this key.
+        at_rest::replace(&self.request(), key.certificate_request()?.as_bytes())?;
         at_rest::replace(&self.certificate(), chain.to_pem().as_bytes())?;
         self.put_key(key, unlocked)
     }
 
-    /// The key in the place of the one that was there, and what is asked for with it.
+    /// The key in the place of the one that was there.
     fn put_key(&self, key: &KeyPair, unlocked: Option<&Unlocked>) -> Result<(), DataError> {
-        at_rest::replace(&self.request(), key.certificate_request()?.as_bytes())?;
         self.key().write(key, unlocked)?;
         self.next_key().remove()
     }

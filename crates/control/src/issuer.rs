@@ -92,7 +92,7 @@ impl Issuer {
         let issuing = Issuing {
             authority: Arc::new(authority),
             generation: Generation::FIRST,
-            since: SystemTime::UNIX_EPOCH,
+            since: roots.since(),
         };
         Ok(Self {
             config,
@@ -170,22 +170,22 @@ impl Issuer {
         Ok(self.replace(Arc::new(authority), SystemTime::UNIX_EPOCH))
     }
 
-    /// Trusts what the holder of the mesh key says. Everybody learns of it with the next certificate, for which all are
-    /// asked; `None`: it was said before.
+    /// Trusts what the holder of the mesh key says, if that was not said before. Everybody learns of it with the next
+    /// certificate, for which all are asked.
     pub(crate) fn trust_in(
         &self,
         said: &NewRoots,
-        now: SystemTime,
-    ) -> Result<Option<(Generation, TrustBundle)>, IssuerError> {
+    ) -> Result<(Generation, TrustBundle), IssuerError> {
         let mut changes = self.changes();
         let current = self.load().authority.clone();
         let checked = (changes.roots).check(&self.trust.load(), current.bundle(), said)?;
         let Some(bundle) = checked else {
-            return Ok(None);
+            let bundle = self.trust.load();
+            return Ok((self.load().generation, (*bundle).clone()));
         };
         changes.roots.keep(said)?;
         self.trust.replace(bundle.clone());
-        Ok(Some((self.replace(current, now), bundle)))
+        Ok((self.replace(current, SystemTime::now()), bundle))
     }
 
     /// What was issued so far is of an earlier generation, and to be renewed.

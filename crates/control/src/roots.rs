@@ -1,7 +1,9 @@
 //! Which roots this cluster trusts: what the holder of the mesh key has said last, kept in `roots.json`. Where nothing
 //! was said yet, it is the root that has signed this cluster.
 
+use std::fs;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use isthmus_api::NewRoots;
 use isthmus_identity::{Certificates, ReadError, RootsError, SignedRoots, TrustBundle};
@@ -15,6 +17,8 @@ use crate::hex::unhex;
 pub(crate) struct Roots {
     path: PathBuf,
     serial: u64,
+    /// When it was kept: certificates that were issued before came with other roots.
+    since: SystemTime,
 }
 
 /// Why a word does not hold.
@@ -46,7 +50,12 @@ impl Roots {
         let path = config.roots();
         let Some(text) = read(&path)? else {
             let bundle = own.clone();
-            return Ok((Self { path, serial: 0 }, bundle));
+            let none = Self {
+                path,
+                serial: 0,
+                since: UNIX_EPOCH,
+            };
+            return Ok((none, bundle));
         };
         let odd = |reason: String| DataError::Roots {
             path: path.clone(),
@@ -55,6 +64,8 @@ impl Roots {
         let said: NewRoots = serde_json::from_str(&text).map_err(|error| odd(error.to_string()))?;
         let said = signed(&said).map_err(|error| odd(error.to_string()))?;
         let serial = said.serial;
+        let since = fs::metadata(&path).and_then(|file| file.modified());
+        let since = since.map_err(|error| odd(error.to_string()))?;
         let bundle = TrustBundle::new(said.roots).map_err(|error| odd(error.to_string()))?;
         let bundle = if covers(&bundle, own) {
             bundle
@@ -65,7 +76,12 @@ impl Roots {
             );
             own.clone()
         };
-        Ok((Self { path, serial }, bundle))
+        let known = Self {
+            path,
+            serial,
+            since,
+        };
+        Ok((known, bundle))
     }
 
     /// Takes the word of whoever holds the key of a root of `trusted`, for a cluster signed by `own`. Gives what is
@@ -94,6 +110,11 @@ impl Roots {
     /// The number of the last word; 0: none was said.
     pub(crate) fn serial(&self) -> u64 {
         self.serial
+    }
+
+    /// Whoever has a certificate from before may not know of them.
+    pub(crate) fn since(&self) -> SystemTime {
+        self.since
     }
 
     /// Keeps what was checked.

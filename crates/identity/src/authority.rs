@@ -495,6 +495,8 @@ fn check_intermediate(
     if !intermediate.is_ca() {
         return Err(AuthorityError::NotAuthority);
     }
+    // Or nobody would believe what it issues.
+    certificate::check_issuer_usage(&intermediate).map_err(AuthorityError::Intermediate)?;
     if intermediate
         .verify_signature(Some(root.public_key()))
         .is_err()

@@ -47,7 +47,12 @@ pub(crate) fn write_file(path: &Path, text: &str) -> Result<()> {
             .open(&beside)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&beside, path)
+        fs::rename(&beside, path)?;
+        // Its name, too, is there after a power cut.
+        match path.parent() {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
     };
     if let Some(parent) = path.parent() {
         make_directory(parent)?;

@@ -108,6 +108,8 @@ pub(crate) fn make_next(home: &Home, key_file: Option<&Path>) -> Result<MeshKey>
         home::write_file(&path, &next.key_pem())?;
         home::write_file(&home.next_key_file(), &entry_of(path))?;
     } else {
+        // Of one that was begun and given up.
+        remove(&home.next_key_file())?;
         home::write_file(&home.next_key(), &next.key_pem())?;
     }
     home::write_file(&home.next_root(), &next.root_pem())?;
@@ -115,27 +117,29 @@ pub(crate) fn make_next(home: &Home, key_file: Option<&Path>) -> Result<MeshKey>
     Ok(next)
 }
 
-/// The next key takes its place, its root that of the other one. Gives where the old key is still, if that is
-/// elsewhere.
+/// The next key takes its place; both roots are trusted still. Gives where the old key is, if that is elsewhere.
 pub(crate) fn succeed(home: &Home) -> Result<Option<KeySource>> {
-    let Some(next) = next(home)? else {
-        return Ok(None);
-    };
     let elsewhere = home.next_key_file();
     let (old, new) = (source(home)?, source_at(&elsewhere, home.next_key())?);
     if elsewhere.exists() {
         home::write_file(&home.mesh_key_file(), &home::read_file(&elsewhere)?)?;
         remove(&home.mesh_key())?;
+        remove(&elsewhere)?;
     } else if home.next_key().exists() {
         remove(&home.mesh_key_file())?;
         let moved = std::fs::rename(home.next_key(), home.mesh_key());
         moved.map_err(|error| unwritable(&home.mesh_key(), &error))?;
+    } else {
+        return Ok(None);
     }
-    trust(home, &[&next])?;
-    remove(&home.next_root())?;
-    remove(&elsewhere)?;
     let is_left = old != new && old != KeySource::File(home.mesh_key());
     Ok(Some(old).filter(|_| is_left))
+}
+
+/// Its root is the only one from now on.
+pub(crate) fn settle(home: &Home) -> Result<()> {
+    trust(home, &[&read(home)?])?;
+    remove(&home.next_root())
 }
 
 /// No other key is to take the place of the mesh key. Gives where the one is still that was to, if that is elsewhere.
@@ -350,43 +354,39 @@ mod tests {
         read(&other).unwrap();
     }
 
-    fn root_of(key: &MeshKey) -> String {
-        key.root_pem()
-    }
-
     #[test]
     fn the_next_key_takes_over_however_it_is_interrupted_or_is_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         let mine = home(folder.path(), "mine");
         make(&mine, &"shop.example".parse().unwrap(), None).unwrap();
-        let first = root_of(&read(&mine).unwrap());
+        let first = read(&mine).unwrap().root_pem();
         let roots = || home::read_file(&mine.root_certificate()).unwrap();
         assert!(next(&mine).unwrap().is_none());
         assert_eq!(succeed(&mine).unwrap(), None, "there is nothing to do");
-        let given_up = root_of(&make_next(&mine, None).unwrap());
+        let given_up = make_next(&mine, None).unwrap().root_pem();
         assert_eq!(roots(), format!("{first}{given_up}"));
-        assert_eq!(root_of(&read(&mine).unwrap()), first, "still");
+        assert_eq!(read(&mine).unwrap().root_pem(), first, "still");
         assert_eq!(forget_next(&mine).unwrap(), None);
         assert!(next(&mine).unwrap().is_none() && !mine.next_key().exists());
         assert_eq!(roots(), first);
 
-        let second = root_of(&make_next(&mine, None).unwrap());
+        let second = make_next(&mine, None).unwrap().root_pem();
         assert_ne!(second, given_up);
         // Interrupted before the home trusted both.
         home::write_file(&mine.root_certificate(), &first).unwrap();
         let again = make_next(&mine, None).unwrap();
         assert_eq!(
-            (root_of(&again), roots()),
+            (again.root_pem(), roots()),
             (second.clone(), format!("{first}{second}"))
         );
         // Interrupted when only the key was in its place.
         std::fs::rename(mine.next_key(), mine.mesh_key()).unwrap();
-        assert_eq!(root_of(&next(&mine).unwrap().unwrap()), second);
+        assert_eq!(next(&mine).unwrap().unwrap().root_pem(), second);
         assert_eq!(succeed(&mine).unwrap(), None);
-        assert_eq!(
-            (root_of(&read(&mine).unwrap()), roots()),
-            (second.clone(), second)
-        );
+        assert_eq!(read(&mine).unwrap().root_pem(), second);
+        assert_eq!(roots(), format!("{first}{second}"), "still");
+        settle(&mine).unwrap();
+        assert_eq!(roots(), second);
         assert!(next(&mine).unwrap().is_none() && !mine.next_root().exists());
     }
 
@@ -401,18 +401,20 @@ mod tests {
         assert_eq!(failure.code, "no-key-file");
         let failure = make_next(&mine, Some(&places[0])).err().unwrap();
         assert_eq!(failure.code, "key-exists");
-        let second = root_of(&make_next(&mine, Some(&places[1])).unwrap());
+        let second = make_next(&mine, Some(&places[1])).unwrap().root_pem();
         let old = KeySource::File(places[0].clone());
         assert_eq!(
             succeed(&mine).unwrap(),
             Some(old),
             "it is not ours to delete"
         );
-        assert_eq!(root_of(&read(&mine).unwrap()), second);
+        assert_eq!(next(&mine).unwrap().unwrap().root_pem(), second);
+        settle(&mine).unwrap();
+        assert_eq!(read(&mine).unwrap().root_pem(), second);
         assert_eq!(source(&mine).unwrap(), KeySource::File(places[1].clone()));
         make_next(&mine, Some(&places[2])).unwrap();
         let left = forget_next(&mine).unwrap();
         assert_eq!(left, Some(KeySource::File(places[2].clone())));
-        assert_eq!(root_of(&read(&mine).unwrap()), second);
+        assert_eq!(read(&mine).unwrap().root_pem(), second);
     }
 }

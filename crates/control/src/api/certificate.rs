@@ -64,12 +64,15 @@ pub(super) async fn install(
 ) -> Result<Response, Refusal> {
     let NewCertificate { chain } = body(request)?;
     let installed = move |issuer: &Issuer| issuer.install(&chain, SystemTime::now());
-    let generation = change(&api, installed).await?;
-    tracing::info!(
-        author,
-        "this cluster issues by a new key: its processes renew their certificates"
-    );
-    tell(&api, generation).await
+    whole(async move {
+        let generation = change(&api, installed).await?;
+        tracing::info!(
+            author,
+            "this cluster issues by a new key: its processes renew their certificates"
+        );
+        tell(&api, generation).await
+    })
+    .await
 }
 
 /// Which roots are trusted from now on: all processes are told, with new certificates.
@@ -78,22 +81,16 @@ pub(super) async fn trust(
     Extension(Author(author)): Extension<Author>,
     request: Body<NewRoots>,
 ) -> Result<Response, Refusal> {
-    let said = body(request)?;
-    let now = SystemTime::now();
+    let said: NewRoots = body(request)?;
     let serial = said.serial;
-    let trusted = change(&api, move |issuer| issuer.trust_in(&said, now)).await?;
-    let Some((generation, trust)) = trusted else {
-        return view(&api).await;
-    };
-    let roots = roots_of(&trust);
-    tracing::info!(
-        author,
-        serial,
-        ?roots,
-        "other roots are trusted from now on"
-    );
-    api.hub.tell(Event::Trust { serial, trust }).await?;
-    tell(&api, generation).await
+    whole(async move {
+        let (generation, trust) = change(&api, move |issuer| issuer.trust_in(&said)).await?;
+        let roots = roots_of(&trust);
+        tracing::info!(author, serial, ?roots, "these roots are trusted");
+        api.hub.tell(Event::Trust { serial, trust }).await?;
+        tell(&api, generation).await
+    })
+    .await
 }
 
 /// Has all processes renew.
@@ -102,12 +99,15 @@ pub(super) async fn renew(
     Extension(Author(author)): Extension<Author>,
 ) -> Result<Response, Refusal> {
     let renewed = |issuer: &Issuer| Ok(issuer.renew_all(SystemTime::now()));
-    let generation = change(&api, renewed).await?;
-    tracing::info!(
-        author,
-        "the processes of this cluster renew their certificates"
-    );
-    tell(&api, generation).await
+    whole(async move {
+        let generation = change(&api, renewed).await?;
+        tracing::info!(
+            author,
+            "the processes of this cluster renew their certificates"
+        );
+        tell(&api, generation).await
+    })
+    .await
 }
 
 async fn tell(api: &Api, generation: Generation) -> Result<Response, Refusal> {
@@ -117,6 +117,16 @@ async fn tell(api: &Api, generation: Generation) -> Result<Response, Refusal> {
 
 fn roots_of(trust: &TrustBundle) -> Vec<String> {
     trust.fingerprints().map(|root| root.to_string()).collect()
+}
+
+/// Also when whoever asked for it does not wait for the end: what was changed is told.
+async fn whole(
+    change: impl Future<Output = Result<Response, Refusal>> + Send + 'static,
+) -> Result<Response, Refusal> {
+    let done = tokio::spawn(change).await;
+    done.map_err(|error| {
+        Failure::internal(format!("the certificate could not be changed: {error}"))
+    })?
 }
 
 /// It writes files.

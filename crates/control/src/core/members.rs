@@ -61,6 +61,16 @@ impl Member {
         }
     }
 
+    /// For people.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Workload(Workload {
+                service, address, ..
+            }) => format!("{service} at {address}"),
+            Self::Gateway(gateway) => gateway.name.clone(),
+        }
+    }
+
     fn unhealthy(mut self) -> Self {
         match &mut self {
             Self::Workload(workload) => workload.health = Health::Unhealthy,
@@ -146,6 +156,13 @@ impl Members {
                 };
             }
         }
+    }
+
+    /// Those who are not heard now, and may come back.
+    pub(super) fn silent(&self) -> impl Iterator<Item = &Member> {
+        let silent = self.0.values();
+        let silent = silent.filter(|kept| matches!(kept.voice, Voice::Silent { .. }));
+        silent.map(|kept| &kept.member)
     }
 
     /// What the session stands for.

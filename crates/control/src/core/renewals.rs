@@ -5,7 +5,6 @@ use isthmus_wire::proto::to_proxy::Message as ToProxy;
 use isthmus_world::{Chance as _, Store};
 
 use super::answer::Renewals;
-use super::publishing::ProxySession;
 use super::{Answer, ConnectionId, Core, Generation, SessionId};
 
 /// Between two who renew, on average: a signature and a commit of theirs are far shorter.
@@ -46,15 +45,19 @@ impl<S: Store> Core<S> {
 
     pub(super) fn renewals(&self) -> Answer {
         let (mut renewed, mut waiting) = (0, Vec::new());
-        // One that has not said its name yet is heard of soon.
-        let is_named = |proxy: &&ProxySession| !proxy.process.is_empty();
-        for proxy in (self.publishing.sessions().map(|(_, proxy)| proxy)).filter(is_named) {
-            if proxy.generation >= self.generation {
-                renewed += 1;
-            } else {
-                waiting.push(proxy.process.clone());
+        for (_, proxy) in self.publishing.sessions() {
+            let is_named = !proxy.process.is_empty();
+            match (proxy.generation >= self.generation, is_named) {
+                (true, true) => renewed += 1,
+                // It is heard of soon.
+                (true, false) => {}
+                (false, true) => waiting.push(proxy.process.clone()),
+                (false, false) => waiting.push("one that has just come".to_owned()),
             }
         }
+        // Nobody knows what they hold.
+        let silent = self.members.silent();
+        waiting.extend(silent.map(|member| format!("{} (not heard)", member.name())));
         waiting.sort();
         Answer::Renewals(Renewals { renewed, waiting })
     }

@@ -197,7 +197,16 @@ fn a_crash_in_the_middle_is_gone_on_with() {
         assert_eq!(shown(&issuer).to_pem(), chain);
         assert_eq!(issuer.requested().unwrap(), None);
         drop(issuer);
-        assert_eq!(shown(&place.start()).to_pem(), chain);
+        // Nothing but the file of the next key was left to be removed.
+        let unlocked = place.config.unlock().unwrap();
+        let key = place.config.key().read(unlocked.as_ref()).unwrap().unwrap();
+        let key = KeyPair::from_pem(&key).unwrap();
+        let next = place.config.next_key();
+        next.write(&key, unlocked.as_ref()).unwrap();
+        drop(unlocked);
+        let issuer = place.start();
+        assert_eq!(shown(&issuer).to_pem(), chain);
+        assert_eq!(issuer.requested().unwrap(), None);
     }
 }
 
@@ -244,7 +253,7 @@ fn roots_are_trusted_by_the_word_of_one_that_was_and_stay() {
     let issuer = place.start();
     let trusts = |issuer: &Issuer| issuer.trust().load().roots().as_slice().len();
     let refused = |issuer: &Issuer, said: &NewRoots| {
-        let error = issuer.trust_in(said, place.now).unwrap_err();
+        let error = issuer.trust_in(said).unwrap_err();
         assert!(error.is_of_request(), "{error}");
         error.to_string()
     };
@@ -256,15 +265,35 @@ fn roots_are_trusted_by_the_word_of_one_that_was_and_stay() {
     };
     assert!(refused(&issuer, &odd).contains("not hexadecimal"));
 
-    let (generation, bundle) = issuer.trust_in(&both, place.now).unwrap().unwrap();
+    let (generation, bundle) = issuer.trust_in(&both).unwrap();
     assert_eq!(generation, Generation::FIRST.next());
     assert_eq!((bundle.roots().as_slice().len(), trusts(&issuer)), (2, 2));
-    assert_eq!(issuer.trust_in(&both, place.now).unwrap(), None, "once");
+    assert_eq!(
+        issuer.trust_in(&both).unwrap(),
+        (generation, bundle),
+        "once"
+    );
     assert!(refused(&issuer, &word(old, &[old], 4)).contains("an older one"));
     assert!(refused(&issuer, &word(old, &[old], 5)).contains("an older one"));
     drop(issuer);
     let issuer = place.start();
     assert_eq!((trusts(&issuer), issuer.serial()), (2, 5));
+    // Who has a certificate from before may not have heard of it.
+    let key = KeyPair::generate().unwrap().certificate_request().unwrap();
+    let request = CertificateRequest::from_pem(&key).unwrap();
+    let authority = &issuer.load().authority;
+    let generation = |at| {
+        let chain = authority.issue_control(&request, at, Duration::from_hours(24));
+        issuer.generation_of(chain.unwrap().as_slice())
+    };
+    assert_eq!(
+        generation(place.now - Duration::from_mins(1)),
+        Generation::default()
+    );
+    assert_eq!(
+        generation(SystemTime::now() + Duration::from_secs(1)),
+        Generation::FIRST
+    );
 
     assert!(
         refused(&issuer, &last).contains("not among them"),
@@ -276,7 +305,7 @@ fn roots_are_trusted_by_the_word_of_one_that_was_and_stay() {
     assert!(matches!(error, IssuerError::ForeignRoot), "{error}");
     let chain = place.sign(new, &request, "west");
     issuer.install(&chain, place.now).unwrap();
-    issuer.trust_in(&last, place.now).unwrap().unwrap();
+    issuer.trust_in(&last).unwrap();
     drop(issuer);
     let issuer = place.start();
     assert_eq!((trusts(&issuer), issuer.serial()), (1, 6));

@@ -183,8 +183,17 @@ async fn wait(
 ) -> Result<CertificateView> {
     let mut word = Instant::now() + WORD;
     loop {
-        let view = view(client).await?;
-        if view.waiting.is_empty() || Instant::now() >= deadline {
+        let is_late = Instant::now() >= deadline;
+        let view = match client.get::<CertificateView>(PATH).await {
+            Ok(view) => view,
+            // As while it starts anew.
+            Err(ApiError::Unreachable { .. }) if !is_late => {
+                sleep(AGAIN).await;
+                continue;
+            }
+            Err(error) => return Err(refused(error, &client.cluster)),
+        };
+        if view.waiting.is_empty() || is_late {
             return Ok(view);
         }
         if setting.format.is_none() && Instant::now() >= word {

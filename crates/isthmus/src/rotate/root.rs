@@ -22,9 +22,11 @@ use crate::setting::Setting;
 use crate::signer::{millis, sign_anew};
 
 const ROOTS: &str = "/mesh/v1/roots";
-/// From the word that another root is to stay until one is trusted no more: proxies look every two seconds at which
+/// From when all have heard that another root is to stay until one is trusted no more: proxies look every two seconds at which
 /// connections they leave, and what is under way on them ends.
 const LEFT: Duration = Duration::from_secs(5);
+/// A day: clocks differ less.
+const FUTURE_MS: u64 = 24 * 60 * 60 * 1000;
 /// How often an object is read and written again that somebody else has changed meanwhile.
 const TRIES: usize = 5;
 
@@ -50,8 +52,8 @@ enum Step<'a> {
 pub(super) async fn start(setting: &Setting, args: &RotateStartArgs) -> Result<ExitCode> {
     let mut all = everywhere(setting).await?;
     let old = mesh_key::read(&setting.home)?;
+    check_both_count(&all, &old, mesh_key::next(&setting.home)?.as_ref())?;
     let new = mesh_key::make_next(&setting.home, args.key_file.as_deref())?;
-    check_both_count(&all, &old)?;
     let both = Step::Add {
         roots: &[&old, &new],
         by: &old,
@@ -106,14 +108,17 @@ pub(super) async fn finish(setting: &Setting, timeout: Duration) -> Result<ExitC
         })?;
         sign_terms(client, &new, &trusted).await?;
     }
+    // What is signed from now on is believed by those who are done and by those who are not.
+    let left = mesh_key::succeed(&setting.home)?;
     let alone = Step::Trust {
         roots: &[&new],
         by: &new,
     };
+    be_left(setting, &all, 1).await;
     if !alone.run(setting, &mut all, timeout).await? {
         return late(setting, all, "finish");
     }
-    let left = mesh_key::succeed(&setting.home)?;
+    mesh_key::settle(&setting.home)?;
     tell(setting, &into_views(all))?;
     if setting.format.is_none() {
         output::print("the old root is trusted no more; the new key is the mesh key\n")?;
@@ -126,24 +131,30 @@ pub(super) async fn finish(setting: &Setting, timeout: Duration) -> Result<ExitC
 
 pub(super) async fn abort(setting: &Setting, timeout: Duration) -> Result<ExitCode> {
     let old = mesh_key::read(&setting.home)?;
+    let new = mesh_key::next(&setting.home)?;
     let mut all = everywhere(setting).await?;
-    check_both_count(&all, &old)?;
+    check_both_count(&all, &old, new.as_ref())?;
+    let is_known = |new: &MeshKey| all.iter().any(|(_, view)| knows(view, &[new]));
+    let is_begun = new.as_ref().is_some_and(is_known);
     let alone = Step::Trust {
         roots: &[&old],
         by: &old,
     };
-    let new = mesh_key::next(&setting.home)?;
-    let old_first = match &new {
-        Some(new) => Step::Trust {
-            roots: &[&old, new],
-            by: &old,
-        },
-        None => alone,
-    };
-    for step in [Step::Issue { by: &old }, old_first, alone] {
-        if !step.run(setting, &mut all, timeout).await? {
-            return late(setting, all, "abort");
+    let mut go = async |step: Step<'_>| step.run(setting, &mut all, timeout).await;
+    let mut is_done = go(Step::Issue { by: &old }).await?;
+    if let Some(new) = new.as_ref().filter(|_| is_begun) {
+        // Connections are left when the order of roots changes, and it may be the right one already.
+        for roots in [[new, &old], [&old, new]] {
+            let by = &old;
+            let roots = &roots[..];
+            is_done = is_done && go(Step::Trust { roots, by }).await?;
         }
+    }
+    if is_done {
+        be_left(setting, &all, 1).await;
+    }
+    if !(is_done && alone.run(setting, &mut all, timeout).await?) {
+        return late(setting, all, "abort");
     }
     let left = mesh_key::forget_next(&setting.home)?;
     tell(setting, &into_views(all))?;
@@ -162,19 +173,47 @@ async fn everywhere(setting: &Setting) -> Result<Clusters> {
         let what = "the root is one for all clusters";
         return Err(Failure::usage("one-cluster", what).next("leave --cluster out"));
     }
-    views(setting).await
+    let mut all = views(setting).await?;
+    let names: Vec<String> = all
+        .iter()
+        .map(|(client, _)| client.cluster.to_string())
+        .collect();
+    let Some((client, _)) = all.first_mut() else {
+        return Ok(all);
+    };
+    let list: Value = client.get(&collection(Kind::Cluster, None)).await?;
+    for cluster in list["items"].as_array().into_iter().flatten() {
+        let name = cluster["metadata"]["name"].as_str().unwrap_or_default();
+        if cluster["spec"]["revoked"] != true && !names.iter().any(|known| known == name) {
+            let home = setting.home.mesh_file();
+            let what = format!("this home knows no API of {name}, which would be left behind");
+            return Err(Failure::failed("cluster-unknown", what).next(format!(
+                "name it in {}, or delete that Cluster if there is none",
+                home.display()
+            )));
+        }
+    }
+    Ok(all)
 }
 
-/// Errors: some cluster does not trust the old root any more: there is no way back.
-fn check_both_count(all: &Clusters, old: &MeshKey) -> Result<()> {
+/// Errors: in some cluster, or in the home, the new root is alone already: there is no way back.
+fn check_both_count(all: &Clusters, old: &MeshKey, new: Option<&MeshKey>) -> Result<()> {
     let old = fingerprint(old);
+    let nearly = |what: String| {
+        Err(Failure::failed("nearly-done", what).next("`isthmus rotate finish` does the rest"))
+    };
+    if new.is_some_and(|new| fingerprint(new) == old) {
+        return nearly("the new key is the mesh key already".to_owned());
+    }
     // A version that knows one root says nothing of them.
     let counts = |view: &CertificateView| view.trusted.contains(&old) || view.trusted.is_empty();
     let Some((client, _)) = all.iter().find(|(_, view)| !counts(view)) else {
         return Ok(());
     };
-    let what = format!("{} does not trust the old root any more", client.cluster);
-    Err(Failure::failed("nearly-done", what).next("`isthmus rotate finish` does the rest"))
+    nearly(format!(
+        "{} does not trust the old root any more",
+        client.cluster
+    ))
 }
 
 impl Step<'_> {
@@ -186,9 +225,6 @@ impl Step<'_> {
                     Some(trust(client, view, roots, by).await?)
                 }
                 Self::Trust { roots, by } if view.trusted != fingerprints(roots) => {
-                    if roots.len() < view.trusted.len() {
-                        be_left(setting, view).await;
-                    }
                     Some(trust(client, view, roots, by).await?)
                 }
                 Self::Add { .. } | Self::Trust { .. } => None,
@@ -216,17 +252,14 @@ fn knows(view: &CertificateView, roots: &[&MeshKey]) -> bool {
     wanted.all(|root| view.trusted.contains(&root))
 }
 
-/// What rests on a root that is to be trusted no more has a while to end.
-async fn be_left(setting: &Setting, view: &CertificateView) {
-    let since = Duration::from_millis(millis().saturating_sub(view.serial));
-    let left = LEFT.saturating_sub(since);
-    if left.is_zero() {
-        return;
+/// What rests on roots that are trusted no more, when but the first `roots` are, has a while to end.
+async fn be_left(setting: &Setting, all: &Clusters, roots: usize) {
+    if all.iter().any(|(_, view)| view.trusted.len() > roots) {
+        if setting.format.is_none() {
+            eprintln!("connections leave the root that goes: {} s", LEFT.as_secs());
+        }
+        sleep(LEFT).await;
     }
-    if setting.format.is_none() {
-        eprintln!("{}: connections leave the root that goes", view.cluster);
-    }
-    sleep(left).await;
 }
 
 async fn trust(
@@ -241,7 +274,7 @@ async fn trust(
     };
     let pem: String = roots.iter().map(|key| key.root_pem()).collect();
     let bundle = TrustBundle::from_pem(&pem).map_err(|error| failed(&error))?;
-    let serial = view.serial.saturating_add(1).max(millis());
+    let serial = serial_after(view)?;
     let signed = by.sign_roots(bundle.roots().clone(), serial);
     let said = NewRoots {
         serial,
@@ -255,6 +288,22 @@ async fn trust(
         _ if knows(view, roots) => "leaves connections that rest on the other root",
         _ => "trusts both roots",
     })
+}
+
+/// The time, or more than the last one had.
+///
+/// Errors: that is of tomorrow. A stolen control plane could say any number, and whoever has heard the largest one
+/// believes no other word for ever.
+fn serial_after(view: &CertificateView) -> Result<u64> {
+    let now = millis();
+    if view.serial > now.saturating_add(FUTURE_MS) {
+        let cluster = &view.cluster;
+        let what =
+            format!("{cluster} says that it has heard a word of the mesh key of a day to come");
+        return Err(Failure::failed("serial-of-the-future", what)
+            .next("look at the clock here, and at who runs that control plane"));
+    }
+    Ok(view.serial.saturating_add(1).max(now))
 }
 
 /// `None`: it does so already.
@@ -311,4 +360,48 @@ fn late(setting: &Setting, all: Clusters, verb: &str) -> Result<ExitCode> {
 
 fn into_views(all: Clusters) -> Vec<CertificateView> {
     all.into_iter().map(|(_, view)| view).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cluster_uses_up_the_numbers() {
+        let after = |serial| {
+            serial_after(&CertificateView {
+                serial,
+                ..CertificateView::default()
+            })
+        };
+        let now = millis();
+        assert!(after(0).unwrap() >= now);
+        assert_eq!(
+            after(now + 60_000).unwrap(),
+            now + 60_001,
+            "a clock that is ahead"
+        );
+        for odd in [now + 2 * FUTURE_MS, u64::MAX] {
+            assert_eq!(after(odd).unwrap_err().code, "serial-of-the-future");
+        }
+    }
+
+    #[test]
+    fn there_is_a_way_back_until_the_old_root_is_gone_somewhere() {
+        let key = || {
+            MeshKey::found(
+                &"shop.example".parse().unwrap(),
+                std::time::SystemTime::now(),
+            )
+        };
+        let (old, new) = (key().unwrap(), key().unwrap());
+        let both = CertificateView {
+            trusted: fingerprints(&[&new, &old]),
+            ..CertificateView::default()
+        };
+        assert!(knows(&both, &[&old, &new]) && knows(&both, &[&new]));
+        let check = |old, new| check_both_count(&Vec::new(), old, Some(new));
+        check(&old, &new).unwrap();
+        assert_eq!(check(&new, &new).unwrap_err().code, "nearly-done");
+    }
 }

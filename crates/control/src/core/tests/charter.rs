@@ -121,6 +121,32 @@ fn what_was_signed_later_holds_and_what_nobody_has_to_sign_is_free() {
     assert_eq!(grants(&west, "east").unwrap(), ["bank", "shop"]);
 }
 
+/// While a root takes the place of another, and after it; what was said before is no news.
+#[test]
+fn terms_are_signed_by_the_roots_of_the_moment() {
+    let mut west = Machine::new("west");
+    let (old, new) = (mesh_key(), foreign_key());
+    let of = |key, serial, namespace| signed_with(key, serial, granted("east", &[namespace]));
+    let put = |west: &mut Machine, object| {
+        let update = Verb::Update;
+        west.write(update, object).0
+    };
+    west.create(of(old, 1, "shop"));
+    assert_eq!(put(&mut west, of(new, 2, "bank")), 422);
+    let both = TrustBundle::from_pem(&(old.root_pem() + &new.root_pem())).unwrap();
+    let trust = |serial, trust: &TrustBundle| Event::Trust {
+        serial,
+        trust: trust.clone(),
+    };
+    west.event(trust(1, &both));
+    assert_eq!(put(&mut west, of(new, 2, "bank")), 200);
+    assert_eq!(grants(&west, "east"), Some(vec!["bank".to_owned()]));
+    west.event(trust(3, new.bundle()));
+    west.event(trust(2, &both));
+    assert_eq!(put(&mut west, of(old, 4, "shop")), 422);
+    assert_eq!(put(&mut west, of(new, 4, "shop")), 200);
+}
+
 #[test]
 fn the_newest_signature_of_the_same_terms_stays() {
     let mut west = Machine::new("west");

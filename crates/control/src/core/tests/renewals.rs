@@ -59,6 +59,16 @@ fn who_holds_an_older_certificate_is_asked_to_renew_and_counted() {
     asked(&mut west);
     west.open_proxy(3, "cart", &[]);
     assert_eq!(asked(&mut west), [3]);
+    west.create(service("cart", 80));
+    west.report(2, "cart", proto::Health::Healthy);
+    west.event(Event::ProxyClosed {
+        session: SessionId(2),
+    });
+    let silent = "shop/cart at 127.0.0.2:15008 (not heard)".to_owned();
+    assert_eq!(renewals(&mut west), (1, vec!["cart-3".to_owned(), silent]));
+    west.open_proxy(2, "cart", &[]);
+    assert_eq!(asked(&mut west), [2]);
+    west.report(2, "cart", proto::Health::Healthy);
     west.event(renewed(2, second));
     west.event(renewed(3, second));
     assert_eq!(renewals(&mut west), (3, Vec::new()));
