@@ -64,15 +64,8 @@ pub(super) async fn install(
 ) -> Result<Response, Refusal> {
     let NewCertificate { chain } = body(request)?;
     let installed = move |issuer: &Issuer| issuer.install(&chain, SystemTime::now());
-    whole(async move {
-        let generation = change(&api, installed).await?;
-        tracing::info!(
-            author,
-            "this cluster issues by a new key: its processes renew their certificates"
-        );
-        tell(&api, generation).await
-    })
-    .await
+    let said = "this cluster issues by a new key: its processes renew their certificates";
+    reissue(api, author, said, installed).await
 }
 
 /// Which roots are trusted from now on: all processes are told, with new certificates.
@@ -99,12 +92,19 @@ pub(super) async fn renew(
     Extension(Author(author)): Extension<Author>,
 ) -> Result<Response, Refusal> {
     let renewed = |issuer: &Issuer| Ok(issuer.renew_all(SystemTime::now()));
+    let said = "the processes of this cluster renew their certificates";
+    reissue(api, author, said, renewed).await
+}
+
+async fn reissue(
+    api: Arc<Api>,
+    author: String,
+    said: &'static str,
+    replaced: impl FnOnce(&Issuer) -> Result<Generation, IssuerError> + Send + 'static,
+) -> Result<Response, Refusal> {
     whole(async move {
-        let generation = change(&api, renewed).await?;
-        tracing::info!(
-            author,
-            "the processes of this cluster renew their certificates"
-        );
+        let generation = change(&api, replaced).await?;
+        tracing::info!(author, "{said}");
         tell(&api, generation).await
     })
     .await

@@ -322,6 +322,10 @@ impl Publishing {
         self.sessions.iter().map(|(id, proxy)| (*id, proxy))
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Proxies that were here until lately.
     pub(super) fn gone(&self) -> impl Iterator<Item = &ProxySession> {
         self.gone.values().map(|(_, proxy)| proxy)

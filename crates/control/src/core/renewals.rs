@@ -37,7 +37,7 @@ impl<S: Store> Core<S> {
         if proxy.generation >= self.generation {
             return;
         }
-        let all = self.publishing.sessions().count() as u64;
+        let all = self.publishing.count() as u64;
         let after = self.chance.below(all * SPACING_MS);
         let after_ms = u32::try_from(after).unwrap_or(u32::MAX);
         self.send_to_proxy(session, ToProxy::Renew(proto::Renew { after_ms }));

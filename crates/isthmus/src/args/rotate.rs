@@ -31,24 +31,23 @@ pub(crate) enum RotateArgs {
         after a day (the lifetime of its certificate) it would have to in any case.\n\n\
         Example:\n  isthmus rotate finish"
     )]
-    Finish(RotateEndArgs),
+    Finish(RotateWaitArgs),
     /// Go back: give up new keys that nothing was signed for yet, and a root that is to take the place of another
-    Abort(RotateEndArgs),
+    Abort(RotateWaitArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RotateStartArgs {
     pub(crate) what: Rotated,
-    /// How long the processes of a cluster are waited for
-    #[arg(long, default_value = "1m", value_name = "DURATION", value_parser = parse_span)]
-    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) wait: RotateWaitArgs,
     /// With `root`: where its key is written; in the home if not said
     #[arg(long, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct RotateEndArgs {
+pub(crate) struct RotateWaitArgs {
     /// How long the processes of a cluster are waited for
     #[arg(long, default_value = "1m", value_name = "DURATION", value_parser = parse_span)]
     pub(crate) timeout: Duration,

@@ -76,7 +76,7 @@ async fn start(setting: &Setting, args: &RotateStartArgs) -> Result<ExitCode> {
                 "issues new certificates"
             }
         };
-        let after = wait(setting, &mut client, Instant::now() + args.timeout).await?;
+        let after = wait(setting, &mut client, Instant::now() + args.wait.timeout).await?;
         if setting.format.is_none() {
             output::print(&format!(
                 "{}: {changed} (valid until {}), and {}\n",

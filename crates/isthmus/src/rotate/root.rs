@@ -63,18 +63,17 @@ pub(super) async fn start(setting: &Setting, args: &RotateStartArgs) -> Result<E
         by: &new,
     };
     for step in [both, Step::Issue { by: &new }, new_first] {
-        if !step.run(setting, &mut all, args.timeout).await? {
+        if !step.run(setting, &mut all, args.wait.timeout).await? {
             return late(setting, all, "start root");
         }
     }
-    tell(setting, &into_views(all))?;
-    if setting.format.is_none() {
-        output::print(
-            "the new root signs everything, the old one is trusted still; `isthmus rotate finish` ends that, \
-             `isthmus rotate abort` goes back\n",
-        )?;
-        eprintln!("join tokens that were made before are refused: make new ones");
-    }
+    done(
+        setting,
+        all,
+        "the new root signs everything, the old one is trusted still; `isthmus rotate finish` ends that, \
+         `isthmus rotate abort` goes back\n",
+    )?;
+    eprintln!("join tokens that were made before are refused: make new ones");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -114,15 +113,16 @@ pub(super) async fn finish(setting: &Setting, timeout: Duration) -> Result<ExitC
         roots: &[&new],
         by: &new,
     };
-    be_left(setting, &all, 1).await;
+    be_left(setting, &all).await;
     if !alone.run(setting, &mut all, timeout).await? {
         return late(setting, all, "finish");
     }
     mesh_key::settle(&setting.home)?;
-    tell(setting, &into_views(all))?;
-    if setting.format.is_none() {
-        output::print("the old root is trusted no more; the new key is the mesh key\n")?;
-    }
+    done(
+        setting,
+        all,
+        "the old root is trusted no more; the new key is the mesh key\n",
+    )?;
     if let Some(left) = left {
         eprintln!("{left}: this key means nothing any more; delete it");
     }
@@ -151,16 +151,17 @@ pub(super) async fn abort(setting: &Setting, timeout: Duration) -> Result<ExitCo
         }
     }
     if is_done {
-        be_left(setting, &all, 1).await;
+        be_left(setting, &all).await;
     }
     if !(is_done && alone.run(setting, &mut all, timeout).await?) {
         return late(setting, all, "abort");
     }
     let left = mesh_key::forget_next(&setting.home)?;
-    tell(setting, &into_views(all))?;
-    if setting.format.is_none() {
-        output::print("the root is what it was; the new one was given up\n")?;
-    }
+    done(
+        setting,
+        all,
+        "the root is what it was; the new one was given up\n",
+    )?;
     if let Some(left) = left {
         eprintln!("{left}: this key was given up; delete it");
     }
@@ -252,9 +253,9 @@ fn knows(view: &CertificateView, roots: &[&MeshKey]) -> bool {
     wanted.all(|root| view.trusted.contains(&root))
 }
 
-/// What rests on roots that are trusted no more, when but the first `roots` are, has a while to end.
-async fn be_left(setting: &Setting, all: &Clusters, roots: usize) {
-    if all.iter().any(|(_, view)| view.trusted.len() > roots) {
+/// Where a root is to be trusted no more, what rests on it has a while to end.
+async fn be_left(setting: &Setting, all: &Clusters) {
+    if all.iter().any(|(_, view)| view.trusted.len() > 1) {
         if setting.format.is_none() {
             eprintln!("connections leave the root that goes: {} s", LEFT.as_secs());
         }
@@ -347,6 +348,15 @@ async fn sign_terms(client: &mut ApiClient, key: &MeshKey, trusted: &TrustBundle
         }
     }
     Ok(())
+}
+
+/// How all stand, for a program; for people, what that means.
+fn done(setting: &Setting, all: Clusters, said: &str) -> Result<()> {
+    tell(setting, &into_views(all))?;
+    match setting.format {
+        Some(_) => Ok(()),
+        None => output::print(said),
+    }
 }
 
 fn late(setting: &Setting, all: Clusters, verb: &str) -> Result<ExitCode> {
