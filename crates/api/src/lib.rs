@@ -26,7 +26,8 @@ pub use path::{ResourcePath, cluster_of, collection, object, of_cluster};
 pub use revocation::{RevocationView, RevocationsView, RevokeRequest};
 pub use status::{
     AuthorityStatus, AuthorityView, BehindStatus, CertificateStatus, ClusterStatus, Contact,
-    GatewayStatus, ProxyStatus, RESET_PURPOSE, ResetRequest, ResetStatement, ServiceShare,
-    ServiceStatus, StatusView, TransferRequest, VoterPart, VoterView,
+    GatewayStatus, HeldStatus, ProxyStatus, RESET_PURPOSE, ReleaseRequest, ReleaseView,
+    ResetRequest, ResetStatement, ServiceShare, ServiceStatus, StatusView, TransferRequest,
+    VoterPart, VoterView,
 };
 pub use token::{TokenReply, TokenRequest};

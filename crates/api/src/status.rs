@@ -21,6 +21,42 @@ pub struct StatusView {
     /// Of the answering cluster: of its control plane, of the cluster, and of the mesh.
     #[serde(default)]
     pub certificates: Vec<CertificateStatus>,
+    /// Workloads and gateways of the answering cluster that are shown as they were last heard of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldStatus>,
+}
+
+/// More of a service's workloads in a cluster were missed at once than `removals` of the Mesh takes for gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldStatus {
+    /// `namespace/name` of the service, or `gateways`.
+    pub group: String,
+    pub held: usize,
+    /// All that the cluster remembers.
+    pub total: usize,
+    /// For how long.
+    pub held_ms: u64,
+    /// After which they are taken for gone.
+    pub left_ms: u64,
+}
+
+/// `POST /mesh/v1/removals/release`: what the answering cluster holds is to be taken for gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReleaseRequest {
+    /// `namespace/name` of the service whose workloads are meant. Left out: the cluster's gateways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReleaseView {
+    /// Who answers.
+    pub cluster: String,
+    /// So many were held.
+    pub released: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

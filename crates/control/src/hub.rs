@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -220,9 +221,9 @@ impl Hub {
         *streams = Streams::default();
     }
 
-    /// Takes actions to where they belong; gives back what is to be dialled.
-    pub(crate) fn perform(&self, actions: Vec<Action>) -> Vec<(Target, std::net::SocketAddr)> {
-        let mut dials = Vec::new();
+    /// Takes actions to where they belong; gives back what takes time.
+    pub(crate) fn perform(&self, actions: Vec<Action>) -> Vec<Errand> {
+        let mut errands = Vec::new();
         let mut streams = self.streams();
         for action in actions {
             match action {
@@ -257,11 +258,12 @@ impl Hub {
                         stream.end(Status::aborted(reason));
                     }
                 }
-                Action::Dial { target, address } => dials.push((target, address)),
+                Action::Dial { target, address } => errands.push(Errand::Dial { target, address }),
+                Action::FindListener(address) => errands.push(Errand::FindListener(address)),
                 Action::Notice(notice) => log(&notice),
             }
         }
-        dials
+        errands
     }
 
     fn streams(&self) -> MutexGuard<'_, Streams> {
@@ -316,6 +318,12 @@ impl Streams {
         let watch = self.watches.get(&id);
         watch.is_some_and(|watch| watch.try_send(event).is_ok())
     }
+}
+
+/// An action that takes time.
+pub(crate) enum Errand {
+    Dial { target: Target, address: SocketAddr },
+    FindListener(SocketAddr),
 }
 
 /// The events of one watch. Dropping it ends the watch.
@@ -415,6 +423,15 @@ fn log(notice: &Notice) {
         Notice::Restored { taken } => tracing::warn!(
             %taken,
             "this store was restored from a backup: what it knew since then is learnt from the other clusters"
+        ),
+        Notice::HeldBack { group, held: 0, .. } => {
+            tracing::info!(%group, "nothing of it is held any more");
+        }
+        Notice::HeldBack { group, held, total } => tracing::warn!(
+            %group,
+            %held,
+            %total,
+            "so many are missed at once that they are shown as they were: `isthmus release` takes them for gone"
         ),
         Notice::Outlived { ledger, cluster } => tracing::error!(
             %ledger,

@@ -93,6 +93,12 @@ fn text(view: &StatusView) -> Result<String, std::fmt::Error> {
     register(&mut registry, &names::CLUSTER_SILENT, silent);
     register(&mut registry, &names::CLUSTER_RTT, rtt);
     register(&mut registry, &names::CLUSTER_BEHIND, behind);
+    let held = Labelled::<1>::default();
+    for of in &view.held {
+        let label = [("group", of.group.clone())];
+        held.get_or_create(&label).set(signed(of.held as u64));
+    }
+    register(&mut registry, &names::REMOVALS_HELD, held);
     let expiry = Labelled::<1>::default();
     for certificate in &view.certificates {
         let label = [("certificate", certificate.name.clone())];

@@ -27,7 +27,7 @@ use crate::api::{self, Api};
 use crate::at_rest::{self, AtRestError, Unlocked};
 use crate::config::{Config, DataError};
 use crate::core::{ConnectionId, Core, Event, Now, OwnCertificate, Settings};
-use crate::hub::{self, Hub};
+use crate::hub::{self, Errand, Hub};
 use crate::issuer::Issuer;
 use crate::open_error::OpenError;
 use crate::peers::Dialler;
@@ -43,6 +43,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_mins(1);
 /// Flow control of HTTP/2: a piece of a ledger fits, also over a long way.
 const WINDOW: u32 = 1024 * 1024;
+/// Whoever listens within the cluster has answered by then.
+const LISTENER: Duration = Duration::from_secs(2);
 /// HTTP/2 pings: a peer that does not answer is gone.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
@@ -406,12 +408,28 @@ async fn perform(
     mut actions: tokio::sync::mpsc::Receiver<Vec<crate::core::Action>>,
     dialler: Dialler,
 ) {
-    let mut dials = JoinSet::new();
+    let mut errands = JoinSet::new();
     while let Some(actions) = actions.recv().await {
-        for (target, address) in hub.perform(actions) {
-            dials.spawn(dialler.clone().dial(target, address));
+        for errand in hub.perform(actions) {
+            match errand {
+                Errand::Dial { target, address } => {
+                    errands.spawn(dialler.clone().dial(target, address))
+                }
+                Errand::FindListener(address) => errands.spawn(find_listener(hub.clone(), address)),
+            };
         }
-        while dials.try_join_next().is_some() {}
+        while errands.try_join_next().is_some() {}
+    }
+}
+
+/// Tells when nobody listens there. That nothing answers says nothing: the way may be cut.
+async fn find_listener(hub: Arc<Hub>, address: SocketAddr) {
+    let connecting = tokio::time::timeout(LISTENER, tokio::net::TcpStream::connect(address));
+    if let Ok(Err(error)) = connecting.await
+        && error.kind() == io::ErrorKind::ConnectionRefused
+    {
+        // An error means that the core is gone.
+        let _ = hub.tell(Event::NoListener(address)).await;
     }
 }
 
@@ -456,5 +474,24 @@ async fn serve_http(
         .is_err()
     {
         tracing::debug!("connections of the API are still open");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_that_nobody_listens_is_told() {
+        let (hub, mut ends) = Hub::new();
+        let hub = Arc::new(hub);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        find_listener(hub.clone(), address).await;
+        assert!(ends.events.try_recv().is_err());
+        drop(listener);
+        find_listener(hub, address).await;
+        let told = ends.events.try_recv();
+        assert!(matches!(told, Ok(hub::Turn::On(Event::NoListener(at))) if at == address));
     }
 }

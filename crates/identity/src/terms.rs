@@ -57,6 +57,7 @@ impl Terms {
                 trust_domain: _,
                 egress,
                 voters,
+                removals: _, // Each cluster's own care.
             }) => Some(Self::Mesh {
                 name: name.clone(),
                 egress: *egress,

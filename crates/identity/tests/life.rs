@@ -250,6 +250,7 @@ fn terms_are_signed_whole() {
             trust_domain: DOMAIN.parse().unwrap(),
             egress,
             voters: voters.iter().map(|name| name.parse().unwrap()).collect(),
+            removals: isthmus_model::Removals::default(),
         })
     };
     let all = [

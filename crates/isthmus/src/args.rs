@@ -243,6 +243,14 @@ pub(crate) enum CommandArgs {
         isthmus revoke cluster ap-south\n  isthmus revoke list"
     )]
     Revoke(RevokeArgs),
+    /// Take workloads for gone that were missed together and are shown as they were
+    #[command(
+        after_help = "A control plane that stops hearing many of a service's workloads at once may be cut off itself: it shows\n\
+        them as they were for a while (`removals` of the Mesh). `isthmus status` lists them.\n\
+        Exit 3 when nothing of it is held.\n\n\
+        Examples:\n  isthmus release shop/payment\n  isthmus release --gateways --cluster us-west"
+    )]
+    Release(ReleaseArgs),
     /// Replace keys and certificates while everything runs
     #[command(subcommand)]
     Rotate(RotateArgs),
@@ -470,6 +478,16 @@ pub(crate) struct TokenCreateArgs {
     pub(crate) lifetime: String,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReleaseArgs {
+    /// The service whose workloads they are; in all clusters unless --cluster names one
+    #[arg(value_name = "NAMESPACE/SERVICE", required_unless_present = "gateways")]
+    pub(crate) service: Option<ServiceName>,
+    /// The clusters' gateways instead
+    #[arg(long, conflicts_with = "service")]
+    pub(crate) gateways: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum RevokeArgs {
     /// One that is connected to its control plane: nobody believes its certificates any more
@@ -676,6 +694,8 @@ mod tests {
             "isthmus authority remove eu-central",
             "isthmus authority transfer eu-central",
             "isthmus history",
+            "isthmus release shop/payment --cluster us-west",
+            "isthmus release --gateways",
             "isthmus history services -A --limit 5 --diff",
             "isthmus undo 42 --dry-run",
             "isthmus diff --at 10m",

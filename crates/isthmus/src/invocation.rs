@@ -20,7 +20,8 @@ use crate::setting::{Setting, block_on};
 use crate::up::socket::{LinkMode, Request};
 use crate::{
     authority, backup, check, drain, drift, explain, faults, found, history, load, logs, mesh_key,
-    nofile, output, parent, process, resources, revoke, rotate, run, simulate, status, token, up,
+    nofile, output, parent, process, release, resources, revoke, rotate, run, simulate, status,
+    token, up,
 };
 
 /// A command that makes sense.
@@ -90,6 +91,7 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
         CommandArgs::Explain(args) => block_on(explain::explain(&setting, &args)),
         CommandArgs::Load(args) => load::load(&setting, &args),
         CommandArgs::Token(TokenArgs::Create(args)) => block_on(token::create(&setting, &args)),
+        CommandArgs::Release(args) => block_on(release::release(&setting, &args)),
         CommandArgs::Revoke(args) => block_on(revoke::revoke(&setting, &args)),
         CommandArgs::Rotate(args) => block_on(rotate::rotate(&setting, &args)),
         CommandArgs::Mesh(MeshArgs::Found {

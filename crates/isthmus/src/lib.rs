@@ -35,6 +35,7 @@ mod output;
 mod parent;
 mod process;
 mod programs;
+mod release;
 mod resources;
 mod revoke;
 mod rotate;

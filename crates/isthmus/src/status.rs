@@ -57,6 +57,16 @@ fn render(view: &StatusView) -> String {
         ]
     });
     section(table(&["SERVICE", "EXPORTED", "HEALTHY/TOTAL"], services));
+    let held = view.held.iter().map(|of| {
+        let seconds = |millis: u64| format!("{} s", millis / 1000);
+        [
+            of.group.clone(),
+            format!("{} of {}", of.held, of.total),
+            seconds(of.held_ms),
+            seconds(of.left_ms),
+        ]
+    });
+    section(table(&["HELD", "MISSED", "FOR", "GONE IN"], held));
     let proxies = view.proxies.iter().map(|proxy| {
         let connected = if proxy.connected {
             "connected"
@@ -168,6 +178,7 @@ mod tests {
             "services": [{"name": "shop/cart", "exported": true, "clusters":
                 [{"cluster": "us-west", "healthy": 1, "total": 2}]}],
             "proxies": [],
+            "held": [{"group": "shop/cart", "held": 3, "total": 4, "heldMs": 2500, "leftMs": 297_500}],
         }))
         .unwrap();
         assert_eq!(
@@ -178,7 +189,9 @@ mod tests {
              eu-central  eu      unreachable, last seen 4 s ago  140.2 ms  100 %    0/1\n\
              us-west     us      own                             -         40 %     0/0\n\n\
              SERVICE    EXPORTED  HEALTHY/TOTAL\n\
-             shop/cart  yes       us-west 1/2\n"
+             shop/cart  yes       us-west 1/2\n\n\
+             HELD       MISSED  FOR  GONE IN\n\
+             shop/cart  3 of 4  2 s  297 s\n"
         );
     }
 }

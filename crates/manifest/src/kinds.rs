@@ -23,6 +23,24 @@ pub(crate) struct MeshSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 5))]
     pub(crate) voters: Option<Vec<String>>,
+    /// When workloads that their control plane does not hear any more are not taken for gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) removals: Option<RemovalsSpec>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RemovalsSpec {
+    /// Where more than this part of a service's workloads in a cluster is missed at once, in percent, it may be the control
+    /// plane that is cut off: those are shown as they were, unless nobody listens at their address. The same is
+    /// done for a cluster's gateways. 100: never. Default: 50.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100))]
+    pub(crate) hold_above: Option<u64>,
+    /// How long, 10s to 24h. `isthmus release` ends it before. Default: 5m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
+    pub(crate) hold_for: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]

@@ -56,6 +56,28 @@ fn a_mesh_lets_nothing_out_that_does_not_say_so() {
 }
 
 #[test]
+fn a_mesh_says_when_who_is_missed_is_held() {
+    for (spec, above, seconds) in [
+        ("", 50, 300),
+        ("removals: {}", 50, 300),
+        ("removals: {holdAbove: 100}", 100, 300),
+        ("removals: {holdAbove: 0, holdFor: 24h}", 0, 86_400),
+        ("removals: {holdFor: 10s}", 50, 10),
+    ] {
+        let text = format!(
+            "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: m}}\nspec:\n  \
+             trustDomain: m.mesh\n  {spec}\n"
+        );
+        let Resource::Mesh(mesh) = resource(&text) else {
+            panic!("{text}");
+        };
+        let removals = mesh.removals;
+        assert_eq!(removals.hold_above.value(), above, "{spec}");
+        assert_eq!(removals.hold_for, Duration::from_secs(seconds), "{spec}");
+    }
+}
+
+#[test]
 fn each_field_of_a_policy_sets_that_and_nothing_else() {
     type Set = fn(&mut TrafficPolicy);
     let cases: [(&str, Set); 27] = [

@@ -364,6 +364,25 @@ fn clusters_and_links() {
         ),
         (
             own(
+                "Mesh",
+                "name: m",
+                "  trustDomain: m.mesh\n  removals: {holdAbove: 101, holdFor: 9s}\n",
+            ),
+            vec![
+                "f:6:25: spec.removals.holdAbove: 101 is above 100 percent",
+                "f:6:39: spec.removals.holdFor: `9s` is too short: 10s is the least",
+            ],
+        ),
+        (
+            own(
+                "Mesh",
+                "name: m",
+                "  trustDomain: m.mesh\n  removals: {holdFor: 25h}\n",
+            ),
+            vec!["f:6:23: spec.removals.holdFor: `25h` is too long: 24h is the most"],
+        ),
+        (
+            own(
                 "Cluster",
                 "name: a.b",
                 "  regoin: us\n  control: localhost:15012\n  coordinates: {latitude: 91, \

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::{ClusterName, MeshName, Namespace, RegionName, TrustDomain};
+use crate::{ClusterName, MeshName, Namespace, Percent, RegionName, TrustDomain};
 
 /// The mesh itself: one per trust domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,25 @@ pub struct Mesh {
     pub egress: Egress,
     /// Whose control planes accept config together, [`MAX_VOTERS`] at most; empty: nobody has said.
     pub voters: BTreeSet<ClusterName>,
+    pub removals: Removals,
+}
+
+/// When workloads that are missed together are not taken for gone: each cluster sees to it for its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removals {
+    /// More than this part of a service's workloads in a cluster, missed at once, is held; 100 %: never.
+    pub hold_above: Percent,
+    /// How long they are shown as they were last heard of.
+    pub hold_for: Duration,
+}
+
+impl Default for Removals {
+    fn default() -> Self {
+        Self {
+            hold_above: Percent::HALF,
+            hold_for: Duration::from_mins(5),
+        }
+    }
 }
 
 /// Clusters whose control planes accept config together: more would only be slower.

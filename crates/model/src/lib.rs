@@ -19,7 +19,7 @@ mod share;
 mod workload;
 
 pub use admission::{Admission, NotAdmission};
-pub use cluster::{ALL_TRAFFIC, Cluster, Egress, Gateway, Link, MAX_VOTERS, Mesh, Reach};
+pub use cluster::{ALL_TRAFFIC, Cluster, Egress, Gateway, Link, MAX_VOTERS, Mesh, Reach, Removals};
 pub use identity::{ClusterIdentity, Identity, SpiffeError, SpiffeId};
 pub use name::{
     AccountName, ClusterName, CookieName, HeaderName, LabelKey, MeshName, NameError, Namespace,

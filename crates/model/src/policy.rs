@@ -14,6 +14,8 @@ pub struct Percent(u8);
 pub struct PercentError(pub u64);
 
 impl Percent {
+    pub const HALF: Self = Self(50);
+
     pub fn new(value: u64) -> Result<Self, PercentError> {
         match u8::try_from(value) {
             Ok(percent) if percent <= 100 => Ok(Self(percent)),

@@ -379,6 +379,7 @@ impl Facts {
             trust_domain: TrustDomain::new("test.mesh").unwrap(),
             egress: self.egress,
             voters: std::collections::BTreeSet::new(),
+            removals: isthmus_model::Removals::default(),
         };
         let clusters = self.clusters.iter().cloned().map(Body::Cluster);
         let mut builder = ViewBuilder::new(own);

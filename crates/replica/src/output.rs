@@ -36,8 +36,8 @@ pub enum Output {
         mark: Mark,
     },
     /// A follower knows something of our ledger that we do not: we were restored from a backup.
-    /// Facts are what we say they are, so a new epoch was begun. Of config nothing is sent to that
-    /// follower until somebody decides: see `Replica::overrule`.
+    /// What this cluster alone decides is what we say it is, so a new epoch was begun. Of config and of facts nothing
+    /// is sent to that follower until somebody decides: see `Replica::overrule`.
     Outlived {
         ledger: LedgerName,
         peer: ClusterName,

@@ -233,6 +233,13 @@ pub const CLUSTER_BEHIND: MetricName = MetricName {
     help: "Changes that another cluster is told, and has saved none of for 10 s though it is heard; 0 while it gets on",
 };
 
+pub const REMOVALS_HELD: MetricName = MetricName {
+    name: "isthmus_removals_held",
+    kind: MetricKind::Gauge,
+    labels: &["group"],
+    help: "Workloads of a service, or gateways, that are not heard and shown as they were: too many at once",
+};
+
 pub const CERTIFICATE_EXPIRY: MetricName = MetricName {
     name: "isthmus_certificate_expiry_timestamp_seconds",
     kind: MetricKind::Gauge,
@@ -241,7 +248,7 @@ pub const CERTIFICATE_EXPIRY: MetricName = MetricName {
 };
 
 /// Every metric of a control plane, in the order of the reference page.
-pub const CONTROL_METRICS: [MetricName; 10] = [
+pub const CONTROL_METRICS: [MetricName; 11] = [
     CONFIG_POSITION,
     PROXIES_CONNECTED,
     RESOURCES_REJECTED,
@@ -251,6 +258,7 @@ pub const CONTROL_METRICS: [MetricName; 10] = [
     CLUSTER_SILENT,
     CLUSTER_RTT,
     CLUSTER_BEHIND,
+    REMOVALS_HELD,
     CERTIFICATE_EXPIRY,
 ];
 

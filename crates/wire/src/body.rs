@@ -141,6 +141,7 @@ mod tests {
                 trust_domain: "shop.mesh".parse().unwrap(),
                 egress: Egress::Allow,
                 voters: BTreeSet::new(),
+                removals: isthmus_model::Removals::default(),
             }),
             Body::Cluster(ClusterView {
                 cluster: Cluster {

@@ -101,6 +101,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
             "/mesh/v1/revocations",
             get(views::revocations).post(views::revoke),
         )
+        .route("/mesh/v1/removals/release", post(views::release))
         .route("/mesh/v1/tokens", post(views::tokens))
         .route("/mesh/v1/explain", post(explain::explain))
         .fallback(nothing)

@@ -8,7 +8,8 @@ use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use isthmus_api::{
-    Failure, HistoryRequest, ResetRequest, RevokeRequest, TokenReply, TokenRequest, TransferRequest,
+    Failure, HistoryRequest, ReleaseRequest, ResetRequest, RevokeRequest, TokenReply, TokenRequest,
+    TransferRequest,
 };
 use isthmus_identity::{JoinToken, TokenGrant, TokenId, TokenSecret};
 use isthmus_model::{Identity, Origin, Position};
@@ -69,6 +70,17 @@ pub(super) async fn revoke(
     Ok(respond(
         api.hub.ask(Request::Revoke { author, request }).await?,
     ))
+}
+
+/// What this cluster holds of its members is to be taken for gone.
+pub(super) async fn release(
+    State(api): Shared,
+    Extension(Author(author)): Extension<Author>,
+    request: Body<ReleaseRequest>,
+) -> Result<Response, Refusal> {
+    let request = body(request)?;
+    tracing::info!(%author, service = request.service, "held members are let go");
+    Ok(respond(api.hub.ask(Request::Release(request)).await?))
 }
 
 /// The changes of config that were accepted, newest first.

@@ -3,11 +3,17 @@
 //! A proxy whose stream drops is not gone: its member keeps its health for a short grace, is then
 //! shown unhealthy, and is forgotten only much later. A proxy that says that it is leaving is gone
 //! at once. After a restart of the control plane every member waits for its proxy to return.
+//!
+//! When too many of a service are missed together, it may be this control plane that is cut off and not
+//! they: those are held, which is to say shown as they were, until somebody returns or lets go of them,
+//! time does, or nobody listens at their address any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use isthmus_model::{Gateway, Handle, Health, Workload};
+use isthmus_model::{Gateway, Handle, Health, Removals, ServiceName, Workload};
 
 use super::SessionId;
 use crate::index::Change;
@@ -17,8 +23,13 @@ const GRACE: Duration = Duration::from_secs(3);
 /// From the loss of a proxy's stream until its member is forgotten.
 const FORGET: Duration = Duration::from_mins(1);
 /// The same two after a start of this control plane, when all proxies have to return.
-const START_GRACE: Duration = Duration::from_secs(15);
+pub(super) const START_GRACE: Duration = Duration::from_secs(15);
 const START_FORGET: Duration = Duration::from_secs(30);
+/// So few that are missed together are no mass.
+const FEW: usize = 1;
+/// How often it is asked whether a held member is still missed together with others, and whether anybody
+/// listens where it was.
+const ASK: Duration = Duration::from_secs(5);
 
 /// Something of this cluster that a proxy speaks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +42,41 @@ pub(super) enum Member {
 pub(super) enum MemberKey {
     Workload(Handle),
     Gateway(String),
+}
+
+/// Members that stand in for each other: when many of them are missed at once, none is taken for gone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Group {
+    Gateways,
+    Service(ServiceName),
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gateways => f.write_str("gateways"),
+            Self::Service(service) => service.fmt(f),
+        }
+    }
+}
+
+/// What time has brought.
+#[derive(Debug)]
+pub(super) struct Elapsed {
+    pub changes: Vec<Change>,
+    /// Does anybody listen here?
+    pub ask: Vec<SocketAddr>,
+}
+
+/// What is held of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HeldBack {
+    pub held: usize,
+    /// All members of the group that this cluster remembers.
+    pub total: usize,
+    /// When the first of them was held, and when the last one will be let go.
+    pub since: Instant,
+    pub until: Instant,
 }
 
 /// All members, and who speaks for them.
@@ -46,9 +92,19 @@ struct Kept {
 #[derive(Debug, Clone, Copy)]
 enum Voice {
     Heard(SessionId),
-    /// `None`: it is shown unhealthy already.
+    /// Not heard, and shown as it was for a grace.
+    Missed {
+        unhealthy_at: Instant,
+        forgotten_at: Instant,
+    },
+    /// Likewise, as long as it may be this control plane that is cut off.
+    Held {
+        since: Instant,
+        until: Instant,
+        ask_at: Instant,
+    },
+    /// Not heard, and shown unhealthy.
     Silent {
-        unhealthy_at: Option<Instant>,
         forgotten_at: Instant,
     },
 }
@@ -68,6 +124,20 @@ impl Member {
                 service, address, ..
             }) => format!("{service} at {address}"),
             Self::Gateway(gateway) => gateway.name.clone(),
+        }
+    }
+
+    fn group(&self) -> Group {
+        match self {
+            Self::Workload(workload) => Group::Service(workload.service.clone()),
+            Self::Gateway(_) => Group::Gateways,
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Workload(workload) => workload.address,
+            Self::Gateway(gateway) => gateway.address,
         }
     }
 
@@ -96,10 +166,25 @@ impl Member {
 impl Kept {
     /// As its proxy reported it.
     fn is_shown(&self) -> bool {
-        match self.voice {
-            Voice::Heard(_) => true,
-            Voice::Silent { unhealthy_at, .. } => unhealthy_at.is_some(),
-        }
+        !matches!(self.voice, Voice::Silent { .. })
+    }
+
+    fn is_heard(&self) -> bool {
+        matches!(self.voice, Voice::Heard(_))
+    }
+
+    fn is_held(&self) -> bool {
+        matches!(self.voice, Voice::Held { .. })
+    }
+
+    /// Shows it unhealthy from now on.
+    fn give_up(&mut self, now: Instant) -> Change {
+        let forgotten_at = match self.voice {
+            Voice::Missed { forgotten_at, .. } => forgotten_at,
+            _ => now + FORGET,
+        };
+        self.voice = Voice::Silent { forgotten_at };
+        self.member.clone().unhealthy().into_change()
     }
 }
 
@@ -121,8 +206,8 @@ impl MemberKey {
 impl Members {
     /// Takes over what an earlier process knew.
     pub(super) fn restore(&mut self, member: Member, now: Instant) -> Change {
-        let voice = Voice::Silent {
-            unhealthy_at: Some(now + START_GRACE),
+        let voice = Voice::Missed {
+            unhealthy_at: now + START_GRACE,
             forgotten_at: now + START_FORGET,
         };
         let change = member.clone().into_change();
@@ -150,8 +235,8 @@ impl Members {
     pub(super) fn on_closed(&mut self, session: SessionId, now: Instant) {
         for kept in self.0.values_mut() {
             if matches!(kept.voice, Voice::Heard(heard) if heard == session) {
-                kept.voice = Voice::Silent {
-                    unhealthy_at: Some(now + GRACE),
+                kept.voice = Voice::Missed {
+                    unhealthy_at: now + GRACE,
                     forgotten_at: now + FORGET,
                 };
             }
@@ -160,8 +245,7 @@ impl Members {
 
     /// Those who are not heard now, and may come back.
     pub(super) fn silent(&self) -> impl Iterator<Item = &Member> {
-        let silent = self.0.values();
-        let silent = silent.filter(|kept| matches!(kept.voice, Voice::Silent { .. }));
+        let silent = self.0.values().filter(|kept| !kept.is_heard());
         silent.map(|kept| &kept.member)
     }
 
@@ -177,19 +261,106 @@ impl Members {
         self.remove_where(|_, voice| matches!(voice, Voice::Heard(heard) if heard == session))
     }
 
-    pub(super) fn on_timeout(&mut self, now: Instant) -> Vec<Change> {
-        let mut changes = self.remove_where(
-            |_, voice| matches!(voice, Voice::Silent { forgotten_at, .. } if forgotten_at <= now),
+    pub(super) fn on_timeout(&mut self, now: Instant, removals: Removals) -> Elapsed {
+        let is_due = |kept: &Kept| match kept.voice {
+            Voice::Missed { unhealthy_at, .. } => unhealthy_at <= now,
+            Voice::Held { until, ask_at, .. } => until.min(ask_at) <= now,
+            Voice::Heard(_) | Voice::Silent { .. } => false,
+        };
+        let changes = self.remove_where(
+            |_, voice| matches!(voice, Voice::Silent { forgotten_at } if forgotten_at <= now),
         );
-        for kept in self.0.values_mut() {
-            if let Voice::Silent { unhealthy_at, .. } = &mut kept.voice
-                && unhealthy_at.is_some_and(|at| at <= now)
-            {
-                *unhealthy_at = None;
-                changes.push(kept.member.clone().unhealthy().into_change());
+        let ask = Vec::new();
+        let mut elapsed = Elapsed { changes, ask };
+        let due = self.0.values().filter(|kept| is_due(kept));
+        let due: BTreeSet<_> = due.map(|kept| kept.member.group()).collect();
+        if due.is_empty() {
+            return elapsed;
+        }
+        let masses = self.masses(due, removals);
+        for kept in self.0.values_mut().filter(|kept| is_due(kept)) {
+            let is_mass = masses.contains(&kept.member.group());
+            match kept.voice {
+                Voice::Missed { .. } if is_mass => {
+                    kept.voice = Voice::Held {
+                        since: now,
+                        until: now + removals.hold_for,
+                        ask_at: now + ASK,
+                    };
+                    elapsed.ask.push(kept.member.address());
+                }
+                Voice::Held { since, until, .. } if is_mass && now < until => {
+                    let ask_at = now + ASK;
+                    kept.voice = Voice::Held {
+                        since,
+                        until,
+                        ask_at,
+                    };
+                    elapsed.ask.push(kept.member.address());
+                }
+                // Others are heard again: who is there had the time to say so.
+                _ => elapsed.changes.push(kept.give_up(now)),
             }
         }
-        changes
+        elapsed
+    }
+
+    /// Those of the groups of which so many are missed that it may be this control plane that is cut off.
+    fn masses(&self, of: BTreeSet<Group>, removals: Removals) -> BTreeSet<Group> {
+        let mut counts: BTreeMap<Group, (usize, usize)> =
+            of.into_iter().map(|group| (group, (0, 0))).collect();
+        for kept in self.0.values() {
+            if let Some((missed, all)) = counts.get_mut(&kept.member.group()) {
+                *missed += usize::from(!kept.is_heard());
+                *all += 1;
+            }
+        }
+        let above = usize::from(removals.hold_above.value());
+        counts.retain(|_, (missed, all)| *missed > FEW && *missed * 100 > *all * above);
+        counts.into_keys().collect()
+    }
+
+    /// Nobody listens at the address: whoever is held there is gone.
+    pub(super) fn on_refused(&mut self, address: SocketAddr, now: Instant) -> Vec<Change> {
+        self.let_go(now, |member| member.address() == address)
+    }
+
+    /// An operator knows better.
+    pub(super) fn release(&mut self, group: &Group, now: Instant) -> Vec<Change> {
+        self.let_go(now, |member| member.group() == *group)
+    }
+
+    fn let_go(&mut self, now: Instant, whom: impl Fn(&Member) -> bool) -> Vec<Change> {
+        let held = self.0.values_mut().filter(|kept| kept.is_held());
+        let held = held.filter(|kept| whom(&kept.member));
+        held.map(|kept| kept.give_up(now)).collect()
+    }
+
+    /// What is held, by group.
+    pub(super) fn held_back(&self) -> BTreeMap<Group, HeldBack> {
+        let mut groups: BTreeMap<Group, HeldBack> = BTreeMap::new();
+        for kept in self.0.values() {
+            let Voice::Held { since, until, .. } = kept.voice else {
+                continue;
+            };
+            let of = groups.entry(kept.member.group()).or_insert(HeldBack {
+                held: 0,
+                total: 0,
+                since,
+                until,
+            });
+            of.held += 1;
+            of.since = of.since.min(since);
+            of.until = of.until.max(until);
+        }
+        if !groups.is_empty() {
+            for kept in self.0.values() {
+                if let Some(of) = groups.get_mut(&kept.member.group()) {
+                    of.total += 1;
+                }
+            }
+        }
+        groups
     }
 
     fn remove_where(&mut self, gone: impl Fn(&MemberKey, Voice) -> bool) -> Vec<Change> {
@@ -199,66 +370,4 @@ impl Members {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gateway(healthy: bool) -> Member {
-        Member::Gateway(Gateway {
-            name: "gateway-1".to_owned(),
-            address: ([127, 0, 0, 1], 15008).into(),
-            healthy,
-        })
-    }
-
-    /// What the changes show.
-    fn shown(changes: &[Change]) -> &'static str {
-        match changes.last() {
-            None => "as before",
-            Some(Change::Gateway { gateway: None, .. }) => "gone",
-            Some(Change::Gateway {
-                gateway: Some(gateway),
-                ..
-            }) if gateway.healthy => "healthy",
-            Some(Change::Gateway { .. }) => "unhealthy",
-            Some(other) => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_lost_stream_is_forgiven_then_shown_then_forgotten() {
-        let start = Instant::now();
-        let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let mut members = Members::default();
-        let (first, second) = (SessionId(1), SessionId(2));
-        assert_eq!(shown(&members.report(first, gateway(true))), "healthy");
-        members.on_closed(first, at(0));
-        assert_eq!(shown(&members.on_timeout(at(2))), "as before");
-        assert_eq!(shown(&members.report(second, gateway(true))), "as before");
-        members.on_closed(first, at(2)); // An old session's end says nothing.
-        assert_eq!(shown(&members.on_timeout(at(100))), "as before");
-        members.on_closed(second, at(100));
-        assert_eq!(shown(&members.on_timeout(at(103))), "unhealthy");
-        assert_eq!(shown(&members.on_timeout(at(159))), "as before");
-        assert_eq!(shown(&members.on_timeout(at(160))), "gone");
-        assert_eq!(shown(&members.on_timeout(at(200))), "as before");
-    }
-
-    #[test]
-    fn after_a_start_all_have_time_to_return() {
-        let start = Instant::now();
-        let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let mut members = Members::default();
-        members.restore(gateway(true), start);
-        assert_eq!(shown(&members.on_timeout(at(14))), "as before");
-        assert_eq!(shown(&members.on_timeout(at(15))), "unhealthy");
-        assert_eq!(shown(&members.on_timeout(at(30))), "gone");
-    }
-
-    #[test]
-    fn who_leaves_is_gone_at_once() {
-        let mut members = Members::default();
-        members.report(SessionId(1), gateway(true));
-        assert_eq!(shown(&members.on_left(SessionId(1))), "gone");
-        assert_eq!(shown(&members.on_left(SessionId(1))), "as before");
-    }
-}
+mod tests;

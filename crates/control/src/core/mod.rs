@@ -23,6 +23,7 @@ mod proxies;
 mod publishing;
 mod questions;
 mod read;
+mod removals;
 mod renewals;
 mod restore;
 mod restored;
@@ -36,13 +37,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_api::{Failure, ResetRequest, RevokeRequest};
+use isthmus_api::{Failure, ReleaseRequest, ResetRequest, RevokeRequest};
 use isthmus_identity::{KeyHash, TokenId, TokenRecord, TokenSecret, TrustBundle, gateway_identity};
 use isthmus_model::{
     Admission, ClusterName, Identity, Kind, MeshName, Origin, Position, ResourceKey, ServiceName,
     TrustDomain,
 };
-use isthmus_replica::{LedgerName, Replica};
+use isthmus_replica::{Epoch, LedgerName, Replica};
 use isthmus_wire::proto;
 use isthmus_world::{Batch, SeededChance, Store};
 
@@ -62,7 +63,7 @@ use answer::{Held, ReplyTo};
 use authority::Authority;
 use charter::Charter;
 use dial::Dialling;
-use members::Members;
+use members::{Group, Members};
 use objects::Stored;
 use peers::Peers;
 use publishing::Publishing;
@@ -182,6 +183,8 @@ pub enum Event {
     DialFailed {
         target: Target,
     },
+    /// Nobody listens at an address that `Action::FindListener` named.
+    NoListener(SocketAddr),
     /// This cluster lives by these from now on.
     Certificates(Vec<OwnCertificate>),
     /// Time has passed.
@@ -226,6 +229,8 @@ pub enum Request {
         request: RevokeRequest,
     },
     Revocations,
+    /// Members that are held are to be taken for gone.
+    Release(ReleaseRequest),
     /// Who has a certificate of the generation that is issued.
     Renewals,
     /// Connections of proxies whose workload runs the service.
@@ -264,6 +269,8 @@ pub enum Action {
         target: Target,
         address: SocketAddr,
     },
+    /// Does anybody listen at this address? Only that nobody does is told.
+    FindListener(SocketAddr),
     /// Something that a person should know.
     Notice(Notice),
 }
@@ -313,6 +320,13 @@ pub enum Notice {
     Restored {
         taken: String,
     },
+    /// So many of a service's workloads, or of the gateways, were missed together that they are shown as they were;
+    /// none held: not any more.
+    HeldBack {
+        group: String,
+        held: usize,
+        total: usize,
+    },
     /// The other cluster knows more of our ledger than we do.
     Outlived {
         ledger: String,
@@ -344,6 +358,8 @@ pub struct Core<S> {
     /// Where in the archive changes lie that are void.
     rejected: BTreeSet<Vec<u8>>,
     members: Members,
+    /// Groups of which members are held, as was told of last.
+    held_back: BTreeSet<Group>,
     tokens: Tokens,
     revoked: Revoked,
     publishing: Publishing,
@@ -357,6 +373,8 @@ pub struct Core<S> {
     /// Changes of config that are safe in their ledger, on their way to where they stay for good.
     unarchived: Batch,
     touched: Touched,
+    /// An epoch of our facts that others know more of than this store, and are not told yet that it is void.
+    outlived: Option<Epoch>,
     /// Own facts must be compared with their ledger: a save failed.
     facts_unsure: bool,
     /// Answers that go out when what they speak of is saved.
@@ -420,6 +438,10 @@ impl<S: Store> Core<S> {
                 self.dialling
                     .on_ended(&target, false, now.monotonic, chance);
             }
+            Event::NoListener(address) => {
+                let changes = self.members.on_refused(address, now.monotonic);
+                self.apply_members(changes);
+            }
             Event::Certificates(certificates) => self.certificates = certificates,
             Event::Tick => self.on_tick(now),
         }
@@ -454,6 +476,7 @@ impl<S: Store> Core<S> {
                 self.answer(id, answer);
             }
             Request::Revocations => self.answer(id, Answer::view(&self.revocations())),
+            Request::Release(request) => self.on_release(id, &request, now.monotonic),
             Request::Enroll { token, secret, key } => {
                 let pending = &mut self.pending;
                 let answer = match self.tokens.redeem(token, &secret, key, now.wall, pending) {
@@ -485,9 +508,8 @@ impl<S: Store> Core<S> {
 
     fn on_tick(&mut self, now: Now) {
         self.archive();
-        for change in self.members.on_timeout(now.monotonic) {
-            self.apply_member(change);
-        }
+        self.pass_time_of_members(now.monotonic);
+        self.overrule_facts(now.monotonic);
         self.publishing.on_timeout(now.monotonic);
         self.tokens.on_timeout(now.wall, &mut self.pending);
         self.forget_ended(now);

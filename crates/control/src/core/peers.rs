@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use isthmus_model::ClusterName;
-use isthmus_replica::{Contact, Output};
+use isthmus_replica::{Contact, LedgerName, Output};
 use isthmus_wire::proto::peer_frame::Frame;
 use isthmus_wire::{PeerIncoming, proto};
 use isthmus_world::Store;
@@ -160,7 +160,12 @@ impl<S: Store> Core<S> {
                 Output::Touched { ledger, keys } => self.on_entries(&ledger, keys),
                 Output::Authority { clusters, at } => self.on_authority_told(clusters, at),
                 Output::SavedBy { .. } => {}
-                Output::Outlived { ledger, peer, .. } => {
+                Output::Outlived {
+                    ledger, peer, seen, ..
+                } => {
+                    if let LedgerName::Facts(_) = ledger {
+                        self.outlived = self.outlived.max(Some(seen.epoch));
+                    }
                     let ledger = ledger.to_string();
                     let cluster = peer;
                     self.actions

@@ -33,9 +33,8 @@ impl<S: Store> Core<S> {
             FromProxy::Link(report) => self.on_link(report),
             FromProxy::Leaving(proto::Leaving {}) => {
                 self.publishing.forget(session);
-                for change in self.members.on_left(session) {
-                    self.apply_member(change);
-                }
+                let changes = self.members.on_left(session);
+                self.apply_members(changes);
                 Ok(())
             }
         };
@@ -117,9 +116,7 @@ impl<S: Store> Core<S> {
         {
             *shown = refused;
         }
-        for change in changes {
-            self.apply_member(change);
-        }
+        self.apply_members(changes);
     }
 
     /// Why the identity may not stand for the service, if it may not.
@@ -167,9 +164,8 @@ impl<S: Store> Core<S> {
             return Err(ProtocolError::NotGateway(proxy.identity.clone()));
         }
         let gateway = Gateway::try_from(report)?;
-        for change in self.members.report(session, Member::Gateway(gateway)) {
-            self.apply_member(change);
-        }
+        let changes = self.members.report(session, Member::Gateway(gateway));
+        self.apply_members(changes);
         Ok(())
     }
 
@@ -179,10 +175,12 @@ impl<S: Store> Core<S> {
         Ok(())
     }
 
-    pub(super) fn apply_member(&mut self, change: Change) {
-        self.save_member(&change);
-        let touched = self.index.apply(change);
-        self.touched.merge(touched);
+    pub(super) fn apply_members(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            self.save_member(&change);
+            let touched = self.index.apply(change);
+            self.touched.merge(touched);
+        }
     }
 
     pub(super) fn proxies_of(&self, service: &ServiceName) -> Vec<ConnectionId> {

@@ -81,6 +81,8 @@ impl<S: Store> Core<S> {
             gathers: Gathers::default(),
             dialling: Dialling::default(),
             members: Members::default(),
+            held_back: BTreeSet::new(),
+            outlived: None,
             tokens: Tokens::load(&store)?,
             revoked,
             publishing: Publishing::default(),

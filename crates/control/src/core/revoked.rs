@@ -233,9 +233,8 @@ impl<S: Store> Core<S> {
         let its = sessions.filter(|(_, proxy)| proxy.admission == Some(admission));
         let its: Vec<_> = its.map(|(session, _)| session).collect();
         for session in its {
-            for change in self.members.on_left(session) {
-                self.apply_member(change);
-            }
+            let changes = self.members.on_left(session);
+            self.apply_members(changes);
             self.publishing.forget(session);
             self.publishing.close(session, now.monotonic);
             self.close_revoked(session);

@@ -59,6 +59,7 @@ impl<S: Store> Core<S> {
                 .collect(),
             proxies,
             certificates: self.certificate_status(at.wall),
+            held: self.held_status(now),
         }
     }
 

@@ -175,6 +175,7 @@ fn mesh(egress: Egress) -> Change {
         trust_domain: "shop.mesh".parse().unwrap(),
         egress,
         voters: std::collections::BTreeSet::new(),
+        removals: isthmus_model::Removals::default(),
     };
     config(Kind::Mesh, "shop", Resource::Mesh(mesh))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use isthmus_api::{ClusterStatus, Contact, ServiceStatus, StatusView};
+use isthmus_api::{ClusterStatus, Contact, HeldStatus, ServiceStatus, StatusView};
 use isthmus_identity::{Validity, ends_soon};
 use serde_json::Value;
 
@@ -19,6 +19,7 @@ pub(super) fn judge(answers: &[Answered], now: SystemTime) -> Vec<Finding> {
         let view = &answered.view;
         findings.extend(view.clusters.iter().filter_map(|of| contact(view, of)));
         findings.extend(view.clusters.iter().filter_map(|of| behind(view, of)));
+        findings.extend(view.held.iter().map(|of| held(view, of)));
         findings.extend(authority(view));
         findings.extend(vote(view));
         findings.extend(proxies(view));
@@ -71,6 +72,29 @@ fn behind(view: &StatusView, of: &ClusterStatus) -> Option<Finding> {
             of.name
         ),
     })
+}
+
+fn held(view: &StatusView, of: &HeldStatus) -> Finding {
+    let (cluster, group) = (&view.cluster, &of.group);
+    let (subject, what) = match group.as_str() {
+        "gateways" => (format!("gateways of {cluster}"), "--gateways"),
+        service => (format!("service {service}"), service),
+    };
+    let (seconds, left) = (of.held_ms / 1000, of.left_ms / 1000);
+    Finding {
+        code: Code::RemovalHeld,
+        subject,
+        clusters: vec![cluster.clone()],
+        what: "too many are missed at once: they are shown as they were".to_owned(),
+        causes: vec![format!(
+            "the control plane of {cluster} has not heard {} of {} for {seconds} s, and they are not known to be gone",
+            of.held, of.total
+        )],
+        fix: format!(
+            "see whether the control plane of {cluster} reaches them; in {left} s they are taken for gone, or at once by \
+             `isthmus release {what} --cluster {cluster}`"
+        ),
+    }
 }
 
 fn authority(view: &StatusView) -> Option<Finding> {

@@ -177,6 +177,7 @@ pub(crate) mod tests {
                 reachable: true,
             },
             certificates: Vec::new(),
+            held: Vec::new(),
             clusters: plan.clusters.iter().map(cluster).collect(),
             services: vec![service("shop/frontend", 2), service("shop/payment", 2)],
             proxies: own

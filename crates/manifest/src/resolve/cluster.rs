@@ -1,15 +1,19 @@
 //! Mesh, Cluster and Link.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::time::Duration;
 
 use isthmus_model::{
     ALL_TRAFFIC, Cluster, ClusterName, Egress, Link, MAX_VOTERS, Mesh, NameError, Namespace, Reach,
-    Resource,
+    Removals, Resource,
 };
 
-use super::{maybe_duration, own_name, socket, spec};
-use crate::kinds::{ClusterSpec, Coordinates, EgressName, LinkSpec, MeshSpec, ReachSpec};
+use super::{bounded_duration, maybe_duration, own_name, percent, socket, spec};
+use crate::kinds::{
+    ClusterSpec, Coordinates, EgressName, LinkSpec, MeshSpec, ReachSpec, RemovalsSpec,
+};
 use crate::problem::{Problems, quoted};
 use crate::{FieldPath, Object};
 
@@ -23,7 +27,33 @@ pub(super) fn mesh(object: &Object, mesh: &MeshSpec, problems: &mut Problems) ->
         egress: mesh.egress.map_or_else(Egress::default, egress),
         voters: (mesh.voters.as_deref())
             .map_or_else(BTreeSet::new, |names| voters(names, problems)),
+        removals: (mesh.removals.as_ref())
+            .map_or_else(Removals::default, |spec| removals(spec, problems)),
     }))
+}
+
+/// Between the time that a restart takes and that after which nobody remembers.
+const HOLD_FOR: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_hours(24);
+
+fn removals(written: &RemovalsSpec, problems: &mut Problems) -> Removals {
+    let path = spec().field("removals");
+    let default = Removals::default();
+    let above = percent(written.hold_above, &path.field("holdAbove"), problems);
+    let path = path.field("holdFor");
+    let hold_for = bounded_duration(
+        written.hold_for.as_ref(),
+        *HOLD_FOR.start(),
+        &path,
+        problems,
+    );
+    if hold_for.is_some_and(|hold_for| hold_for > *HOLD_FOR.end()) {
+        let text = written.hold_for.as_deref().map(quoted).unwrap_or_default();
+        problems.add(&path, format!("{text} is too long: 24h is the most"));
+    }
+    Removals {
+        hold_above: above.unwrap_or(default.hold_above),
+        hold_for: hold_for.unwrap_or(default.hold_for),
+    }
 }
 
 fn voters(names: &[String], problems: &mut Problems) -> BTreeSet<ClusterName> {

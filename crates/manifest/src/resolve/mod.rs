@@ -12,7 +12,7 @@ mod workload;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use isthmus_model::{Kind, NameError, Resource};
+use isthmus_model::{Kind, NameError, Percent, Resource};
 use serde::de::DeserializeOwned;
 
 use crate::decode::decode;
@@ -191,4 +191,14 @@ fn bounded_duration(
         return None;
     }
     Some(duration)
+}
+
+fn percent(written: Option<u64>, path: &FieldPath, problems: &mut Problems) -> Option<Percent> {
+    match Percent::new(written?) {
+        Ok(percent) => Some(percent),
+        Err(error) => {
+            problems.add(path, error.to_string());
+            None
+        }
+    }
 }

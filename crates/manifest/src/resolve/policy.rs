@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use isthmus_model::{
-    Algorithm, HashOn, HealthCheck, HealthProbe, Kind, LocalityOrder, Namespace, Percent, Resource,
-    RetryOn, ServiceName, Target, TrafficPolicy, TrafficSettings,
+    Algorithm, HashOn, HealthCheck, HealthProbe, Kind, LocalityOrder, Namespace, Resource, RetryOn,
+    ServiceName, Target, TrafficPolicy, TrafficSettings,
 };
 
-use super::{bounded_duration, maybe_duration, spec};
+use super::{bounded_duration, maybe_duration, percent, spec};
 use crate::kinds::{
     AlgorithmName, HashOnSpec, HealthCheckSpec, LimitsSpec, OrderName, OutlierSpec, RetryOnName,
     RetrySpec, TargetKind, TargetRef, TimeoutSpec, TrafficPolicySpec,
@@ -198,16 +198,6 @@ fn set_retry(policy: &mut TrafficPolicy, retry: &RetrySpec, problems: &mut Probl
     for (index, reason) in on.iter().enumerate() {
         if on[..index].contains(reason) {
             problems.add(&path.field("on").index(index), "this reason is named twice");
-        }
-    }
-}
-
-fn percent(written: Option<u64>, path: &FieldPath, problems: &mut Problems) -> Option<Percent> {
-    match Percent::new(written?) {
-        Ok(percent) => Some(percent),
-        Err(error) => {
-            problems.add(path, error.to_string());
-            None
         }
     }
 }

@@ -481,8 +481,9 @@ impl Replica {
                     ours: found.mark(),
                 });
             }
-            // What people decided, and that they did, is not made void without their word.
-            if !found.is_shared() {
+            // What people decided, and that they did, is not made void without their word; facts not before their
+            // owner has heard again of what it had.
+            if !found.is_shared() && !matches!(ledger, LedgerName::Facts(_)) {
                 found.overrule(seen.epoch, self.chance.draw());
             }
         }

@@ -188,7 +188,15 @@ impl World {
                 Output::Touched { ledger, keys } => {
                     self.touched.entry((node, ledger)).or_default().extend(keys);
                 }
-                Output::Outlived { ledger, .. } => self.outlived.push(ledger),
+                Output::Outlived { ledger, seen, .. } => {
+                    // Facts are what their owner says they are, sooner or later.
+                    if let (LedgerName::Facts(_), Some(replica)) =
+                        (&ledger, &mut self.nodes[node].replica)
+                    {
+                        replica.overrule(&ledger, seen.epoch);
+                    }
+                    self.outlived.push(ledger);
+                }
                 Output::SavedBy { .. } | Output::Authority { .. } | Output::Contact { .. } => {}
             }
         }

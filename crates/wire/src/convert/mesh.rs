@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use std::time::Duration;
 
-use isthmus_model::{ALL_TRAFFIC, Admission, Cluster, Egress, Gateway, Mesh, Namespace};
+use isthmus_model::{ALL_TRAFFIC, Admission, Cluster, Egress, Gateway, Mesh, Namespace, Removals};
 
 use crate::body::{BodyError, ClusterView};
 use crate::field::{Parsed, all, micros, millis, parse, parse_all, strings, text};
@@ -28,6 +28,7 @@ impl TryFrom<proto::Mesh> for Mesh {
             name: parse("mesh.name", &mesh.name)?,
             trust_domain: parse("mesh.trust_domain", &mesh.trust_domain)?,
             voters: BTreeSet::new(), // Proxies ask their own control plane.
+            removals: Removals::default(),
             egress: if mesh.allows_egress {
                 Egress::Allow
             } else {

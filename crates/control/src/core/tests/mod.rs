@@ -7,6 +7,7 @@ mod origin;
 mod others;
 mod proxies;
 mod release;
+mod removals;
 mod renewals;
 mod reset;
 mod restored;
