@@ -95,6 +95,11 @@ verify: ## the timed points of acceptance: bound and measured value
 soak: ## an hour of every protocol under restarts, faults and arrivals
 	@$(MAKE) --no-print-directory lab PROGRAM=soak
 
+# ARGS="--seed 7 --faults 100" goes through something else.
+.PHONY: chaos
+chaos: ## what the mesh survives, tried on real processes: config written by ten while everything fails
+	@$(MAKE) --no-print-directory lab PROGRAM=chaos
+
 # `programs` is one too.
 .PHONY: programs
 programs: ## PostgreSQL, Redis and etcd through the mesh

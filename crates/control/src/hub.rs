@@ -234,6 +234,7 @@ impl Hub {
                         streams.watches.remove(&id);
                     }
                 }
+                Action::EndWatch { id } => drop(streams.watches.remove(&id)),
                 Action::ToProxy { session, message } => {
                     let stream = streams.proxies.get(&session);
                     if stream.is_some_and(|stream| !stream.send(message)) {

@@ -156,6 +156,7 @@ mod tests {
             "services": [],
             "proxies": [{"process": "x", "identity": "y", "connected": true, "position": 7, "rejected": ["a", "b"]}],
             "certificates": [{"name": "root", "notBefore": 1, "notAfter": 1_900_000_000, "endsSoon": false}],
+            "held": [{"group": "shop/cart", "held": 3, "total": 4, "heldMs": 1, "leftMs": 1}],
         });
         let text = text(&serde_json::from_value(view).unwrap()).unwrap();
         for line in [
@@ -171,6 +172,7 @@ mod tests {
             "isthmus_cluster_rtt_seconds{cluster=\"b\"} 0.08",
             "isthmus_cluster_changes_behind{cluster=\"b\"} 12",
             "isthmus_cluster_changes_behind{cluster=\"c\"} 0",
+            "isthmus_removals_held{group=\"shop/cart\"} 3",
             "isthmus_certificate_expiry_timestamp_seconds{certificate=\"root\"} 1900000000",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");

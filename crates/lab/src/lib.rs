@@ -8,6 +8,7 @@
 //! protocol, [`open_loop`] loads it, and [`series`] counts what came of that. No code of the mesh itself
 //! is used: what is found is found by what anybody could see.
 
+pub mod api;
 pub mod by_hand;
 pub mod chance;
 mod delay;
@@ -16,6 +17,8 @@ pub mod http;
 pub mod mesh;
 pub mod namespaces;
 pub mod open_loop;
+pub mod ordeal;
+pub mod point;
 pub mod processes;
 pub mod relay;
 pub mod series;

@@ -12,7 +12,6 @@ use serde_json::Value;
 
 use super::objects::{Stored, resource_key};
 use super::origin::config_of;
-use super::watch::{Changed, WatchEvent};
 use super::{Action, Core, Notice};
 use crate::index::{Change, Fact};
 
@@ -39,26 +38,22 @@ impl<S: Store> Core<S> {
     }
 
     fn on_config_entries(&mut self, origin: &Origin, keys: Vec<Bytes>) {
-        let (name, end) = (config_of(origin), self.position_of(origin));
+        let name = config_of(origin);
         let mut changes: Vec<_> = keys
             .into_iter()
             .map(|key| {
                 let entry = self.replica.find(&name, &key);
                 let entry = entry.map(|(position, record)| (position, record.clone()));
-                (
-                    entry.as_ref().map_or(end, |(position, _)| *position),
-                    key,
-                    entry,
-                )
+                (entry.as_ref().map(|(position, _)| *position), key, entry)
             })
             .collect();
         changes.sort_by_key(|(position, _, _)| *position);
-        for (position, key, entry) in changes {
-            let record = entry.map(|(_, record)| record);
-            if let Err(reason) = self.on_config_entry(origin, position, &key, record.as_ref()) {
+        for (_, key, entry) in changes {
+            if let Err(reason) = self.on_config_entry(origin, &key, entry) {
                 self.bad_entry(&name, &key, reason);
             }
         }
+        self.tell_of_changes(origin);
         self.part_with_revoked_clusters(self.now.monotonic);
         self.confirm_commits();
     }
@@ -66,9 +61,8 @@ impl<S: Store> Core<S> {
     pub(super) fn on_config_entry(
         &mut self,
         origin: &Origin,
-        position: Position,
         key: &Bytes,
-        record: Option<&Bytes>,
+        entry: Option<(Position, Bytes)>,
     ) -> Result<(), String> {
         let key = resource_key(key).map_err(|error| error.to_string())?;
         let is_of_cluster = *origin != Origin::Mesh;
@@ -76,36 +70,24 @@ impl<S: Store> Core<S> {
             return Err("whoever writes this ledger has no say in it".to_owned());
         }
         self.findings.forget();
-        let stored = record.map(|record| Stored::decode(record)).transpose();
+        let decode = |(position, record): (Position, Bytes)| {
+            Stored::decode(&record).map(|stored| (position, stored))
+        };
+        let stored = entry.map(decode).transpose();
         let stored = stored.map_err(|error| error.to_string())?;
-        let is_it = |stored: &Stored| {
+        let is_it = |(_, stored): &(Position, Stored)| {
             stored.object["kind"] == key.kind.name()
                 && stored.object["metadata"]["name"] == key.name.as_str()
         };
         if is_of_cluster && !stored.as_ref().is_none_or(is_it) {
             return Err("it is not what its key says".to_owned());
         }
-        let shown = |stored: &Stored| stored.show_of(&key.origin, position);
-        let object = stored.as_ref().map(shown);
-        let before = self.objects.get(&key).map(|(_, before)| shown(before));
-        let event = match (before.is_some(), object) {
-            (false, Some(object)) => Some(("ADDED", object)),
-            (true, Some(object)) => Some(("MODIFIED", object)),
-            (true, None) => before.map(|before| ("DELETED", before)),
-            (false, None) => None,
-        };
-        let written = stored.as_ref().map(|stored| stored.object.clone());
-        match stored {
-            Some(stored) => self.objects.insert(key.clone(), (position, stored)),
+        let written = stored.as_ref().map(|(_, stored)| stored.object.clone());
+        let before = match stored {
+            Some(stored) => self.objects.insert(key.clone(), stored),
             None => self.objects.remove(&key),
         };
-        if let Some((kind, object)) = event {
-            self.tell_watchers(Changed {
-                position,
-                key: key.clone(),
-                event: WatchEvent { kind, object },
-            });
-        }
+        self.keep_version(origin, &key, before);
         self.index_config(key, written)
     }
 
@@ -137,12 +119,6 @@ impl<S: Store> Core<S> {
         let touched = self.index.apply(Change::Config { key, resource });
         self.touched.merge(touched);
         unbound.map_or(Ok(()), Err)
-    }
-
-    fn tell_watchers(&mut self, changed: Changed) {
-        for (id, event) in self.watches.on_changed(changed) {
-            self.actions.push(Action::Watch { id, event });
-        }
     }
 
     fn on_fact_entry(&mut self, ledger: &LedgerName, cluster: &ClusterName, key: &Bytes) {

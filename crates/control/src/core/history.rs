@@ -92,7 +92,7 @@ fn hash(record: &[u8]) -> [u8; 32] {
     hash
 }
 
-fn ledger_place(position: u64) -> Bytes {
+pub(super) fn ledger_place(position: u64) -> Bytes {
     Bytes::copy_from_slice(&position.to_be_bytes())
 }
 
@@ -274,6 +274,7 @@ impl<S: Store> Core<S> {
         if self.unarchived.writes().len() > WAITING || bytes > WAITING_BYTES {
             self.archive();
         }
+        self.tell_of_changes(origin);
     }
 
     /// What is in the ledger and not yet in the archive goes there with the next commit.

@@ -28,6 +28,7 @@ mod renewals;
 mod restore;
 mod restored;
 mod revoked;
+mod telling;
 mod tokens;
 mod views;
 mod watch;
@@ -248,6 +249,10 @@ pub enum Action {
     Watch {
         id: RequestId,
         event: WatchEvent,
+    },
+    /// There is no next line.
+    EndWatch {
+        id: RequestId,
     },
     ToProxy {
         session: SessionId,
@@ -519,11 +524,11 @@ impl<S: Store> Core<S> {
         self.refresh_contacts(now.monotonic);
         self.watch_followers(now.monotonic);
         self.on_question_timeouts(now.monotonic);
+        self.give_up_records(now.monotonic);
         self.dial(now.monotonic);
         if self.next_bookmark <= now.monotonic {
             self.next_bookmark = now.monotonic + BOOKMARKS;
-            let position_of = |origin: &Origin| self.position_of(origin);
-            for (id, event) in self.watches.bookmarks(position_of) {
+            for (id, event) in self.watches.bookmarks() {
                 self.actions.push(Action::Watch { id, event });
             }
         }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::answer::Answer;
 use super::questions::{Asked, GatherId};
-use super::watch::{Selection, WatchEvent};
+use super::watch::{Compacted, FORGOTTEN, Selection, WatchEvent};
 use super::{Action, Core, RequestId};
 
 /// How long another cluster may take to list its workloads.
@@ -251,11 +251,12 @@ impl<S: Store> Core<S> {
             return self.answer(id, failure.into());
         }
         let (kind, origin) = (selection.kind, selection.origin.clone());
+        let from = since.unwrap_or_else(|| self.position_of(&origin));
         let missed = match since {
             Some(since) => self.watches.resume(id, selection, since),
             None => {
                 let present = self.select(&selection).into_iter();
-                self.watches.begin(id, selection);
+                self.watches.begin(id, selection, from);
                 let added = |object| WatchEvent {
                     kind: "ADDED",
                     object,
@@ -264,13 +265,12 @@ impl<S: Store> Core<S> {
             }
         };
         match missed {
-            Err(super::watch::Compacted) => {
-                let message = "the changes since that resourceVersion are forgotten: list again";
-                self.answer(id, Failure::new(410, "Expired", message).into());
+            Err(Compacted) => {
+                self.answer(id, Failure::new(410, "Expired", FORGOTTEN).into());
             }
             Ok(events) => {
                 self.answer(id, Answer::Watching);
-                let end = WatchEvent::bookmark(kind, self.position_of(&origin));
+                let end = WatchEvent::bookmark(kind, self.watches.told(&origin).max(from));
                 for event in events.into_iter().chain([end]) {
                     self.actions.push(Action::Watch { id, event });
                 }

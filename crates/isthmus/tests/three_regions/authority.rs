@@ -1,6 +1,9 @@
 //! Config is accepted by three clusters together, and goes on when any one of them is gone.
 
+use std::time::Duration;
+
 use isthmus_lab::mesh::{Mesh, PATIENCE};
+use isthmus_lab::ordeal::Ordeal;
 use isthmus_lab::trouble::{Result, Trouble, ensure, wait_for};
 use serde_json::Value;
 
@@ -202,6 +205,28 @@ fn one_goes_on_alone_by_the_word_of_the_mesh_key(mesh: &Mesh) -> Result<()> {
         || void.to_string(),
     )?;
     mesh.isthmus(&["audit", "verify"])?.expect(0)?;
+    Ok(())
+}
+
+/// A short form of `make chaos`.
+pub(crate) fn what_is_accepted_while_all_fails_is_there_and_told_once(mesh: &Mesh) -> Result<()> {
+    let ordeal = Ordeal {
+        seed: 7,
+        faults: 8,
+        longest: Duration::from_millis(1500),
+        writes: 0,
+    };
+    let outcome = ordeal.run(mesh, &CLUSTERS, |_| ())?;
+    ensure(outcome.violations.is_empty(), || {
+        format!("{:#?}", outcome.violations)
+    })?;
+    ensure(
+        outcome.accepted > 100 && outcome.events > outcome.accepted && outcome.refused > 0,
+        || format!("little was shown: {outcome:?}"),
+    )?;
+    for cluster in CLUSTERS {
+        all_connected(mesh, cluster)?;
+    }
     Ok(())
 }
 

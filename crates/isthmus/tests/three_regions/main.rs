@@ -51,6 +51,7 @@ fn three_clusters_and_their_losses() -> Result<()> {
     trust::only_the_mesh_key_grants(&mesh)?;
     rotation::keys_are_replaced_under_traffic(&mesh)?;
     authority::config_outlives_any_of_the_clusters_that_accept_it(&mesh)?;
+    authority::what_is_accepted_while_all_fails_is_there_and_told_once(&mesh)?;
     traffic_outlives_all_control_planes(&mesh)?;
     a_proxy_starts_without_its_control_plane(&mesh)?;
     the_loss_of_a_cluster_is_not_seen(&mesh)?;

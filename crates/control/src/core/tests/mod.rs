@@ -12,6 +12,7 @@ mod renewals;
 mod reset;
 mod restored;
 mod revoked;
+mod watches;
 mod writes;
 
 use std::sync::LazyLock;

@@ -253,15 +253,17 @@ fn nobody_writes_in_the_place_of_others() {
         ("east", "cluster=west/HTTPRoute/shop/cart"),
         ("east", "cluster=east/Service/shop/cart"),
     ] {
-        let taken = west
-            .core
-            .on_config_entry(&of(ledger), Position(9), &key.into(), Some(&record));
+        let taken = west.core.on_config_entry(
+            &of(ledger),
+            &key.into(),
+            Some((Position(9), record.clone())),
+        );
         assert!(taken.is_err(), "{key} by {ledger}");
     }
     let key = "cluster=east/HTTPRoute/shop/cart".into();
     let taken = west
         .core
-        .on_config_entry(&Origin::Mesh, Position(9), &key, Some(&record));
+        .on_config_entry(&Origin::Mesh, &key, Some((Position(9), record.clone())));
     assert!(taken.is_err(), "not even by the authority");
 }
 
@@ -397,7 +399,7 @@ fn what_a_stolen_cluster_writes_of_itself_harms_nobody() {
         let last = Position(u64::MAX);
         let _ = west
             .core
-            .on_config_entry(&of("east"), last, &key, Some(&record(object)));
+            .on_config_entry(&of("east"), &key, Some((last, record(object))));
         west.own_routes("east");
         let tried = Write {
             dry_run: true,

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use isthmus_lab::mesh::{Mesh, PATIENCE};
+pub(crate) use isthmus_lab::point::{Point, seconds};
 use isthmus_lab::trouble::{During, Result, wait_for};
 
 /// Measure what the mesh promises about time.
@@ -60,15 +61,6 @@ pub(crate) struct Arguments {
     /// Print every second of the loads of these checks.
     #[arg(long)]
     series: bool,
-}
-
-/// One thing that was promised, and what came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Point {
-    held: bool,
-    what: String,
-    measured: String,
-    bound: String,
 }
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
@@ -125,47 +117,6 @@ fn main() -> ExitCode {
             println!("{missed} missed");
             ExitCode::FAILURE
         }
-    }
-}
-
-impl Point {
-    fn line(&self, name: &str) -> String {
-        let held = if self.held { "ok  " } else { "MISS" };
-        let Self {
-            what,
-            measured,
-            bound,
-            ..
-        } = self;
-        format!("{held}  {name}: {what}: {measured} ({bound})")
-    }
-
-    /// A time that must not be longer than `bound`.
-    pub(crate) fn at_most(what: impl Into<String>, measured: Duration, bound: Duration) -> Self {
-        Self {
-            held: measured <= bound,
-            what: what.into(),
-            measured: seconds(measured),
-            bound: format!("at most {}", seconds(bound)),
-        }
-    }
-
-    /// A count that must be zero, of so many.
-    pub(crate) fn none(what: impl Into<String>, count: usize, of: usize) -> Self {
-        Self {
-            held: count == 0 && of > 0,
-            what: what.into(),
-            measured: format!("{count} of {of}"),
-            bound: "none".to_owned(),
-        }
-    }
-}
-
-pub(crate) fn seconds(time: Duration) -> String {
-    if time < Duration::from_secs(2) {
-        format!("{} ms", time.as_millis())
-    } else {
-        format!("{:.1} s", time.as_secs_f64())
     }
 }
 
@@ -240,12 +191,5 @@ mod tests {
             let found = quantile(&mut times(list), share);
             assert_eq!(found, Duration::from_millis(expect), "{list:?} {share}");
         }
-    }
-
-    #[test]
-    fn nothing_of_nothing_proves_nothing() {
-        assert!(Point::none("failed", 0, 7).held);
-        assert!(!Point::none("failed", 1, 7).held);
-        assert!(!Point::none("failed", 0, 0).held);
     }
 }
