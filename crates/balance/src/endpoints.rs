@@ -297,6 +297,10 @@ impl<K: Ord + Clone + Hash> Endpoints<K> {
         self.present().count()
     }
 
+    pub fn contains(&self, key: &K) -> bool {
+        self.find(key).is_ok()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.present().next().is_none()
     }

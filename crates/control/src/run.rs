@@ -45,6 +45,8 @@ const IDLE: Duration = Duration::from_mins(1);
 const WINDOW: u32 = 1024 * 1024;
 /// Whoever listens within the cluster has answered by then.
 const LISTENER: Duration = Duration::from_secs(2);
+/// Addresses at which listeners are looked for at a time: who returns needs descriptors, too.
+const ASKING: usize = 256;
 /// HTTP/2 pings: a peer that does not answer is gone.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
@@ -408,6 +410,7 @@ async fn perform(
     mut actions: tokio::sync::mpsc::Receiver<Vec<crate::core::Action>>,
     dialler: Dialler,
 ) {
+    let asking = Arc::new(Semaphore::new(ASKING));
     let mut errands = JoinSet::new();
     while let Some(actions) = actions.recv().await {
         for errand in hub.perform(actions) {
@@ -415,7 +418,9 @@ async fn perform(
                 Errand::Dial { target, address } => {
                     errands.spawn(dialler.clone().dial(target, address))
                 }
-                Errand::FindListener(address) => errands.spawn(find_listener(hub.clone(), address)),
+                Errand::FindListener(address) => {
+                    errands.spawn(find_listener(hub.clone(), asking.clone(), address))
+                }
             };
         }
         while errands.try_join_next().is_some() {}
@@ -423,7 +428,9 @@ async fn perform(
 }
 
 /// Tells when nobody listens there. That nothing answers says nothing: the way may be cut.
-async fn find_listener(hub: Arc<Hub>, address: SocketAddr) {
+async fn find_listener(hub: Arc<Hub>, asking: Arc<Semaphore>, address: SocketAddr) {
+    // It is never closed.
+    let _turn = asking.acquire().await;
     let connecting = tokio::time::timeout(LISTENER, tokio::net::TcpStream::connect(address));
     if let Ok(Err(error)) = connecting.await
         && error.kind() == io::ErrorKind::ConnectionRefused
@@ -487,10 +494,11 @@ mod tests {
         let hub = Arc::new(hub);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        find_listener(hub.clone(), address).await;
+        let asking = Arc::new(Semaphore::new(1));
+        find_listener(hub.clone(), asking.clone(), address).await;
         assert!(ends.events.try_recv().is_err());
         drop(listener);
-        find_listener(hub, address).await;
+        find_listener(hub, asking, address).await;
         let told = ends.events.try_recv();
         assert!(matches!(told, Ok(hub::Turn::On(Event::NoListener(at))) if at == address));
     }

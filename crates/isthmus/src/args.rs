@@ -586,14 +586,26 @@ pub(crate) enum LinkArgs {
     Cut(EndsArgs),
     /// Keep connections open and forward nothing
     #[command(name = "blackhole")]
-    #[command(after_help = "Example:\n  isthmus link blackhole us-west eu-central")]
-    BlackHole(EndsArgs),
+    #[command(
+        after_help = "Examples:\n  isthmus link blackhole us-west eu-central\n  \
+        isthmus link blackhole us-west eu-central --one-way    # eu-central does not hear us-west, which hears it"
+    )]
+    BlackHole(BlackHoleArgs),
     /// Let traffic pass again
     #[command(after_help = "Example:\n  isthmus link restore us-west eu-central")]
     Restore(EndsArgs),
     /// Show all links, what they do with traffic and what they have carried
     #[command(after_help = "Example:\n  isthmus link list -o json")]
     List,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BlackHoleArgs {
+    #[command(flatten)]
+    pub(crate) ends: EndsArgs,
+    /// Only what the first one sends is lost; nothing new is opened over it
+    #[arg(long)]
+    pub(crate) one_way: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -685,6 +697,7 @@ mod tests {
             "isthmus delete service/catalog -n shop",
             "isthmus mesh sign --request a --cluster us-west --out b",
             "isthmus link blackhole us-west eu-central",
+            "isthmus link blackhole us-west eu-central --one-way",
             "isthmus link list -o json",
             "isthmus --die-with-parent 7 gateway -c gateway.yaml",
             "isthmus explain shop/cart --source shop/frontend --from a --path /x --port 80",

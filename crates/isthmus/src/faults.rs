@@ -51,6 +51,8 @@ fn link_table(links: Vec<LinkStatus>) -> String {
             LinkMode::Open => "open",
             LinkMode::Cut => "cut",
             LinkMode::BlackHole => "black hole",
+            LinkMode::Silent => "black hole out",
+            LinkMode::SilentBack => "black hole back",
         };
         let numbers = [link.open, link.connections, link.bytes_out, link.bytes_back];
         let numbers = numbers.map(|number| number.to_string());

@@ -110,7 +110,8 @@ pub(crate) fn execute(invocation: Invocation) -> Result<ExitCode> {
         CommandArgs::Link(args) => {
             let (ends, mode) = match args {
                 LinkArgs::Cut(ends) => (ends, LinkMode::Cut),
-                LinkArgs::BlackHole(ends) => (ends, LinkMode::BlackHole),
+                LinkArgs::BlackHole(args) if args.one_way => (args.ends, LinkMode::Silent),
+                LinkArgs::BlackHole(args) => (args.ends, LinkMode::BlackHole),
                 LinkArgs::Restore(ends) => (ends, LinkMode::Open),
                 LinkArgs::List => return faults::ask(&setting, &Request::Links),
             };

@@ -18,16 +18,23 @@ pub(crate) async fn release(setting: &Setting, args: &ReleaseArgs) -> Result<Exi
     let request = ReleaseRequest {
         service: args.service.as_ref().map(ToString::to_string),
     };
-    let (mut views, mut silent) = (Vec::new(), Vec::new());
+    let (mut views, mut silent, mut refused) = (Vec::new(), Vec::new(), None);
     for mut client in clients(&setting.home, setting.cluster.as_ref())? {
         match client.post::<ReleaseView>(PATH, &json!(request)).await {
             Ok(view) => views.push(view),
             Err(error @ ApiError::Unreachable { .. }) => silent.push(error.to_string()),
-            Err(error) => return Err(error.into()),
+            // The others are asked all the same.
+            Err(error) => {
+                silent.push(format!("{}: {error}", client.cluster));
+                refused = refused.or(Some(error));
+            }
         }
     }
     if views.is_empty() {
-        return Err(nobody_answers(silent));
+        return Err(match refused {
+            Some(refused) => refused.into(),
+            None => nobody_answers(silent),
+        });
     }
     let released: usize = views.iter().map(|view| view.released).sum();
     let what = match &args.service {
@@ -51,7 +58,10 @@ pub(crate) async fn release(setting: &Setting, args: &ReleaseArgs) -> Result<Exi
     };
     output::print(&text)?;
     for silent in &silent {
-        eprintln!("not asked: {silent}");
+        eprintln!("not done: {silent}");
+    }
+    if refused.is_some() {
+        return Ok(Exit::Failed.into());
     }
     Ok(if released == 0 {
         Exit::Findings.into()

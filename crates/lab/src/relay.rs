@@ -39,6 +39,16 @@ pub struct LinkPlan {
 pub struct RoutePlan {
     pub listen: SocketAddr,
     pub target: SocketAddr,
+    /// Which way its connections are opened.
+    pub opens: Way,
+}
+
+/// From one end of a link to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the end that the link names first.
+    Out,
+    Back,
 }
 
 /// What a link does with traffic.
@@ -50,6 +60,29 @@ pub enum Mode {
     Cut,
     /// Connections stay open and are accepted; nothing is forwarded until the link opens again.
     BlackHole,
+    /// Likewise, of what goes this way; no connection is opened, which takes both.
+    Silent(Way),
+}
+
+impl Way {
+    /// The way of what comes back.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Out => Self::Back,
+            Self::Back => Self::Out,
+        }
+    }
+}
+
+impl Mode {
+    fn passes(self, way: Way) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Cut | Self::BlackHole => false,
+            Self::Silent(silent) => silent != way,
+        }
+    }
 }
 
 /// What a link has carried since it began.
@@ -85,7 +118,7 @@ pub struct UnknownLink(pub String);
 #[derive(Debug)]
 pub struct Relay {
     links: BTreeMap<String, Arc<Link>>,
-    routes: Vec<(StdListener, SocketAddr, Arc<Link>)>,
+    routes: Vec<(StdListener, RoutePlan, Arc<Link>)>,
 }
 
 /// A relay at work on a thread of its own. Dropping it ends the relay.
@@ -114,7 +147,8 @@ impl Relay {
         let mut routes = Vec::new();
         for plan in plans {
             let link = Arc::new(Link::new(plan.rtt));
-            for RoutePlan { listen, target } in plan.routes {
+            for route in plan.routes {
+                let listen = route.listen;
                 let listener = StdListener::bind(listen)
                     .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
                     .map_err(|source| BindError::Listen {
@@ -122,7 +156,7 @@ impl Relay {
                         address: listen,
                         source,
                     })?;
-                routes.push((listener, target, link.clone()));
+                routes.push((listener, route, link.clone()));
             }
             links.insert(plan.name, link);
         }
@@ -165,11 +199,11 @@ impl Relay {
     /// Serves on the current runtime, until dropped.
     async fn serve(self) {
         let mut listeners = JoinSet::new();
-        for (listener, target, link) in self.routes {
+        for (listener, route, link) in self.routes {
             listeners.spawn(async move {
                 // Registration fails only without a reactor, and this future has one.
                 if let Ok(listener) = TcpListener::from_std(listener) {
-                    accept(listener, target, link).await;
+                    accept(listener, route, link).await;
                 }
             });
         }
@@ -238,13 +272,13 @@ impl fmt::Debug for Link {
 /// After an accept fails (no file descriptors left, mostly), others get time to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-async fn accept(listener: TcpListener, target: SocketAddr, link: Arc<Link>) {
+async fn accept(listener: TcpListener, route: RoutePlan, link: Arc<Link>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(carry(stream, target, link.clone()));
+                    connections.spawn(carry(stream, route, link.clone()));
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
@@ -254,19 +288,26 @@ async fn accept(listener: TcpListener, target: SocketAddr, link: Arc<Link>) {
 }
 
 /// One connection, from accept to its end.
-async fn carry(mut near: TcpStream, target: SocketAddr, link: Arc<Link>) {
+async fn carry(mut near: TcpStream, route: RoutePlan, link: Arc<Link>) {
     link.connections.fetch_add(1, Ordering::Relaxed);
     link.open.fetch_add(1, Ordering::Relaxed);
     let mut mode = link.mode.subscribe();
     let accepted = now();
     let dialled = tokio::select! {
-        dialled = dial(target, accepted + link.rtt / 2, mode.clone()) => dialled.ok(),
+        dialled = dial(route.target, accepted + link.rtt / 2, mode.clone()) => dialled.ok(),
         () = until(&mut mode, Mode::Cut) => None,
     };
     let finished = match dialled {
         None => false,
         Some(mut far) => {
-            let finished = exchange(&mut near, &mut far, accepted, &link, &mut mode).await;
+            let finished = exchange(
+                (&mut near, &mut far),
+                route.opens,
+                accepted,
+                &link,
+                &mut mode,
+            )
+            .await;
             if !finished {
                 reset(far);
             }
@@ -291,8 +332,8 @@ async fn dial(
 
 /// Carries both directions. True: both sides ended in order; false: the connection must be reset.
 async fn exchange(
-    near: &mut TcpStream,
-    far: &mut TcpStream,
+    (near, far): (&mut TcpStream, &mut TcpStream),
+    opens: Way,
     accepted: Instant,
     link: &Link,
     mode: &mut watch::Receiver<Mode>,
@@ -306,8 +347,18 @@ async fn exchange(
     let (far_read, far_write) = far.split();
     let out = DelayLine::new(one_way, accepted + link.rtt);
     let back = DelayLine::new(one_way, accepted);
-    let out = forward(near_read, far_write, out, mode.clone(), &link.bytes_out);
-    let back = forward(far_read, near_write, back, mode.clone(), &link.bytes_back);
+    let out = forward(
+        (near_read, far_write),
+        out,
+        (mode.clone(), opens),
+        &link.bytes_out,
+    );
+    let back = forward(
+        (far_read, near_write),
+        back,
+        (mode.clone(), opens.other()),
+        &link.bytes_back,
+    );
     tokio::select! {
         done = async { tokio::try_join!(out, back) } => done.is_ok(),
         () = until(mode, Mode::Cut) => false,
@@ -319,15 +370,15 @@ const CHUNK: usize = 64 * 1024;
 
 /// One direction, until its end has been delivered.
 async fn forward(
-    mut from: ReadHalf<'_>,
-    mut to: WriteHalf<'_>,
+    (mut from, mut to): (ReadHalf<'_>, WriteHalf<'_>),
     mut line: DelayLine,
-    mut mode: watch::Receiver<Mode>,
+    (mut mode, way): (watch::Receiver<Mode>, Way),
     delivered: &AtomicU64,
 ) -> io::Result<()> {
     let mut buffer = BytesMut::new();
     loop {
-        until(&mut mode, Mode::Open).await;
+        // The sender lives in the link, which every connection holds.
+        let _ = mode.wait_for(|mode| mode.passes(way)).await;
         // Not by the timer alone: it counts in milliseconds, and a link may add nothing.
         while let Some(piece) = line.pop(now()) {
             match piece {
@@ -392,6 +443,7 @@ mod tests {
             routes: vec![RoutePlan {
                 listen: "127.0.0.1:0".parse().unwrap(),
                 target,
+                opens: Way::Out,
             }],
         }])
         .unwrap();
@@ -509,6 +561,28 @@ mod tests {
         assert_eq!((&two, &three), (b"two", b"three"));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn one_way_may_be_silent_alone() {
+        let lab = lab(Duration::from_millis(140)).await;
+        let mut stream = lab.connect().await;
+        assert_eq!(echo(&mut stream, b"one").await.unwrap(), b"one");
+        let hour = Duration::from_hours(1);
+        for (way, arrives) in [(Way::Out, false), (Way::Back, true)] {
+            lab.set(Mode::Silent(way));
+            let before = lab.link.counters().bytes_out;
+            stream.write_all(b"two").await.unwrap();
+            assert!(tokio::time::timeout(hour, stream.read_u8()).await.is_err());
+            assert_eq!(lab.link.counters().bytes_out > before, arrives);
+            let mut new = lab.connect().await;
+            new.write_all(b"x").await.unwrap();
+            assert!(tokio::time::timeout(hour, new.read_u8()).await.is_err());
+            lab.set(Mode::Open);
+            let mut two = [0; 3];
+            stream.read_exact(&mut two).await.unwrap();
+            assert_eq!(&two, b"two");
+        }
+    }
+
     #[tokio::test]
     async fn a_target_that_refuses_is_a_reset() {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -520,6 +594,7 @@ mod tests {
             routes: vec![RoutePlan {
                 listen: "127.0.0.1:0".parse().unwrap(),
                 target,
+                opens: Way::Out,
             }],
         }])
         .unwrap();
@@ -541,6 +616,7 @@ mod tests {
             routes: vec![RoutePlan {
                 listen,
                 target: listen,
+                opens: Way::Out,
             }],
         };
         let error = Relay::bind(vec![plan]).unwrap_err().to_string();

@@ -398,6 +398,26 @@ impl Destination {
         self.state.borrow().valve.leaves(failed, elsewhere)
     }
 
+    /// Are `workloads`, where this request has failed, all that are healthy in the cluster, as far as `decision` knows?
+    pub(crate) fn has_failed_everywhere(
+        &self,
+        cluster: &ClusterName,
+        decision: &Decision,
+        workloads: &[Handle],
+    ) -> bool {
+        let state = self.state.borrow();
+        let Some(group) = state.groups.get(cluster) else {
+            return false;
+        };
+        let candidates = decision.candidates().iter();
+        let mut shares = candidates.map(|considered| &considered.share);
+        let share = shares.find(|share| share.cluster == *cluster);
+        let failed = workloads
+            .iter()
+            .filter(|handle| group.endpoints.contains(handle));
+        share.is_some_and(|share| failed.count() >= share.healthy as usize)
+    }
+
     /// See [`Valve::relief`]: a try at `workload` of `failed` has ended.
     pub(crate) fn relief(
         &self,

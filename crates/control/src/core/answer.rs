@@ -107,10 +107,6 @@ impl From<Failure> for Answer {
     }
 }
 
-pub(super) fn deleted_meanwhile(key: &ResourceKey) -> Answer {
-    Failure::not_found(format!("{key} was deleted meanwhile")).into()
-}
-
 impl<S: Store> Core<S> {
     pub(super) fn hold(&mut self, reply_to: ReplyTo, held: Held) {
         self.held.push((reply_to, held));

@@ -10,7 +10,7 @@ use isthmus_wire::proto;
 use isthmus_world::Store;
 use serde_json::Value;
 
-use super::answer::{Answer, Held, ReplyTo, deleted_meanwhile};
+use super::answer::{Answer, Held, ReplyTo};
 use super::charter::Unbound;
 use super::history::{Record, Recorded};
 use super::objects::{Stored, ledger_key, resource_key};
@@ -268,7 +268,7 @@ impl<S: Store> Core<S> {
                         )),
                         key: write.key,
                     },
-                    None => Held::Ready(deleted_meanwhile(&write.key)),
+                    None => Held::Ready(accepted_and_gone(write.verb, object, position)),
                 }
             }
         };
@@ -548,6 +548,15 @@ impl<S: Store> Core<S> {
         let question = proto::peer_question::Question::Commit(commit);
         self.ask(session, question, asked, deadline);
     }
+}
+
+/// The write was accepted and answered late: somebody has deleted the object since. What the API adds to an object is
+/// not known any more, but for where it was accepted.
+fn accepted_and_gone(verb: Verb, object: Value, position: Position) -> Answer {
+    let mut body = object;
+    body["metadata"]["resourceVersion"] = position.to_string().into();
+    let code = verb.code();
+    Answer::Json { code, body }
 }
 
 /// How many of these changed what is wanted.

@@ -13,7 +13,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use isthmus_model::{Gateway, Handle, Health, Removals, ServiceName, Workload};
+use isthmus_model::{Admission, Gateway, Handle, Health, Removals, ServiceName, Workload};
 
 use super::SessionId;
 use crate::index::Change;
@@ -86,6 +86,8 @@ pub(super) struct Members(BTreeMap<MemberKey, Kept>);
 #[derive(Debug)]
 struct Kept {
     member: Member,
+    /// How its process was admitted, if that is known.
+    admission: Option<Admission>,
     voice: Voice,
 }
 
@@ -102,6 +104,8 @@ enum Voice {
         since: Instant,
         until: Instant,
         ask_at: Instant,
+        /// When it was asked last, too few were missed with it: so others are heard again, and it may be soon.
+        is_alone: bool,
     },
     /// Not heard, and shown unhealthy.
     Silent {
@@ -173,6 +177,15 @@ impl Kept {
         matches!(self.voice, Voice::Heard(_))
     }
 
+    /// Takes traffic, as far as anybody is told.
+    fn serves(&self) -> bool {
+        self.is_shown()
+            && match &self.member {
+                Member::Workload(workload) => workload.health.takes_traffic(),
+                Member::Gateway(gateway) => gateway.healthy,
+            }
+    }
+
     fn is_held(&self) -> bool {
         matches!(self.voice, Voice::Held { .. })
     }
@@ -211,23 +224,37 @@ impl Members {
             forgotten_at: now + START_FORGET,
         };
         let change = member.clone().into_change();
-        self.0.insert(member.key(), Kept { member, voice });
+        let kept = Kept {
+            admission: None,
+            voice,
+            member,
+        };
+        self.0.insert(kept.member.key(), kept);
         change
     }
 
     /// A proxy says what it stands for. One session stands for one member: what it stood for before
     /// under another key is gone.
-    pub(super) fn report(&mut self, session: SessionId, member: Member) -> Vec<Change> {
+    pub(super) fn report(
+        &mut self,
+        session: SessionId,
+        admission: Option<Admission>,
+        member: Member,
+    ) -> Vec<Change> {
         let key = member.key();
-        let mut changes = self.remove_where(|other, voice| {
-            *other != key && matches!(voice, Voice::Heard(heard) if heard == session)
+        let mut changes = self.remove_where(|other, kept| {
+            *other != key && matches!(kept.voice, Voice::Heard(heard) if heard == session)
         });
         let shown = (self.0.get(&key)).is_some_and(|kept| kept.member == member && kept.is_shown());
         if !shown {
             changes.push(member.clone().into_change());
         }
-        let voice = Voice::Heard(session);
-        self.0.insert(key, Kept { member, voice });
+        let kept = Kept {
+            member,
+            admission,
+            voice: Voice::Heard(session),
+        };
+        self.0.insert(key, kept);
         changes
     }
 
@@ -258,7 +285,12 @@ impl Members {
 
     /// The session's process has drained and is going, or may not speak any more.
     pub(super) fn on_left(&mut self, session: SessionId) -> Vec<Change> {
-        self.remove_where(|_, voice| matches!(voice, Voice::Heard(heard) if heard == session))
+        self.remove_where(|_, kept| matches!(kept.voice, Voice::Heard(heard) if heard == session))
+    }
+
+    /// Whoever was admitted so may not be shown any more, heard or not.
+    pub(super) fn on_revoked(&mut self, admission: Admission) -> Vec<Change> {
+        self.remove_where(|_, kept| kept.admission == Some(admission))
     }
 
     pub(super) fn on_timeout(&mut self, now: Instant, removals: Removals) -> Elapsed {
@@ -268,7 +300,7 @@ impl Members {
             Voice::Heard(_) | Voice::Silent { .. } => false,
         };
         let changes = self.remove_where(
-            |_, voice| matches!(voice, Voice::Silent { forgotten_at } if forgotten_at <= now),
+            |_, kept| matches!(kept.voice, Voice::Silent { forgotten_at } if forgotten_at <= now),
         );
         let ask = Vec::new();
         let mut elapsed = Elapsed { changes, ask };
@@ -280,25 +312,27 @@ impl Members {
         let masses = self.masses(due, removals);
         for kept in self.0.values_mut().filter(|kept| is_due(kept)) {
             let is_mass = masses.contains(&kept.member.group());
-            match kept.voice {
-                Voice::Missed { .. } if is_mass => {
+            let (ask_at, serves) = (now + ASK, kept.serves());
+            match &mut kept.voice {
+                Voice::Held {
+                    until,
+                    ask_at: due,
+                    is_alone,
+                    ..
+                } if now < *until && (is_mass || !*is_alone) => {
+                    *due = ask_at;
+                    *is_alone = !is_mass;
+                    elapsed.ask.push(kept.member.address());
+                }
+                Voice::Missed { .. } if is_mass && serves => {
                     kept.voice = Voice::Held {
                         since: now,
                         until: now + removals.hold_for,
-                        ask_at: now + ASK,
-                    };
-                    elapsed.ask.push(kept.member.address());
-                }
-                Voice::Held { since, until, .. } if is_mass && now < until => {
-                    let ask_at = now + ASK;
-                    kept.voice = Voice::Held {
-                        since,
-                        until,
                         ask_at,
+                        is_alone: false,
                     };
                     elapsed.ask.push(kept.member.address());
                 }
-                // Others are heard again: who is there had the time to say so.
                 _ => elapsed.changes.push(kept.give_up(now)),
             }
         }
@@ -309,7 +343,7 @@ impl Members {
     fn masses(&self, of: BTreeSet<Group>, removals: Removals) -> BTreeSet<Group> {
         let mut counts: BTreeMap<Group, (usize, usize)> =
             of.into_iter().map(|group| (group, (0, 0))).collect();
-        for kept in self.0.values() {
+        for kept in self.0.values().filter(|kept| kept.serves()) {
             if let Some((missed, all)) = counts.get_mut(&kept.member.group()) {
                 *missed += usize::from(!kept.is_heard());
                 *all += 1;
@@ -322,18 +356,20 @@ impl Members {
 
     /// Nobody listens at the address: whoever is held there is gone.
     pub(super) fn on_refused(&mut self, address: SocketAddr, now: Instant) -> Vec<Change> {
-        self.let_go(now, |member| member.address() == address)
-    }
-
-    /// An operator knows better.
-    pub(super) fn release(&mut self, group: &Group, now: Instant) -> Vec<Change> {
-        self.let_go(now, |member| member.group() == *group)
-    }
-
-    fn let_go(&mut self, now: Instant, whom: impl Fn(&Member) -> bool) -> Vec<Change> {
         let held = self.0.values_mut().filter(|kept| kept.is_held());
-        let held = held.filter(|kept| whom(&kept.member));
-        held.map(|kept| kept.give_up(now)).collect()
+        let there = held.filter(|kept| kept.member.address() == address);
+        there.map(|kept| kept.give_up(now)).collect()
+    }
+
+    /// An operator knows better: of a group of which something is held, nobody who is missed is waited for.
+    pub(super) fn release(&mut self, group: &Group, now: Instant) -> Vec<Change> {
+        let of_it = |kept: &&mut Kept| kept.member.group() == *group;
+        if !self.0.values_mut().filter(of_it).any(|kept| kept.is_held()) {
+            return Vec::new();
+        }
+        let missed = |kept: &&mut Kept| kept.is_shown() && !kept.is_heard();
+        let missed = self.0.values_mut().filter(of_it).filter(missed);
+        missed.map(|kept| kept.give_up(now)).collect()
     }
 
     /// What is held, by group.
@@ -363,8 +399,8 @@ impl Members {
         groups
     }
 
-    fn remove_where(&mut self, gone: impl Fn(&MemberKey, Voice) -> bool) -> Vec<Change> {
-        let removed = self.0.extract_if(.., |key, kept| gone(key, kept.voice));
+    fn remove_where(&mut self, gone: impl Fn(&MemberKey, &Kept) -> bool) -> Vec<Change> {
+        let removed = self.0.extract_if(.., |key, kept| gone(key, kept));
         removed.map(|(key, _)| key.into_removal()).collect()
     }
 }

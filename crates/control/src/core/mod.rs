@@ -351,8 +351,8 @@ pub struct Core<S> {
     /// Objects that this version cannot read, and why. They stay in the ledger.
     unreadable: BTreeMap<ResourceKey, String>,
     charter: Charter,
-    /// Was there config to speak of when something was published last?
-    config_was_known: bool,
+    /// Since when there is config to speak of.
+    known_since: Option<Instant>,
     findings: conditions::Findings,
     replica: Replica,
     peers: Peers,
@@ -363,8 +363,8 @@ pub struct Core<S> {
     /// Where in the archive changes lie that are void.
     rejected: BTreeSet<Vec<u8>>,
     members: Members,
-    /// Groups of which members are held, as was told of last.
-    held_back: BTreeSet<Group>,
+    /// Groups of which members are held, and how many at most since the first was.
+    held_back: BTreeMap<Group, usize>,
     tokens: Tokens,
     revoked: Revoked,
     publishing: Publishing,
@@ -607,12 +607,16 @@ impl<S: Store> Core<S> {
             topics.append(&mut self.touched.topics);
         }
         let is_known = self.is_config_known();
-        if is_known && !self.config_was_known {
+        if is_known && self.known_since.is_none() {
             self.publishing.on_known(&self.index);
         } else if is_known && !topics.is_empty() {
             self.publishing.on_touched(&topics, &self.index);
         }
-        self.config_was_known = is_known;
+        self.known_since = match self.known_since {
+            _ if !is_known => None,
+            None => Some(self.now.monotonic),
+            since => since,
+        };
         for (session, push) in self.publishing.pushes(self.position()) {
             self.send_to_proxy(session, proto::to_proxy::Message::Push(push));
         }

@@ -164,7 +164,12 @@ impl<S: Store> Core<S> {
                     ledger, peer, seen, ..
                 } => {
                     if let LedgerName::Facts(_) = ledger {
+                        // It resolves by itself.
+                        let is_known = self.outlived.is_some();
                         self.outlived = self.outlived.max(Some(seen.epoch));
+                        if is_known {
+                            continue;
+                        }
                     }
                     let ledger = ledger.to_string();
                     let cluster = peer;

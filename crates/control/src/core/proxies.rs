@@ -94,12 +94,12 @@ impl<S: Store> Core<S> {
             return;
         };
         let identity = proxy.identity.clone();
-        let process = proxy.process.clone();
+        let (process, admission) = (proxy.process.clone(), proxy.admission);
         let refused = self.find_fault(&report.service, &identity);
         let changes = match &refused {
             None => {
                 let workload = self.workload(report, identity);
-                self.members.report(session, Member::Workload(workload))
+                (self.members).report(session, admission, Member::Workload(workload))
             }
             Some(_) => self.members.on_left(session),
         };
@@ -163,8 +163,9 @@ impl<S: Store> Core<S> {
         if proxy.identity != gateway_identity(&self.settings.trust_domain) {
             return Err(ProtocolError::NotGateway(proxy.identity.clone()));
         }
+        let admission = proxy.admission;
         let gateway = Gateway::try_from(report)?;
-        let changes = self.members.report(session, Member::Gateway(gateway));
+        let changes = (self.members).report(session, admission, Member::Gateway(gateway));
         self.apply_members(changes);
         Ok(())
     }

@@ -7,6 +7,7 @@ use isthmus_model::Removals;
 use isthmus_replica::LedgerName;
 use isthmus_world::Store;
 
+use super::answer::{Held, ReplyTo};
 use super::members::{Group, HeldBack, START_GRACE};
 use super::{Action, Answer, Core, Notice, RequestId};
 
@@ -24,7 +25,11 @@ impl<S: Store> Core<S> {
     /// A store that was lost, or comes from a backup, knows less of this cluster than others do. What they know is made
     /// void only when those that are there have had the time to say so.
     pub(super) fn overrule_facts(&mut self, now: Instant) {
-        if now < self.started + START_GRACE {
+        // Nobody is believed to stand for a service that is not known yet.
+        if self
+            .known_since
+            .is_none_or(|known| now < known + START_GRACE)
+        {
             return;
         }
         if let Some(seen) = self.outlived.take() {
@@ -34,20 +39,26 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Tells once of each group of which something is held, and of each of which nothing is any more.
+    /// Tells of each group of which more is held than was told of, and of each of which nothing is any more.
     fn tell_of_held(&mut self) {
         let back = self.members.held_back();
-        let begun = back
-            .iter()
-            .filter(|(group, _)| !self.held_back.contains(*group));
-        let ended = (self.held_back.iter()).filter(|group| !back.contains_key(*group));
-        let begun = begun.map(|(group, back)| (group.to_string(), back.held, back.total));
+        let told = |group: &Group| self.held_back.get(group).copied().unwrap_or(0);
+        let more = back.iter().filter(|(group, back)| back.held > told(group));
+        let more = more.map(|(group, back)| (group.to_string(), back.held, back.total));
+        let ended = self
+            .held_back
+            .keys()
+            .filter(|group| !back.contains_key(*group));
         let ended = ended.map(|group| (group.to_string(), 0, 0));
-        let notices = begun
+        let notices = more
             .chain(ended)
             .map(|(group, held, total)| Action::Notice(Notice::HeldBack { group, held, total }));
         self.actions.extend(notices);
-        self.held_back = back.into_keys().collect();
+        let most = |(group, back): (Group, HeldBack)| {
+            let held = back.held.max(told(&group));
+            (group, held)
+        };
+        self.held_back = back.into_iter().map(most).collect();
     }
 
     /// Whoever is held is shown unhealthy from now on, by an operator's word.
@@ -68,7 +79,8 @@ impl<S: Store> Core<S> {
             released: changes.len(),
         };
         self.apply_members(changes);
-        self.answer(id, Answer::view(&view));
+        // A restart would take it back before it is saved.
+        self.hold(ReplyTo::Request(id), Held::Ready(Answer::view(&view)));
     }
 
     pub(super) fn held_status(&self, now: Instant) -> Vec<HeldStatus> {

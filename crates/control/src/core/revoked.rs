@@ -227,14 +227,14 @@ impl<S: Store> Core<S> {
         self.touched.merge(touched);
     }
 
-    /// Ends its streams; what it stood for is gone.
+    /// Ends its streams; what it stood for is gone, also if it is not heard now.
     fn part_with_revoked(&mut self, admission: Admission, now: Now) {
         let sessions = self.publishing.sessions();
         let its = sessions.filter(|(_, proxy)| proxy.admission == Some(admission));
         let its: Vec<_> = its.map(|(session, _)| session).collect();
+        let changes = self.members.on_revoked(admission);
+        self.apply_members(changes);
         for session in its {
-            let changes = self.members.on_left(session);
-            self.apply_members(changes);
             self.publishing.forget(session);
             self.publishing.close(session, now.monotonic);
             self.close_revoked(session);

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use isthmus_lab::relay::{LinkPlan, RoutePlan};
+use isthmus_lab::relay::{LinkPlan, RoutePlan, Way};
 use isthmus_manifest::Document;
 use isthmus_model::{ClusterName, Kind};
 use serde_json::{Value, json};
@@ -103,6 +103,11 @@ impl Layout {
             let route = |each: &Standing| RoutePlan {
                 listen: each.stands_at,
                 target: each.stands_for,
+                opens: if each.from == one {
+                    Way::Out
+                } else {
+                    Way::Back
+                },
             };
             LinkPlan {
                 name: link_name(a, b),

@@ -43,6 +43,10 @@ pub(crate) enum LinkMode {
     Open,
     Cut,
     BlackHole,
+    /// What the first end sends is lost.
+    Silent,
+    /// What the second does.
+    SilentBack,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isthmus_lab::relay::{Mode, RelayHandle};
+use isthmus_lab::relay::{Mode, RelayHandle, Way};
 use isthmus_model::ClusterName;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
@@ -331,15 +331,27 @@ impl Supervisor {
     }
 
     fn set_link(&mut self, one: &str, other: &str, mode: LinkMode) -> Reply {
-        let names = [format!("{one}-{other}"), format!("{other}-{one}")];
-        let (mode, verb) = match mode {
-            LinkMode::Open => (Mode::Open, "restored"),
-            LinkMode::Cut => (Mode::Cut, "cut"),
-            LinkMode::BlackHole => (Mode::BlackHole, "black-holed"),
+        let names = [
+            (format!("{one}-{other}"), Way::Out),
+            (format!("{other}-{one}"), Way::Back),
+        ];
+        let verb = match mode {
+            LinkMode::Open => "restored",
+            LinkMode::Cut => "cut",
+            LinkMode::BlackHole => "black-holed",
+            LinkMode::Silent => "black-holed one way",
+            LinkMode::SilentBack => "black-holed the other way",
         };
-        let set = names
-            .iter()
-            .any(|name| self.charge.relay.set_mode(name, mode).is_ok());
+        let set = names.iter().any(|(name, way)| {
+            let mode = match mode {
+                LinkMode::Open => Mode::Open,
+                LinkMode::Cut => Mode::Cut,
+                LinkMode::BlackHole => Mode::BlackHole,
+                LinkMode::Silent => Mode::Silent(*way),
+                LinkMode::SilentBack => Mode::Silent(way.other()),
+            };
+            self.charge.relay.set_mode(name, mode).is_ok()
+        });
         if !set {
             let links: Vec<&str> = self.charge.relay.links().collect();
             return Reply::Refused {
@@ -360,6 +372,8 @@ impl Supervisor {
                 Mode::Open => LinkMode::Open,
                 Mode::Cut => LinkMode::Cut,
                 Mode::BlackHole => LinkMode::BlackHole,
+                Mode::Silent(Way::Out) => LinkMode::Silent,
+                Mode::Silent(Way::Back) => LinkMode::SilentBack,
             };
             Some(LinkStatus {
                 name: name.to_owned(),

@@ -20,6 +20,8 @@ pub enum Fault {
     Cut(String, String, Duration),
     /// Connections stay open, and nothing passes.
     BlackHole(String, String, Duration),
+    /// The second does not hear the first, which hears it.
+    OneWay(String, String, Duration),
     /// Neither of the links of a cluster passes anything.
     Isolate(String, Duration),
     /// A link comes and goes.
@@ -55,7 +57,7 @@ pub(super) fn draw(
         .collect()
 }
 
-const KINDS: u64 = 8;
+const KINDS: u64 = 9;
 
 fn one(chance: &mut Chance, clusters: &[&str], kind: u64, longest: Duration) -> Option<Fault> {
     let cluster = (*chance.pick(clusters)?).to_owned();
@@ -75,6 +77,7 @@ fn one(chance: &mut Chance, clusters: &[&str], kind: u64, longest: Duration) -> 
         4 => Fault::BlackHole(cluster, other, away),
         5 => Fault::Isolate(cluster, away),
         6 => Fault::Flap(cluster, other),
+        7 => Fault::OneWay(cluster, other, away),
         _ => Fault::Minority(cluster, away),
     })
 }
@@ -88,6 +91,9 @@ impl fmt::Display for Fault {
             Self::Cut(one, other, away) => write!(f, "{one} - {other} is cut for {away:?}"),
             Self::BlackHole(one, other, away) => {
                 write!(f, "{one} - {other} is a black hole for {away:?}")
+            }
+            Self::OneWay(one, other, away) => {
+                write!(f, "{other} does not hear {one} for {away:?}")
             }
             Self::Isolate(one, away) => write!(f, "{one} hears nobody for {away:?}"),
             Self::Flap(one, other) => write!(f, "{one} - {other} comes and goes"),
@@ -127,6 +133,11 @@ impl Fault {
                     _ => "blackhole",
                 };
                 run(&["link", verb, one, other])?;
+                sleep(*away);
+                run(&["link", "restore", one, other])
+            }
+            Self::OneWay(one, other, away) => {
+                run(&["link", "blackhole", "--one-way", one, other])?;
                 sleep(*away);
                 run(&["link", "restore", one, other])
             }

@@ -147,8 +147,8 @@ impl<'r> Settle<'r> {
         verdict
     }
 
-    /// Where the next try would go, away from `place`: from all of its cluster, if others have failed there
-    /// as well and another has room.
+    /// Where the next try would go, away from `place`: from all of its cluster, if nobody is left there who has not
+    /// failed, or others have failed there as well and another has room.
     fn next(
         &self,
         avoid: Avoid,
@@ -164,7 +164,12 @@ impl<'r> Settle<'r> {
         avoided.add(place);
         let elsewhere = consider(avoided);
         let leaves = match (&place.cluster, &elsewhere) {
-            (Some(failed), Some(elsewhere)) => self.destination.leaves(failed, elsewhere),
+            (Some(failed), Some(elsewhere)) => {
+                self.destination.leaves(failed, elsewhere)
+                    || self
+                        .destination
+                        .has_failed_everywhere(failed, elsewhere, &avoided.workloads)
+            }
             _ => false,
         };
         if avoid == Avoid::Cluster || place.workload.is_none() || leaves {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::Response;
 use isthmus_codec::message::Open;
 use isthmus_model::AppProtocol::Http2;
-use isthmus_model::{Algorithm, HashOn};
+use isthmus_model::{Algorithm, Handle, HashOn, Workload};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::http2::{call, connect, h2_client, h2_program};
 use super::{get, play_caller, remembering, request};
 use crate::testing::crowd::{named, who};
-use crate::testing::{HOST, Scene, program, read_head, run, within};
+use crate::testing::{HOST, Scene, cluster, program, read_head, run, within};
 
 /// What each of three programs was told, from the first to the last.
 type Told = Rc<RefCell<Vec<Duration>>>;
@@ -235,5 +235,29 @@ fn a_try_that_takes_too_long_is_followed_by_one_elsewhere_where_that_is_safe() {
             }
         }
         assert!(refused > 0 && refused == asked.get(), "{refused}");
+    });
+}
+
+#[test]
+fn where_nobody_is_left_who_has_not_failed_the_next_try_goes_to_another_cluster() {
+    run(async {
+        let mut scene = Scene::stretched(named(1, |_| async { "200 OK" }).await);
+        let short = Some(Duration::from_millis(200));
+        scene.decree(|policy| policy.connect_timeout = short, |_| ());
+        // The only one in the caller's own cluster takes connections and says nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = Workload {
+            handle: Handle::new("cart-near"),
+            cluster: cluster("west"),
+            address: silent.local_addr().unwrap(),
+            ..scene.facts.workloads[0].clone()
+        };
+        scene.seen_by_caller.workloads.push(near);
+        scene.caller.learn(&scene.seen_by_caller);
+        let tell = "\r\nx-isthmus-tell: 1\r\n\r\n";
+        let reply = scene.ask(&get("/").replace("\r\n\r\n", tell)).await;
+        assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
+        assert!(reply.contains("x-isthmus-cluster: east\r\n"), "{reply}");
+        assert!(reply.contains("x-isthmus-attempts: 2\r\n"), "{reply}");
     });
 }

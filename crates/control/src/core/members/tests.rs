@@ -48,7 +48,7 @@ fn passes(members: &mut Members, now: Instant) -> &'static str {
 fn heard(count: u8) -> Members {
     let mut members = Members::default();
     for number in 1..=count {
-        members.report(SessionId(number.into()), gateway(number, true));
+        members.report(SessionId(number.into()), None, gateway(number, true));
     }
     members
 }
@@ -66,11 +66,14 @@ fn a_lost_stream_is_forgiven_then_shown_then_forgotten() {
     let at = |seconds: u64| start + Duration::from_secs(seconds);
     let mut members = Members::default();
     let (first, second) = (SessionId(1), SessionId(2));
-    assert_eq!(shown(&members.report(first, gateway(1, true))), "healthy");
+    assert_eq!(
+        shown(&members.report(first, None, gateway(1, true))),
+        "healthy"
+    );
     members.on_closed(first, at(0));
     assert_eq!(passes(&mut members, at(2)), "as before");
     assert_eq!(
-        shown(&members.report(second, gateway(1, true))),
+        shown(&members.report(second, None, gateway(1, true))),
         "as before"
     );
     members.on_closed(first, at(2)); // An old session's end says nothing.
@@ -188,27 +191,95 @@ fn who_is_heard_again_is_no_more_held_and_the_few_that_are_not_are_given_up() {
     members.on_timeout(at(3), removals());
     assert_eq!(held(&members), (4, 4));
     for number in 1..=2 {
-        let changes = members.report(SessionId(10 + u64::from(number)), gateway(number, true));
+        let session = SessionId(10 + u64::from(number));
+        let changes = members.report(session, None, gateway(number, true));
         assert_eq!(shown(&changes), "as before"); // It never was anything else.
     }
     assert_eq!(held(&members), (2, 4));
-    assert_eq!(members.on_timeout(at(7), removals()).changes.len(), 0);
-    assert_eq!(members.on_timeout(at(8), removals()).changes.len(), 2);
+    // Others may be on their way: until they are asked for once more.
+    for second in [7, 8, 12] {
+        assert_eq!(members.on_timeout(at(second), removals()).changes.len(), 0);
+    }
+    assert_eq!(members.on_timeout(at(13), removals()).changes.len(), 2);
     assert_eq!(held(&members), (0, 0));
+}
+
+#[test]
+fn who_is_missed_together_with_others_again_is_held_on() {
+    let start = Instant::now();
+    let at = |seconds: u64| start + Duration::from_secs(seconds);
+    let mut members = heard(4);
+    for session in 1..=4 {
+        members.on_closed(SessionId(session), start);
+    }
+    members.on_timeout(at(3), removals());
+    for number in 1..=2 {
+        members.report(SessionId(number.into()), None, gateway(number, true));
+    }
+    members.on_timeout(at(8), removals());
+    members.on_closed(SessionId(1), at(9));
+    assert_eq!(members.on_timeout(at(13), removals()).changes.len(), 0);
+    assert_eq!(held(&members), (3, 4));
+    assert_eq!(members.on_timeout(at(18), removals()).changes.len(), 0);
+    // Not for longer than was said at first.
+    assert_eq!(members.on_timeout(at(303), removals()).changes.len(), 2);
+}
+
+#[test]
+fn who_was_known_to_be_gone_is_neither_held_nor_counted() {
+    let start = Instant::now();
+    let at = |seconds: u64| start + Duration::from_secs(seconds);
+    let mut members = Members::default();
+    for number in 1..=4 {
+        members.restore(gateway(number, number == 1), start);
+    }
+    assert_eq!(
+        members
+            .on_timeout(start + START_GRACE, removals())
+            .changes
+            .len(),
+        4
+    );
+    assert_eq!(held(&members), (0, 0));
+    // One after the other is no mass.
+    let mut members = heard(3);
+    members.on_closed(SessionId(1), start);
+    assert_eq!(passes(&mut members, at(3)), "unhealthy");
+    members.on_closed(SessionId(2), at(40));
+    assert_eq!(passes(&mut members, at(43)), "unhealthy");
+}
+
+#[test]
+fn who_is_revoked_is_gone_also_while_it_is_held() {
+    let start = Instant::now();
+    let mut members = Members::default();
+    for number in 1..=2 {
+        let admission = Some(Admission([number; 8]));
+        members.report(SessionId(number.into()), admission, gateway(number, true));
+        members.on_closed(SessionId(number.into()), start);
+    }
+    members.on_timeout(start + GRACE, removals());
+    assert_eq!(held(&members), (2, 2));
+    assert_eq!(shown(&members.on_revoked(Admission([2; 8]))), "gone");
+    assert_eq!(shown(&members.on_revoked(Admission([2; 8]))), "as before");
+    assert_eq!(held(&members), (1, 1));
 }
 
 #[test]
 fn an_operator_lets_go_of_a_group() {
     let start = Instant::now();
     let later = start + Duration::from_secs(3);
-    let mut members = heard(2);
-    for session in 1..=2 {
+    let mut members = heard(4);
+    for session in 1..=3 {
         members.on_closed(SessionId(session), start);
     }
+    assert!(members.release(&Group::Gateways, later).is_empty()); // Nothing is held yet.
     members.on_timeout(later, removals());
+    members.on_closed(SessionId(4), later);
     let other = Group::Service("shop/payment".parse().unwrap());
     assert!(members.release(&other, later).is_empty());
-    assert_eq!(members.release(&Group::Gateways, later).len(), 2);
+    // With those who would be held in a moment.
+    assert_eq!(members.release(&Group::Gateways, later).len(), 4);
     assert_eq!(held(&members), (0, 0));
     assert_eq!(passes(&mut members, later), "as before");
 }

@@ -88,6 +88,42 @@ fn a_write_is_made_once_however_often_its_answer_is_lost() {
     assert_eq!(east.names(Kind::Service), ["payment"]);
 }
 
+#[test]
+fn what_was_accepted_is_answered_so_though_it_is_gone_by_then() {
+    let (mut west, mut east) = (Machine::new("west"), Machine::new("east"));
+    connect(&mut west, &mut east, 1);
+    west.create(cluster("east"));
+    exchange(&mut west, &mut east);
+    let close = |west: &mut Machine, east: &mut Machine, session: u64| {
+        let session = PeerSessionId(session);
+        west.event(Event::PeerClosed { session });
+        east.event(Event::PeerClosed { session });
+    };
+    for (session, verb, code) in [(1, Verb::Create, 201), (2, Verb::Update, 200)] {
+        if verb == Verb::Update {
+            west.create(service("cart", 79));
+            exchange(&mut west, &mut east);
+        }
+        let before = west.core.position().0;
+        let id = east.ask(Request::Write(write(verb, service("cart", 80))));
+        assert!(carry(&mut east, &mut west));
+        assert_eq!(west.core.position().0, before + 1, "it is accepted");
+        west.out.clear();
+        close(&mut west, &mut east, session);
+        assert_eq!(west.write(Verb::Delete, service("cart", 80)).0, 200);
+        connect(&mut west, &mut east, session + 1);
+        east.pass(1);
+        exchange(&mut west, &mut east);
+        let (found, body) = east.answer(id).unwrap();
+        assert_eq!(found, code, "{body}");
+        assert_eq!(
+            body["metadata"]["resourceVersion"],
+            (before + 1).to_string().as_str()
+        );
+        assert_eq!(west.core.position().0, before + 2, "and made once");
+    }
+}
+
 /// A peer asks for a write as no honest one does; gives the status of the answer.
 fn asked(west: &mut Machine, peer: &str, id: u64, commit: proto::Commit) -> Option<u32> {
     let session = PeerSessionId(id);

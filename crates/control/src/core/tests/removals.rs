@@ -159,8 +159,19 @@ fn what_others_know_of_a_lost_store_is_not_void_before_its_proxies_had_time_to_r
     exchange(&mut west, &mut east);
     assert_eq!(shown(&mut west), (3, 1));
 
-    // It starts with nothing, and one of four proxies is quick.
+    // It starts with nothing and hears nobody for a while, and one of four proxies is quick. Until it knows config it
+    // believes gateways only.
     let mut east = Machine::on("east", VirtualStore::new(), east.clock);
+    east.open_proxy(9, "gateway", &[]);
+    east.proxy(
+        9,
+        FromProxy::Gateway(proto::GatewayReport {
+            name: "gateway-1".to_owned(),
+            address: "127.0.0.9:15008".to_owned(),
+            ..proto::GatewayReport::default()
+        }),
+    );
+    east.pass(60);
     west.event(Event::PeerClosed {
         session: PeerSessionId(1),
     });

@@ -7,7 +7,7 @@ use isthmus_lab::ordeal::Ordeal;
 use isthmus_lab::point::Point;
 use isthmus_lab::trouble::{Result, ensure, wait_for};
 
-use super::{Arguments, CLUSTERS, on_mesh, whole};
+use super::{Arguments, CLUSTERS, on_mesh, vote, whole};
 
 /// Whoever is away for longer has missed more than records are kept of.
 const LONGEST: Duration = Duration::from_secs(8);
@@ -23,9 +23,7 @@ pub(crate) fn config(arguments: &Arguments) -> Result<Vec<Point>> {
         writes: arguments.writes,
     };
     on_mesh(|mesh| {
-        for cluster in &CLUSTERS[1..] {
-            mesh.isthmus(&["authority", "add", cluster])?.expect(0)?;
-        }
+        vote(mesh)?;
         let mut number = 0;
         let outcome = ordeal.run(mesh, &CLUSTERS, |fault| {
             number += 1;

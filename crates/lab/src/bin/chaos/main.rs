@@ -2,7 +2,10 @@
 //!
 //! A line per point, with its bound and what was measured; exit 1 if any is missed.
 
+mod callers;
 mod config;
+mod expiry;
+mod partitions;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -36,7 +39,11 @@ pub(crate) struct Arguments {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 1] = [("config", config::config)];
+const CHECKS: [(&str, Check); 3] = [
+    ("config", config::config),
+    ("partitions", partitions::partitions),
+    ("expiry", expiry::expiry),
+];
 
 const CLUSTERS: [&str; 3] = ["us-west", "eu-central", "ap-south"];
 
@@ -81,6 +88,14 @@ fn main() -> ExitCode {
 
 /// Runs `act` on the example's mesh, which makes no traffic of its own. Its logs are kept if a point is missed.
 fn on_mesh(act: impl FnOnce(&Mesh) -> Result<Vec<Point>>) -> Result<Vec<Point>> {
+    mesh_with(&[], act)
+}
+
+/// The same with changes of its files: the file, what stands there, and what is to.
+fn mesh_with(
+    edits: &[(&str, &str, &str)],
+    act: impl FnOnce(&Mesh) -> Result<Vec<Point>>,
+) -> Result<Vec<Point>> {
     let own = std::env::current_exe().during(|| "finding this program's own file".to_owned())?;
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/three-regions");
     let mut mesh = Mesh::of(&own.with_file_name("isthmus"), &example)?;
@@ -89,6 +104,9 @@ fn on_mesh(act: impl FnOnce(&Mesh) -> Result<Vec<Point>>) -> Result<Vec<Point>> 
             mesh.edit(file, &format!("rtt: {long}"), &format!("rtt: {short}"))?;
         }
     }
+    for (file, old, new) in edits {
+        mesh.edit(file, old, new)?;
+    }
     mesh.up(&["--quiet"])?;
     whole(&mesh)?;
     let points = act(&mesh)?;
@@ -96,6 +114,15 @@ fn on_mesh(act: impl FnOnce(&Mesh) -> Result<Vec<Point>>) -> Result<Vec<Point>> 
         mesh.pass();
     }
     Ok(points)
+}
+
+/// All three accept config together.
+fn vote(mesh: &Mesh) -> Result<()> {
+    CLUSTERS[1..].iter().try_for_each(|cluster| {
+        mesh.isthmus(&["authority", "add", cluster])?
+            .expect(0)
+            .map(drop)
+    })
 }
 
 /// Waits until every cluster sees everything as it should be.
