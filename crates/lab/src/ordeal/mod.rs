@@ -52,6 +52,8 @@ pub struct Outcome {
     pub unknown: usize,
     pub refused: usize,
     pub changes: usize,
+    /// Writes that were read back and did not show yet.
+    pub late: usize,
     /// Events that watchers were told, and how often one had to begin anew.
     pub events: usize,
     pub relisted: usize,
@@ -96,7 +98,6 @@ impl Ordeal {
             let cluster = clusters[number % clusters.len()];
             writers.push(Writer {
                 number,
-                cluster: cluster.to_owned(),
                 api: Api::of(mesh, cluster)?,
                 chance: Chance::new(chance.between(0, u64::MAX)),
                 objects: TALLIES,
@@ -136,9 +137,9 @@ impl Ordeal {
         let seen = clients
             .join()
             .map_err(|_| Trouble("a client panicked".to_owned()))?;
-        let (mut written, watched) = seen?;
+        let (written, watched) = seen?;
         let Settled { changes, state, .. } = settled?;
-        outcome.violations.append(&mut written.violations);
+        outcome.late = written.late;
         let violations = &mut outcome.violations;
         if judge_history(&changes, violations) != state {
             violations.push(format!("the history does not lead to {state:?}"));
@@ -222,7 +223,7 @@ fn clients(writers: Vec<Writer>, watchers: Vec<(String, Watcher)>) -> Result<(Wr
         for writer in writers {
             let one = writer.await.during(|| "a writer".to_owned())?;
             written.writes.extend(one.writes);
-            written.violations.extend(one.violations);
+            written.late += one.late;
         }
         let mut watched = Vec::new();
         for (cluster, watcher) in watchers {

@@ -41,7 +41,7 @@ pub(crate) fn config(arguments: &Arguments) -> Result<Vec<Point>> {
             Point::none(
                 format!(
                     "violations: of {} writes {} accepted, {} refused, {} unknown; {} faults; {} changes, told {} times, \
-                     {} watches begun anew",
+                     {} watches begun anew, {} writes shown late",
                     outcome.tried,
                     outcome.accepted,
                     outcome.refused,
@@ -50,6 +50,7 @@ pub(crate) fn config(arguments: &Arguments) -> Result<Vec<Point>> {
                     outcome.changes,
                     outcome.events,
                     outcome.relisted,
+                    outcome.late,
                 ),
                 outcome.violations.len(),
                 outcome.accepted,

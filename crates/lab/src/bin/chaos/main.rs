@@ -5,6 +5,7 @@
 mod callers;
 mod config;
 mod expiry;
+mod missed;
 mod partitions;
 
 use std::path::Path;
@@ -39,10 +40,11 @@ pub(crate) struct Arguments {
 
 type Check = fn(&Arguments) -> Result<Vec<Point>>;
 
-const CHECKS: [(&str, Check); 3] = [
+const CHECKS: [(&str, Check); 4] = [
     ("config", config::config),
     ("partitions", partitions::partitions),
     ("expiry", expiry::expiry),
+    ("missed", missed::missed),
 ];
 
 const CLUSTERS: [&str; 3] = ["us-west", "eu-central", "ap-south"];
