@@ -22,6 +22,8 @@ const RECORDS: Duration = Duration::from_secs(5);
 /// What comes next of an origin.
 enum Next {
     Change(Box<(ResourceKey, Version, Version)>),
+    /// Of a kind that this version does not know, which nobody can watch here.
+    Unknown,
     /// The record of it is not here yet.
     NotYet,
     /// It will not come.
@@ -81,6 +83,12 @@ impl<S: Store> Core<S> {
                         self.actions.push(Action::Watch { id, event });
                     }
                 }
+                Next::Unknown => {
+                    if let Some(tale) = self.watches.tale(origin) {
+                        tale.waits = None;
+                        tale.told = told.next();
+                    }
+                }
                 Next::NotYet => {
                     let now = self.now.monotonic;
                     if let Some(tale) = self.watches.tale(origin) {
@@ -109,9 +117,10 @@ impl<S: Store> Core<S> {
         let Ok(record) = decode::<Record>(record) else {
             return Next::Gone;
         };
-        let key = resource_key(record.key.as_bytes()).ok();
-        let Some(key) = key.filter(|key| key.origin == *origin) else {
-            return Next::Gone;
+        let key = match resource_key(record.key.as_bytes()) {
+            Err(_) => return Next::Unknown,
+            Ok(key) if key.origin != *origin => return Next::Gone,
+            Ok(key) => key,
         };
         let present = self.objects.get(&key);
         let tale = self.watches.tale(origin);

@@ -3,6 +3,9 @@
 use isthmus_wire::proto::peer_frame::Frame;
 
 use super::*;
+use crate::core::answer::{Held, ReplyTo};
+use crate::core::history::Record;
+use crate::core::objects::encode;
 
 fn watch(machine: &mut Machine, since: u64) -> RequestId {
     machine.ask(Request::Watch {
@@ -207,4 +210,47 @@ fn a_change_whose_record_does_not_come_ends_watches_before_they_wait_for_ever() 
     east.pass(2);
     assert_eq!(told(&mut east, id).len(), 1);
     assert!(has_ended(&mut east, id));
+}
+
+#[test]
+fn a_change_of_a_kind_that_this_version_does_not_know_ends_no_watch() {
+    let (mut west, mut east) = two();
+    let watches = [watch(&mut west, 2), watch(&mut east, 2)];
+    let key = "mesh/Gizmo/new";
+    let record = Record {
+        position: 3,
+        time: 0,
+        author: "ada".to_owned(),
+        cluster: "west".to_owned(),
+        verb: "create".to_owned(),
+        key: key.to_owned(),
+        request: None,
+        before: None,
+        after: Some(json!({"kind": "Gizmo"})),
+        previous: None,
+    };
+    let change = isthmus_replica::Change {
+        key: key.into(),
+        value: Some(encode(&json!({"kind": "Gizmo"}))),
+        expect: isthmus_replica::Expect::Anything,
+    };
+    let writes = vec![
+        (LedgerName::Config, vec![change]),
+        (
+            LedgerName::History,
+            west.core.recorded(&Origin::Mesh, &record),
+        ),
+    ];
+    let nobody = ReplyTo::Request(RequestId(999));
+    west.core
+        .propose(writes, nobody, Held::Ready(Answer::Done))
+        .unwrap();
+    west.event(Event::Tick);
+    west.write(Verb::Update, service("cart", 81));
+    exchange(&mut west, &mut east);
+    let expected = [("MODIFIED".to_owned(), "cart".to_owned(), 4, 81)];
+    for (machine, id) in [&mut west, &mut east].into_iter().zip(watches) {
+        assert_eq!(told(machine, id), expected);
+        assert!(!has_ended(machine, id));
+    }
 }
