@@ -1,6 +1,8 @@
 //! Points of acceptance: what was promised, with its bound, and what was measured.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::trouble::Result;
 
 /// One thing that was promised, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,33 @@ pub fn seconds(time: Duration) -> String {
     } else {
         format!("{:.1} s", time.as_secs_f64())
     }
+}
+
+/// Measures some points.
+pub type Check<A> = fn(&A) -> Result<Vec<Point>>;
+
+/// Makes the checks, those named in `only` if it names any, and prints a line for each point. Gives how many were
+/// missed.
+pub fn go_through<A>(checks: &[(&str, Check<A>)], arguments: &A, only: &[String]) -> usize {
+    let mut missed = 0;
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|wanted| wanted == name);
+    for (name, check) in checks.iter().filter(|(name, _)| wanted(name)) {
+        let begun = Instant::now();
+        match check(arguments) {
+            Ok(points) => {
+                for point in points {
+                    missed += usize::from(!point.held);
+                    println!("{}", point.line(name));
+                }
+            }
+            Err(trouble) => {
+                missed += 1;
+                println!("MISS  {name}: it could not be measured: {trouble}");
+            }
+        }
+        eprintln!("{name} took {:.0} s", begun.elapsed().as_secs_f64());
+    }
+    missed
 }
 
 #[cfg(test)]

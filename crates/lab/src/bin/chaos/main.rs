@@ -10,11 +10,10 @@ mod partitions;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use clap::Parser;
 use isthmus_lab::mesh::{Mesh, PATIENCE};
-use isthmus_lab::point::Point;
+use isthmus_lab::point::{Check, Point, go_through};
 use isthmus_lab::trouble::{During, Result, wait_for};
 
 /// Try what the mesh promises to survive.
@@ -38,9 +37,7 @@ pub(crate) struct Arguments {
     faults: usize,
 }
 
-type Check = fn(&Arguments) -> Result<Vec<Point>>;
-
-const CHECKS: [(&str, Check); 4] = [
+const CHECKS: [(&str, Check<Arguments>); 4] = [
     ("config", config::config),
     ("partitions", partitions::partitions),
     ("expiry", expiry::expiry),
@@ -58,31 +55,11 @@ fn names() -> clap::builder::PossibleValuesParser {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut missed = 0_usize;
-    let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|n| n == name);
-    for (name, check) in CHECKS.into_iter().filter(|(name, _)| wanted(name)) {
-        let begun = Instant::now();
-        match check(&arguments) {
-            Ok(points) => {
-                for point in points {
-                    missed += usize::from(!point.held);
-                    println!("{}", point.line(name));
-                }
-            }
-            Err(trouble) => {
-                missed += 1;
-                println!("MISS  {name}: it could not be tried: {trouble}");
-            }
-        }
-        eprintln!("{name} took {:.0} s", begun.elapsed().as_secs_f64());
-    }
-    match missed {
+    match go_through(&CHECKS, &arguments, &arguments.only) {
         0 => ExitCode::SUCCESS,
-        _ => {
-            println!(
-                "{missed} missed; --seed {} goes through the same again",
-                arguments.seed
-            );
+        missed => {
+            let seed = arguments.seed;
+            println!("{missed} missed; --seed {seed} goes through the same again");
             ExitCode::FAILURE
         }
     }

@@ -27,10 +27,11 @@ mod surge;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use isthmus_lab::mesh::{Mesh, PATIENCE};
+use isthmus_lab::point::{Check, go_through};
 pub(crate) use isthmus_lab::point::{Point, seconds};
 use isthmus_lab::trouble::{During, Result, wait_for};
 
@@ -63,9 +64,7 @@ pub(crate) struct Arguments {
     series: bool,
 }
 
-type Check = fn(&Arguments) -> Result<Vec<Point>>;
-
-const CHECKS: [(&str, Check); 19] = [
+const CHECKS: [(&str, Check<Arguments>); 19] = [
     ("start", idle::start),
     ("idle", idle::idle),
     ("propagation", propagation::propagation),
@@ -93,27 +92,9 @@ fn names() -> clap::builder::PossibleValuesParser {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut missed = 0_usize;
-    let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|n| n == name);
-    for (name, check) in CHECKS.into_iter().filter(|(name, _)| wanted(name)) {
-        let begun = Instant::now();
-        match check(&arguments) {
-            Ok(points) => {
-                for point in points {
-                    missed += usize::from(!point.held);
-                    println!("{}", point.line(name));
-                }
-            }
-            Err(trouble) => {
-                missed += 1;
-                println!("MISS  {name}: it could not be measured: {trouble}");
-            }
-        }
-        eprintln!("{name} took {:.0} s", begun.elapsed().as_secs_f64());
-    }
-    match missed {
+    match go_through(&CHECKS, &arguments, &arguments.only) {
         0 => ExitCode::SUCCESS,
-        _ => {
+        missed => {
             println!("{missed} missed");
             ExitCode::FAILURE
         }
